@@ -1,0 +1,156 @@
+"""Model configs (JSON, as in `bert/`) and the precedence of options: command line > config JSON > default."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from uer.errors import UserError
+
+ACTIVATION_NAMES = ("gelu", "gelu_fast", "relu", "silu", "tanh")
+LAYERNORM_EPS = {"uer": 1e-6, "huggingface": 1e-12}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a config JSON says about a BERT. UER's keys; `layernorm*` and `tie_weights` are ours.
+
+    `layernorm` is the form of the denominator (see `uer.layers.layer_norm`): `uer` for UER's own models, `huggingface`
+    for models that were trained there.
+    """
+
+    hidden_size: int
+    layers_num: int
+    heads_num: int
+    feedforward_size: int
+    max_seq_length: int = 512
+    hidden_act: str = "gelu"
+    dropout: float = 0.1
+    layernorm: str = "uer"
+    layernorm_eps: float = 1e-6
+    tie_weights: bool = False
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.heads_num
+
+    def student(self, target_dim: int, strategy: str) -> ModelConfig:
+        """The config of the student that `strategy` leaves at `target_dim`."""
+        heads = self.heads_num if strategy == "dim" else target_dim // self.head_size
+        return replace(self, hidden_size=target_dim, heads_num=heads, tie_weights=False,
+                       feedforward_size=self.feedforward_size * target_dim // self.hidden_size)
+
+    def to_json(self) -> str:
+        """The config as UER writes it."""
+        fields = asdict(self)
+        ours = {key: fields.pop(key) for key in ("layernorm", "layernorm_eps", "tie_weights")}
+        uer = {"emb_size": self.hidden_size, **fields, "data_processor": "mlm", "embedding": "word_pos_seg",
+               "encoder": "transformer", "target": "mlm"}
+        return json.dumps({**uer, **ours}, indent=2) + "\n"
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file; `UserError` names what is wrong with it."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"config {path}: cannot be read ({error.strerror}); give a file like bert/base_config.json") from None
+    except ValueError as error:
+        raise UserError(f"config {path}: not valid JSON ({error})") from None
+    if not isinstance(data, dict):
+        raise UserError(f"config {path}: holds a {type(data).__name__}; a JSON object like bert/base_config.json is needed")
+    return data
+
+
+def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> ModelConfig:
+    """Read and check a model config.
+
+    Args:
+        path: JSON file with UER's keys.
+        overrides: values that go before the file's (options given on the command line).
+    Raises:
+        UserError: unreadable file, missing or senseless sizes, an architecture other than BERT's: all problems at once.
+    """
+    return config_from_dict({**read_json(path), **(overrides or {})}, f"config {path}")
+
+
+def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
+    """A checked `ModelConfig` from UER's keys; `where` names the source in messages."""
+    problems = _foreign_parts(data)
+    values: dict[str, Any] = {}
+    for key in ("hidden_size", "layers_num", "heads_num", "feedforward_size", "max_seq_length"):
+        value = data.get(key, 512 if key == "max_seq_length" else None)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            problems.append(f"{key} is {value!r}, a positive whole number is needed")
+        values[key] = value
+    values["hidden_act"] = data.get("hidden_act", "gelu")
+    if values["hidden_act"] not in ACTIVATION_NAMES:
+        problems.append(f"hidden_act {values['hidden_act']!r} is unknown, one of {', '.join(ACTIVATION_NAMES)} is needed")
+    values["dropout"] = data.get("dropout", 0.1)
+    if not isinstance(values["dropout"], (int, float)) or not 0 <= values["dropout"] < 1:
+        problems.append(f"dropout is {values['dropout']!r}, a number from 0 to below 1 is needed")
+    values["layernorm"] = data.get("layernorm", "uer")
+    if values["layernorm"] not in LAYERNORM_EPS:
+        problems.append(f"layernorm {values['layernorm']!r} is unknown, uer or huggingface is needed")
+    values["layernorm_eps"] = data.get("layernorm_eps", LAYERNORM_EPS.get(values["layernorm"], 1e-6))
+    if not isinstance(values["layernorm_eps"], float) or not 0 <= values["layernorm_eps"] < 1:
+        problems.append(f"layernorm_eps is {values['layernorm_eps']!r}, a small number such as 1e-6 is needed")
+    values["tie_weights"] = bool(data.get("tie_weights", False))
+    emb_size = data.get("emb_size", values["hidden_size"])
+    if emb_size != values["hidden_size"]:
+        problems.append(f"emb_size {emb_size} differs from hidden_size {values['hidden_size']}; they must be equal")
+    if not problems and values["hidden_size"] % values["heads_num"]:
+        problems.append(f"hidden_size {values['hidden_size']} is no multiple of heads_num {values['heads_num']}")
+    if problems:
+        raise UserError(f"{where}: " + "; ".join(problems))
+    return ModelConfig(**values)
+
+
+def _foreign_parts(data: dict[str, Any]) -> list[str]:
+    """What in a config asks for something other than BERT's encoder with an MLM head."""
+    def words(key: str) -> list[str]:
+        value = data.get(key, [])
+        return value if isinstance(value, list) else str(value).replace("_", " ").split()
+
+    problems = []
+    if set(words("embedding")) - {"word", "pos", "seg"}:
+        problems.append(f"embedding {data['embedding']!r} is not BERT's; word_pos_seg is needed")
+    if data.get("encoder", "transformer") != "transformer":
+        problems.append(f"encoder {data['encoder']!r} is not BERT's; transformer is needed")
+    if set(words("target")) - {"mlm", "bert", "sp"}:
+        problems.append(f"target {data['target']!r} has no MLM head; mlm or bert is needed")
+    if data.get("layernorm_positioning", "post") != "post":
+        problems.append("layernorm_positioning is 'pre'; BERT's is 'post'")
+    return problems
+
+
+def parse_with_config(build_parser: Callable[[], argparse.ArgumentParser],
+                      argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, set[str]]:
+    """Parse a command line; options that it does not give take their value from the JSON at `--config_path`.
+
+    Returns:
+        the options, and the names of those that the command line gave.
+    Raises:
+        UserError: a value in the JSON that its option does not take.
+    """
+    args = build_parser().parse_args(argv)
+    bare = build_parser()
+    for action in bare._actions:
+        action.default = argparse.SUPPRESS
+    given = set(vars(bare.parse_args(argv)))
+    path = getattr(args, "config_path", None)
+    if not path:
+        return args, given
+    actions = {action.dest: action for action in bare._actions}
+    for key, value in read_json(path).items():
+        action = actions.get(key)
+        if action is None or key in given or key == "config_path":
+            continue
+        if action.choices is not None and value not in action.choices:
+            raise UserError(f"config {path}: {key} is {value!r}; --{key} takes {', '.join(map(str, action.choices))}")
+        setattr(args, key, value)
+    return args, given

@@ -1,0 +1,1 @@
+"""Embeddings: word + position + segment."""

@@ -1,0 +1,37 @@
+"""Word, position and segment embedding, summed and normalised."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from uer.layers.layer_norm import LayerNorm
+from uer.models.sizes import BertSizes
+
+
+class WordPosSegEmbedding(nn.Module):
+    """LN(word[src] + position[0..seq) + segment[seg]).
+
+    `projection` [hidden, width], when set, is applied to the sum of the gathered rows: tables of another width then
+    serve without being multiplied out (cheaper while a batch has fewer tokens than the vocabulary has rows).
+    """
+
+    def __init__(self, sizes: BertSizes, *, dropout: float, layernorm: str, layernorm_eps: float):
+        super().__init__()
+        self.word_embedding = nn.Embedding(sizes.vocab, sizes.hidden)
+        self.position_embedding = nn.Embedding(sizes.positions, sizes.hidden)
+        self.segment_embedding = nn.Embedding(sizes.segments, sizes.hidden)
+        self.projection: nn.Parameter | None
+        self.register_parameter("projection", None)
+        self.layer_norm = LayerNorm(sizes.hidden, layernorm, layernorm_eps)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
+        """src, seg int [batch, seq] -> [batch, seq, hidden]"""
+        return self.dropout(self.layer_norm(self.sum(src, seg)))
+
+    def sum(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
+        """The embedding before its LayerNorm: [batch, seq, hidden]."""
+        rows = self.word_embedding(src) + self.position_embedding.weight[: src.shape[1]] + self.segment_embedding(seg)
+        return rows if self.projection is None else F.linear(rows, self.projection)

@@ -1,0 +1,25 @@
+"""A stack of transformer layers that attend to every real token."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from uer.layers.transformer import TransformerLayer
+from uer.models.sizes import BertSizes
+
+
+class TransformerEncoder(nn.Module):
+    """The layers, one after another."""
+
+    def __init__(self, sizes: BertSizes, **layer_options):
+        super().__init__()
+        self.transformer = nn.ModuleList(
+            [TransformerLayer(sizes, layer, **layer_options) for layer in sizes.layers]
+        )
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """hidden [batch, seq, hidden], mask bool [batch, 1, 1, seq] or None -> [batch, seq, hidden]"""
+        for layer in self.transformer:
+            hidden = layer(hidden, mask)
+        return hidden

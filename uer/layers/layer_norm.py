@@ -1,0 +1,71 @@
+"""LayerNorm as UER files mean it, over all dimensions or over the kept ones.
+
+    uer           y = gamma * (x - mean) / (std + eps) + beta                          eps = 1e-6
+    huggingface   y = gamma * (x - mean) / sqrt(var + eps * n / (n - 1)) + beta        eps = 1e-12
+
+std and var are unbiased (over n - 1), n the number of dimensions that count. So gamma always is UER's, and the second
+form equals Hugging Face's sqrt(var_biased + eps) with gamma_hf = gamma * sqrt((n - 1) / n): the same function, which
+the fused kernel serves.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+STYLES = ("uer", "huggingface")
+DEFAULT_EPS = {"uer": 1e-6, "huggingface": 1e-12}
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm with UER's `gamma` and `beta`.
+
+    Args:
+        size: number of dimensions.
+        style: `uer` or `huggingface`, see above.
+        eps: the constant in the denominator; default: the style's own.
+
+    `keep` (float [size], 1 = counts) restricts mean and std to the kept dimensions; `None` means all. The result is
+    still applied to all dimensions.
+    """
+
+    def __init__(self, size: int, style: str = "uer", eps: float | None = None):
+        super().__init__()
+        self.style = style
+        self.eps = DEFAULT_EPS[style] if eps is None else eps
+        self.gamma = nn.Parameter(torch.ones(size))
+        self.beta = nn.Parameter(torch.zeros(size))
+        self.keep: torch.Tensor | None = None
+        self.kept = size
+
+    def set_keep(self, keep: torch.Tensor | None, kept: int) -> None:
+        """Let only `kept` dimensions, those where `keep` [size] is 1, count for mean and std; `None`: all count."""
+        self.keep, self.kept = keep, kept
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x [..., size] -> [..., size]"""
+        n = self.kept
+        if self.keep is None and self._kernel_serves(x):
+            eps = self.eps if self.style == "huggingface" else self.eps**2
+            return F.layer_norm(x, (n,), self.gamma * math.sqrt((n - 1) / n), self.beta, eps)
+        if self.keep is None:
+            centred = x - x.mean(-1, keepdim=True)
+            var = centred.pow(2).sum(-1, keepdim=True) / (n - 1)
+        else:
+            keep = self.keep
+            centred = x - (x * keep).sum(-1, keepdim=True) / n
+            var = (centred.pow(2) * keep).sum(-1, keepdim=True) / (n - 1)
+        if self.style == "uer":
+            scale = 1 / (var.sqrt() + self.eps)
+        else:
+            scale = torch.rsqrt(var + self.eps * n / (n - 1))
+        return torch.addcmul(self.beta, centred * scale, self.gamma)
+
+    def _kernel_serves(self, x: torch.Tensor) -> bool:
+        """Whether the fused kernel is exact enough: always in its own form; in UER's form where rounding is coarser."""
+        if self.style == "huggingface":
+            return True
+        return torch.is_autocast_enabled(x.device.type) or x.dtype in (torch.float16, torch.bfloat16)

@@ -1,0 +1,30 @@
+"""One layer of the BERT encoder (post-LayerNorm)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from uer.layers.layer_norm import LayerNorm
+from uer.layers.multi_headed_attn import MultiHeadedAttention
+from uer.layers.position_ffn import PositionwiseFeedForward
+from uer.models.sizes import BertSizes, LayerSizes
+
+
+class TransformerLayer(nn.Module):
+    """hidden -> LN(hidden + attention(hidden)) -> LN(. + ffn(.))"""
+
+    def __init__(self, sizes: BertSizes, layer: LayerSizes, *, hidden_act: str, dropout: float, layernorm: str,
+                 layernorm_eps: float):
+        super().__init__()
+        self.self_attn = MultiHeadedAttention(sizes.hidden, layer.heads, layer.head_size, dropout)
+        self.dropout_1 = nn.Dropout(dropout)
+        self.layer_norm_1 = LayerNorm(sizes.hidden, layernorm, layernorm_eps)
+        self.feed_forward = PositionwiseFeedForward(sizes.hidden, layer.feedforward, hidden_act)
+        self.dropout_2 = nn.Dropout(dropout)
+        self.layer_norm_2 = LayerNorm(sizes.hidden, layernorm, layernorm_eps)
+
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """hidden [batch, seq, hidden], mask as in `MultiHeadedAttention` -> [batch, seq, hidden]"""
+        hidden = self.layer_norm_1(hidden + self.dropout_1(self.self_attn(hidden, mask)))
+        return self.layer_norm_2(hidden + self.dropout_2(self.feed_forward(hidden)))

@@ -1,0 +1,33 @@
+"""The sizes of a BERT. While dimensions leave group by group, layers may differ; a finished student is uniform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class LayerSizes(NamedTuple):
+    """One encoder layer: heads, dimensions of a head, width of the feed-forward network."""
+
+    heads: int
+    head_size: int
+    feedforward: int
+
+
+@dataclass(frozen=True)
+class BertSizes:
+    """Every size that shapes a parameter of `uer.models.bert.Bert`."""
+
+    vocab: int
+    positions: int
+    segments: int
+    hidden: int
+    layers: tuple[LayerSizes, ...]
+    mlm: int
+
+    @classmethod
+    def uniform(cls, *, vocab: int, hidden: int, layers: int, heads: int, feedforward: int, positions: int = 512,
+                segments: int = 3) -> BertSizes:
+        """Sizes of a usual BERT: all layers alike, heads as wide together as the hidden states, MLM head too."""
+        layer = LayerSizes(heads, hidden // heads, feedforward)
+        return cls(vocab, positions, segments, hidden, (layer,) * layers, hidden)

@@ -1,0 +1,91 @@
+"""AdamW as UER runs it, and learning-rate schedules.
+
+    m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
+    p ← p − lr · m / (√v + eps);   p ← p − lr · decay · p        (no bias correction)
+
+torch's fused AdamW decays first and corrects the bias. With a step count of 2³⁰ the correction is exactly 1, and
+lr' = lr (1 − lr·decay), decay' = decay / (1 − lr·decay) turn its order into the one above.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import nn
+
+BETAS = (0.9, 0.999)
+EPS = 1e-6
+NO_DECAY = ("bias", "gamma", "beta")
+LONG_AGO = float(2**30)
+
+
+class AdamW(torch.optim.AdamW):
+    """AdamW without bias correction; `learning_rates` are set per step by `set_factor`.
+
+    Args:
+        groups: dicts with `params`, `lr` and `weight_decay`.
+    """
+
+    def __init__(self, groups: Iterable[dict]):
+        super().__init__(list(groups), betas=BETAS, eps=EPS, fused=True)
+        for group in self.param_groups:
+            group["base_lr"], group["base_decay"] = group["lr"], group["weight_decay"]
+            for parameter in group["params"]:
+                self.state[parameter] = {
+                    "step": torch.tensor(LONG_AGO, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+
+    def set_factor(self, factor: float) -> None:
+        """Use factor × base learning rate in the next step."""
+        for group in self.param_groups:
+            rate, decay = group["base_lr"] * factor, group["base_decay"]
+            group["lr"] = rate * (1 - rate * decay)
+            group["weight_decay"] = decay / (1 - rate * decay)
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], learning_rate: float,
+                     special: Callable[[str], float | None] = lambda name: None,
+                     weight_decay: float = 0.01) -> list[dict]:
+    """Optimizer groups: decay on matrices, none on bias, gamma, beta; `special(name)` may give another rate."""
+    groups: dict[tuple[float, float], dict] = {}
+    for name, parameter in named:
+        if not parameter.requires_grad:
+            continue
+        other = special(name)
+        rate = learning_rate if other is None else other
+        decay = 0.0 if name.endswith(NO_DECAY) else weight_decay
+        group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial")
+
+
+def schedule(name: str, total_steps: int, warmup: float) -> Callable[[int], float]:
+    """Factor f of the learning rate after t steps; step s (from 1) uses f(s − 1).
+
+    Args:
+        name: one of `SCHEDULERS`.
+        total_steps: optimizer steps of the run.
+        warmup: share of them during which the factor rises from 0 (not for `constant`).
+    """
+    rise = total_steps * warmup
+
+    def progress(t: int) -> float:
+        return min(1.0, (t - rise) / max(1.0, total_steps - rise))
+
+    after: dict[str, Callable[[int], float]] = {
+        "linear": lambda t: 1 - progress(t),
+        "cosine": lambda t: 0.5 * (1 + math.cos(math.pi * progress(t))),
+        "constant_with_warmup": lambda t: 1.0,
+        "inverse_sqrt": lambda t: math.sqrt(max(rise, 1.0) / max(t, rise, 1.0)),
+        "polynomial": lambda t: (1 - progress(t)) ** 2,
+    }
+    if name == "constant":
+        return lambda t: 1.0
+    return lambda t: t / max(1.0, rise) if t < rise else after[name](t)

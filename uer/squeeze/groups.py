@@ -1,0 +1,162 @@
+"""Mask groups: which dimensions leave together, how many at what time, and which.
+
+    group         dimensions                scored by the column norms of      leaves under `dim` / `head`
+    hidden        hidden_size               C of layer 0's value projection    as many of each head-sized block / whole blocks
+    attention.i   heads_num * head_size     C of the attention output          the same
+    ffn.i         feedforward_size          C of linear_2                      any
+    mlm           hidden_size               C of mlm_linear_2                  any
+
+Score of dimension j: ‖C[:, j]‖₂ in float64; lowest leave first, ties by index. Masks are chosen from scratch every
+w_step steps; the number dropped grows linearly in k = step // w_step: over 8 intervals (`dim` blocks), over 16 (free
+choice), or one head every second interval.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from uer.config import ModelConfig
+from uer.errors import UserError
+
+STRATEGIES = ("dim", "head")
+BLOCK_INTERVALS = 8
+FREE_INTERVALS = 16
+INTERVALS_PER_HEAD = 2
+
+
+@dataclass
+class MaskGroup:
+    """Dimensions that leave together.
+
+    Attributes:
+        name: `hidden`, `attention.<layer>`, `ffn.<layer>` or `mlm`.
+        size: dimensions of the teacher.
+        target: dimensions of the student.
+        blocks: head-sized blocks (0: free choice).
+        whole_blocks: whether whole blocks leave (strategy `head`).
+        scored_by: name of the column compactor that scores the dimensions.
+        keep: bool [size], None before the first masks.
+        dropped: int64 indices of the masked dimensions (those under penalty).
+        squeezed: whether the dropped dimensions have left for good.
+    """
+
+    name: str
+    size: int
+    target: int
+    blocks: int
+    whole_blocks: bool
+    scored_by: str
+    keep: torch.Tensor | None = None
+    dropped: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    squeezed: bool = False
+
+    @property
+    def width(self) -> int:
+        """Dimensions that the student has now."""
+        return self.target if self.squeezed else self.size
+
+    @property
+    def kept(self) -> int:
+        """Dimensions that are not masked now."""
+        return self.target if self.squeezed else self.size - len(self.dropped)
+
+    @property
+    def last_interval(self) -> int:
+        """The value of k at which the schedule is complete."""
+        if not self.blocks:
+            return FREE_INTERVALS
+        if self.whole_blocks:
+            return INTERVALS_PER_HEAD * ((self.size - self.target) // self.block_size)
+        return BLOCK_INTERVALS
+
+    @property
+    def block_size(self) -> int:
+        return self.size // self.blocks
+
+    def drop_count(self, k: int) -> int:
+        """Dimensions to drop in interval k."""
+        total = self.size - self.target
+        if not self.blocks:
+            return total * min(k, FREE_INTERVALS) // FREE_INTERVALS
+        if self.whole_blocks:
+            return min(k // INTERVALS_PER_HEAD, total // self.block_size) * self.block_size
+        return total // self.blocks * min(k, BLOCK_INTERVALS) // BLOCK_INTERVALS * self.blocks
+
+    def choose(self, scores: torch.Tensor, k: int) -> torch.Tensor:
+        """The dimensions to keep in interval k: float64 scores [size] -> bool [size]."""
+        count = self.drop_count(k)
+        if not self.blocks:
+            rows, count = scores[None], count
+        elif self.whole_blocks:
+            rows, count = scores.view(self.blocks, -1).sum(1)[None], count // self.block_size
+        else:
+            rows, count = scores.view(self.blocks, -1), count // self.blocks
+        lowest = torch.argsort(rows, dim=1, stable=True)[:, :count]
+        keep = torch.ones_like(rows, dtype=torch.bool).scatter_(1, lowest, False)
+        return keep.flatten().repeat_interleave(self.size // keep.numel())
+
+    def set_keep(self, keep: torch.Tensor) -> bool:
+        """Take over new masks (bool [size]); returns whether they differ from those before."""
+        changed = self.keep is None or not torch.equal(self.keep, keep)
+        if changed:
+            self.keep = keep
+            self.dropped = (~keep).nonzero().flatten()
+        return changed
+
+    def kept_index(self) -> torch.Tensor:
+        """int64 indices of the kept dimensions, ascending."""
+        assert self.keep is not None
+        return self.keep.nonzero().flatten()
+
+    def mask_file_entry(self) -> list[int]:
+        """The dropped dimensions as the mask file has them: indices, or block numbers where whole blocks leave."""
+        assert self.keep is not None
+        keep = self.keep.view(self.blocks, -1)[:, 0] if self.whole_blocks else self.keep
+        return (~keep).nonzero().flatten().tolist()
+
+    def keep_from_entry(self, dropped: list[int], where: str) -> torch.Tensor:
+        """The inverse of `mask_file_entry`: bool [size]. `where` names the source in messages."""
+        count, unit = (self.blocks, "block") if self.whole_blocks else (self.size, "dimension")
+        if dropped and (min(dropped) < 0 or max(dropped) >= count):
+            raise UserError(f"{where}: {unit} {max(dropped)} of group {self.name} does not exist (it has {count})")
+        if len(set(dropped)) != len(dropped):
+            raise UserError(f"{where}: a {unit} of group {self.name} is named twice")
+        keep = torch.ones(count, dtype=torch.bool)
+        keep[dropped] = False
+        return keep.repeat_interleave(self.size // count)
+
+
+def check_target(config: ModelConfig, target_dim: int, strategy: str) -> None:
+    """`UserError` where a student of `target_dim` cannot be had from this teacher by this strategy."""
+    size, heads, head_size = config.hidden_size, config.heads_num, config.head_size
+    step, what = (heads, "the number of heads, so that every head gets equally thinner") if strategy == "dim" else \
+        (head_size, "the head size, because whole heads leave")
+    if target_dim < 1 or target_dim > size:
+        raise UserError(f"--target_dim {target_dim}: must be from {step} to the teacher's hidden_size {size}")
+    if target_dim % step:
+        below, above = target_dim // step * step, -(-target_dim // step) * step
+        near = " or ".join(str(x) for x in (below, above) if 0 < x <= size)
+        raise UserError(f"--target_dim {target_dim} with --compactor_mask_strategy {strategy}: must be a multiple of "
+                        f"{step} ({what}); {near} would do")
+    if config.feedforward_size * target_dim % size:
+        raise UserError(f"--target_dim {target_dim}: feedforward_size {config.feedforward_size} × {target_dim} / {size} "
+                        f"is not a whole number")
+
+
+def build_groups(config: ModelConfig, target_dim: int, strategy: str) -> dict[str, MaskGroup]:
+    """All groups of a teacher, by name, none masked yet; `UserError` where the target does not fit."""
+    check_target(config, target_dim, strategy)
+    whole = strategy == "head"
+    size, heads = config.hidden_size, config.heads_num
+    ffn_target = config.feedforward_size * target_dim // size
+    groups = [MaskGroup("hidden", size, target_dim, heads, whole, "encoder.transformer.0.self_attn.left_compactor.2")]
+    for i in range(config.layers_num):
+        layer = f"encoder.transformer.{i}"
+        groups.append(MaskGroup(f"attention.{i}", size, target_dim, heads, whole,
+                                f"{layer}.self_attn.final_linear_left_compactor"))
+        groups.append(MaskGroup(f"ffn.{i}", config.feedforward_size, ffn_target, 0, False,
+                                f"{layer}.feed_forward.linear_2_left_compactor"))
+    groups.append(MaskGroup("mlm", size, target_dim, 0, False, "target.mlm_linear_2_left_compactor"))
+    return {group.name: group for group in groups}

@@ -1,0 +1,85 @@
+"""The WID side of a training step: compose, backward to the master, masks, penalty, update, squeeze."""
+
+from __future__ import annotations
+
+import torch
+
+from uer.models.bert import Bert
+from uer.optimizers import AdamW
+from uer.squeeze.groups import MaskGroup
+from uer.squeeze.master import Master
+from uer.squeeze.penalty import Penalty
+
+
+class WidLearner:
+    """Trains a master through its student.
+
+    A step is  `prepare` → forward and backward of `student` on any number of micro-batches → `finish`.
+
+    Args:
+        master: teacher weights, compactors, groups.
+        optimizer: over the master's parameters.
+        penalty: what pushes the masked entries to zero.
+        w_step: steps between mask updates.
+        squeeze_tolerance: a group whose schedule is complete leaves for good once its dropped compactor entries are
+            all below this; None: never.
+    """
+
+    def __init__(self, master: Master, optimizer: AdamW, penalty: Penalty, w_step: int,
+                 squeeze_tolerance: float | None = None):
+        self.master = master
+        self.optimizer = optimizer
+        self.penalty = penalty
+        self.w_step = w_step
+        self.squeeze_tolerance = squeeze_tolerance
+        self.student: Bert = master.build_student()
+
+    def prepare(self) -> None:
+        """Compose the student's parameters for this step."""
+        self.master.compose_into(self.student)
+
+    def finish(self, step: int, factor: float) -> bool:
+        """From the student's gradients to updated master parameters.
+
+        Args:
+            step: the optimizer step, counted from 1.
+            factor: of the base learning rates in this step.
+        Returns:
+            whether masks changed.
+        """
+        self.master.backward()
+        changed = step % self.w_step == 0 and self.update_masks(step)
+        self.penalty.before_update(step)
+        self.optimizer.set_factor(factor)
+        self.optimizer.step()
+        self.penalty.after_update(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        return changed
+
+    def update_masks(self, step: int) -> bool:
+        """Choose the masks of interval step // w_step from the current compactors; returns whether any changed."""
+        k = step // self.w_step
+        changed = False
+        for group in self.master.groups.values():
+            if not group.squeezed:
+                changed |= group.set_keep(group.choose(self.master.scores(group), k))
+        if changed:
+            self.master.set_norm_masks(self.student)
+        return changed
+
+    def ready_to_leave(self, step: int) -> list[MaskGroup]:
+        """The groups whose schedule is complete and whose dropped entries have decayed. Reads from the device."""
+        if self.squeeze_tolerance is None:
+            return []
+        waiting = [group for group in self.master.groups.values()
+                   if not group.squeezed and step // self.w_step >= group.last_interval and len(group.dropped)]
+        if not waiting:
+            return []
+        largest = torch.stack([self.master.largest_dropped(group) for group in waiting]).tolist()
+        return [group for group, entry in zip(waiting, largest) if entry < self.squeeze_tolerance]
+
+    def squeeze(self, groups: list[MaskGroup]) -> None:
+        """Drop these groups' masked dimensions for good and rebuild the student."""
+        for group in groups:
+            self.master.squeeze(group, self.optimizer)
+        self.student = self.master.build_student()

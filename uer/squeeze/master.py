@@ -1,0 +1,244 @@
+"""The master: teacher weights and compactors; it composes the student's weights and owns what the optimizer sees.
+
+    W_student = R[keep, :] W C[:, keep]        b_student = R[keep, :] b   (the whole b)
+
+Composing costs products that do not grow with the batch. The query of a student whose heads are narrower than the
+teacher's is multiplied by √(new / old): a plain student divides by √new where training divided by √old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from uer.config import ModelConfig
+from uer.models.bert import Bert
+from uer.models.sizes import BertSizes, LayerSizes
+from uer.squeeze.groups import MaskGroup
+from uer.squeeze.wiring import (
+    EMBEDDING_COMPACTOR,
+    EMBEDDING_TABLES,
+    VOCABULARY_LINEAR,
+    WrappedLinear,
+    compactor_sizes,
+    layer_norms,
+    masked_compactors,
+    wrapped_linears,
+)
+
+
+class Master:
+    """Teacher weights + compactors + mask groups.
+
+    Args:
+        config: the teacher's config.
+        weights: the teacher's tensors under the published names; compactors that are absent start as identity.
+        groups: the mask groups.
+        tokens: tokens of one optimizer step on this process, and `predicted` those of them to predict: they decide
+            whether the vocabulary's tables are multiplied out (see `Factored`).
+    """
+
+    def __init__(self, config: ModelConfig, weights: Mapping[str, torch.Tensor], groups: dict[str, MaskGroup],
+                 tokens: int = 1 << 40, predicted: int = 1 << 40):
+        self.config = config
+        self.groups = groups
+        self.linears = wrapped_linears(config.layers_num)
+        self.norms = layer_norms(config.layers_num)
+        self.load = (tokens, predicted)
+        self.parameters: dict[str, nn.Parameter] = {
+            name: nn.Parameter(tensor) for name, tensor in weights.items()}
+        if config.tie_weights:
+            self.parameters[f"{VOCABULARY_LINEAR}.weight"] = self.parameters[EMBEDDING_TABLES[0]]
+        like = self.parameters[EMBEDDING_TABLES[0]]
+        for name, size in compactor_sizes(config).items():
+            if name not in self.parameters:
+                self.parameters[name] = nn.Parameter(torch.eye(size, dtype=like.dtype, device=like.device))
+        self._composed: list[torch.Tensor] = []
+
+    # -- what there is ---------------------------------------------------------------------------------------------
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(published name, parameter), a tied table once."""
+        seen: set[int] = set()
+        for name, parameter in self.parameters.items():
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield name, parameter
+
+    def compactors(self) -> list[nn.Parameter]:
+        """All compactors."""
+        return [self.parameters[tensor.name] for tensor in masked_compactors(self.config.layers_num)]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Published names -> tensors."""
+        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+
+    def sizes(self) -> BertSizes:
+        """The student's sizes now."""
+        table = self.parameters[EMBEDDING_TABLES[0]]
+        heads = self.heads()
+        layers = tuple(
+            LayerSizes(heads, self.groups[f"attention.{i}"].width // heads, self.groups[f"ffn.{i}"].width)
+            if not self.groups[f"attention.{i}"].whole_blocks else
+            LayerSizes(self.groups[f"attention.{i}"].width // self.config.head_size, self.config.head_size,
+                       self.groups[f"ffn.{i}"].width)
+            for i in range(self.config.layers_num))
+        positions, segments = (self.parameters[name].shape[0] for name in EMBEDDING_TABLES[1:])
+        return BertSizes(table.shape[0], positions, segments, self.groups["hidden"].width, layers,
+                         self.groups["mlm"].width)
+
+    def heads(self) -> int:
+        """Heads of the teacher."""
+        return self.config.heads_num
+
+    # -- composition -----------------------------------------------------------------------------------------------
+
+    def build_student(self) -> Bert:
+        """A plain BERT of the current sizes; its parameters are filled by `compose_into`."""
+        with torch.device("meta"):
+            student = Bert(self.sizes(), self._student_config())
+        with torch.no_grad():
+            for name, tensor in self.compose().items():
+                module, _, attribute = name.rpartition(".")
+                setattr(student.get_submodule(module), attribute, nn.Parameter(tensor.detach()))
+        self.set_norm_masks(student)
+        return student
+
+    def _student_config(self) -> ModelConfig:
+        from dataclasses import replace
+        return replace(self.config, tie_weights=False)
+
+    def set_norm_masks(self, student: Bert) -> None:
+        """Let the student's LayerNorms count the kept dimensions only, where a group is masked and not squeezed."""
+        for name in ("hidden", "mlm"):
+            group = self.groups[name]
+            masked = group.keep is not None and not group.squeezed and len(group.dropped) > 0
+            like = self.parameters[EMBEDDING_TABLES[0]]
+            keep = group.keep.to(like.device, like.dtype) if masked and group.keep is not None else None
+            for norm in student.layer_norms(hidden=name == "hidden"):
+                norm.set_keep(keep, group.kept if masked else group.width)
+
+    def compose(self, multiply_out: bool = False) -> dict[str, torch.Tensor]:
+        """The student's parameters by name, with their autograd graph.
+
+        Args:
+            multiply_out: multiply the vocabulary's tables out in any case, for a student that stands alone.
+        """
+        out = self._compose_embedding(multiply_out)
+        for linear in self.linears:
+            if linear.name == VOCABULARY_LINEAR:
+                out.update(self._compose_vocabulary(multiply_out))
+                continue
+            weight, bias = self._compose_linear(linear)
+            out[f"{linear.name}.weight"], out[f"{linear.name}.bias"] = weight, bias
+        for name, _ in self.norms:
+            out[f"{name}.gamma"] = self.parameters[f"{name}.gamma"]
+            out[f"{name}.beta"] = self.parameters[f"{name}.beta"]
+        return out
+
+    def _compose_linear(self, linear: WrappedLinear) -> tuple[torch.Tensor, torch.Tensor]:
+        assert linear.right and linear.leaves
+        p = self.parameters
+        rows, weight, columns = p[f"{linear.right}.weight"], p[f"{linear.name}.weight"], p[f"{linear.left}.weight"]
+        bias = rows @ p[f"{linear.name}.bias"]
+        out, inner = rows.shape
+        rows_first = out * weight.shape[1] * (inner + columns.shape[1])
+        columns_first = inner * columns.shape[1] * (weight.shape[1] + out)
+        product = (rows @ weight) @ columns if rows_first <= columns_first else rows @ (weight @ columns)
+        if linear.is_query:
+            scale = self.query_scale(self.groups[linear.leaves])
+            if scale != 1:
+                product, bias = product * scale, bias * scale
+        return product, bias
+
+    def query_scale(self, attention: MaskGroup) -> float:
+        """√(new / old) head size: what a plain student's own attention scale needs the query multiplied by."""
+        if attention.whole_blocks:
+            return 1.0
+        return (attention.width / attention.size) ** 0.5
+
+    def _compose_embedding(self, multiply_out: bool) -> dict[str, torch.Tensor]:
+        rows = self.parameters[f"{EMBEDDING_COMPACTOR}.weight"]  # [hidden now, hidden of the teacher]
+        tables = {name: self.parameters[name] for name in EMBEDDING_TABLES}
+        tokens, _ = self.load
+        if not multiply_out and tokens < sum(table.shape[0] for table in tables.values()):
+            return {**tables, "embedding.projection": rows}
+        return {name: table @ rows.T for name, table in tables.items()}
+
+    def _compose_vocabulary(self, multiply_out: bool) -> dict[str, torch.Tensor]:
+        weight = self.parameters[f"{VOCABULARY_LINEAR}.weight"]  # [vocab, inner]
+        columns = self.parameters[f"{self.linears[-1].left}.weight"]  # [inner, mlm now]
+        bias = self.parameters[f"{VOCABULARY_LINEAR}.bias"]
+        (vocab, inner), width = weight.shape, columns.shape[1]
+        _, predicted = self.load
+        apply = predicted * inner * (width + vocab)
+        multiply = vocab * width * (inner + predicted)
+        if not multiply_out and apply < multiply:
+            return {f"{VOCABULARY_LINEAR}.weight": weight, f"{VOCABULARY_LINEAR}.bias": bias,
+                    "target.projection": columns}
+        return {f"{VOCABULARY_LINEAR}.weight": weight @ columns, f"{VOCABULARY_LINEAR}.bias": bias}
+
+    def compose_into(self, student: Bert) -> None:
+        """Give the student the composed weights (no copy) and keep the graph for `backward`."""
+        composed = self.compose()
+        self._composed, self._targets = [], []
+        for name, parameter in student.named_parameters():
+            tensor = composed[name]
+            parameter.data = tensor.detach()
+            parameter.grad = None
+            if tensor.requires_grad:
+                self._composed.append(tensor)
+                self._targets.append(parameter)
+
+    def backward(self) -> None:
+        """Carry the gradients of the student given to `compose_into` on to the master's parameters."""
+        pairs = [(tensor, parameter.grad) for tensor, parameter in zip(self._composed, self._targets)
+                 if parameter.grad is not None]
+        torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs])
+        self._composed, self._targets = [], []
+
+    # -- squeeze ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def scores(self, group: MaskGroup) -> torch.Tensor:
+        """Column norms of the compactor that scores a group: float64 [width]."""
+        return self.parameters[f"{group.scored_by}.weight"].double().norm(dim=0)
+
+    @torch.no_grad()
+    def largest_dropped(self, group: MaskGroup) -> torch.Tensor:
+        """Largest magnitude among the dropped compactor entries of a group (0 where none): a scalar."""
+        like = self.parameters[EMBEDDING_TABLES[0]]
+        largest = torch.zeros((), dtype=like.dtype, device=like.device)
+        if group.squeezed or not len(group.dropped):
+            return largest
+        for tensor in masked_compactors(self.config.layers_num):
+            if tensor.group == group.name:
+                entries = self.parameters[tensor.name].index_select(tensor.dim, group.dropped)
+                largest = torch.maximum(largest, entries.abs().max())
+        return largest
+
+    @torch.no_grad()
+    def squeeze(self, group: MaskGroup, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Drop a group's masked dimensions for good, from the compactors, the LayerNorms and the optimizer's state."""
+        if group.squeezed:
+            return
+        index = group.kept_index()
+        group.squeezed = True
+        for tensor in masked_compactors(self.config.layers_num):
+            if tensor.group == group.name:
+                self._narrow(tensor.name, tensor.dim, index, optimizer)
+        for name, owner in self.norms:
+            if owner == group.name:
+                self._narrow(f"{name}.gamma", 0, index, optimizer)
+                self._narrow(f"{name}.beta", 0, index, optimizer)
+
+    def _narrow(self, name: str, dim: int, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+        parameter = self.parameters[name]
+        shape = parameter.shape
+        parameter.data = parameter.data.index_select(dim, index)
+        parameter.grad = None
+        for key, value in (optimizer.state.get(parameter, {}) if optimizer else {}).items():
+            if isinstance(value, torch.Tensor) and value.shape == shape:
+                optimizer.state[parameter][key] = value.index_select(dim, index)

@@ -1,0 +1,125 @@
+"""What is done to the gradients and moments of masked entries, every step.
+
+Published (g gradient, p parameter, m first moment, λ = l2_lambda):
+
+    s ≤ w_step   compactors:                             g ← g + p
+    s > w_step   compactors, and bias, gamma, beta:
+                 kept entries                            g;           if λ > 1:  m ← 0.9 m
+                 dropped entries                         g ← min(λ,1) p;  if λ > 1:  m ← 0.9 m + 0.1 (λ − 1) p
+
+Fade: the gradient of dropped compactor entries is 0, and after the update they are multiplied by a factor, so that they
+shrink a thousandfold in w_step steps. Nothing is done to bias (it sits before R, in another basis), gamma and beta.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from uer.optimizers import AdamW
+from uer.squeeze.master import Master
+from uer.squeeze.wiring import MaskedTensor, masked_compactors, masked_vectors
+
+PENALTIES = ("published", "fade")
+SURGERY = 0.9  # the published code runs Adam's β₁ average once more
+FADE_PER_INTERVAL = 1e-3
+
+
+class Penalty:
+    """Base: which tensors are under a mask now."""
+
+    def __init__(self, master: Master, optimizer: AdamW, w_step: int):
+        self.master, self.optimizer, self.w_step = master, optimizer, w_step
+        self.matrices = self._trained(masked_compactors(master.config.layers_num))
+        self.vectors = self._trained(masked_vectors(master.config.layers_num))
+
+    def _trained(self, tensors: list[MaskedTensor]) -> list[MaskedTensor]:
+        return [tensor for tensor in tensors if self.master.parameters[tensor.name].requires_grad]
+
+    def dropped(self, tensors: list[MaskedTensor]):
+        """(parameter, dim, index of its dropped entries) of those tensors that have any."""
+        for tensor in tensors:
+            group = self.master.groups[tensor.group]
+            parameter = self.master.parameters[tensor.name]
+            if len(group.dropped) and parameter.shape[tensor.dim] == group.size:
+                yield parameter, tensor.dim, group.dropped
+
+    def before_update(self, step: int) -> None:
+        """Called between backward and the optimizer, once per optimizer step (counted from 1)."""
+
+    def after_update(self, step: int) -> None:
+        """Called after the optimizer."""
+
+
+class PublishedPenalty(Penalty):
+    """The published gradient and moment surgery."""
+
+    def __init__(self, master: Master, optimizer: AdamW, w_step: int, l2_lambda: float):
+        super().__init__(master, optimizer, w_step)
+        self.l2_lambda = l2_lambda
+
+    @torch.no_grad()
+    def before_update(self, step: int) -> None:
+        if step <= self.w_step:
+            compactors = [self.master.parameters[tensor.name] for tensor in self.matrices]
+            compactors = [parameter for parameter in compactors if parameter.grad is not None]
+            torch._foreach_add_([parameter.grad for parameter in compactors], compactors)
+            return
+        masked = self.matrices + self.vectors
+        if self.l2_lambda > 1:
+            torch._foreach_mul_([self._moment(self.master.parameters[tensor.name]) for tensor in masked], SURGERY)
+        for parameter, dim, index in self.dropped(masked):
+            entries = parameter.index_select(dim, index)
+            if parameter.grad is not None:
+                parameter.grad.index_copy_(dim, index, entries * min(self.l2_lambda, 1.0))
+            if self.l2_lambda > 1:
+                self._moment(parameter).index_add_(dim, index, entries, alpha=(1 - SURGERY) * (self.l2_lambda - 1))
+
+    def _moment(self, parameter: torch.Tensor) -> torch.Tensor:
+        return self.optimizer.state[parameter]["exp_avg"]
+
+
+class FadePenalty(Penalty):
+    """Dropped compactor entries shrink by a constant factor per step."""
+
+    @property
+    def factor(self) -> float:
+        return FADE_PER_INTERVAL ** (1 / self.w_step)
+
+    @torch.no_grad()
+    def before_update(self, step: int) -> None:
+        for parameter, dim, index in self.dropped(self.matrices):
+            if parameter.grad is not None:
+                parameter.grad.index_fill_(dim, index, 0.0)
+
+    @torch.no_grad()
+    def after_update(self, step: int) -> None:
+        for parameter, dim, index in self.dropped(self.matrices):
+            parameter.index_copy_(dim, index, parameter.index_select(dim, index) * self.factor)
+
+
+def build_penalty(name: str, master: Master, optimizer: AdamW, w_step: int, l2_lambda: float) -> Penalty:
+    """The penalty called `name`, one of `PENALTIES`."""
+    if name == "published":
+        return PublishedPenalty(master, optimizer, w_step, l2_lambda)
+    return FadePenalty(master, optimizer, w_step)
+
+
+def simulate_decay(rates: list[float], l2_lambda: float) -> list[float]:
+    """How a dropped entry that starts at 1 moves under the published update, for one learning rate per step.
+
+    Returns its magnitude after each step. The recurrence is that of the module header with AdamW (weight decay and
+    task gradients left out), so oscillation and decay show exactly as they will in training.
+    """
+    p, m, v = 1.0, 0.0, 0.0
+    path = []
+    for rate in rates:
+        if l2_lambda > 1:
+            m = SURGERY * m + (1 - SURGERY) * (l2_lambda - 1) * p
+        g = min(l2_lambda, 1.0) * p
+        m = 0.9 * m + 0.1 * g
+        v = 0.999 * v + 0.001 * g * g
+        p -= rate * m / (math.sqrt(v) + 1e-6)
+        path.append(abs(p))
+    return path

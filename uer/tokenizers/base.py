@@ -1,0 +1,76 @@
+"""What all tokenizers share: a vocabulary, a bounded cache, and the path that preprocessing takes.
+
+A corpus is encoded line by line into raw little-endian integers instead of Python lists: a chunk of text
+that was seen before costs one dictionary look-up, and a line is one `bytes.join`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from uer.tokenizers.vocab import Vocab
+
+CACHE_ENTRIES = 1 << 18  # about 60 MB when full
+CACHE_LONGEST = 48  # characters; a longer key hardly comes twice
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest of uint16 and int32 that holds every id of such a vocabulary."""
+    return np.dtype("<u2") if vocab_size <= 65535 else np.dtype("<i4")
+
+
+class Cache(dict[str, bytes]):
+    """key -> encode(key), filled on demand; emptied when it has grown to `limit` entries."""
+
+    def __init__(self, encode: Callable[[str], bytes], limit: int = CACHE_ENTRIES) -> None:
+        super().__init__()
+        self._encode = encode
+        self._limit = limit
+
+    def __missing__(self, key: str) -> bytes:
+        value = self._encode(key)
+        if len(key) <= CACHE_LONGEST:
+            if len(self) >= self._limit:
+                self.clear()
+            self[key] = value
+        return value
+
+
+class Tokenizer:
+    """Text to token ids. Subclasses implement `encode_raw`; no method adds [CLS] or [SEP]."""
+
+    def __init__(self, vocab: Vocab) -> None:
+        self.vocab = vocab
+        self.dtype = token_dtype(len(vocab))
+
+    def encode_raw(self, text: str) -> bytes:
+        """The ids of a text as raw integers of `self.dtype`."""
+        raise NotImplementedError
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without special tokens around them."""
+        return np.frombuffer(self.encode_raw(text), dtype=self.dtype).tolist()
+
+    def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Encode many lines at once.
+
+        Returns:
+            ids `[total]` (uint16 or int32), one line after the other, and lengths `[lines]` (int64).
+        """
+        encoded = list(map(self.encode_raw, lines))
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)) // self.dtype.itemsize
+        return np.frombuffer(b"".join(encoded), dtype=self.dtype), lengths
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Readable text of some ids; what normalisation took away does not come back."""
+        return "".join(self.vocab.tokens[i] for i in ids)
+
+    def continues(self) -> np.ndarray:
+        """Which tokens go on with the word of the token before them: bool `[vocabulary]`."""
+        return np.zeros(len(self.vocab), dtype=bool)
+
+    def pack(self, ids: Sequence[int]) -> bytes:
+        """Ids as raw integers of `self.dtype`."""
+        return np.array(ids, dtype=self.dtype).tobytes()
