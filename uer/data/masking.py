@@ -158,7 +158,7 @@ def _choose_words(
     in_order = size[order]
     before = np.cumsum(in_order) - in_order
     words = np.bincount(word_row, minlength=len(budget))
-    opening = np.minimum(_starts(words), len(first) - 1)[word_row]
+    opening = _starts(words)[word_row]  # the first word of its row in the order drawn
     before -= before[opening]
     taken = (2 * before + in_order <= 2 * budget[word_row]) | (np.arange(len(first)) == opening)
     keep = np.zeros(len(first), dtype=bool)

@@ -78,10 +78,10 @@ class BertTokenizer(Tokenizer):
             parts = self._find_special.split(text)
         if any(space in text for space in _FALSE_SPACES):
             parts[::2] = [_FIND_FALSE_SPACES.sub("", part) for part in parts[::2]]
-        if len(parts) == 1:
-            return b"".join(map(self._chunks.__getitem__, parts[0].split()))
-        chunks = [chunk for part in parts for chunk in ([part] if part in self._special else part.split())]
-        return b"".join(self._special.get(chunk) or self._chunks[chunk] for chunk in chunks)
+        chunk, raw = self._chunks.__getitem__, []
+        for index, part in enumerate(parts):
+            raw += [self._special[part]] if index % 2 else map(chunk, part.split())
+        return b"".join(raw)
 
     def _chunk(self, chunk: str) -> bytes:
         return b"".join(map(self._words.__getitem__, self.split(chunk)))

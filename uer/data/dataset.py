@@ -1,0 +1,203 @@
+"""A dataset file, or several as one, read through the page cache.
+
+File (`torch.load(path, mmap=True, weights_only=True)`): a dictionary of
+    header          plain values, see `uer.data.builder`
+    tokens          uint16 or int32 [tokens]; instance i is tokens[offsets[i]:offsets[i + 1]], [CLS] … [SEP] included
+    offsets         int64 [instances + 1]
+    continues       uint8 [vocabulary], 1 for tokens that go on with the word before them (## pieces)
+    joined          uint8 [tokens], the same for single tokens; only where a word segmenter was used
+  and with static masking, for mask j = instance * dup_factor + copy:
+    mask_offsets    int64 [instances * dup_factor + 1]
+    mask_positions  uint16 [masked], the masked positions of mask j, counted from the instance's first token
+    mask_tokens     uint16 or int32 [masked], what stands there instead
+"""
+
+from __future__ import annotations
+
+import glob
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from uer.data.builder import COUNTS, FORMAT, FORMAT_VERSION
+from uer.errors import UserError
+from uer.tokenizers import Vocab
+
+# What several files must share to be one dataset.
+_SHARED = ("data_processor", "vocab_sha256", "vocab_size", "special_ids", "dynamic_masking", "masking")
+
+
+@dataclass
+class Ragged:
+    """Rows of different lengths, end to end: `values[name]` are `[lengths.sum()]`, `lengths` int64 `[rows]`."""
+
+    lengths: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+class _File:
+    """One file's arrays as numpy views of the memory map."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.header, self.arrays = _read(path)
+        self.copies = 1 if self.header["dynamic_masking"] else self.header["dup_factor"]
+        self.instances = len(self.arrays["offsets"]) - 1
+
+    def __len__(self) -> int:
+        return self.instances * self.copies
+
+    def rows(self, offsets: str, names: list[str], rows: np.ndarray) -> Ragged:
+        """Some rows of the arrays that these offsets cut."""
+        begin = self.arrays[offsets][rows]
+        lengths = self.arrays[offsets][rows + 1] - begin
+        where = np.repeat(begin - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+        return Ragged(lengths, {name: self.arrays[name][where] for name in names})
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    if not path.is_file():
+        raise UserError(f"--dataset_path {path}: no such file")
+    wrong = f"--dataset_path {path}: not a dataset of preprocess.py, or a truncated one"
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        header = content.pop("header")
+        if header["format"] != FORMAT:
+            raise UserError(wrong)
+        version = header["format_version"]
+        arrays = {name: tensor.numpy() for name, tensor in content.items()}
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"--dataset_path {path}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # whatever the reader makes of foreign bytes
+        raise UserError(f"{wrong} ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
+    if version != FORMAT_VERSION:
+        raise UserError(f"--dataset_path {path}: format version {version}, this program reads {FORMAT_VERSION}")
+    ends = [("offsets", "tokens")] + ([] if header["dynamic_masking"] else [("mask_offsets", "mask_positions")])
+    for offsets, values in ends:
+        if offsets not in arrays or values not in arrays or arrays[offsets][-1] != len(arrays[values]):
+            raise UserError(f"{wrong} ({offsets} and {values} do not fit together)")
+    return header, arrays
+
+
+class Dataset:
+    """One or several dataset files as one sequence of instances; a static copy counts as an instance.
+
+    Attributes: `header` (of the first file; counts summed, seq_length the largest), `paths`.
+    """
+
+    def __init__(self, files: list[_File]) -> None:
+        self._files = files
+        self.paths = [file.path for file in files]
+        self.header = dict(files[0].header)
+        for name in ("documents", *COUNTS):
+            self.header[name] = sum(file.header[name] for file in files)
+        self.header["seq_length"] = max(file.header["seq_length"] for file in files)
+        self._starts = np.cumsum([0] + [len(file) for file in files])
+
+    @classmethod
+    def open(cls, paths: str | Path | list[str] | list[Path]) -> Dataset:
+        """Open files or globs; nothing is read but headers.
+
+        Raises:
+            UserError: a path that is not there, not a dataset, truncated, or datasets that do not belong together.
+        """
+        names = [paths] if isinstance(paths, (str, Path)) else list(paths)
+        files = [_File(path) for name in names for path in _matching(str(name))]
+        first = files[0]
+        for file in files[1:]:
+            for key in _SHARED:
+                if file.header[key] != first.header[key]:
+                    raise UserError(
+                        f"--dataset_path: {first.path} and {file.path} differ in {key} "
+                        f"({first.header[key]} and {file.header[key]}); datasets read as one must agree in it"
+                    )
+        return cls(files)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether instances are stored unmasked, to be masked when they are read."""
+        return self.header["dynamic_masking"]
+
+    @property
+    def continues(self) -> np.ndarray:
+        """bool `[vocabulary]`: tokens that go on with the word before them."""
+        return self._files[0].arrays["continues"].astype(bool)
+
+    def check_vocab(self, vocab: Vocab) -> None:
+        """Refuse a vocabulary that the dataset was not built with.
+
+        Raises:
+            UserError: naming both.
+        """
+        if vocab.sha256 == self.header["vocab_sha256"]:
+            return
+        raise UserError(
+            f"--dataset_path {self.paths[0]} was built with another vocabulary ({self.header['vocab_name']}, "
+            f"{self.header['vocab_size']} tokens, SHA-256 {self.header['vocab_sha256'][:12]}…) than {vocab.source} "
+            f"({len(vocab)} tokens, SHA-256 {vocab.sha256[:12]}…); use that one, or build the dataset again"
+        )
+
+    def lengths(self, indices: np.ndarray) -> np.ndarray:
+        """Tokens of some instances, [CLS] and [SEP] counted: int64 `[len(indices)]`."""
+        out = np.empty(len(indices), dtype=np.int64)
+        for file, where, row in self._split(indices):
+            offsets = file.arrays["offsets"]
+            out[where] = offsets[row // file.copies + 1] - offsets[row // file.copies]
+        return out
+
+    def instances(self, indices: np.ndarray) -> Ragged:
+        """Unmasked instances: `tokens`, and `joined` where all files have it."""
+        names = ["tokens"]
+        if all("joined" in file.arrays for file in self._files):
+            names.append("joined")
+        return self._gather(indices, "offsets", names, per_copy=False)
+
+    def masks(self, indices: np.ndarray) -> Ragged:
+        """Static masks: `mask_positions` in the instance, `mask_tokens` to show there."""
+        return self._gather(indices, "mask_offsets", ["mask_positions", "mask_tokens"], per_copy=True)
+
+    def _split(self, indices: np.ndarray) -> list[tuple[_File, Any, np.ndarray]]:
+        """(file, where in `indices`, index in the file) for every file that is concerned."""
+        if len(self._files) == 1:
+            return [(self._files[0], slice(None), indices)]
+        owner = np.searchsorted(self._starts, indices, side="right") - 1
+        parts = []
+        for number in np.unique(owner):
+            where = np.flatnonzero(owner == number)
+            parts.append((self._files[number], where, indices[where] - self._starts[number]))
+        return parts
+
+    def _gather(self, indices: np.ndarray, offsets: str, names: list[str], per_copy: bool) -> Ragged:
+        parts = []
+        for file, where, row in self._split(indices):
+            parts.append((where, file.rows(offsets, names, row if per_copy else row // file.copies)))
+        if len(parts) == 1:
+            return parts[0][1]
+        lengths = np.empty(len(indices), dtype=np.int64)
+        for where, ragged in parts:
+            lengths[where] = ragged.lengths
+        starts = np.cumsum(lengths) - lengths
+        values = {name: np.empty(lengths.sum(), dtype=parts[0][1].values[name].dtype) for name in names}
+        for where, ragged in parts:
+            begin = starts[where] - (np.cumsum(ragged.lengths) - ragged.lengths)
+            target = np.repeat(begin, ragged.lengths) + np.arange(ragged.lengths.sum())
+            for name in names:
+                values[name][target] = ragged.values[name]
+        return Ragged(lengths, values)
+
+
+def _matching(name: str) -> list[Path]:
+    if Path(name).exists() or not glob.has_magic(name):
+        return [Path(name)]
+    found = sorted(map(Path, glob.glob(name, recursive=True)))
+    if not found:
+        raise UserError(f"--dataset_path {name}: no file matches")
+    return found

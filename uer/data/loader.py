@@ -1,0 +1,193 @@
+"""Batches for masked language modelling, made on the CPU ahead of the trainer.
+
+Batch i is a pure function of (seed, i, rank, world size): resuming at a step needs its number alone. Dynamic masks
+come from a counter-based generator keyed on the same numbers; static ones from the dataset.
+"""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from uer.data.dataset import Dataset
+from uer.data.masking import Masker, MaskingOptions, generator
+from uer.data.order import BatchOrder
+from uer.errors import UserError
+
+DYNAMIC, FIXED = 3, 4  # keep the random numbers of training and evaluation masks apart from all others
+PAD_MULTIPLE = 8
+
+
+@dataclass
+class MlmBatch:
+    """One batch.
+
+    Attributes:
+        src: int64 `[batch, seq]`, token ids after masking, filled with the pad id.
+        seg: int64 `[batch, seq]`, 1 on tokens, 0 on padding.
+        positions: int64 `[n]`, the positions to predict, as row * seq + column, ascending.
+        labels: int64 `[n]`, their original ids. n can be 0 when all rows consist of special tokens.
+        tokens: number of positions that are not padding.
+    """
+
+    src: torch.Tensor
+    seg: torch.Tensor
+    positions: torch.Tensor
+    labels: torch.Tensor
+    tokens: int = 0
+
+    def to(self, device: torch.device | str) -> MlmBatch:
+        """The batch on a device; from pinned memory the copy does not block."""
+        tensors = (t.to(device, non_blocking=True) for t in (self.src, self.seg, self.positions, self.labels))
+        return MlmBatch(*tensors, self.tokens)
+
+    def pin_memory(self) -> MlmBatch:
+        """The batch in page-locked memory."""
+        return MlmBatch(*(t.pin_memory() for t in (self.src, self.seg, self.positions, self.labels)), self.tokens)
+
+
+class MlmLoader:
+    """Batches of one rank.
+
+    Args:
+        batch_size: instances a rank takes at a time (see `uer.data.order` for the last batches of an epoch).
+        masking: how to mask a dynamic dataset; None: as its header says. A static dataset is masked already.
+        group_by_length: batches of instances of similar length; which instances meet changes, nothing else.
+        prefetch: batches that `stream` makes ahead; 0 makes them when asked.
+        shuffle: False: file order, every epoch.
+        pin_memory: streamed batches are page-locked.
+
+    Raises:
+        UserError: masking options for a static dataset that was masked otherwise, or fewer instances than ranks.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        masking: MaskingOptions | None = None,
+        group_by_length: bool = True,
+        prefetch: int = 4,
+        shuffle: bool = True,
+        pin_memory: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.prefetch = prefetch
+        self.pin_memory = pin_memory
+        header = dataset.header
+        built = MaskingOptions.from_dict(header["masking"])
+        if not dataset.dynamic and masking not in (None, built):
+            raise UserError(
+                f"--dataset_path {dataset.paths[0]}: its masks are static, so masking options have no effect here; "
+                "leave them out, or build the dataset with --dynamic_masking"
+            )
+        self._masker = Masker(
+            masking or built,
+            vocab_size=header["vocab_size"],
+            special_ids=header["special_ids"],
+            mask_id=header["mask_id"],
+            continues=dataset.continues,
+        )
+        lengths = dataset.lengths if group_by_length else None
+        self._order = BatchOrder(len(dataset), batch_size, world_size, seed, shuffle, lengths)
+        self.batches_per_epoch = self._order.batches_per_epoch
+
+    def batch(self, index: int) -> MlmBatch:
+        """The index-th batch of this rank, counted from the start of training."""
+        epoch, within = divmod(index, self.batches_per_epoch)
+        indices = self._order.batch(epoch, within, self.rank)
+        return self._assemble(indices, (DYNAMIC, self.seed, epoch, within, self.rank))
+
+    def stream(self, start: int = 0) -> Iterator[MlmBatch]:
+        """Batches `start`, `start + 1`, … without end, made ahead by a thread.
+
+        What goes wrong in the thread is raised here; closing the generator ends the thread.
+        """
+        if self.prefetch < 1:
+            yield from map(self._ready, itertools.count(start))
+            return
+        made: queue.Queue[MlmBatch | BaseException] = queue.Queue(self.prefetch)
+        stopped = threading.Event()
+
+        def put(item: MlmBatch | BaseException) -> None:
+            while not stopped.is_set():
+                try:
+                    return made.put(item, timeout=0.2)
+                except queue.Full:
+                    continue
+
+        def work() -> None:
+            try:
+                for index in itertools.count(start):
+                    if stopped.is_set():
+                        return
+                    put(self._ready(index))
+            except BaseException as error:
+                put(error)
+
+        thread = threading.Thread(target=work, name="mlm-loader", daemon=True)
+        thread.start()
+        try:
+            while True:
+                item = made.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            thread.join()
+
+    def sequential(self) -> Iterator[MlmBatch]:
+        """One pass in file order with fixed masks: the same batches at every call, the last one may be smaller.
+
+        Of several ranks each takes every world_size-th batch.
+        """
+        starts = range(0, len(self.dataset), self.batch_size)
+        for number in range(self.rank, len(starts), self.world_size):
+            end = min(starts[number] + self.batch_size, len(self.dataset))
+            yield self._assemble(np.arange(starts[number], end), (FIXED, self.seed, number))
+
+    def _ready(self, index: int) -> MlmBatch:
+        batch = self.batch(index)
+        return batch.pin_memory() if self.pin_memory else batch
+
+    def _assemble(self, indices: np.ndarray, key: tuple[int, ...]) -> MlmBatch:
+        rows = self.dataset.instances(indices)
+        tokens, lengths = rows.values["tokens"].astype(np.int64), rows.lengths
+        starts = np.cumsum(lengths) - lengths
+        if self.dataset.dynamic:
+            joined = rows.values.get("joined")
+            chosen, shown = self._masker(
+                tokens, lengths, generator(*key), None if joined is None else joined.astype(bool)
+            )
+        else:
+            masks = self.dataset.masks(indices)
+            chosen = np.repeat(starts, masks.lengths) + masks.values["mask_positions"]
+            shown = masks.values["mask_tokens"]
+        width = min(-(-int(lengths.max()) // PAD_MULTIPLE) * PAD_MULTIPLE, self.dataset.header["seq_length"])
+        target = np.arange(len(tokens)) + np.repeat(np.arange(len(lengths)) * width - starts, lengths)
+        labels = tokens[chosen]
+        tokens[chosen] = shown
+        src = np.full(len(lengths) * width, self.dataset.header["pad_id"], dtype=np.int64)
+        seg = np.zeros(len(lengths) * width, dtype=np.int64)
+        src[target], seg[target] = tokens, 1
+        shape = (len(lengths), width)
+        return MlmBatch(
+            torch.from_numpy(src).view(shape),
+            torch.from_numpy(seg).view(shape),
+            torch.from_numpy(target[chosen]),
+            torch.from_numpy(labels),
+            len(tokens),
+        )

@@ -1,0 +1,109 @@
+"""Options that have to do with text and data, shared by the scripts; needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+
+from uer import tokenizers
+from uer.data.masking import MaskingOptions
+from uer.errors import UserError
+
+MLM_HELP = (
+    "What mlm reads: each line that is not blank becomes [CLS] line [SEP], cut into pieces of seq_length tokens with "
+    "[CLS] and [SEP] counted. With --full_sentences the lines of a document, which a blank line ends, are joined "
+    "first, so that few positions are padding."
+)
+
+
+def add_tokenizer_options(parser: argparse.ArgumentParser) -> None:
+    """--vocab_path, --tokenizer and what belongs to single tokenizers."""
+    group = parser.add_argument_group("tokenizer")
+    group.add_argument("--vocab_path", metavar="FILE", help="vocabulary, one token a line (bpe: or vocab.json)")
+    group.add_argument("--tokenizer", default="bert", choices=tokenizers.NAMES, help="default: bert")
+    case = group.add_mutually_exclusive_group()
+    case.add_argument(
+        "--do_lower_case", nargs="?", const="true", default="true", choices=("true", "false"),
+        help="bert: fold case and strip accents, for uncased vocabularies (default: true)",
+    )  # fmt: skip
+    case.add_argument(
+        "--cased", dest="do_lower_case", action="store_const", const="false", help="bert: keep case and accents"
+    )
+    group.add_argument("--merges_path", metavar="FILE", help="bpe: the merges that belong to the vocabulary")
+    group.add_argument("--spm_model_path", metavar="FILE", help="xlmroberta: sentencepiece model")
+
+
+def add_masking_options(parser: argparse.ArgumentParser) -> None:
+    """How positions are chosen; unset options are None, so that a script can tell what was asked for."""
+    group = parser.add_argument_group("masking")
+    group.add_argument(
+        "--mask_prob", type=float, metavar="P", help=f"share of tokens to predict (default: {MaskingOptions.mask_prob})"
+    )
+    group.add_argument(
+        "--whole_word_masking", action="store_true", default=None, help="mask all pieces (##) of a word together"
+    )
+    group.add_argument("--span_masking", action="store_true", default=None, help="mask spans of tokens")
+    group.add_argument(
+        "--span_geo_prob", type=float, metavar="P",
+        help=f"parameter of the geometric span lengths (default: {MaskingOptions.span_geo_prob})",
+    )  # fmt: skip
+    group.add_argument(
+        "--span_max_length", type=int, metavar="N",
+        help=f"longest span, in tokens (default: {MaskingOptions.span_max_length})",
+    )  # fmt: skip
+
+
+def masking_options(args: argparse.Namespace, default: MaskingOptions | None = None) -> MaskingOptions | None:
+    """The masking that the options ask for, on top of `default`; `default` itself if none was given.
+
+    Raises:
+        UserError: values out of range, or modes that exclude each other.
+    """
+    given = {key: getattr(args, key) for key in MaskingOptions().to_dict() if getattr(args, key) is not None}
+    if not given:
+        return default
+    for name, needs in (("span_geo_prob", "span_masking"), ("span_max_length", "span_masking")):
+        if name in given and not given.get(needs) and not (default and getattr(default, needs)):
+            raise UserError(f"--{name} goes with --{needs}, which was not given")
+    return MaskingOptions.from_dict({**(default.to_dict() if default else {}), **given})
+
+
+def preprocess_parser() -> argparse.ArgumentParser:
+    """The command line of preprocess.py."""
+    parser = argparse.ArgumentParser(
+        prog="preprocess.py",
+        description="Turn text into a dataset file for pretrain.py.",
+        epilog=MLM_HELP,
+        allow_abbrev=False,
+    )
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--corpus_path", nargs="+", required=True, metavar="PATH",
+        help="UTF-8 text, plain or .gz/.bz2/.xz/.zst: files, folders, globs in quotes, or - for standard input",
+    )  # fmt: skip
+    files.add_argument(
+        "--dataset_path", default="dataset.pt", metavar="FILE", help="file to write (default: dataset.pt)"
+    )
+    data = parser.add_argument_group("data")
+    data.add_argument("--data_processor", default="mlm", metavar="NAME", help="mlm, the only one there is")
+    data.add_argument("--seq_length", type=int, default=128, metavar="N", help="tokens an instance (default: 128)")
+    data.add_argument("--full_sentences", action="store_true", help="join the lines of a document")
+    data.add_argument(
+        "--dynamic_masking", action="store_true",
+        help="store the text unmasked: every epoch of the training masks it anew",
+    )  # fmt: skip
+    data.add_argument(
+        "--dup_factor", type=int, default=None, metavar="N",
+        help="static masking: how many differently masked copies of each instance (default: 5)",
+    )  # fmt: skip
+    data.add_argument("--seed", type=int, default=7, metavar="N", help="of static masking (default: 7)")
+    data.add_argument(
+        "--word_segmenter", default="pieces", choices=("pieces", "jieba"),
+        help="what a whole word is: its ## pieces, or for Chinese the words that jieba finds (default: pieces)",
+    )  # fmt: skip
+    data.add_argument(
+        "--processes_num", type=int, default=1, metavar="N",
+        help="worker processes; the dataset is the same, byte by byte, for any number (default: 1)",
+    )  # fmt: skip
+    add_tokenizer_options(parser)
+    add_masking_options(parser)
+    return parser

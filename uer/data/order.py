@@ -1,0 +1,122 @@
+"""Which instances make up batch i of an epoch: a pure function of (seed, epoch, i, rank), without a table.
+
+The shuffle is a Feistel network: four rounds of a keyed hash permute the integers below a power of four, and values
+that fall outside the dataset are permuted again until they fall inside ("cycle walking", Black & Rogaway 2002). So
+any place of the permuted epoch can be computed by itself, and memory does not depend on the dataset.
+
+Batches are grouped by length inside windows of `WINDOW` global batches: the window's instances are sorted by length,
+cut into batches, and the batches are put back in random order.
+
+The last batches. Global batches (of all ranks together) hold batch_size * world_size instances. The rest of an epoch
+makes a smaller last batch, spread evenly over the ranks; if it has fewer instances than there are ranks, it shares
+with the batch before. So every instance comes once per epoch, and every rank has the same number of batches and
+never an empty one. Only with batch_size 1 this cannot be: then the last batch is filled up with the epoch's first
+instances, at most world_size - 1 of them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from uer.data.masking import generator
+from uer.errors import UserError
+
+WINDOW = 64  # global batches
+ORDER = 2  # keeps the random numbers of the order apart from all others
+_ROUNDS = 4
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """A bijective hash of uint64 (the finaliser of SplitMix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+class Permutation:
+    """A random permutation of 0 … size-1 that is computed where it is asked for."""
+
+    def __init__(self, size: int, *key: int) -> None:
+        self.size = size
+        self._half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+        self._low = (np.uint64(1) << self._half) - np.uint64(1)
+        self._keys = generator(ORDER, *key).integers(0, 2**64, size=_ROUNDS, dtype=np.uint64)
+
+    def __call__(self, places: np.ndarray) -> np.ndarray:
+        """What stands at these places: int64, the shape of `places`."""
+        values = self._once(places.astype(np.uint64))
+        outside = np.flatnonzero(values >= self.size)
+        while len(outside):
+            values[outside] = self._once(values[outside])
+            outside = outside[values[outside] >= self.size]
+        return values.astype(np.int64)
+
+    def _once(self, values: np.ndarray) -> np.ndarray:
+        left, right = values >> self._half, values & self._low
+        for key in self._keys:
+            left, right = right, left ^ (_mix(right + key) & self._low)
+        return (left << self._half) | right
+
+
+class BatchOrder:
+    """Batches of one epoch after the other.
+
+    Args:
+        size: instances of the dataset.
+        batch_size: instances a rank takes at a time.
+        lengths: function from indices (int64) to the instances' lengths, or None for batches of mixed lengths.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, world_size: int, seed: int, shuffle: bool = True, lengths=None
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"--batch_size {batch_size}: at least 1 is needed")
+        if size < world_size:
+            raise UserError(f"the dataset has {size} instance(s), fewer than there are processes ({world_size})")
+        self.size, self.seed, self.world_size = size, seed, world_size
+        self.shuffle, self._lengths = shuffle, lengths if shuffle else None
+        self._full = batch_size * world_size
+        self.batches_per_epoch = -(-size // self._full)
+        self._tail = self._tail_sizes(batch_size)
+        self._window = lru_cache(maxsize=2)(self._compute_window)
+        self._permutation = lru_cache(maxsize=2)(lambda epoch: Permutation(size, seed, epoch))
+
+    def _tail_sizes(self, batch_size: int) -> list[int]:
+        """Sizes of the last global batches, as far as they are not full."""
+        rest = self.size % self._full
+        if rest == 0:
+            return []
+        if rest >= self.world_size:
+            return [rest]
+        if batch_size == 1:
+            return [self.world_size]
+        together = self._full + rest
+        return [together - together // 2, together // 2]
+
+    def batch(self, epoch: int, index: int, rank: int) -> np.ndarray:
+        """Indices (int64) of the instances of a rank's batch `index` of this epoch."""
+        window, within = divmod(index, WINDOW)
+        return self._window(epoch, window)[within][rank :: self.world_size]
+
+    def _compute_window(self, epoch: int, window: int) -> list[np.ndarray]:
+        first = window * WINDOW
+        numbers = range(first, min(first + WINDOW, self.batches_per_epoch))
+        begin, sizes = first * self._full, []
+        full_batches = self.batches_per_epoch - len(self._tail)
+        if first > full_batches:  # a window that begins inside the tail
+            begin = full_batches * self._full + sum(self._tail[: first - full_batches])
+        sizes = [self._full if n < full_batches else self._tail[n - full_batches] for n in numbers]
+        places = np.arange(begin, begin + sum(sizes)) % self.size
+        indices = self._permutation(epoch)(places) if self.shuffle else places
+        if self._lengths is None:
+            return np.split(indices, np.cumsum(sizes)[:-1])
+        indices = indices[np.argsort(self._lengths(indices), kind="stable")]
+        batches: list[np.ndarray] = [indices[:0]] * len(sizes)
+        start = 0
+        for number in generator(ORDER, self.seed, epoch, window, 1).permutation(len(sizes)):
+            batches[number] = indices[start : start + sizes[number]]
+            start += sizes[number]
+        return batches

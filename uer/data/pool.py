@@ -1,0 +1,182 @@
+"""Worker processes over segments. A failure in one ends all; nothing is swallowed.
+
+Workers are started afresh (spawn), so nothing of the parent's state or threads reaches them, and they import
+neither torch nor anything that needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import traceback
+from argparse import Namespace
+from collections.abc import Iterator
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from uer.data.masking import MaskingOptions
+from uer.data.sources import BLOCK, Segment
+from uer.data.worker import BadByte, Result, SegmentWorker
+from uer.errors import UserError
+
+AHEAD = 2  # segments a worker has in hand, so that it never waits for the next
+
+
+def run_segments(
+    segments: Iterator[Segment], args: Namespace, masking: MaskingOptions, folder: Path
+) -> Iterator[Result]:
+    """Results in the order of completion.
+
+    Raises:
+        UserError: what a worker met in the data, or a worker that was killed.
+        RuntimeError: a worker's own failure, with its traceback.
+    """
+    if args.processes_num == 1:
+        worker = SegmentWorker(args, masking, folder, 0)
+        for segment in segments:
+            try:
+                yield worker(segment)
+            except BadByte as error:
+                raise _encoding_error(error) from None
+            except OSError as error:
+                raise _disk_error(error, args) from None
+        return
+    with _Workers(args, masking, folder) as workers:
+        yield from workers.run(segments)
+
+
+class _Workers:
+    def __init__(self, args: Namespace, masking: MaskingOptions, folder: Path) -> None:
+        self.args = args
+        context = multiprocessing.get_context("spawn")
+        self.processes: dict[Connection, Any] = {}
+        with _interrupts_blocked():  # children inherit this: Ctrl-C is the parent's business
+            for number in range(args.processes_num):
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=_worker_main, args=(theirs, args, masking, folder, number), daemon=True
+                )
+                process.start()
+                theirs.close()
+                self.processes[ours] = process
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for connection, process in self.processes.items():
+            connection.close()
+            process.terminate()
+        for process in self.processes.values():
+            process.join()
+
+    def run(self, segments: Iterator[Segment]) -> Iterator[Result]:
+        in_hand = dict.fromkeys(self.processes, 0)
+        exhausted = False
+        while True:
+            for connection in sorted(in_hand, key=in_hand.__getitem__):
+                while not exhausted and in_hand[connection] < AHEAD:
+                    segment = next(segments, None)
+                    if segment is None:
+                        exhausted = True
+                        break
+                    self._send(connection, segment)
+                    in_hand[connection] += 1
+                    if any(count == 0 for count in in_hand.values()):
+                        break
+            busy = [connection for connection, count in in_hand.items() if count]
+            if not busy:
+                return
+            for connection in wait(busy):
+                yield self._receive(connection)
+                in_hand[connection] -= 1
+
+    def _send(self, connection: Connection, segment: Segment) -> None:
+        try:
+            connection.send(segment)
+        except OSError:
+            raise self._died(connection) from None
+
+    def _receive(self, connection: Connection) -> Result:
+        try:
+            kind, value = connection.recv()
+        except (EOFError, OSError):
+            raise self._died(connection) from None
+        if kind == "result":
+            return value
+        if kind == "text":
+            raise UserError(value)
+        if kind == "byte":
+            raise _encoding_error(BadByte(*value))
+        if kind == "disk":
+            raise _disk_error(OSError(*value), self.args)
+        raise RuntimeError(f"a worker failed:\n{value}")
+
+    def _died(self, connection: Connection) -> UserError:
+        process = self.processes[connection]
+        process.join(5)
+        code = process.exitcode
+        how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+        return UserError(
+            f"a worker process {how}; if memory ran out (signal 9), use fewer workers than "
+            f"--processes_num {self.args.processes_num}"
+        )
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _worker_main(connection: Connection, args: Namespace, masking: MaskingOptions, folder: Path, number: int) -> None:
+    """Serve segments until the parent closes the connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    worker: SegmentWorker | None = None
+    while True:
+        try:
+            segment = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            worker = worker or SegmentWorker(args, masking, folder, number)
+            answer: tuple[str, Any] = ("result", worker(segment))
+        except UserError as error:
+            answer = ("text", str(error))
+        except BadByte as error:
+            answer = ("byte", error.args)
+        except OSError as error:
+            answer = ("disk", (error.errno, error.strerror))
+        except Exception:
+            answer = ("failure", traceback.format_exc())
+        try:
+            connection.send(answer)
+        except OSError:
+            return
+
+
+def _encoding_error(error: BadByte) -> UserError:
+    """Name the line: known for spooled text, counted for plain files."""
+    segment, line = error.segment, error.lines + 1
+    if segment.lines_before is not None:
+        line += segment.lines_before
+    else:
+        left = segment.start
+        with open(segment.path, "rb") as file:
+            while left and (block := file.read(min(BLOCK, left))):
+                line += block.count(b"\n")
+                left -= len(block)
+    return UserError(f"{segment.source}: line {line}, byte {error.offset}: not UTF-8; convert the file to UTF-8")
+
+
+def _disk_error(error: OSError, args: Namespace) -> UserError:
+    return UserError(f"reading --corpus_path or writing beside --dataset_path {args.dataset_path}: {error.strerror}")

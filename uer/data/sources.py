@@ -1,0 +1,225 @@
+"""Where the text comes from, and how it is cut into segments that workers can take one by one.
+
+A segment is a byte range of a plain file that begins at a line (or document) start and ends at a line (or document)
+end, at least `SEGMENT` bytes after its beginning. Compressed files and standard input cannot be entered in the
+middle: their text is written, a segment at a time, to temporary files. Where the cuts fall depends on the text
+alone, so the dataset does not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import bz2
+import glob
+import gzip
+import io
+import lzma
+import os
+import stat
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from uer.errors import UserError
+
+SEGMENT = 4 << 20  # bytes of text
+BLOCK = 1 << 20
+_MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of one source, as one task.
+
+    Attributes:
+        number: of the segment in the whole corpus.
+        source: name for messages.
+        path, start, end: the bytes to read.
+        offset: where these bytes stand in the source's (decompressed) text.
+        lines_before: lines of the source before this segment; None if they have to be counted.
+        progress: bytes of the source as it lies on disk that this segment used up.
+        temporary: the file is to be removed once it has been read.
+    """
+
+    number: int
+    source: str
+    path: Path
+    start: int
+    end: int
+    offset: int
+    lines_before: int | None
+    progress: int
+    temporary: bool = False
+
+
+def expand(paths: list[str]) -> list[Path | None]:
+    """The files that --corpus_path names; None stands for standard input. Folders and globs in sorted order.
+
+    Raises:
+        UserError: something that is not there, a glob or a folder without files, or standard input twice.
+    """
+    found: list[Path | None] = []
+    for name in paths:
+        path = Path(name)
+        if name == "-":
+            found.append(None)
+        elif path.is_dir():
+            found += _files(name, sorted(p for p in path.rglob("*") if not _hidden(p.relative_to(path))))
+        elif path.exists():
+            found.append(path)
+        elif glob.has_magic(name):
+            found += _files(name, sorted(map(Path, glob.glob(name, recursive=True))))
+        else:
+            raise UserError(f"--corpus_path {name}: no such file or folder")
+    if found.count(None) > 1:
+        raise UserError("--corpus_path: standard input (-) was named twice")
+    for file in found:
+        if file is not None and not os.access(file, os.R_OK):
+            raise UserError(f"--corpus_path {file}: the file may not be read")
+    return found
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _files(name: str, paths: list[Path]) -> list[Path]:
+    files = [path for path in paths if path.is_file()]
+    if not files:
+        raise UserError(f"--corpus_path {name}: no file there")
+    return files
+
+
+def total_bytes(sources: list[Path | None]) -> int | None:
+    """Bytes on disk of all sources; None if that is not known before they end."""
+    if any(source is None or not stat.S_ISREG(source.stat().st_mode) for source in sources):
+        return None
+    return sum(source.stat().st_size for source in sources if source is not None)
+
+
+def segments(sources: list[Path | None], by_document: bool, folder: Path) -> Iterator[Segment]:
+    """Cut all sources, lazily; spooled text goes to `folder`.
+
+    Raises:
+        UserError: a file that cannot be read, is damaged, or needs a package that is not installed.
+    """
+    number = 0
+    for source in sources:
+        name = "standard input" if source is None else str(source)
+        with _opened(source) as raw:
+            head = raw.peek(8)[:8] if isinstance(raw, io.BufferedReader) else b""
+            kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+            plain = source is not None and kind is None and stat.S_ISREG(source.stat().st_mode)
+            if plain:
+                assert source is not None
+                cuts = _cut_file(raw, source, by_document)
+            else:
+                cuts = _cut_stream(raw, kind, name, by_document, folder, number)
+            for segment in cuts:
+                yield Segment(number, name, *segment, temporary=not plain)
+                number += 1
+
+
+def _opened(source: Path | None) -> BinaryIO:
+    try:
+        return sys.stdin.buffer if source is None else open(source, "rb")
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror})") from None
+
+
+def _consume_to_cut(file: IO[bytes], by_document: bool, sink: IO[bytes] | None = None) -> tuple[int, int]:
+    """Read on to the next place where a segment may end; the file stands anywhere inside a line.
+
+    Returns bytes and lines read. A document ends after a blank line that was read whole.
+    """
+    count = lines = 0
+    whole = False
+    while part := file.readline(BLOCK):
+        count += len(part)
+        if sink is not None:
+            sink.write(part)
+        ended = part.endswith(b"\n")
+        lines += ended
+        if ended and (not by_document or (whole and not part.strip())):
+            break
+        whole = ended
+    return count, lines
+
+
+Cut = tuple[Path, int, int, int, "int | None", int]  # path, start, end, offset, lines_before, progress
+
+
+def _cut_file(file: BinaryIO, path: Path, by_document: bool) -> Iterator[Cut]:
+    start, size = 0, os.fstat(file.fileno()).st_size
+    while start < size:
+        end = start + SEGMENT - 1
+        if end < size:
+            file.seek(end)
+            end += _consume_to_cut(file, by_document)[0]
+        end = min(end, size)
+        yield path, start, end, start, None, end - start
+        start = end
+
+
+def _cut_stream(
+    raw: BinaryIO, kind: str | None, name: str, by_document: bool, folder: Path, number: int
+) -> Iterator[Cut]:
+    try:
+        stream = _decompressed(raw, kind, name)
+        offset = lines = raw_before = 0
+        while True:
+            path = folder / f"text-{number}"
+            with open(path, "wb") as sink:
+                count, new_lines = _copy(stream, sink, SEGMENT - 1)
+                if count == SEGMENT - 1:
+                    more, more_lines = _consume_to_cut(stream, by_document, sink)
+                    count, new_lines = count + more, new_lines + more_lines
+            if not count:
+                path.unlink()
+                return
+            raw_now = raw.tell() if raw.seekable() else raw_before + count
+            yield path, 0, count, offset, lines, raw_now - raw_before
+            offset, lines, raw_before, number = offset + count, lines + new_lines, raw_now, number + 1
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # not the data's fault: a full disk, a vanished folder
+        raise UserError(f"{name}: damaged or truncated {kind} data ({error})") from None
+
+
+def _copy(stream: IO[bytes], sink: IO[bytes], size: int) -> tuple[int, int]:
+    count = lines = 0
+    while count < size and (block := stream.read(min(BLOCK, size - count))):
+        sink.write(block)
+        count += len(block)
+        lines += block.count(b"\n")
+    return count, lines
+
+
+def _decompressed(raw: BinaryIO, kind: str | None, name: str) -> IO[bytes]:
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=raw)
+    if kind == "bzip2":
+        return bz2.BZ2File(raw)
+    if kind == "xz":
+        return lzma.LZMAFile(raw)
+    if kind == "zstd":
+        return _zstd(raw, name)
+    return raw
+
+
+def _zstd(raw: BinaryIO, name: str) -> IO[bytes]:
+    try:
+        from compression import zstd  # Python 3.14
+
+        return zstd.ZstdFile(raw)
+    except ImportError:
+        pass
+    try:
+        import zstandard
+    except ImportError:
+        raise UserError(f"{name}: zstd data need the package zstandard (pip install zstandard)") from None
+    reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+    return io.BufferedReader(reader, BLOCK)

@@ -1,0 +1,285 @@
+"""One segment of text to instances: read in blocks, tokenize, cut into pieces, mask (static masking).
+
+Memory holds a block of text and what comes of it, however long the lines and documents are: a line or document
+that goes on in the next block leaves its unfinished piece behind, which the next block completes.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from uer.data.masking import Masker, MaskingOptions, generator
+from uer.data.sources import BLOCK, Segment
+from uer.errors import UserError
+from uer.tokenizers import Tokenizer, build_tokenizer
+
+LONGEST_WORD = 64 << 20  # bytes of text without any space or line end
+STATIC = 1  # keeps the random numbers of static masking apart from all others
+
+
+@dataclass
+class Result:
+    """What one segment gave: sums for the summary, and where its arrays lie.
+
+    `words` are tokens without [CLS] and [SEP], `tokens` those with them; `empty_lines` hold text but no token.
+    `document_starts` are lines of text after a blank line; a text line that begins the segment is not among them.
+    `parts` maps the name of an array to (file, first byte, bytes).
+    """
+
+    number: int
+    source: str
+    progress: int
+    lines: int = 0
+    empty_lines: int = 0
+    words: int = 0
+    unknown: int = 0
+    instances: int = 0
+    tokens: int = 0
+    document_starts: int = 0
+    begins_with_text: bool = False
+    ends_with_blank: bool = False
+    parts: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+
+
+class BadByte(Exception):
+    """A byte that is not UTF-8: its offset in the source, and the lines of the segment before it."""
+
+    def __init__(self, segment: Segment, offset: int, lines: int) -> None:
+        super().__init__(segment, offset, lines)
+        self.segment, self.offset, self.lines = segment, offset, lines
+
+
+def read_blocks(segment: Segment) -> Iterator[tuple[str, bool]]:
+    """The segment's text in blocks that end at a line end, or before a space in a line longer than a block.
+
+    Yields (text, whether its last line ends there).
+
+    Raises:
+        BadByte: not UTF-8.
+        UserError: a word without end.
+    """
+    offset, lines, left = segment.start, 0, segment.end - segment.start
+    rest = b""
+    with open(segment.path, "rb") as file:
+        file.seek(segment.start)
+        while left or rest:
+            block = file.read(min(BLOCK, left))
+            if len(block) < min(BLOCK, left):
+                raise UserError(f"{segment.source}: the file became shorter while it was read")
+            left -= len(block)
+            data = rest + block
+            end = data.rfind(b"\n") + 1 if left else len(data)
+            ended = bool(end)
+            if not ended:
+                end = data.rfind(b" ")
+                if end <= 0 and len(data) < LONGEST_WORD:
+                    rest = data
+                    continue
+                if end <= 0:
+                    where = segment.offset + offset - segment.start
+                    raise UserError(f"{segment.source}: {LONGEST_WORD >> 20} MB without a space from byte {where} on")
+            data, rest = data[:end], data[end:]
+            try:
+                text = data.decode("utf-8")
+            except UnicodeDecodeError as error:
+                position = segment.offset + (offset - segment.start) + error.start
+                raise BadByte(segment, position, lines + data[: error.start].count(b"\n")) from None
+            if segment.offset == 0 and offset == segment.start:
+                text = text.removeprefix("\ufeff")
+            yield text, ended
+            offset += len(data)
+            lines += data.count(b"\n")
+
+
+class Cutter:
+    """Cuts units (lines or documents) of tokens into instances [CLS] … [SEP] of at most seq_length tokens."""
+
+    def __init__(self, seq_length: int, cls_id: int, sep_id: int) -> None:
+        self.room = seq_length - 2
+        self.ends = (cls_id, sep_id)
+        self._open: np.ndarray | None = None
+
+    def __call__(self, tokens: np.ndarray, lengths: np.ndarray, last_is_open: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens `[total]` of units of these lengths to tokens with specials and the instances' lengths.
+
+        The last piece of an open unit waits for the next call, whose first unit goes on with it.
+        """
+        lengths = lengths.copy()
+        if self._open is not None:
+            tokens = np.concatenate([self._open, tokens])
+            lengths[0] += len(self._open)
+            self._open = None
+        if last_is_open:
+            keep = (lengths[-1] - 1) % self.room + 1 if lengths[-1] else 0
+            lengths[-1] -= keep
+            self._open, tokens = tokens[len(tokens) - keep :].copy(), tokens[: len(tokens) - keep]
+        pieces = -(-lengths // self.room)
+        sizes = np.full(pieces.sum(), self.room, dtype=np.int64)
+        filled = pieces > 0
+        sizes[np.cumsum(pieces)[filled] - 1] = (lengths - (pieces - 1) * self.room)[filled]
+        sizes += 2
+        last = np.cumsum(sizes) - 1
+        first = last - sizes + 1
+        out = np.empty(int(sizes.sum()), dtype=tokens.dtype)
+        inside = np.ones(len(out), dtype=bool)
+        inside[first] = inside[last] = False
+        out[first], out[last] = self.ends
+        out[inside] = tokens
+        return out, sizes
+
+
+@dataclass
+class Block:
+    """A block's tokens `[total]`, the lengths of its lines, and which of these are blank."""
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    blank: np.ndarray
+    joined: np.ndarray | None
+    ended: bool
+
+
+class SegmentWorker:
+    """Turns segments into arrays, which it appends to files of its own in `folder`."""
+
+    def __init__(self, args: Namespace, masking: MaskingOptions, folder: Path, number: int) -> None:
+        self.args = args
+        self.masking = masking
+        self.folder = folder
+        self.number = number
+        self.tokenizer: Tokenizer = build_tokenizer(args)
+        vocab = self.tokenizer.vocab
+        self.masker = Masker(
+            masking,
+            vocab_size=len(vocab),
+            special_ids=vocab.special_ids,
+            mask_id=vocab.mask_id,
+            continues=self.tokenizer.continues(),
+        )
+        self.joiner = None
+        if args.word_segmenter == "jieba":
+            from uer.data.segmenter import WordJoiner
+
+            self.joiner = WordJoiner(vocab)
+
+    def __call__(self, segment: Segment) -> Result:
+        """Write one segment's arrays and tell where they are. A temporary segment's file is removed."""
+        vocab, seq_length = self.tokenizer.vocab, self.args.seq_length
+        cut = Cutter(seq_length, vocab.cls_id, vocab.sep_id)
+        cut_flags = Cutter(seq_length, 0, 0)
+        result = Result(segment.number, segment.source, segment.progress)
+        with _Writer(self.folder, self.number, result) as writer:
+            for index, block in enumerate(self._blocks(segment, result)):
+                units, unit_open = block.lengths, not block.ended
+                if self.args.full_sentences:
+                    units = np.bincount(np.cumsum(block.blank), weights=units).astype(np.int64)
+                    unit_open = True
+                tokens, sizes = cut(block.tokens, units, unit_open)
+                flags = None if block.joined is None else cut_flags(block.joined, units, unit_open)[0]
+                self._write(writer, (segment.number, index), tokens, sizes, flags)
+            nothing = np.zeros(1, dtype=np.int64)
+            tokens, sizes = cut(np.zeros(0, dtype=self.tokenizer.dtype), nothing, False)
+            flags = None if self.joiner is None else cut_flags(np.zeros(0, dtype=np.uint8), nothing, False)[0]
+            self._write(writer, (segment.number, -1), tokens, sizes, flags)
+        if segment.temporary:
+            segment.path.unlink()
+        return result
+
+    def _blocks(self, segment: Segment, result: Result) -> Iterator[Block]:
+        goes_on = last_was_blank = False
+        for index, (text, ended) in enumerate(read_blocks(segment)):
+            lines = text.split("\n")
+            if ended and lines[-1] == "":
+                lines.pop()
+            tokens, lengths = self.tokenizer.encode_lines(lines)
+            blank = np.fromiter((not line or line.isspace() for line in lines), dtype=bool, count=len(lines))
+            blank[0] &= not goes_on  # what is left of a long line is no line of its own
+            blank[-1] &= ended
+            after_blank = np.concatenate([[last_was_blank], blank[:-1]])
+            result.document_starts += int((after_blank & ~blank).sum())
+            if index == 0:
+                result.begins_with_text = not blank[0]
+            result.lines += int((~blank).sum()) - goes_on
+            result.empty_lines += int(((lengths == 0) & ~blank).sum())
+            result.unknown += int((tokens == self.tokenizer.vocab.unk_id).sum())
+            result.words += len(tokens)
+            goes_on, last_was_blank = not ended, bool(blank[-1])
+            joined = self.joiner(tokens, lengths) if self.joiner else None
+            yield Block(tokens, lengths, blank, joined, ended)
+        result.ends_with_blank = last_was_blank
+
+    def _write(
+        self,
+        writer: _Writer,
+        key: tuple[int, int],
+        tokens: np.ndarray,
+        sizes: np.ndarray,
+        joined: np.ndarray | None,
+    ) -> None:
+        if not len(sizes):
+            return
+        writer.result.instances += len(sizes)
+        writer.result.tokens += len(tokens)
+        writer.add("tokens", tokens)
+        writer.add("lengths", sizes.astype("<i4"))
+        if joined is not None:
+            writer.add("joined", joined)
+        if not self.args.dynamic_masking:
+            counts, positions, shown = self._static_masks(key, tokens, sizes, joined)
+            writer.add("mask_lengths", counts.astype("<i4"))
+            writer.add("mask_positions", positions.astype("<u2"))
+            writer.add("mask_tokens", shown.astype(tokens.dtype))
+
+    def _static_masks(
+        self, key: tuple[int, int], tokens: np.ndarray, sizes: np.ndarray, joined: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """dup_factor masks of every instance, an instance's masks side by side.
+
+        Returns their sizes `[instances * dup_factor]`, positions counted from the instance's start, and replacements.
+        """
+        copies = self.args.dup_factor
+        starts = np.cumsum(sizes) - sizes
+        instance_of = np.repeat(np.arange(len(sizes)), sizes)
+        joined_flags = None if joined is None else joined.astype(bool)
+        slots, positions, shown = [], [], []
+        for copy in range(copies):
+            rng = generator(self.args.seed, STATIC, key[0], key[1] + 1, copy)
+            where, replacement = self.masker(tokens, sizes, rng, joined_flags)
+            slots.append(instance_of[where] * copies + copy)
+            positions.append(where - starts[instance_of[where]])
+            shown.append(replacement)
+        slot = np.concatenate(slots)
+        order = np.argsort(slot, kind="stable")
+        counts = np.bincount(slot, minlength=len(sizes) * copies)
+        return counts, np.concatenate(positions)[order], np.concatenate(shown)[order]
+
+
+class _Writer:
+    """Appends a segment's arrays to the worker's files and notes the places in the result."""
+
+    def __init__(self, folder: Path, number: int, result: Result) -> None:
+        self.folder, self.number, self.result = folder, number, result
+        self._files: dict[str, BinaryIO] = {}
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def add(self, name: str, array: np.ndarray) -> None:
+        """Append an array to the file of this name."""
+        if name not in self._files:
+            path = self.folder / f"{name}-{self.number}"
+            self._files[name] = open(path, "ab")  # noqa: SIM115 (closed in __exit__)
+            self.result.parts[name] = (path.name, self._files[name].tell(), 0)
+        path_name, start, size = self.result.parts[name]
+        self._files[name].write(memoryview(np.ascontiguousarray(array)).cast("B") if len(array) else b"")
+        self.result.parts[name] = (path_name, start, size + array.nbytes)
