@@ -1,0 +1,152 @@
+"""Names and conventions of Hugging Face's BERT (and RoBERTa) against ours.
+
+    gamma_ours = gamma_hf * sqrt(n / (n - 1))      the unbiased std of UER's LayerNorm against the biased one there
+    segment table: ours has a row 0 for padding, theirs has none
+    position table of RoBERTa: its first padding_idx + 1 rows are never used by real tokens; ours starts behind them
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+import torch
+
+LAYER_PARTS = {
+    "attention.self.query": "self_attn.linear_layers.0",
+    "attention.self.key": "self_attn.linear_layers.1",
+    "attention.self.value": "self_attn.linear_layers.2",
+    "attention.output.dense": "self_attn.final_linear",
+    "attention.output.LayerNorm": "layer_norm_1",
+    "intermediate.dense": "feed_forward.linear_1",
+    "output.dense": "feed_forward.linear_2",
+    "output.LayerNorm": "layer_norm_2",
+}
+MODULES = {
+    "embeddings.word_embeddings": "embedding.word_embedding",
+    "embeddings.position_embeddings": "embedding.position_embedding",
+    "embeddings.token_type_embeddings": "embedding.segment_embedding",
+    "embeddings.LayerNorm": "embedding.layer_norm",
+    "cls.predictions.transform.dense": "target.mlm_linear_1",
+    "cls.predictions.transform.LayerNorm": "target.layer_norm",
+    "cls.predictions.decoder": "target.mlm_linear_2",
+    "pooler.dense": "target.nsp_linear_1",
+    "cls.seq_relationship": "target.nsp_linear_2",
+}
+LAYER_PARTS_BACK = {ours: theirs for theirs, ours in LAYER_PARTS.items()}
+MODULES_BACK = {ours: theirs for theirs, ours in MODULES.items()}
+ATTRIBUTES_BACK = {"gamma": "weight", "beta": "bias"}
+ROBERTA_HEAD = {
+    "lm_head.dense": "cls.predictions.transform.dense",
+    "lm_head.layer_norm": "cls.predictions.transform.LayerNorm",
+    "lm_head.decoder": "cls.predictions.decoder",
+}
+VOCABULARY_BIASES = ("cls.predictions.bias", "lm_head.bias")
+BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
+TASK_HEADS = ("classifier.", "qa_outputs.")
+PREFIXES = ("bert.", "roberta.")
+LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
+OUR_LAYER = re.compile(r"encoder\.transformer\.(\d+)\.(.+)")
+BARE_MODULES = ("cls.", "lm_head.", *TASK_HEADS)
+
+
+def is_huggingface(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether the names look like those of a Hugging Face encoder."""
+    names = [_bare(name) for name in tensors]
+    return any(name.startswith(("embeddings.", "encoder.layer.")) for name in names)
+
+
+def _bare(name: str) -> str:
+    return next((name[len(prefix):] for prefix in PREFIXES if name.startswith(prefix)), name)
+
+
+def _internal(module: str) -> str | None:
+    """Our name of one of their modules; None if it is none of BERT's."""
+    found = LAYER.fullmatch(module)
+    if found:
+        part = LAYER_PARTS.get(found.group(2))
+        return part and f"encoder.transformer.{found.group(1)}.{part}"
+    return MODULES.get(ROBERTA_HEAD.get(module, module))
+
+
+def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
+                ) -> tuple[dict[str, torch.Tensor], list[str], list[str]]:
+    """Their tensors under our names, LayerNorms and tables put into our conventions.
+
+    Args:
+        tensors: with or without `bert.`; LayerNorms as gamma/beta or weight/bias.
+        skip_positions: rows of the position table that no real token uses (RoBERTa).
+    Returns:
+        the tensors; the names of task heads that were left out; names that belong to no BERT.
+    """
+    out: dict[str, torch.Tensor] = {}
+    left_out, strangers = [], []
+    for name, tensor in tensors.items():
+        bare = _bare(name)
+        if bare in BUFFERS:
+            continue
+        if bare.startswith(TASK_HEADS):
+            left_out.append(name)
+            continue
+        if bare in VOCABULARY_BIASES:
+            bare = "cls.predictions.decoder.bias"
+        module, _, attribute = bare.rpartition(".")
+        internal = _internal(module)
+        if internal is None:
+            strangers.append(name)
+        else:
+            internal, tensor = _converted(internal, attribute, tensor, skip_positions)
+            out.setdefault(internal, tensor)
+    return out, left_out, strangers
+
+
+def _converted(module: str, attribute: str, tensor: torch.Tensor, skip: int) -> tuple[str, torch.Tensor]:
+    if "layer_norm" in module:
+        if attribute in ("weight", "gamma"):
+            return f"{module}.gamma", tensor * gamma_factor(tensor.numel())
+        return f"{module}.{attribute.replace('bias', 'beta')}", tensor
+    if module == "embedding.segment_embedding" and tensor.dim() == 2:
+        return f"{module}.{attribute}", segment_table(tensor)
+    if module == "embedding.position_embedding":
+        return f"{module}.{attribute}", tensor[skip:]
+    return f"{module}.{attribute}", tensor
+
+
+def gamma_factor(size: int) -> float:
+    """gamma_ours / gamma_hf over `size` dimensions."""
+    return math.sqrt(size / (size - 1)) if size > 1 else 1.0
+
+
+def segment_table(types: torch.Tensor) -> torch.Tensor:
+    """[types, hidden] -> [at least 3, hidden]: a row 0 of zeros for padding; a single type serves both sentences."""
+    padding = torch.zeros_like(types[:1])
+    return torch.cat([padding, types] if len(types) > 1 else [padding, types, types])
+
+
+def their_name(name: str) -> str:
+    """A published name -> that in `BertForMaskedLM` (unknown names stay)."""
+    module, _, attribute = name.rpartition(".")
+    layer = OUR_LAYER.fullmatch(module)
+    if layer and layer.group(2) in LAYER_PARTS_BACK:
+        return f"bert.encoder.layer.{layer.group(1)}.{LAYER_PARTS_BACK[layer.group(2)]}." \
+               f"{ATTRIBUTES_BACK.get(attribute, attribute)}"
+    theirs = MODULES_BACK.get(module)
+    if theirs is None:
+        return name
+    if (theirs, attribute) == ("cls.predictions.decoder", "bias"):
+        return "cls.predictions.bias"
+    prefix = "" if theirs.startswith(BARE_MODULES) else "bert."
+    return f"{prefix}{theirs}.{ATTRIBUTES_BACK.get(attribute, attribute)}"
+
+
+def to_huggingface(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Our tensors under the names of `BertForMaskedLM`, in its conventions."""
+    out = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".gamma"):
+            tensor = tensor / gamma_factor(tensor.numel())
+        elif name == "embedding.segment_embedding.weight":
+            tensor = tensor[1:]
+        out[their_name(name)] = tensor
+    return out

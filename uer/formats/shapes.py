@@ -1,0 +1,93 @@
+"""The tensors that a BERT must have: sizes read off a state dict, and what is missing, unexpected or misshapen in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+
+from uer.config import ModelConfig
+from uer.formats.storage import shortened
+from uer.models.bert import Bert
+from uer.models.sizes import BertSizes
+
+HEAD_SIZE = 64  # of every BERT that Google published
+LAYER = re.compile(r"encoder\.transformer\.(\d+)\.")
+WORDS, POSITIONS, SEGMENTS = (f"embedding.{kind}_embedding.weight" for kind in ("word", "position", "segment"))
+DECODER = "target.mlm_linear_2.weight"
+NSP_HEAD = ("target.nsp_linear_1.weight", "target.nsp_linear_1.bias",
+            "target.nsp_linear_2.weight", "target.nsp_linear_2.bias")
+
+
+def expected_shapes(sizes: BertSizes, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Published name -> shape of every tensor of a plain BERT."""
+    with torch.device("meta"):
+        model = Bert(sizes, replace(config, tie_weights=False))
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def sizes_of(config: ModelConfig, *, vocab: int, positions: int, segments: int) -> BertSizes:
+    """The sizes of a uniform BERT."""
+    return BertSizes.uniform(vocab=vocab, hidden=config.hidden_size, layers=config.layers_num, heads=config.heads_num,
+                             feedforward=config.feedforward_size, positions=positions, segments=segments)
+
+
+def table_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Rows of the three embedding tables, as arguments for `sizes_of`."""
+    return {"vocab": len(tensors[WORDS]), "positions": len(tensors[POSITIONS]), "segments": len(tensors[SEGMENTS])}
+
+
+def measured(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """hidden_size, layers_num and feedforward_size as the tensors have them (those that can be told)."""
+    sizes = {}
+    if WORDS in tensors and tensors[WORDS].dim() == 2:
+        sizes["hidden_size"] = tensors[WORDS].shape[1]
+    layers = {int(found.group(1)) for found in map(LAYER.match, tensors) if found}
+    if layers:
+        sizes["layers_num"] = max(layers) + 1
+    inner = tensors.get("encoder.transformer.0.feed_forward.linear_1.weight")
+    if inner is not None and inner.dim() == 2:
+        sizes["feedforward_size"] = inner.shape[0]
+    return sizes
+
+
+def disagreements(config: ModelConfig, tensors: Mapping[str, torch.Tensor], vocab_size: int | None) -> list[str]:
+    """Where the sizes of the tensors differ from the config's or the vocabulary's."""
+    problems = [f"{key} is {value} in the file, {getattr(config, key)} in the config"
+                for key, value in measured(tensors).items() if value != getattr(config, key)]
+    if POSITIONS in tensors and len(tensors[POSITIONS]) < config.max_seq_length:
+        problems.append(f"the file has {len(tensors[POSITIONS])} positions, the config's max_seq_length is "
+                        f"{config.max_seq_length}")
+    rows = len(tensors[WORDS]) if WORDS in tensors else None
+    if rows is not None and vocab_size is not None and not fits_vocabulary(rows, vocab_size):
+        problems.append(f"the file has {rows} word embeddings, the vocabulary {vocab_size} tokens")
+    return problems
+
+
+def fits_vocabulary(rows: int, vocab_size: int) -> bool:
+    """Whether a table of `rows` serves `vocab_size` tokens: as many, or rounded up for the hardware's sake."""
+    return any(rows == -(-vocab_size // multiple) * multiple for multiple in (1, 8, 64, 128))
+
+
+def tensor_problems(tensors: Mapping[str, torch.Tensor], config: ModelConfig,
+                    spelled: Callable[[str], str] = str) -> list[str]:
+    """Every missing, unexpected or misshapen tensor of a BERT of this config, in words; empty if all is well.
+
+    `spelled` turns a published name into what the user's file calls it.
+    """
+    absent = [spelled(name) for name in (WORDS, POSITIONS, SEGMENTS)
+              if name not in tensors or tensors[name].dim() != 2]
+    if absent:
+        return [f"missing: {shortened(absent)}"]
+    shapes = expected_shapes(sizes_of(config, **table_sizes(tensors)), config)
+    missing = [spelled(name) for name in shapes if name not in tensors]
+    unexpected = [spelled(name) for name in tensors if name not in shapes]
+    misshapen = [f"{spelled(name)} is {list(tensors[name].shape)} instead of {list(shape)}" for name, shape in shapes.items()
+                 if name in tensors and tuple(tensors[name].shape) != shape]
+    problems = []
+    for what, names in (("missing", missing), ("unexpected", unexpected), ("of the wrong shape", misshapen)):
+        if names:
+            problems.append(f"{what}: {shortened(names, most=1000)}")
+    return problems

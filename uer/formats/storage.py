@@ -1,0 +1,193 @@
+"""Reading and writing files of tensors: nothing that can run code is loaded, nothing half written is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from uer.errors import UserError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+UNSUPPORTED_GLOBAL = re.compile(r"(?:GLOBAL|global:?) `?([\w.]+)")
+
+
+def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file or of a torch.save'd state dict, by name, on the CPU.
+
+    A leading `module.` (left by DistributedDataParallel) is taken off; a state dict that sits inside another dict under
+    `state_dict` or `model` is found.
+
+    Raises:
+        UserError: no such file, damaged, not a state dict, or a pickle that wants to run code (the code is not run).
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = "a folder, a file is needed here" if path.is_dir() else "no such file"
+        raise UserError(f"{what} {path}: {kind}")
+    try:
+        data = load_file(path) if path.suffix == ".safetensors" else _torch_load(path, what)
+    except SafetensorError as error:
+        raise UserError(f"{what} {path}: damaged, truncated or no safetensors file ({error})") from None
+    except OSError as error:
+        raise UserError(f"{what} {path}: cannot be read ({error.strerror or error})") from None
+    return _state_dict(data, f"{what} {path}")
+
+
+def _torch_load(path: Path, what: str) -> Any:
+    if path.stat().st_size == 0:
+        raise UserError(f"{what} {path}: the file is empty")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = UNSUPPORTED_GLOBAL.search(str(error))
+        if found:
+            raise UserError(f"{what} {path}: holds pickled code ({found.group(1)}), which is not run; only plain state "
+                            f"dicts and safetensors files are loaded") from None
+        raise UserError(f"{what} {path}: damaged, or no file of tensors") from None
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, AssertionError,
+            UnicodeDecodeError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise UserError(f"{what} {path}: damaged, truncated or no file of tensors ({reason})") from None
+
+
+def _state_dict(data: Any, where: str) -> dict[str, torch.Tensor]:
+    if isinstance(data, Mapping):
+        inner = next((data[key] for key in WRAPPERS if isinstance(data.get(key), Mapping)), None)
+        if inner is not None and not any(isinstance(value, torch.Tensor) for value in data.values()):
+            data = inner
+    if not isinstance(data, Mapping):
+        raise UserError(f"{where}: holds a {type(data).__name__}; a state dict (tensors by name) is needed")
+    strangers = [str(name) for name, value in data.items()
+                 if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
+    if strangers or not data:
+        raise UserError(f"{where}: not a state dict; " +
+                        (f"these entries are no tensors: {shortened(strangers)}" if data else "it holds nothing"))
+    tensors = {name.removeprefix("module."): value for name, value in data.items()}
+    bad = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        raise UserError(f"{where}: not-a-number or infinite values in {shortened(bad)}; the file is damaged")
+    return tensors
+
+
+def shortened(names: list[str], most: int = 20) -> str:
+    """A comma-separated list, cut after `most` names."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+class PendingFiles:
+    """Files and folders that are written under temporary names beside their targets and appear together, or not at all.
+
+        with PendingFiles() as pending:
+            save(pending.add(target))     # anything raised here leaves no trace
+            pending.publish()
+    """
+
+    def __init__(self) -> None:
+        self._pairs: list[tuple[Path, Path]] = []
+
+    def __enter__(self) -> PendingFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for temporary, _target in self._pairs:
+            if temporary.is_dir():
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
+
+    def add(self, target: str | Path) -> Path:
+        """The temporary name to write `target` under (the ending stays); its folder is made.
+
+        Raises:
+            UserError: the folder cannot be made or written.
+        """
+        target = Path(target)
+        parent = target.absolute().parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"output {target}: the folder {parent} cannot be made ({error.strerror})") from None
+        if not os.access(parent, os.W_OK):
+            raise UserError(f"output {target}: the folder {parent} cannot be written")
+        temporary = parent / f".{target.stem}.{os.getpid()}.tmp{target.suffix}"
+        self._pairs.append((temporary, target))
+        return temporary
+
+    def publish(self) -> None:
+        """Flush everything to disk and give it its names."""
+        for temporary, _ in self._pairs:
+            for file in (sorted(temporary.rglob("*")) if temporary.is_dir() else [temporary]):
+                sync(file)
+        for temporary, target in self._pairs:
+            _replace(temporary, target)
+        for parent in {target.absolute().parent for _, target in self._pairs}:
+            sync(parent)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    try:
+        if temporary.is_dir() and target.is_dir():
+            for file in sorted(temporary.iterdir()):
+                os.replace(file, target / file.name)
+        else:
+            os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"output {target}: cannot be written ({error.strerror})") from None
+
+
+def sync(path: Path) -> None:
+    """fsync a file or folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_via(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Write one file whole or not at all: `write` gets a temporary name beside it."""
+    with PendingFiles() as pending:
+        write(pending.add(path))
+        pending.publish()
+
+
+def contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors as files want them: on the CPU, contiguous, none sharing memory with another."""
+    out, seen = {}, set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().to("cpu").contiguous()
+        if tensor.data_ptr() in seen or tensor.untyped_storage().nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        seen.add(tensor.data_ptr())
+        out[name] = tensor
+    return out
+
+
+def save_state_dict(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """torch.save, tensors only."""
+    torch.save(contiguous(tensors), path)
+
+
+def save_safetensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """A .safetensors file as transformers expects it."""
+    save_file(contiguous(tensors), path, metadata={"format": "pt"})
+
+
+def write_json(data: Any, path: Path) -> None:
+    """Indented UTF-8 JSON."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,291 @@
+"""Loading a teacher: a UER file of either generation of names, or a Hugging Face folder or file.
+
+A wrong or partial file never loads silently: every missing, unexpected or misshapen tensor is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uer.config import ModelConfig, config_from_dict, load_config, read_json
+from uer.errors import UserError
+from uer.formats import shapes
+from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
+from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
+from uer.formats.storage import read_tensors, shortened
+from uer.formats.uer_names import is_uer, to_published
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+VOCABULARIES = ("vocab.txt", "vocab.json")
+HEAD_NOISE = 0.01
+
+
+@dataclass
+class LoadedModel:
+    """A BERT from a file.
+
+    Attributes:
+        config: its sizes and conventions.
+        weights: published names -> tensors, all of them and no others; float32 (float64 if stored so).
+        notes: what a user should know: what was made up, what was left out, what differs.
+        extras: pooler and next-sentence head, where the file has them, as `target.nsp_linear_{1,2}.*`.
+        vocab_path: a vocabulary beside the model.
+        lower_case: whether that vocabulary is meant for lower-cased text; None if nothing tells.
+        source: `uer` or `huggingface`.
+        facts: the JSON that a training run wrote beside its checkpoint, if this is one.
+    """
+
+    config: ModelConfig
+    weights: dict[str, torch.Tensor]
+    notes: list[str] = field(default_factory=list)
+    extras: dict[str, torch.Tensor] = field(default_factory=dict)
+    vocab_path: Path | None = None
+    lower_case: bool | None = None
+    source: str = "uer"
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int | None,
+               allow_missing_head: bool = False, seed: int = 0) -> LoadedModel:
+    """Load a BERT, whatever its format.
+
+    Args:
+        path: UER file; Hugging Face folder; or a .safetensors or .bin file of one.
+        config: what the model must be; None: taken from the JSON beside the file, or from the shapes.
+        vocab_size: tokens of the vocabulary it is to be used with; None: not checked.
+        allow_missing_head: make an MLM head where the file has none.
+        seed: of the noise in such a head.
+    Raises:
+        UserError: anything wrong with the file, all of it in one message.
+    """
+    path = Path(path)
+    where = f"model {path}"
+    raw = _read(path)
+    if is_uer(raw):
+        model = _from_uer(raw, path, config)
+    elif is_huggingface(raw):
+        model = _from_huggingface(raw, path, config)
+    else:
+        raise UserError(f"{where}: neither UER's nor Hugging Face's BERT; its tensors are called "
+                        f"{shortened(list(raw), most=5)}")
+    _take_extras(model)
+    model.weights = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+                     for name, tensor in model.weights.items()}
+    problems = shapes.disagreements(model.config, model.weights, vocab_size)
+    if not problems:
+        _complete_head(model, allow_missing_head, seed)
+        spelled = their_name if model.source == "huggingface" else str
+        problems = shapes.tensor_problems(model.weights, model.config, spelled)
+    if problems:
+        raise UserError(f"{where}: " + "; ".join(problems) + _hint(model.weights))
+    if vocab_size is not None and len(model.weights[shapes.WORDS]) > vocab_size:
+        model.notes.append(f"{len(model.weights[shapes.WORDS]) - vocab_size} word embeddings belong to no token")
+    return model
+
+
+def _hint(weights: Mapping[str, torch.Tensor]) -> str:
+    headless = not any(name.startswith("target.") for name in weights)
+    return ". It has no MLM head; --allow_missing_head makes one" if headless else ""
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_dir():
+        return read_tensors(path)
+    folder = model_folder(path)
+    for name in WEIGHT_FILES:
+        if (folder / name).exists():
+            return read_tensors(folder / name)
+        if (folder / f"{name}.index.json").exists():
+            return _read_shards(folder / f"{name}.index.json")
+    raise UserError(f"model {path}: the folder holds neither {' nor '.join(WEIGHT_FILES)}")
+
+
+def model_folder(path: Path) -> Path:
+    """The folder itself, or the one inside it that a sentence-transformers folder names as its encoder."""
+    modules = path / "modules.json"
+    if not (path / "config.json").exists() and modules.exists():
+        try:
+            return path / json.loads(modules.read_text(encoding="utf-8"))[0]["path"]
+        except (ValueError, LookupError, TypeError):
+            return path
+    return path
+
+
+def _read_shards(index: Path) -> dict[str, torch.Tensor]:
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
+        raise UserError(f"model {index}: not an index of shards (no weight_map)")
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted(set(files.values())):
+        tensors.update(read_tensors(index.parent / Path(file).name))
+    return tensors
+
+
+def _json_beside(path: Path) -> Path | None:
+    """The config of a model file: `<file>.json`, `<file without .bin>_config.json`, or config.json in its folder."""
+    if path.is_dir():
+        candidates = [model_folder(path) / "config.json"]
+    else:
+        candidates = [Path(f"{path}.json"), config_path_for(path), path.with_name("config.json")]
+    return next((candidate for candidate in candidates if candidate.is_file()), None)
+
+
+def config_path_for(path: str | Path) -> Path:
+    """Where the config of a UER file goes: beside it, `<name without .bin>_config.json`."""
+    path = Path(path)
+    stem = path.stem if path.suffix in (".bin", ".pt", ".pth") else path.name
+    return path.with_name(f"{stem}_config.json")
+
+
+def _vocabulary_beside(path: Path) -> tuple[Path | None, bool | None]:
+    folder = model_folder(path) if path.is_dir() else path.parent
+    vocab = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
+    tokenizer = folder / "tokenizer_config.json"
+    stated = read_json(tokenizer).get("do_lower_case") if tokenizer.is_file() else None
+    if isinstance(stated, bool):
+        return vocab, stated
+    return vocab, None if vocab is None or vocab.suffix != ".txt" else not is_cased(vocab)
+
+
+def is_cased(vocab: Path) -> bool:
+    """Whether a vocabulary has tokens with capital letters, [CLS] and its like apart."""
+    lines = vocab.read_text(encoding="utf-8", errors="replace").splitlines()
+    tokens = [line for line in lines if not (line.startswith("[") and line.endswith("]"))]
+    return sum(token != token.lower() for token in tokens) > len(tokens) // 100
+
+
+# -- UER ---------------------------------------------------------------------------------------------------------------
+
+
+def _from_uer(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | None) -> LoadedModel:
+    tensors = to_published(raw)
+    compactors = [name for name in tensors if "compactor" in name]
+    if compactors:
+        raise UserError(f"model {path}: a checkpoint with compactors ({len(compactors)} of them), not a finished model; "
+                        f"convert.py merges them")
+    notes: list[str] = []
+    beside = _json_beside(path)
+    facts = read_json(beside) if beside is not None and beside == Path(f"{path}.json") else {}
+    own = _uer_config(beside)
+    if config is None:
+        config = own or _guessed_config(tensors, path, notes)
+    elif own is not None:
+        _compare_heads(config, own, path, beside)
+        if (own.layernorm, own.layernorm_eps) != (config.layernorm, config.layernorm_eps):
+            notes.append(f"LayerNorm as the given config says ({config.layernorm}, eps {config.layernorm_eps:g}), "
+                         f"not as {beside} ({own.layernorm}, eps {own.layernorm_eps:g})")
+    return LoadedModel(config, tensors, notes, facts=facts)
+
+
+def _uer_config(path: Path | None) -> ModelConfig | None:
+    if path is None:
+        return None
+    data = read_json(path)
+    if "teacher" in data:
+        return config_from_dict(data["teacher"], f"config {path}")
+    return load_config(path) if "layers_num" in data else None
+
+
+def _compare_heads(config: ModelConfig, own: ModelConfig, path: Path, beside: Path | None) -> None:
+    problems = [f"{key} is {getattr(own, key)} there, {getattr(config, key)} in the given config"
+                for key in ("heads_num", "hidden_act") if getattr(own, key) != getattr(config, key)]
+    if problems:
+        raise UserError(f"model {path}: contradicts {beside}: " + "; ".join(problems))
+
+
+def _guessed_config(tensors: Mapping[str, torch.Tensor], path: Path, notes: list[str],
+                    style: str = "uer") -> ModelConfig:
+    sizes = shapes.measured(tensors)
+    if len(sizes) < 3:
+        raise UserError(f"model {path}: not a whole BERT: there is no {shapes.WORDS} or no encoder layer in it")
+    hidden = sizes["hidden_size"]
+    if hidden % shapes.HEAD_SIZE:
+        raise UserError(f"model {path}: no config beside it, and hidden_size {hidden} is no multiple of "
+                        f"{shapes.HEAD_SIZE}, so the number of heads cannot be told; give --config_path")
+    heads = hidden // shapes.HEAD_SIZE
+    notes.append(f"no config beside the file: {heads} heads of {shapes.HEAD_SIZE} are assumed (hidden_size {hidden})")
+    positions = len(tensors[shapes.POSITIONS]) if shapes.POSITIONS in tensors else 512
+    return config_from_dict({**sizes, "heads_num": heads, "max_seq_length": positions, "layernorm": style},
+                            f"model {path}")
+
+
+# -- Hugging Face ------------------------------------------------------------------------------------------------------
+
+
+def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | None) -> LoadedModel:
+    beside = _json_beside(path)
+    theirs = parse_config(read_json(beside), f"config {beside}") if beside else _bare_config(raw, path)
+    raw = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+           for name, tensor in raw.items()}
+    tensors, left_out, strangers = to_internal(raw, theirs.skip_positions)
+    if strangers:
+        raise UserError(f"model {path}: these tensors belong to no BERT: {shortened(strangers, most=1000)}")
+    notes = [f"not taken over, task heads: {shortened(left_out)}"] if left_out else []
+    if beside is None:
+        own = _guessed_config(tensors, path, notes, "huggingface") if config is None else config
+        theirs = replace(theirs, config=replace(own, layernorm="huggingface", layernorm_eps=1e-12))
+    own = theirs.config
+    if config is None:
+        config = own
+    else:
+        if beside is not None:
+            _compare_heads(config, own, path, beside)
+        if (config.layernorm, config.layernorm_eps) != (own.layernorm, own.layernorm_eps):
+            notes.append(f"LayerNorm as Hugging Face computes it (eps {own.layernorm_eps:g})")
+        config = replace(config, layernorm=own.layernorm, layernorm_eps=own.layernorm_eps)
+    if theirs.tied and shapes.WORDS in tensors and "target.mlm_linear_1.weight" in tensors:
+        tensors.setdefault(shapes.DECODER, tensors[shapes.WORDS].clone())
+    vocab, lower_case = _vocabulary_beside(path)
+    return LoadedModel(config, tensors, notes, vocab_path=vocab, lower_case=lower_case, source="huggingface")
+
+
+def _bare_config(raw: Mapping[str, torch.Tensor], path: Path) -> HuggingFaceConfig:
+    """For a file without config.json: only the tying is taken from this, sizes come from the tensors."""
+    if any(name.startswith(("roberta.", "lm_head.")) for name in raw):
+        raise UserError(f"model {path}: a RoBERTa without config.json; put it beside the file")
+    placeholder = ModelConfig(hidden_size=1, layers_num=1, heads_num=1, feedforward_size=1)
+    return HuggingFaceConfig(placeholder, 0, True, None)
+
+
+# -- the MLM head ------------------------------------------------------------------------------------------------------
+
+
+def _take_extras(model: LoadedModel) -> None:
+    for name in shapes.NSP_HEAD:
+        if name in model.weights:
+            model.extras[name] = model.weights.pop(name)
+    if model.extras:
+        model.notes.append("pooler or next-sentence head present, not used in training")
+
+
+def _complete_head(model: LoadedModel, allowed: bool, seed: int) -> None:
+    """A tied decoder is made a tensor of its own; an absent head is made if that is allowed."""
+    weights, config = model.weights, model.config
+    if config.tie_weights and shapes.WORDS in weights:
+        weights.setdefault(shapes.DECODER, weights[shapes.WORDS].clone())
+    if not allowed or shapes.WORDS not in weights or any(
+            name.startswith("target.") and name != shapes.DECODER for name in weights):
+        return
+    words = weights[shapes.WORDS]
+    vocab, hidden = words.shape
+    noise = torch.empty(hidden, hidden).normal_(0, HEAD_NOISE, generator=torch.Generator().manual_seed(seed))
+    weights.update({
+        "target.mlm_linear_1.weight": (torch.eye(hidden) + noise).to(words.dtype),
+        "target.mlm_linear_1.bias": torch.zeros(hidden, dtype=words.dtype),
+        "target.layer_norm.gamma": torch.ones(hidden, dtype=words.dtype),
+        "target.layer_norm.beta": torch.zeros(hidden, dtype=words.dtype),
+        shapes.DECODER: words.clone(),
+        "target.mlm_linear_2.bias": torch.zeros(vocab, dtype=words.dtype),
+    })
+    model.notes.append(f"MLM head made, as the file has none: decoder = word embeddings, its bias 0; transform = identity "
+                       f"+ noise of {HEAD_NOISE} (seed {seed}), bias 0; LayerNorm gamma 1, beta 0. Adapt it by a plain "
+                       f"MLM run before use")
