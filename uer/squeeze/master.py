@@ -56,6 +56,7 @@ class Master:
             if name not in self.parameters:
                 self.parameters[name] = nn.Parameter(torch.eye(size, dtype=like.dtype, device=like.device))
         self._composed: list[torch.Tensor] = []
+        self._targets: list[nn.Parameter] = []
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -224,6 +225,7 @@ class Master:
         """Drop a group's masked dimensions for good, from the compactors, the LayerNorms and the optimizer's state."""
         if group.squeezed:
             return
+        self._composed, self._targets = [], []  # a living graph would go on expecting gradients of the old shapes
         index = group.kept_index()
         group.squeezed = True
         for tensor in masked_compactors(self.config.layers_num):
