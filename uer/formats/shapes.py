@@ -1,4 +1,4 @@
-"""The tensors that a BERT must have: sizes read off a state dict, and what is missing, unexpected or misshapen in it."""
+"""The tensors that a BERT must have: sizes read off a state dict; what is missing, unexpected or misshapen in it."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def tensor_problems(tensors: Mapping[str, torch.Tensor], config: ModelConfig,
     shapes = expected_shapes(sizes_of(config, **table_sizes(tensors)), config)
     missing = [spelled(name) for name in shapes if name not in tensors]
     unexpected = [spelled(name) for name in tensors if name not in shapes]
-    misshapen = [f"{spelled(name)} is {list(tensors[name].shape)} instead of {list(shape)}" for name, shape in shapes.items()
-                 if name in tensors and tuple(tensors[name].shape) != shape]
+    misshapen = [f"{spelled(name)} is {list(tensors[name].shape)} instead of {list(shape)}"
+                 for name, shape in shapes.items() if name in tensors and tuple(tensors[name].shape) != shape]
     problems = []
     for what, names in (("missing", missing), ("unexpected", unexpected), ("of the wrong shape", misshapen)):
         if names:

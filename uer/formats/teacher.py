@@ -170,7 +170,7 @@ def _from_uer(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | No
     tensors = to_published(raw)
     compactors = [name for name in tensors if "compactor" in name]
     if compactors:
-        raise UserError(f"model {path}: a checkpoint with compactors ({len(compactors)} of them), not a finished model; "
+        raise UserError(f"model {path}: a checkpoint with {len(compactors)} compactors, not a finished model; "
                         f"convert.py merges them")
     notes: list[str] = []
     beside = _json_beside(path)
@@ -286,6 +286,6 @@ def _complete_head(model: LoadedModel, allowed: bool, seed: int) -> None:
         shapes.DECODER: words.clone(),
         "target.mlm_linear_2.bias": torch.zeros(vocab, dtype=words.dtype),
     })
-    model.notes.append(f"MLM head made, as the file has none: decoder = word embeddings, its bias 0; transform = identity "
-                       f"+ noise of {HEAD_NOISE} (seed {seed}), bias 0; LayerNorm gamma 1, beta 0. Adapt it by a plain "
-                       f"MLM run before use")
+    model.notes.append(f"MLM head made, as the file has none: decoder = word embeddings, its bias 0; transform = "
+                       f"identity + noise of {HEAD_NOISE} (seed {seed}), bias 0; LayerNorm gamma 1, beta 0. Adapt it "
+                       f"by a plain MLM run before use")

@@ -1,0 +1,312 @@
+"""From a stage-1 checkpoint to a student that stands alone.
+
+    W_student = R[keep_out, :] W C[:, keep_in]      b_student = R[keep_out, :] b      q · √(new / old head size)
+
+The composition is the master's own, so merged = trained; `merge` says how far that holds, against the compactors
+applied to activations one by one.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from uer.config import ModelConfig
+from uer.errors import UserError
+from uer.formats import shapes
+from uer.models.bert import Bert
+from uer.squeeze.groups import MaskGroup, build_groups
+from uer.squeeze.master import Master
+from uer.squeeze.sandwich import Sandwich
+from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes, layer_norms, masked_compactors
+
+TOLERANCE = 1e-4  # of the largest logit (at least 1): merged against sparse, in float32
+DECAYED = 1e-3  # dropped entries above this still take part in what the checkpoint computes
+FOLLOWERS_OF_HIDDEN = ("attention.", "mlm")
+
+
+class UnfoldedMaster(Master):
+    """A master whose students do not have the attention scale folded in, as the published conversion writes them."""
+
+    def query_scale(self, attention: MaskGroup) -> float:
+        return 1.0
+
+
+@dataclass
+class MergeReport:
+    """How merged and trained compare on a batch, in float32.
+
+    Attributes:
+        scale: largest magnitude of a logit.
+        sparse_difference: merged against the checkpoint with its dropped entries set to zero; rounding only.
+        trained_difference: merged against the checkpoint as it is.
+        largest_dropped: largest magnitude of a dropped compactor entry, and `largest_dropped_group` where it sits.
+    """
+
+    scale: float
+    sparse_difference: float
+    trained_difference: float
+    largest_dropped: float
+    largest_dropped_group: str
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the merged student is the sparse model, up to rounding."""
+        return self.sparse_difference <= TOLERANCE * max(1.0, self.scale)
+
+    @property
+    def decayed(self) -> bool:
+        """Whether the dropped entries were as good as gone."""
+        return self.largest_dropped < DECAYED and self.trained_difference <= DECAYED * max(1.0, self.scale)
+
+
+@dataclass
+class Merged:
+    """A student: its config, its tensors under published names, and how it was checked."""
+
+    config: ModelConfig
+    weights: dict[str, torch.Tensor]
+    report: MergeReport
+
+
+# -- the checkpoint ----------------------------------------------------------------------------------------------------
+
+
+def squeezed_widths(state: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, int]:
+    """The width of every group that has been squeezed already, as its compactors' shapes tell.
+
+    Raises:
+        UserError: compactors of one group that disagree.
+    """
+    sizes = compactor_sizes(config)
+    widths: dict[str, dict[int, str]] = {}
+    for tensor in masked_compactors(config.layers_num):
+        if tensor.name in state and state[tensor.name].dim() == 2:
+            width = state[tensor.name].shape[tensor.dim]
+            widths.setdefault(tensor.group, {}).setdefault(width, tensor.name)
+    torn = [f"{group} ({', '.join(f'{name}: {width}' for width, name in found.items())})"
+            for group, found in widths.items() if len(found) > 1]
+    if torn:
+        raise UserError("the checkpoint's compactors disagree on the width of group " + "; ".join(torn))
+    teacher = {tensor.group: sizes[tensor.name] for tensor in masked_compactors(config.layers_num)}
+    return {group: width for group, found in widths.items() for width in found if width != teacher[group]}
+
+
+def checkpoint_problems(state: Mapping[str, torch.Tensor], config: ModelConfig) -> list[str]:
+    """Missing, unexpected or misshapen tensors of a checkpoint from a teacher of this config, in words."""
+    squeezed = squeezed_widths(state, config)
+    absent = [name for name in EMBEDDING_TABLES if name not in state or state[name].dim() != 2]
+    if absent:
+        return ["missing: " + ", ".join(absent)]
+    expected = {name: list(shape) for name, shape in
+                shapes.expected_shapes(shapes.sizes_of(config, **shapes.table_sizes(state)), config).items()}
+    for name, group in layer_norms(config.layers_num):
+        for part in ("gamma", "beta"):
+            expected[f"{name}.{part}"] = [squeezed.get(group, config.hidden_size)]
+    for tensor in masked_compactors(config.layers_num):
+        shape = [compactor_sizes(config)[tensor.name]] * 2
+        shape[tensor.dim] = squeezed.get(tensor.group, shape[tensor.dim])
+        expected[tensor.name] = shape
+    problems = [f"missing: {name}" for name in expected if name not in state]
+    problems += [f"unexpected: {name}" for name in state if name not in expected]
+    return problems + [f"{name} is {list(state[name].shape)} instead of {shape}" for name, shape in expected.items()
+                       if name in state and list(state[name].shape) != shape]
+
+
+def master_from_checkpoint(state: Mapping[str, torch.Tensor], config: ModelConfig, groups: dict[str, MaskGroup],
+                           **load: int) -> Master:
+    """The master of a checkpoint before, amid or after a squeeze.
+
+    Args:
+        state: published names -> tensors; not copied, not changed.
+        config: the teacher's.
+        groups: from `build_groups`, with the masks set where they are known; those whose compactors have been narrowed
+            are marked as squeezed here.
+        load: `tokens` and `predicted` of `Master`.
+    Raises:
+        UserError: tensors that are missing, unexpected or misshapen; a squeezed group of another width than its target.
+    """
+    problems = checkpoint_problems(state, config)
+    for name, width in squeezed_widths(state, config).items():
+        group = groups[name]
+        if width != group.target:
+            problems.append(f"group {name} has been squeezed to {width} dimensions, its target is {group.target}")
+        group.squeezed = True
+    if problems:
+        raise UserError("the checkpoint does not fit its config: " + "; ".join(problems))
+    return Master(config, dict(state), groups, **load)
+
+
+# -- masks -------------------------------------------------------------------------------------------------------------
+
+
+def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy: str,
+               masks: Mapping[str, list[int]], where: str) -> tuple[dict[str, MaskGroup], list[str]]:
+    """Groups with their masks, for a checkpoint and what the mask file has for its step.
+
+    The target is what the masks (or the squeezed shapes) leave of `hidden`; every other group must agree with it. A
+    group that the file does not name and that has not been squeezed takes hidden's mask if it has the same dimensions
+    (attention, mlm) and the checkpoint's own scores bear that out.
+
+    Args:
+        masks: from `read_masks`; may be empty if everything has been squeezed.
+        where: names the mask file and step in messages.
+    Returns:
+        the groups, and notes on what was resolved.
+    Raises:
+        UserError: masks that do not make a plain BERT, are absent, or contradict the checkpoint.
+    """
+    squeezed = squeezed_widths(state, config)
+    entries = _by_group(masks, config, where)
+    target = _target(squeezed, entries, config, strategy, where)
+    try:
+        groups = build_groups(config, target, strategy)
+    except UserError as error:
+        raise UserError(f"{where}: leaves {target} of {config.hidden_size} hidden dimensions under strategy {strategy} "
+                        f"({error}); was the run one of the other strategy?") from None
+    notes: list[str] = []
+    problems: list[str] = []
+    for group in groups.values():
+        if group.name in squeezed:
+            if squeezed[group.name] != group.target:
+                problems.append(f"{group.name} has been squeezed to {squeezed[group.name]} dimensions, {group.target} "
+                                f"would fit")
+        elif group.name in entries:
+            group.set_keep(group.keep_from_entry(entries[group.name], where))
+            problems += _misfit(group)
+        elif _follows_hidden(group, groups["hidden"], state):
+            group.set_keep(groups["hidden"].keep.clone())  # type: ignore[union-attr]
+            notes.append(f"{group.name} is not in the mask file; it follows hidden")
+        else:
+            problems.append(f"{group.name} ({group.scored_by}) is not there")
+    if problems:
+        raise UserError(f"{where}: no plain BERT comes of these masks: " + "; ".join(problems) +
+                        _when_complete(problems))
+    return groups, notes
+
+
+def _by_group(masks: Mapping[str, list[int]], config: ModelConfig, where: str) -> dict[str, list[int]]:
+    owners = {tensor.name.removesuffix(".weight"): tensor.group for tensor in masked_compactors(config.layers_num)}
+    entries: dict[str, list[int]] = {}
+    strangers = [name for name in masks if name not in owners]
+    if strangers:
+        raise UserError(f"{where}: names compactors that the checkpoint has not: {', '.join(strangers[:5])}; is it "
+                        f"from a teacher of {config.layers_num} layers?")
+    for name, dropped in masks.items():
+        group = owners[name]
+        if entries.setdefault(group, dropped) != dropped:
+            raise UserError(f"{where}: group {group} has two different masks (one of them for {name})")
+    return entries
+
+
+def _target(squeezed: Mapping[str, int], entries: Mapping[str, list[int]], config: ModelConfig, strategy: str,
+            where: str) -> int:
+    if "hidden" in squeezed:
+        return squeezed["hidden"]
+    if "hidden" not in entries:
+        raise UserError(f"{where}: nothing on group hidden (encoder.transformer.0.self_attn.left_compactor.2), and the "
+                        f"checkpoint has not been squeezed; give the --mask_path and --mask_step that belong to it")
+    unit = config.head_size if strategy == "head" else 1
+    return config.hidden_size - unit * len(entries["hidden"])
+
+
+def _misfit(group: MaskGroup) -> list[str]:
+    assert group.keep is not None
+    problems = []
+    if group.kept != group.target:
+        problems.append(f"{group.name} keeps {group.kept} of {group.size} dimensions, {group.target} would fit")
+    elif group.blocks and not group.whole_blocks:
+        kept = group.keep.view(group.blocks, -1).sum(1)
+        if int(kept.min()) != int(kept.max()):
+            problems.append(f"{group.name} keeps {int(kept.min())} dimensions of one head and {int(kept.max())} of "
+                            f"another")
+    return problems
+
+
+def _when_complete(problems: list[str]) -> str:
+    if any(" keeps " in problem for problem in problems):
+        return ("; before its schedule ends (k = step // w_step is 16, under head at least twice the heads to drop) a "
+                "checkpoint has no plain student: take a later --mask_step and its checkpoint")
+    return ""
+
+
+def _follows_hidden(group: MaskGroup, hidden: MaskGroup, state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a group without a mask of its own has dropped what hidden has: its scores are lowest there."""
+    weight = state.get(f"{group.scored_by}.weight")
+    if not group.name.startswith(FOLLOWERS_OF_HIDDEN) or hidden.keep is None or weight is None:
+        return False
+    if group.size != hidden.size or weight.shape[1] != group.size:
+        return False
+    scores = weight.double().norm(dim=0)
+    return bool(hidden.keep.all()) or bool(scores[~hidden.keep].max() < scores[hidden.keep].min())
+
+
+# -- merging -----------------------------------------------------------------------------------------------------------
+
+
+def probe_batch(vocab: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The batch that conversions are checked on, always the same: src, seg int64 [4, seq], one row with padding."""
+    seq = min(48, positions)
+    src = torch.randint(0, vocab, (4, seq), generator=torch.Generator().manual_seed(20))
+    seg = torch.ones_like(src)
+    seg[1, seq // 2:] = 2
+    seg[2, seq - seq // 4:] = 0
+    return src, seg
+
+
+def student_model(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> Bert:
+    """A plain BERT with these tensors, in evaluation mode.
+
+    Raises:
+        UserError: tensors that are missing, unexpected or misshapen.
+    """
+    with torch.device("meta"):
+        model = Bert(shapes.sizes_of(config, **shapes.table_sizes(weights)), replace(config, tie_weights=False))
+    try:
+        model.load_state_dict(dict(weights), assign=True)
+    except RuntimeError as error:
+        raise UserError(f"the tensors do not make a BERT of this config: {error}") from None
+    return model.eval()
+
+
+@torch.no_grad()
+def merge(master: Master, *, keep_attention_scale: bool = False) -> Merged:
+    """Merge the compactors into a student of uniform size. The master is left as it is.
+
+    Args:
+        master: from `master_from_checkpoint`; every group squeezed or with a mask that leaves its target.
+        keep_attention_scale: do not fold √(new / old head size) into the query: what the published conversion writes,
+            another function than the one that was trained.
+    Returns:
+        the student and a report, which compares it with the trained model; with `keep_attention_scale` with the
+        trained model under the student's attention scale.
+    """
+    state = master.state_dict()
+    kind = UnfoldedMaster if keep_attention_scale else Master
+    squeezed = kind(master.config, state, {name: copy.copy(group) for name, group in master.groups.items()})
+    for group in squeezed.groups.values():
+        squeezed.squeeze(group)
+    weights = {name: tensor.detach().contiguous() for name, tensor in squeezed.compose(multiply_out=True).items()}
+    config = master.config.student(master.groups["hidden"].target, _strategy(master))
+    return Merged(config, weights, _report(master, config, weights, keep_attention_scale))
+
+
+def _strategy(master: Master) -> str:
+    return "head" if master.groups["hidden"].whole_blocks else "dim"
+
+
+def _report(master: Master, config: ModelConfig, weights: Mapping[str, torch.Tensor],
+            student_scale: bool) -> MergeReport:
+    table = weights[EMBEDDING_TABLES[0]]
+    src, seg = probe_batch(len(table), len(weights[EMBEDDING_TABLES[1]]))
+    real = (seg > 0).flatten()
+    merged = student_model(config, weights)(src, seg)[real]
+    sparse = Sandwich(master, zero_dropped=True, student_scale=student_scale).logits(src, seg)[real]
+    trained = Sandwich(master, student_scale=student_scale).logits(src, seg)[real]
+    largest = {name: float(master.largest_dropped(group)) for name, group in master.groups.items()}
+    where = max(largest, key=lambda name: largest[name])
+    return MergeReport(float(sparse.abs().max()), float((merged - sparse).abs().max()),
+                       float((merged - trained).abs().max()), largest[where], where)
