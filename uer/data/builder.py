@@ -17,24 +17,21 @@ from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from uer.data import sources
 from uer.data.container import Record, write_container
+from uer.data.header import Ledger, make_header
 from uer.data.masking import MaskingOptions
 from uer.data.options import masking_options
 from uer.data.pool import run_segments
 from uer.data.progress import Progress
-from uer.data.worker import Result
 from uer.errors import UserError
 from uer.tokenizers import Tokenizer, build_tokenizer
 
-FORMAT, FORMAT_VERSION = "uer-dataset", 1
 DEFAULT_DUP_FACTOR = 5
-UNKNOWN_WARNING = 0.05
-COUNTS = ("lines", "empty_lines", "words", "unknown", "instances", "tokens")
 
 
 def build_dataset(args: Namespace) -> dict[str, Any]:
@@ -51,20 +48,19 @@ def build_dataset(args: Namespace) -> dict[str, Any]:
     _check_output(output, corpus)
     tokenizer = build_tokenizer(args)
     with _termination_as_exception(), _scratch(output) as folder:
-        results: list[Result] = []
+        ledger = Ledger()
         with Progress(sources.total_bytes(corpus)) as progress:
             segments = sources.segments(corpus, args.full_sentences, folder)
-            for result in run_segments(segments, args, masking, folder):
-                results.append(result)
+            for result in run_segments(segments, args, masking, folder, tokenizer):
+                ledger.add(result)
                 progress.advance(result.progress)
-        results.sort(key=lambda result: result.number)
-        header = _header(args, masking, tokenizer, results)
-        if not header["instances"]:
+        if not ledger.counts["instances"]:
             raise UserError(f"--corpus_path {' '.join(args.corpus_path)}: no text in there, nothing to write")
+        header = make_header(args, masking, tokenizer, ledger)
         temporary = folder / "dataset"
         with _disk_errors(output):
             with open(temporary, "wb") as file:
-                write_container(file, {"header": header}, _records(header, tokenizer, results, folder))
+                write_container(file, {"header": header}, _records(header, tokenizer, ledger.columns(), folder))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, output)
@@ -161,82 +157,49 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _documents(results: list[Result]) -> int:
-    """Documents of the corpus; a document may run over several segments."""
-    count, before = 0, None
-    for result in results:
-        fresh = before is None or before.source != result.source or before.ends_with_blank
-        count += result.document_starts + (result.begins_with_text and fresh)
-        before = result
-    return count
-
-
-def _header(
-    args: Namespace, masking: MaskingOptions, tokenizer: Tokenizer, results: list[Result]
-) -> dict[str, Any]:
-    vocab = tokenizer.vocab
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "data_processor": args.data_processor,
-        "seq_length": args.seq_length,
-        "full_sentences": args.full_sentences,
-        "dynamic_masking": args.dynamic_masking,
-        "dup_factor": args.dup_factor,
-        "masking": masking.to_dict(),
-        "seed": args.seed,
-        "tokenizer": args.tokenizer,
-        "do_lower_case": args.do_lower_case == "true",
-        "vocab_name": Path(args.vocab_path or args.spm_model_path).name,
-        "vocab_size": len(vocab),
-        "vocab_sha256": vocab.sha256,
-        "cls_id": vocab.cls_id,
-        "sep_id": vocab.sep_id,
-        "pad_id": vocab.pad_id,
-        "mask_id": vocab.mask_id,
-        "unk_id": vocab.unk_id,
-        "special_ids": vocab.special_ids,
-        "documents": _documents(results),
-        **{name: sum(getattr(result, name) for result in results) for name in COUNTS},
-    }
-
-
 def _records(
-    header: dict[str, Any], tokenizer: Tokenizer, results: list[Result], folder: Path
+    header: dict[str, Any], tokenizer: Tokenizer, segments: dict[str, np.ndarray], folder: Path
 ) -> list[Record]:
     """The file's arrays, as streams over the workers' files in the order of the corpus."""
-    instances, tokens = header["instances"], header["tokens"]
+    instances, tokens, masks = segments["instances"], segments["tokens"], segments["instances"] * header["dup_factor"]
 
-    def joined_files(name: str) -> Iterator[bytes]:
-        return _parts(results, name, folder)
+    def stream(name: str, sizes: np.ndarray, dtype: str | np.dtype) -> Iterator[bytes]:
+        return _in_order(folder, name, segments["worker"], sizes * np.dtype(dtype).itemsize)
 
+    def whole(name: str, sizes: np.ndarray, dtype: str | np.dtype) -> Record:
+        return Record(name, np.dtype(dtype), int(sizes.sum()), stream(name, sizes, dtype))
+
+    def sums(name: str, lengths: str, sizes: np.ndarray) -> Record:
+        return Record(name, np.dtype("<i8"), int(sizes.sum()) + 1, _offsets(stream(lengths, sizes, "<i4")))
+
+    continues = tokenizer.continues().astype("u1")
     records = [
-        Record("tokens", tokenizer.dtype, tokens, joined_files("tokens")),
-        Record("offsets", np.dtype("<i8"), instances + 1, _offsets(joined_files("lengths"))),
-        Record("continues", np.dtype("u1"), header["vocab_size"], [tokenizer.continues().astype("u1").tobytes()]),
+        whole("tokens", tokens, tokenizer.dtype),
+        sums("offsets", "lengths", instances),
+        Record("continues", continues.dtype, len(continues), [continues.tobytes()]),
     ]
-    if any("joined" in result.parts for result in results):
-        records.append(Record("joined", np.dtype("u1"), tokens, joined_files("joined")))
+    if header["word_segmenter"] != "pieces":
+        records.append(whole("joined", tokens, "u1"))
     if not header["dynamic_masking"]:
-        masks = instances * header["dup_factor"]
-        chosen = sum(result.parts["mask_positions"][2] for result in results if result.instances) // 2
         records += [
-            Record("mask_offsets", np.dtype("<i8"), masks + 1, _offsets(joined_files("mask_lengths"))),
-            Record("mask_positions", np.dtype("<u2"), chosen, joined_files("mask_positions")),
-            Record("mask_tokens", tokenizer.dtype, chosen, joined_files("mask_tokens")),
+            sums("mask_offsets", "mask_lengths", masks),
+            whole("mask_positions", segments["masked"], "<u2"),
+            whole("mask_tokens", segments["masked"], tokenizer.dtype),
         ]
     return records
 
 
-def _parts(results: list[Result], name: str, folder: Path) -> Iterator[bytes]:
-    for result in results:
-        if name not in result.parts:
-            continue
-        file_name, start, size = result.parts[name]
-        with open(folder / file_name, "rb") as file:
-            file.seek(start)
+def _in_order(folder: Path, name: str, workers: np.ndarray, sizes: np.ndarray) -> Iterator[bytes]:
+    """The bytes of all segments, one after the other: each the next `size` bytes of its worker's file."""
+    with contextlib.ExitStack() as stack:
+        files: dict[int, BinaryIO] = {}
+        for worker, size in zip(workers.tolist(), sizes.tolist()):
+            if size and worker not in files:
+                files[worker] = stack.enter_context(open(folder / f"{name}-{worker}", "rb"))
             while size:
-                block = file.read(min(size, sources.BLOCK))
+                block = files[worker].read(min(size, sources.BLOCK))
+                if not block:
+                    raise RuntimeError(f"{name}-{worker}: shorter than its worker said")
                 size -= len(block)
                 yield block
 
@@ -249,24 +212,3 @@ def _offsets(lengths: Iterator[bytes]) -> Iterator[bytes]:
         sums = np.cumsum(np.frombuffer(block, dtype="<i4"), dtype="<i8") + total
         total = sums[-1:]
         yield sums.tobytes()
-
-
-def summary(header: dict[str, Any]) -> str:
-    """What the dataset holds, in a few lines; shares in percent, lengths in tokens."""
-    instances, tokens = header["instances"], header["tokens"]
-    unknown = header["unknown"] / max(1, header["words"])
-    padding = 1 - tokens / (instances * header["seq_length"])
-    lines = [
-        f"documents {header['documents']:,}   lines {header['lines']:,}   instances {instances:,}"
-        + (f" x {header['dup_factor']} masks" if header["dup_factor"] > 1 else ""),
-        f"tokens {header['words']:,}, with [CLS] and [SEP] {tokens:,}   mean length {tokens / instances:.1f}",
-        f"unknown {unknown:.2%}   padding if every instance were filled to {header['seq_length']}: {padding:.1%}",
-    ]
-    if header["empty_lines"]:
-        lines.append(f"{header['empty_lines']:,} line(s) of characters that the tokenizer removes made no instance")
-    if unknown > UNKNOWN_WARNING:
-        lines.append(
-            f"warning: {unknown:.1%} of the tokens are unknown: does the vocabulary ({header['vocab_name']}) "
-            "fit the language, and --do_lower_case the vocabulary?"
-        )
-    return "\n".join(lines)

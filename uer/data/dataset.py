@@ -1,7 +1,7 @@
 """A dataset file, or several as one, read through the page cache.
 
 File (`torch.load(path, mmap=True, weights_only=True)`): a dictionary of
-    header          plain values, see `uer.data.builder`
+    header          plain values, see `uer.data.header`
     tokens          uint16 or int32 [tokens]; instance i is tokens[offsets[i]:offsets[i + 1]], [CLS] … [SEP] included
     offsets         int64 [instances + 1]
     continues       uint8 [vocabulary], 1 for tokens that go on with the word before them (## pieces)
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from uer.data.builder import COUNTS, FORMAT, FORMAT_VERSION
+from uer.data.header import COUNTS, FORMAT, FORMAT_VERSION
 from uer.errors import UserError
 from uer.tokenizers import Vocab
 

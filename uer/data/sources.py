@@ -24,7 +24,7 @@ from typing import IO, BinaryIO
 
 from uer.errors import UserError
 
-SEGMENT = 4 << 20  # bytes of text
+SEGMENT = 1 << 20  # bytes of text
 BLOCK = 1 << 20
 _MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error)
@@ -36,7 +36,7 @@ class Segment:
 
     Attributes:
         number: of the segment in the whole corpus.
-        source: name for messages.
+        source, source_number: name for messages, and which of the sources it is.
         path, start, end: the bytes to read.
         offset: where these bytes stand in the source's (decompressed) text.
         lines_before: lines of the source before this segment; None if they have to be counted.
@@ -46,6 +46,7 @@ class Segment:
 
     number: int
     source: str
+    source_number: int
     path: Path
     start: int
     end: int
@@ -107,7 +108,7 @@ def segments(sources: list[Path | None], by_document: bool, folder: Path) -> Ite
         UserError: a file that cannot be read, is damaged, or needs a package that is not installed.
     """
     number = 0
-    for source in sources:
+    for source_number, source in enumerate(sources):
         name = "standard input" if source is None else str(source)
         with _opened(source) as raw:
             head = raw.peek(8)[:8] if isinstance(raw, io.BufferedReader) else b""
@@ -119,7 +120,7 @@ def segments(sources: list[Path | None], by_document: bool, folder: Path) -> Ite
             else:
                 cuts = _cut_stream(raw, kind, name, by_document, folder, number)
             for segment in cuts:
-                yield Segment(number, name, *segment, temporary=not plain)
+                yield Segment(number, name, source_number, *segment, temporary=not plain)
                 number += 1
 
 

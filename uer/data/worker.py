@@ -6,9 +6,10 @@ that goes on in the next block leaves its unfinished piece behind, which the nex
 
 from __future__ import annotations
 
+import itertools
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +18,7 @@ import numpy as np
 from uer.data.masking import Masker, MaskingOptions, generator
 from uer.data.sources import BLOCK, Segment
 from uer.errors import UserError
-from uer.tokenizers import Tokenizer, build_tokenizer
+from uer.tokenizers import Tokenizer
 
 LONGEST_WORD = 64 << 20  # bytes of text without any space or line end
 STATIC = 1  # keeps the random numbers of static masking apart from all others
@@ -25,26 +26,26 @@ STATIC = 1  # keeps the random numbers of static masking apart from all others
 
 @dataclass
 class Result:
-    """What one segment gave: sums for the summary, and where its arrays lie.
+    """What one segment gave. Its arrays are the next in the files of worker number `worker`.
 
     `words` are tokens without [CLS] and [SEP], `tokens` those with them; `empty_lines` hold text but no token.
     `document_starts` are lines of text after a blank line; a text line that begins the segment is not among them.
-    `parts` maps the name of an array to (file, first byte, bytes).
     """
 
     number: int
-    source: str
+    source: int
     progress: int
+    worker: int
     lines: int = 0
     empty_lines: int = 0
     words: int = 0
     unknown: int = 0
     instances: int = 0
     tokens: int = 0
+    masked: int = 0
     document_starts: int = 0
     begins_with_text: bool = False
     ends_with_blank: bool = False
-    parts: dict[str, tuple[str, int, int]] = field(default_factory=dict)
 
 
 class BadByte(Exception):
@@ -146,50 +147,56 @@ class Block:
 
 
 class SegmentWorker:
-    """Turns segments into arrays, which it appends to files of its own in `folder`."""
+    """Turns segments into arrays, which it appends to files of its own in `folder`: `<array>-<number>`."""
 
-    def __init__(self, args: Namespace, masking: MaskingOptions, folder: Path, number: int) -> None:
+    def __init__(
+        self, args: Namespace, masking: MaskingOptions, folder: Path, number: int, tokenizer: Tokenizer
+    ) -> None:
         self.args = args
-        self.masking = masking
         self.folder = folder
         self.number = number
-        self.tokenizer: Tokenizer = build_tokenizer(args)
-        vocab = self.tokenizer.vocab
+        self.tokenizer = tokenizer
+        vocab = tokenizer.vocab
         self.masker = Masker(
             masking,
             vocab_size=len(vocab),
             special_ids=vocab.special_ids,
             mask_id=vocab.mask_id,
-            continues=self.tokenizer.continues(),
+            continues=tokenizer.continues(),
         )
         self.joiner = None
         if args.word_segmenter == "jieba":
             from uer.data.segmenter import WordJoiner
 
             self.joiner = WordJoiner(vocab)
+        self._files: dict[str, BinaryIO] = {}
 
     def __call__(self, segment: Segment) -> Result:
-        """Write one segment's arrays and tell where they are. A temporary segment's file is removed."""
+        """Write one segment's arrays. A temporary segment's file is removed."""
         vocab, seq_length = self.tokenizer.vocab, self.args.seq_length
         cut = Cutter(seq_length, vocab.cls_id, vocab.sep_id)
         cut_flags = Cutter(seq_length, 0, 0)
-        result = Result(segment.number, segment.source, segment.progress)
-        with _Writer(self.folder, self.number, result) as writer:
-            for index, block in enumerate(self._blocks(segment, result)):
-                units, unit_open = block.lengths, not block.ended
-                if self.args.full_sentences:
-                    units = np.bincount(np.cumsum(block.blank), weights=units).astype(np.int64)
-                    unit_open = True
-                tokens, sizes = cut(block.tokens, units, unit_open)
-                flags = None if block.joined is None else cut_flags(block.joined, units, unit_open)[0]
-                self._write(writer, (segment.number, index), tokens, sizes, flags)
-            nothing = np.zeros(1, dtype=np.int64)
-            tokens, sizes = cut(np.zeros(0, dtype=self.tokenizer.dtype), nothing, False)
-            flags = None if self.joiner is None else cut_flags(np.zeros(0, dtype=np.uint8), nothing, False)[0]
-            self._write(writer, (segment.number, -1), tokens, sizes, flags)
+        result = Result(segment.number, segment.source_number, segment.progress, self.number)
+        blocks = self._blocks(segment, result)
+        for index, block in enumerate(itertools.chain(blocks, [self._nothing()])):
+            units, unit_open = block.lengths, not block.ended
+            if self.args.full_sentences and len(block.blank):
+                units = np.bincount(np.cumsum(block.blank), weights=units).astype(np.int64)
+                unit_open = True
+            tokens, sizes = cut(block.tokens, units, unit_open)
+            joined = None if block.joined is None else cut_flags(block.joined, units, unit_open)[0]
+            self._write(result, index, tokens, sizes, joined)
+        for file in self._files.values():
+            file.flush()
         if segment.temporary:
             segment.path.unlink()
         return result
+
+    def _nothing(self) -> Block:
+        """A block that closes what is open."""
+        joined = np.zeros(0, dtype="u1") if self.joiner else None
+        nothing = np.zeros(1, dtype=np.int64)
+        return Block(np.zeros(0, dtype=self.tokenizer.dtype), nothing, nothing[:0], joined, True)
 
     def _blocks(self, segment: Segment, result: Result) -> Iterator[Block]:
         goes_on = last_was_blank = False
@@ -215,26 +222,28 @@ class SegmentWorker:
         result.ends_with_blank = last_was_blank
 
     def _write(
-        self,
-        writer: _Writer,
-        key: tuple[int, int],
-        tokens: np.ndarray,
-        sizes: np.ndarray,
-        joined: np.ndarray | None,
+        self, result: Result, index: int, tokens: np.ndarray, sizes: np.ndarray, joined: np.ndarray | None
     ) -> None:
         if not len(sizes):
             return
-        writer.result.instances += len(sizes)
-        writer.result.tokens += len(tokens)
-        writer.add("tokens", tokens)
-        writer.add("lengths", sizes.astype("<i4"))
+        result.instances += len(sizes)
+        result.tokens += len(tokens)
+        self._append("tokens", tokens)
+        self._append("lengths", sizes.astype("<i4"))
         if joined is not None:
-            writer.add("joined", joined)
+            self._append("joined", joined)
         if not self.args.dynamic_masking:
-            counts, positions, shown = self._static_masks(key, tokens, sizes, joined)
-            writer.add("mask_lengths", counts.astype("<i4"))
-            writer.add("mask_positions", positions.astype("<u2"))
-            writer.add("mask_tokens", shown.astype(tokens.dtype))
+            counts, positions, shown = self._static_masks((result.number, index), tokens, sizes, joined)
+            result.masked += len(positions)
+            self._append("mask_lengths", counts.astype("<i4"))
+            self._append("mask_positions", positions.astype("<u2"))
+            self._append("mask_tokens", shown.astype(tokens.dtype))
+
+    def _append(self, name: str, array: np.ndarray) -> None:
+        file = self._files.get(name)
+        if file is None:
+            file = self._files[name] = open(self.folder / f"{name}-{self.number}", "wb")  # noqa: SIM115
+        file.write(np.ascontiguousarray(array).data)
 
     def _static_masks(
         self, key: tuple[int, int], tokens: np.ndarray, sizes: np.ndarray, joined: np.ndarray | None
@@ -246,11 +255,10 @@ class SegmentWorker:
         copies = self.args.dup_factor
         starts = np.cumsum(sizes) - sizes
         instance_of = np.repeat(np.arange(len(sizes)), sizes)
-        joined_flags = None if joined is None else joined.astype(bool)
+        flags = None if joined is None else joined.astype(bool)
         slots, positions, shown = [], [], []
         for copy in range(copies):
-            rng = generator(self.args.seed, STATIC, key[0], key[1] + 1, copy)
-            where, replacement = self.masker(tokens, sizes, rng, joined_flags)
+            where, replacement = self.masker(tokens, sizes, generator(STATIC, self.args.seed, *key, copy), flags)
             slots.append(instance_of[where] * copies + copy)
             positions.append(where - starts[instance_of[where]])
             shown.append(replacement)
@@ -258,28 +266,3 @@ class SegmentWorker:
         order = np.argsort(slot, kind="stable")
         counts = np.bincount(slot, minlength=len(sizes) * copies)
         return counts, np.concatenate(positions)[order], np.concatenate(shown)[order]
-
-
-class _Writer:
-    """Appends a segment's arrays to the worker's files and notes the places in the result."""
-
-    def __init__(self, folder: Path, number: int, result: Result) -> None:
-        self.folder, self.number, self.result = folder, number, result
-        self._files: dict[str, BinaryIO] = {}
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def add(self, name: str, array: np.ndarray) -> None:
-        """Append an array to the file of this name."""
-        if name not in self._files:
-            path = self.folder / f"{name}-{self.number}"
-            self._files[name] = open(path, "ab")  # noqa: SIM115 (closed in __exit__)
-            self.result.parts[name] = (path.name, self._files[name].tell(), 0)
-        path_name, start, size = self.result.parts[name]
-        self._files[name].write(memoryview(np.ascontiguousarray(array)).cast("B") if len(array) else b"")
-        self.result.parts[name] = (path_name, start, size + array.nbytes)

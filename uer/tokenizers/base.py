@@ -12,7 +12,7 @@ import numpy as np
 
 from uer.tokenizers.vocab import Vocab
 
-CACHE_ENTRIES = 1 << 18  # about 60 MB when full
+CACHE_ENTRIES = 1 << 18  # in each of the two generations; about 60 MB each when full
 CACHE_LONGEST = 48  # characters; a longer key hardly comes twice
 
 
@@ -22,28 +22,43 @@ def token_dtype(vocab_size: int) -> np.dtype:
 
 
 class Cache(dict[str, bytes]):
-    """key -> encode(key), filled on demand; emptied when it has grown to `limit` entries."""
+    """key -> encode(key), filled on demand and bounded.
+
+    When `limit` entries are reached, they become the older generation and the one before is forgotten; an entry
+    of the older generation that is asked for comes back into the younger. So what is in use stays.
+    """
 
     def __init__(self, encode: Callable[[str], bytes], limit: int = CACHE_ENTRIES) -> None:
         super().__init__()
         self._encode = encode
         self._limit = limit
+        self._older: dict[str, bytes] = {}
 
     def __missing__(self, key: str) -> bytes:
-        value = self._encode(key)
-        if len(key) <= CACHE_LONGEST:
-            if len(self) >= self._limit:
-                self.clear()
-            self[key] = value
+        value = self._older.get(key)
+        if value is None:
+            value = self._encode(key)
+            if len(key) > CACHE_LONGEST:
+                return value
+        if len(self) >= self._limit:
+            self._older = dict(self)
+            self.clear()
+        self[key] = value
         return value
 
 
 class Tokenizer:
-    """Text to token ids. Subclasses implement `encode_raw`; no method adds [CLS] or [SEP]."""
+    """Text to token ids. Subclasses implement `encode_raw`; no method adds [CLS] or [SEP].
+
+    Attributes: `vocab`; `dtype`, the smallest that holds the ids; `raw`, each id's bytes in that type.
+    """
 
     def __init__(self, vocab: Vocab) -> None:
         self.vocab = vocab
         self.dtype = token_dtype(len(vocab))
+        size = self.dtype.itemsize
+        ids = np.arange(len(vocab), dtype=self.dtype).tobytes()
+        self.raw = [ids[i : i + size] for i in range(0, len(ids), size)]  # id -> its bytes
 
     def encode_raw(self, text: str) -> bytes:
         """The ids of a text as raw integers of `self.dtype`."""
@@ -59,7 +74,9 @@ class Tokenizer:
         Returns:
             ids `[total]` (uint16 or int32), one line after the other, and lengths `[lines]` (int64).
         """
-        encoded = list(map(self.encode_raw, lines))
+        return self._collect(list(map(self.encode_raw, lines)))
+
+    def _collect(self, encoded: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)) // self.dtype.itemsize
         return np.frombuffer(b"".join(encoded), dtype=self.dtype), lengths
 
@@ -73,4 +90,4 @@ class Tokenizer:
 
     def pack(self, ids: Sequence[int]) -> bytes:
         """Ids as raw integers of `self.dtype`."""
-        return np.array(ids, dtype=self.dtype).tobytes()
+        return b"".join([self.raw[i] for i in ids])

@@ -24,7 +24,10 @@ _FIND_REMOVED = re.compile(f"[{tables.character_class(tables.REMOVED)}]+")
 _FIND_MARKS = re.compile(f"[{tables.character_class(tables.MARKS)}]+")
 _FIND_KEPT = re.compile(f"([{tables.character_class(tables.KEPT_WHOLE)}])")
 _FIND_WORDS = re.compile(rf"[{_ALONE}]|[^\s{_ALONE}]+")
+_FIND_ASCII_WORDS = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9\s]")  # the same for ASCII text, and faster
 _LATE_LOWER = {c: c + move for first, last, move in tables.LATE_LOWER for c in range(first, last + 1)}
+# Set apart before chunks are looked up, so that "word," and "word." are no entries of their own beside "word".
+_COMMON_MARKS = ",.\"'-;:?!()“”’—"
 # White space to str.split(), but removed by BERT: "a\x0bb" is one word.
 _FALSE_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 _FIND_FALSE_SPACES = re.compile(f"[{_FALSE_SPACES}]+")
@@ -56,9 +59,11 @@ class BertTokenizer(Tokenizer):
     def __init__(self, vocab: Vocab, do_lower_case: bool = True) -> None:
         super().__init__(vocab)
         self.do_lower_case = do_lower_case
-        self._longest = max(map(len, vocab.tokens))
-        self._unknown = self.pack([vocab.unk_id])
-        self._special = {token: self.pack([vocab.ids[token]]) for token in vocab.special_tokens}
+        self._unknown = self.raw[vocab.unk_id]
+        self._later = {token[2:]: i for token, i in vocab.ids.items() if token.startswith("##")}
+        self._longest_start = max(map(len, vocab.tokens))
+        self._longest_later = max(map(len, self._later), default=0)
+        self._special = {token: self.raw[vocab.ids[token]] for token in vocab.special_tokens}
         self._find_special = re.compile("(" + "|".join(map(re.escape, vocab.special_tokens)) + ")")
         self._special_start = vocab.special_tokens[0][0]
         self._words = Cache(self._word)
@@ -66,11 +71,12 @@ class BertTokenizer(Tokenizer):
 
     def split(self, text: str) -> list[str]:
         """Normalised words and punctuation marks of a text without special tokens, before WordPiece."""
-        if not (text.isascii() and text.isprintable()):
-            text = _FIND_REMOVED.sub("", text)
+        if text.isascii() and text.isprintable():
+            return _FIND_ASCII_WORDS.findall(text.lower() if self.do_lower_case else text)
+        text = _FIND_REMOVED.sub("", text)
         if self.do_lower_case:
             text = lower(strip_accents(text))
-        return _FIND_WORDS.findall(text)
+        return (_FIND_ASCII_WORDS if text.isascii() else _FIND_WORDS).findall(text)
 
     def encode_raw(self, text: str) -> bytes:
         parts = [text]  # text, special token, text, …: special tokens are found before anything is removed
@@ -83,31 +89,44 @@ class BertTokenizer(Tokenizer):
             raw += [self._special[part]] if index % 2 else map(chunk, part.split())
         return b"".join(raw)
 
+    def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        text = "\n".join(lines)
+        if any(space in text for space in _FALSE_SPACES):
+            return super().encode_lines(lines)
+        for mark in _COMMON_MARKS:
+            text = text.replace(mark, f" {mark} ")
+        padded = text.split("\n")
+        if len(padded) != len(lines):  # a line with a line feed inside
+            return super().encode_lines(lines)
+        chunk, bracket, raw = self._chunks.__getitem__, self._special_start, self.encode_raw
+        return self._collect(
+            [raw(line) if bracket in line else b"".join(map(chunk, line.split())) for line in padded]
+        )
+
     def _chunk(self, chunk: str) -> bytes:
+        if chunk.isalnum() and chunk.isascii():  # one word: the short way to what split() would say
+            return self._words[chunk.lower() if self.do_lower_case else chunk]
         return b"".join(map(self._words.__getitem__, self.split(chunk)))
 
     def _word(self, word: str) -> bytes:
-        ids = self.vocab.ids
-        if word in ids and len(word) <= MAX_WORD:
-            return self.pack([ids[word]])
-        return self.pack(self._pieces(word))
-
-    def _pieces(self, word: str) -> list[int]:
-        """Longest match first; one unknown token for a word that cannot be covered."""
-        ids, unknown = self.vocab.ids, [self.vocab.unk_id]
+        """Longest match first; one unknown token for a word that is too long or cannot be covered."""
         if len(word) > MAX_WORD:
-            return unknown
-        pieces, start, prefix = [], 0, ""
-        while start < len(word):
-            for end in range(min(len(word), start + self._longest), start, -1):
-                piece = ids.get(prefix + word[start:end])
+            return self._unknown
+        whole = self.vocab.ids.get(word)
+        if whole is not None:
+            return self.raw[whole]
+        pieces, start, length = [], 0, len(word)
+        known, longest = self.vocab.ids, self._longest_start
+        while start < length:
+            for end in range(min(length, start + longest), start, -1):
+                piece = known.get(word[start:end])
                 if piece is not None:
                     break
             else:
-                return unknown
-            pieces.append(piece)
-            start, prefix = end, "##"
-        return pieces
+                return self._unknown
+            pieces.append(self.raw[piece])
+            start, known, longest = end, self._later, self._longest_later
+        return b"".join(pieces)
 
     def decode(self, ids: Sequence[int]) -> str:
         return " ".join(self.vocab.tokens[i] for i in ids).replace(" ##", "")

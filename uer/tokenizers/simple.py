@@ -13,7 +13,7 @@ class CharTokenizer(Tokenizer):
 
     def __init__(self, vocab: Vocab) -> None:
         super().__init__(vocab)
-        self._characters = Cache(lambda character: self.pack([vocab.id(character)]))
+        self._characters = Cache(lambda character: self.raw[vocab.id(character)])
 
     def encode_raw(self, text: str) -> bytes:
         return b"".join(map(self._characters.__getitem__, text.strip()))
@@ -24,7 +24,7 @@ class SpaceTokenizer(Tokenizer):
 
     def __init__(self, vocab: Vocab) -> None:
         super().__init__(vocab)
-        self._words = Cache(lambda word: self.pack([vocab.id(word)]))
+        self._words = Cache(lambda word: self.raw[vocab.id(word)])
 
     def encode_raw(self, text: str) -> bytes:
         return b"".join(map(self._words.__getitem__, text.split()))

@@ -1,0 +1,105 @@
+"""What a dataset file says about itself, gathered from the workers' results."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from array import array
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uer.data.masking import MaskingOptions
+from uer.data.worker import Result
+from uer.tokenizers import Tokenizer
+
+FORMAT, FORMAT_VERSION = "uer-dataset", 1
+COUNTS = ("lines", "empty_lines", "words", "unknown", "instances", "tokens", "masked")
+UNKNOWN_WARNING = 0.05
+
+_ROW = ("number", "source", "worker", "instances", "tokens", "masked", "begins_with_text", "ends_with_blank")
+
+
+class Ledger:
+    """Sums of all results, and one row of numbers a segment: 64 bytes, whatever the segment held."""
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(COUNTS, 0)
+        self._document_starts = 0
+        self._rows = array("q")
+
+    def add(self, result: Result) -> None:
+        """Take in a segment's result; any order."""
+        for name in COUNTS:
+            self.counts[name] += getattr(result, name)
+        self._document_starts += result.document_starts
+        self._rows.extend(int(getattr(result, name)) for name in _ROW)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The rows in the order of the corpus, by column: int64 `[segments]`."""
+        rows = np.array(self._rows, dtype=np.int64).reshape(-1, len(_ROW))
+        rows = rows[np.argsort(rows[:, 0])]
+        return {name: rows[:, i] for i, name in enumerate(_ROW)}
+
+    def documents(self) -> int:
+        """Documents of the corpus; one may run over several segments."""
+        columns = self.columns()
+        new_source = np.diff(columns["source"], prepend=-1) != 0
+        after_blank = np.roll(columns["ends_with_blank"], 1) == 1
+        begun = (columns["begins_with_text"] == 1) & (new_source | after_blank)
+        return self._document_starts + int(begun.sum())
+
+
+def make_header(args: Namespace, masking: MaskingOptions, tokenizer: Tokenizer, ledger: Ledger) -> dict[str, Any]:
+    """The header: plain values that say how the dataset was built and what it holds.
+
+    Counts: `words` are tokens without [CLS] and [SEP], `tokens` those with them, `masked` the statically masked
+    positions of all copies, `empty_lines` lines of characters that the tokenizer removes.
+    """
+    vocab = tokenizer.vocab
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "data_processor": args.data_processor,
+        "seq_length": args.seq_length,
+        "full_sentences": args.full_sentences,
+        "dynamic_masking": args.dynamic_masking,
+        "dup_factor": args.dup_factor,
+        "masking": masking.to_dict(),
+        "word_segmenter": args.word_segmenter,
+        "seed": args.seed,
+        "tokenizer": args.tokenizer,
+        "do_lower_case": args.do_lower_case == "true",
+        "vocab_name": Path(args.vocab_path or args.spm_model_path).name,
+        "vocab_size": len(vocab),
+        "vocab_sha256": vocab.sha256,
+        "cls_id": vocab.cls_id,
+        "sep_id": vocab.sep_id,
+        "pad_id": vocab.pad_id,
+        "mask_id": vocab.mask_id,
+        "unk_id": vocab.unk_id,
+        "special_ids": vocab.special_ids,
+        "documents": ledger.documents(),
+        **ledger.counts,
+    }
+
+
+def summary(header: dict[str, Any]) -> str:
+    """What a dataset holds, in a few lines; lengths in tokens."""
+    instances, tokens = header["instances"], header["tokens"]
+    unknown = header["unknown"] / max(1, header["words"])
+    padding = 1 - tokens / (instances * header["seq_length"])
+    lines = [
+        f"documents {header['documents']:,}   lines {header['lines']:,}   instances {instances:,}"
+        + (f", each with {header['dup_factor']} masks" if not header["dynamic_masking"] else ""),
+        f"tokens {header['words']:,}, with [CLS] and [SEP] {tokens:,}   mean length {tokens / instances:.1f}",
+        f"unknown {unknown:.2%}   padding if every instance were filled to {header['seq_length']}: {padding:.1%}",
+    ]
+    if header["empty_lines"]:
+        lines.append(f"{header['empty_lines']:,} line(s) of characters that the tokenizer removes made no instance")
+    if unknown > UNKNOWN_WARNING:
+        lines.append(
+            f"warning: {unknown:.1%} of the tokens are unknown: does the vocabulary ({header['vocab_name']}) "
+            "fit the language, and --do_lower_case or --cased the vocabulary?"
+        )
+    return "\n".join(lines)
