@@ -111,7 +111,8 @@ class Oracle:
             part = slice(h * size, (h + 1) * size)
             logits = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(size)  # [batch, seq, seq]
             logits = logits.masked_fill((seg == 0)[:, None, :], -math.inf)
-            weights = logits.exp() / logits.exp().sum(-1, keepdim=True)
+            weights = (logits - logits.amax(-1, keepdim=True)).exp()
+            weights = weights / weights.sum(-1, keepdim=True)
             outputs.append(weights @ v[..., part])
         return self.linear(torch.cat(outputs, -1), f"{attn}.final_linear", f"{attn}.final_linear_left_compactor",
                            f"{attn}.final_linear_right_compactor")

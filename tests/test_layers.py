@@ -1,0 +1,224 @@
+"""Layers, optimizer and learning-rate schedules against their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from small import THREE_BY_8, batch, plain_bert, student_sizes, teacher
+from torch import nn
+
+from uer.layers.layer_norm import LayerNorm
+from uer.layers.multi_headed_attn import MultiHeadedAttention
+from uer.layers.position_ffn import ACTIVATIONS, PositionwiseFeedForward
+from uer.models.bert import Bert, initialise, mlm_loss
+from uer.optimizers import SCHEDULERS, AdamW, parameter_groups, schedule
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+# -- LayerNorm ---------------------------------------------------------------------------------------------------------
+
+
+def norm_of(size: int, style: str, eps: float | None = None) -> LayerNorm:
+    """With gamma and beta that are not 1 and 0."""
+    norm = LayerNorm(size, style, eps).double()
+    with torch.no_grad():
+        norm.gamma.copy_(1 + 0.2 * normal(size, seed=1))
+        norm.beta.copy_(0.2 * normal(size, seed=2))
+    return norm
+
+
+def formula(norm: LayerNorm, x: torch.Tensor, style: str, keep: list[int] | None = None,
+            eps: float | None = None) -> torch.Tensor:
+    """gamma (x − mean) / (std + eps) + beta, or Hugging Face's with gamma √((n − 1) / n)."""
+    counted = x if keep is None else x[..., keep]
+    n = counted.shape[-1]
+    centred = x - counted.mean(-1, keepdim=True)
+    if style == "uer":
+        return norm.gamma * centred / (counted.std(-1, keepdim=True) + (eps or 1e-6)) + norm.beta
+    var = counted.var(-1, keepdim=True, unbiased=False)
+    return norm.gamma * math.sqrt((n - 1) / n) * centred / torch.sqrt(var + (eps or 1e-12)) + norm.beta
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])  # 1e-6: there eps counts
+@pytest.mark.parametrize("style", ["uer", "huggingface"])
+def test_layer_norm(style: str, scale: float):
+    norm, x = norm_of(10, style), (0.3 + normal(4, 5, 10)) * scale
+    torch.testing.assert_close(norm(x), formula(norm, x, style), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("style", ["uer", "huggingface"])
+def test_layer_norm_has_the_gradients_of_its_formula(style: str):
+    norm, x = norm_of(10, style, eps=0.1), normal(4, 10).requires_grad_()
+    weights = normal(4, 10, seed=3)
+    inputs = [x, norm.gamma, norm.beta]
+    mine = torch.autograd.grad((norm(x) * weights).sum(), inputs)
+    theirs = torch.autograd.grad((formula(norm, x, style, eps=0.1) * weights).sum(), inputs)
+    for name, a, b in zip(("x", "gamma", "beta"), mine, theirs):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("style", ["uer", "huggingface"])
+def test_layer_norm_counts_the_kept_dimensions_and_writes_all(style: str):
+    norm, x = norm_of(6, style), normal(3, 6)
+    norm.set_keep(torch.tensor([1.0, 0, 1, 1, 0, 1], dtype=torch.float64), 4)
+    masked = norm(x)
+    torch.testing.assert_close(masked, formula(norm, x, style, keep=[0, 2, 3, 5]), rtol=1e-9, atol=1e-12)
+    norm.set_keep(None, 6)
+    torch.testing.assert_close(norm(x), formula(norm, x, style), rtol=1e-9, atol=1e-12)
+    assert not torch.allclose(masked, norm(x))
+
+
+@pytest.mark.parametrize("style", ["uer", "huggingface"])
+def test_layer_norm_in_float32_and_bfloat16(style: str):
+    exact, x = norm_of(192, style), 0.5 + 2 * normal(50, 192)
+    single = norm_of(192, style).float()
+    expected = exact(x)
+    torch.testing.assert_close(single(x.float()).double(), expected, rtol=0, atol=5e-6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(single(x.bfloat16()).double(), expected, rtol=0, atol=0.05)
+    single.set_keep(torch.tensor([1.0, 0.0]).repeat(96), 96)
+    exact.set_keep(torch.tensor([1.0, 0.0]).repeat(96).double(), 96)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(single(x.bfloat16()).double(), exact(x), rtol=0, atol=0.05)
+
+
+# -- attention, feed-forward, embedding, model -------------------------------------------------------------------------
+
+
+def test_attention_is_softmax_over_the_real_tokens():
+    attention = MultiHeadedAttention(hidden_size=12, heads_num=3, head_size=5, dropout=0.0).double()
+    x, seg = normal(2, 7, 12), torch.tensor([[1, 1, 1, 2, 2, 2, 2], [1, 1, 2, 0, 0, 0, 0]])
+    q, k, v = (linear(x) for linear in attention.linear_layers)
+    expected = torch.zeros(2, 7, 15, dtype=torch.float64)
+    for row, length in enumerate((7, 3)):
+        for head in range(3):
+            part = slice(5 * head, 5 * head + 5)
+            weights = torch.softmax(q[row, :, part] @ k[row, :length, part].T / math.sqrt(5), -1)
+            expected[row, :, part] = weights @ v[row, :length, part]
+    mask = (seg > 0)[:, None, None, :]
+    torch.testing.assert_close(attention.context(x, mask), expected)
+    torch.testing.assert_close(attention(x, mask), attention.final_linear(expected))
+    torch.testing.assert_close(attention(x[:1], None), attention(x[:1], mask[:1]))
+
+
+def test_attention_drops_out_in_training_only():
+    attention = MultiHeadedAttention(hidden_size=12, heads_num=3, head_size=4, dropout=0.5).double()
+    x = normal(2, 7, 12)
+    assert torch.equal(attention.eval()(x, None), attention(x, None))
+    assert not torch.equal(attention.train()(x, None), attention(x, None))
+
+
+@pytest.mark.parametrize(("name", "function"), [
+    ("gelu", lambda x: x * 0.5 * (1 + torch.erf(x / math.sqrt(2)))),
+    ("gelu_fast", lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
+    ("relu", lambda x: x * (x > 0)), ("silu", lambda x: x / (1 + torch.exp(-x))), ("tanh", torch.tanh)])
+def test_activations(name: str, function):
+    ffn, x = PositionwiseFeedForward(6, 10, name).double(), normal(4, 6)
+    inner = function(x @ ffn.linear_1.weight.T + ffn.linear_1.bias)
+    torch.testing.assert_close(ffn(x), inner @ ffn.linear_2.weight.T + ffn.linear_2.bias)
+    assert name in ACTIVATIONS
+
+
+def test_padding_does_not_reach_real_tokens():
+    model = plain_bert(THREE_BY_8, THREE_BY_8.config(), teacher(THREE_BY_8))
+    src, _, seg = batch(THREE_BY_8, 3)
+    real = seg.flatten() > 0
+    other = torch.where(seg == 0, 17, src)
+    assert (other != src).any()
+    torch.testing.assert_close(model(src, seg)[real], model(other, seg)[real])
+
+
+def test_positions_select_rows_and_padded_is_only_a_promise():
+    model = plain_bert(THREE_BY_8, THREE_BY_8.config(), teacher(THREE_BY_8))
+    src, _, seg = batch(THREE_BY_8, 3)
+    positions = torch.tensor([1, 13, 26])
+    torch.testing.assert_close(model(src, seg, positions), model(src, seg)[positions])
+    full = seg.clamp_min(1)
+    torch.testing.assert_close(model(src, full, positions, padded=False), model(src, full, positions))
+
+
+def test_loss_is_summed_and_counts_right_predictions():
+    logits, labels = normal(5, 9), torch.tensor([3, 1, 4, 1, 5])
+    logits[2, 4] = 99.0
+    loss, right = mlm_loss(logits, labels)
+    expected = sum(math.log(row.exp().sum()) - row[label].item() for row, label in zip(logits, labels))
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    assert right == (logits.argmax(1) == labels).sum() > 0
+    assert mlm_loss(logits.bfloat16(), labels)[0].dtype == torch.float32
+
+
+def test_initialise():
+    config = THREE_BY_8.config()
+    model = Bert(student_sizes(THREE_BY_8, config), config)
+    initialise(model, torch.Generator().manual_seed(1))
+    first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    matrices = torch.cat([tensor.flatten() for tensor in first.values() if tensor.dim() == 2])
+    assert matrices.std().item() == pytest.approx(0.02, rel=0.03) and abs(matrices.mean().item()) < 1e-3
+    for name, tensor in first.items():
+        if tensor.dim() == 1:
+            assert (tensor == (1.0 if name.endswith("gamma") else 0.0)).all(), name
+    initialise(model, torch.Generator().manual_seed(1))
+    assert all(torch.equal(tensor, first[name]) for name, tensor in model.state_dict().items())
+
+
+# -- optimizer ---------------------------------------------------------------------------------------------------------
+
+
+def test_adamw_is_the_formula_without_bias_correction_and_decays_last():
+    matrix, bias = nn.Parameter(normal(3, 4)), nn.Parameter(normal(4, seed=1))
+    groups = parameter_groups([("a.weight", matrix), ("a.bias", bias)], learning_rate=0.1, weight_decay=0.3)
+    optimizer = AdamW(groups)
+    expected = {p: [p.detach().clone(), torch.zeros_like(p), torch.zeros_like(p)] for p in (matrix, bias)}
+    for step, factor in enumerate((0.0, 0.5, 1.0, 0.7)):
+        optimizer.set_factor(factor)
+        for index, (parameter, decay) in enumerate(((matrix, 0.3), (bias, 0.0))):
+            g, (p, m, v) = normal(*parameter.shape, seed=10 * step + index), expected[parameter]
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            p = p - 0.1 * factor * m / (v.sqrt() + 1e-6)
+            p = p - 0.1 * factor * decay * p
+            expected[parameter], parameter.grad = [p, m, v], g
+        optimizer.step()
+        for parameter, (p, m, v) in expected.items():
+            state = optimizer.state[parameter]
+            torch.testing.assert_close(parameter.detach(), p, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(state["exp_avg"], m, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(state["exp_avg_sq"], v, rtol=1e-12, atol=1e-12)
+
+
+def test_parameter_groups():
+    names = ["x.weight", "x.bias", "n.gamma", "n.beta", "x_compactor.weight", "frozen.weight"]
+    parameters = {name: nn.Parameter(torch.zeros(2)) for name in names}
+    parameters["frozen.weight"].requires_grad_(False)
+    groups = parameter_groups(parameters.items(), 1e-3, lambda name: 5e-2 if "compactor" in name else None)
+    found = {name: (group["lr"], group["weight_decay"]) for name, parameter in parameters.items()
+             for group in groups for other in group["params"] if other is parameter}
+    assert found == {"x.weight": (1e-3, 0.01), "x.bias": (1e-3, 0.0), "n.gamma": (1e-3, 0.0), "n.beta": (1e-3, 0.0),
+                     "x_compactor.weight": (5e-2, 0.01)}
+    assert len(groups) == 3
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedules_start_at_zero_under_warm_up(name: str):
+    factor = schedule(name, total_steps=100, warmup=0.1)
+    if name == "constant":
+        assert [factor(t) for t in (0, 50, 100)] == [1.0, 1.0, 1.0]
+        return
+    assert [factor(t) for t in (0, 1, 5, 10)] == pytest.approx([0.0, 0.1, 0.5, 1.0])
+    assert all(0 <= factor(t) <= 1 for t in range(101))
+
+
+@pytest.mark.parametrize(("name", "values"), [
+    ("linear", [1.0, 0.5, 0.0, 0.0]), ("cosine", [1.0, 0.5, 0.0, 0.0]), ("constant_with_warmup", [1.0, 1.0, 1.0, 1.0]),
+    ("inverse_sqrt", [1.0, math.sqrt(10 / 55), math.sqrt(10 / 100), math.sqrt(10 / 120)])])
+def test_schedules_after_warm_up(name: str, values: list[float]):
+    factor = schedule(name, total_steps=100, warmup=0.1)
+    assert [factor(t) for t in (10, 55, 100, 120)] == pytest.approx(values, abs=1e-12)
+
+
+def test_without_warm_up_the_first_step_has_the_whole_rate():
+    assert all(schedule(name, total_steps=100, warmup=0.0)(0) == 1.0 for name in SCHEDULERS)
