@@ -28,6 +28,7 @@ from uer.data.masking import MaskingOptions
 from uer.data.options import masking_options
 from uer.data.pool import run_segments
 from uer.data.progress import Progress
+from uer.data.segmenter import check_segmenter
 from uer.errors import UserError
 from uer.tokenizers import Tokenizer, build_tokenizer
 
@@ -43,6 +44,8 @@ def build_dataset(args: Namespace) -> dict[str, Any]:
         UserError: options, corpus, vocabulary or output that cannot be used; the output is as it was before.
     """
     masking = _checked(args)
+    if args.word_segmenter == "jieba":
+        check_segmenter()
     corpus = sources.expand(args.corpus_path)
     output = Path(args.dataset_path)
     _check_output(output, corpus)

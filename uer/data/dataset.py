@@ -28,6 +28,7 @@ from uer.tokenizers import Vocab
 
 # What several files must share to be one dataset.
 _SHARED = ("data_processor", "vocab_sha256", "vocab_size", "special_ids", "dynamic_masking", "masking")
+_NEEDED = (*_SHARED, *COUNTS, "documents", "dup_factor", "seq_length", "pad_id", "mask_id", "vocab_name")
 
 
 @dataclass
@@ -65,9 +66,15 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         header = content.pop("header")
-        if header["format"] != FORMAT:
+        if header.get("format") != FORMAT:
             raise UserError(wrong)
-        version = header["format_version"]
+        if header["format_version"] != FORMAT_VERSION:
+            raise UserError(
+                f"--dataset_path {path}: format version {header['format_version']}; this program reads {FORMAT_VERSION}"
+            )
+        missing = [name for name in _NEEDED if name not in header]
+        if missing:
+            raise UserError(f"{wrong} (its header lacks {', '.join(missing)})")
         arrays = {name: tensor.numpy() for name, tensor in content.items()}
     except UserError:
         raise
@@ -75,8 +82,6 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise UserError(f"--dataset_path {path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # whatever the reader makes of foreign bytes
         raise UserError(f"{wrong} ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
-    if version != FORMAT_VERSION:
-        raise UserError(f"--dataset_path {path}: format version {version}, this program reads {FORMAT_VERSION}")
     ends = [("offsets", "tokens")] + ([] if header["dynamic_masking"] else [("mask_offsets", "mask_positions")])
     for offsets, values in ends:
         if offsets not in arrays or values not in arrays or arrays[offsets][-1] != len(arrays[values]):

@@ -1,0 +1,88 @@
+"""Byte-level BPE, as GPT-2 and RoBERTa use it (Sennrich et al. 2016; Radford et al. 2019).
+
+Text is split into words, numbers and runs of symbols, each with the space before it; its UTF-8 bytes are written as
+256 printable characters; then the pair of symbols that comes first in the list of merges is joined, again and again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import regex
+
+from uer.errors import UserError
+from uer.tokenizers.base import Cache, Tokenizer
+from uer.tokenizers.vocab import Vocab
+
+_FIND_WORDS = regex.compile(r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+
+
+def byte_characters() -> list[str]:
+    """A printable character for each of the 256 bytes: itself where it is one, else the next from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+class BpeTokenizer(Tokenizer):
+    """Byte-level BPE. `merges` are pairs of symbols, the first to be joined first."""
+
+    def __init__(self, vocab: Vocab, merges: list[tuple[str, str]]) -> None:
+        super().__init__(vocab)
+        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self._byte_characters = byte_characters()
+        self._bytes = {character: byte for byte, character in enumerate(self._byte_characters)}
+        self._words = Cache(self._word)
+
+    @classmethod
+    def load(cls, vocab: Vocab, merges_path: str | Path) -> BpeTokenizer:
+        """Read a merges file: two symbols a line, after an optional `#version` line.
+
+        Raises:
+            UserError: no such file, or a line that is not a pair.
+        """
+        try:
+            lines = Path(merges_path).read_bytes().decode("utf-8").split("\n")
+        except OSError as error:
+            raise UserError(f"--merges_path {merges_path}: cannot be read ({error.strerror})") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"--merges_path {merges_path}: not UTF-8 at byte {error.start}") from None
+        merges = []
+        for number, line in enumerate(lines, 1):
+            pair = line.rstrip("\r").split(" ")
+            if pair == [""] or (number == 1 and line.startswith("#version")):
+                continue
+            if len(pair) != 2:
+                raise UserError(f"--merges_path {merges_path}: line {number} is not two symbols with a space between")
+            merges.append((pair[0], pair[1]))
+        return cls(vocab, merges)
+
+    def encode_raw(self, text: str) -> bytes:
+        return b"".join(map(self._words.__getitem__, _FIND_WORDS.findall(text)))
+
+    def _word(self, word: str) -> bytes:
+        symbols = [self._byte_characters[byte] for byte in word.encode("utf-8")]
+        while len(symbols) > 1:
+            ranked = [(self._ranks.get(pair), pair) for pair in itertools.pairwise(symbols)]
+            known = [entry for entry in ranked if entry[0] is not None]
+            if not known:
+                break
+            symbols = _joined(symbols, min(known)[1])
+        return self.pack([self.vocab.id(symbol) for symbol in symbols])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        characters = "".join(self.vocab.tokens[i] for i in ids)
+        return bytes(self._bytes.get(character, 0x3F) for character in characters).decode("utf-8", "replace")
+
+
+def _joined(symbols: list[str], pair: tuple[str, str]) -> list[str]:
+    """The symbols with every occurrence of the pair joined, from the left."""
+    out: list[str] = []
+    index = 0
+    while index < len(symbols):
+        step = 2 if tuple(symbols[index : index + 2]) == pair else 1
+        out.append("".join(symbols[index : index + step]))
+        index += step
+    return out
