@@ -81,7 +81,7 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
         the tensors; the names of task heads that were left out; names that belong to no BERT.
     """
     out: dict[str, torch.Tensor] = {}
-    left_out, strangers = [], []
+    left_out, strangers, biases = [], [], []
     for name, tensor in tensors.items():
         bare = _bare(name)
         if bare in BUFFERS:
@@ -90,14 +90,17 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
             left_out.append(name)
             continue
         if bare in VOCABULARY_BIASES:
-            bare = "cls.predictions.decoder.bias"
+            biases.append(tensor)
+            continue
         module, _, attribute = bare.rpartition(".")
         internal = _internal(module)
         if internal is None:
             strangers.append(name)
         else:
             internal, tensor = _converted(internal, attribute, tensor, skip_positions)
-            out.setdefault(internal, tensor)
+            out[internal] = tensor
+    for bias in biases:  # an untied decoder has a bias of its own, and that is the one in use
+        out.setdefault("target.mlm_linear_2.bias", bias)
     return out, left_out, strangers
 
 
@@ -141,7 +144,10 @@ def their_name(name: str) -> str:
 
 
 def to_huggingface(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Our tensors under the names of `BertForMaskedLM`, in its conventions."""
+    """Our tensors under the names of `BertForMaskedLM`, in its conventions.
+
+    The vocabulary bias goes out under both its names: stock code reads the one or the other, tied or not.
+    """
     out = {}
     for name, tensor in tensors.items():
         if name.endswith(".gamma"):
@@ -149,4 +155,6 @@ def to_huggingface(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
         elif name == "embedding.segment_embedding.weight":
             tensor = tensor[1:]
         out[their_name(name)] = tensor
+    if "cls.predictions.bias" in out:
+        out["cls.predictions.decoder.bias"] = out["cls.predictions.bias"]
     return out

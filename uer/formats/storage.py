@@ -36,7 +36,7 @@ def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tenso
         kind = "a folder, a file is needed here" if path.is_dir() else "no such file"
         raise UserError(f"{what} {path}: {kind}")
     try:
-        data = load_file(path) if path.suffix == ".safetensors" else _torch_load(path, what)
+        data = load_file(path) if path.suffix == ".safetensors" else torch_load(path, what)
     except SafetensorError as error:
         raise UserError(f"{what} {path}: damaged, truncated or no safetensors file ({error})") from None
     except OSError as error:
@@ -44,7 +44,7 @@ def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tenso
     return _state_dict(data, f"{what} {path}")
 
 
-def _torch_load(path: Path, what: str) -> Any:
+def torch_load(path: Path, what: str) -> Any:
     if path.stat().st_size == 0:
         raise UserError(f"{what} {path}: the file is empty")
     try:
@@ -186,6 +186,9 @@ def save_state_dict(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 def save_safetensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """A .safetensors file as transformers expects it."""
     save_file(contiguous(tensors), path, metadata={"format": "pt"})
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # the library writes for the owner alone
 
 
 def write_json(data: Any, path: Path) -> None:

@@ -22,7 +22,7 @@ from uer.formats.storage import read_tensors, shortened
 from uer.formats.uer_names import is_uer, to_published
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-VOCABULARIES = ("vocab.txt", "vocab.json")
+VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 HEAD_NOISE = 0.01
 
 
@@ -38,6 +38,7 @@ class LoadedModel:
         vocab_path: a vocabulary beside the model.
         lower_case: whether that vocabulary is meant for lower-cased text; None if nothing tells.
         source: `uer` or `huggingface`.
+        head_made: whether the MLM head is new.
         facts: the JSON that a training run wrote beside its checkpoint, if this is one.
     """
 
@@ -48,6 +49,7 @@ class LoadedModel:
     vocab_path: Path | None = None
     lower_case: bool | None = None
     source: str = "uer"
+    head_made: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -286,6 +288,7 @@ def _complete_head(model: LoadedModel, allowed: bool, seed: int) -> None:
         shapes.DECODER: words.clone(),
         "target.mlm_linear_2.bias": torch.zeros(vocab, dtype=words.dtype),
     })
+    model.head_made = True
     model.notes.append(f"MLM head made, as the file has none: decoder = word embeddings, its bias 0; transform = "
                        f"identity + noise of {HEAD_NOISE} (seed {seed}), bias 0; LayerNorm gamma 1, beta 0. Adapt it "
                        f"by a plain MLM run before use")

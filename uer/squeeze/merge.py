@@ -288,6 +288,11 @@ def merge(master: Master, *, keep_attention_scale: bool = False) -> Merged:
     kind = UnfoldedMaster if keep_attention_scale else Master
     squeezed = kind(master.config, state, {name: copy.copy(group) for name, group in master.groups.items()})
     for group in squeezed.groups.values():
+        if group.kept != group.target:
+            raise UserError(f"group {group.name} keeps {group.kept} dimensions, not the student's {group.target}: its "
+                            f"masks are needed")
+        if group.keep is None:
+            group.keep = torch.ones(group.size, dtype=torch.bool)
         squeezed.squeeze(group)
     weights = {name: tensor.detach().contiguous() for name, tensor in squeezed.compose(multiply_out=True).items()}
     config = master.config.student(master.groups["hidden"].target, _strategy(master))

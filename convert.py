@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Merge a stage-1 checkpoint into a student that stands alone, and write it in the formats asked for."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+
+from uer.errors import run_script
+
+FORMATS = ("uer", "uer-py", "huggingface", "onnx")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Sizes are read off the checkpoint; those given are checked against it. A checkpoint without\n"
+               "compactors (a plain MLM run, a student trained on) is converted as it is. Nothing is written unless\n"
+               "every output, read back, gives the logits of the checkpoint.")
+    model = out.add_argument_group("checkpoint")
+    model.add_argument("--load_model_path", required=True, metavar="FILE", help="checkpoint <output_model_path>-<step>")
+    model.add_argument("--layers_num", type=int, metavar="N", help="layers of the teacher (default: the checkpoint's)")
+    model.add_argument("--hidden_size", type=int, metavar="N", help="of the teacher (default: the checkpoint's)")
+    model.add_argument("--feedforward_size", type=int, metavar="N", help="of the teacher (default: the checkpoint's)")
+    model.add_argument("--heads_num", type=int, metavar="N",
+                       help="heads of the teacher (default: the JSON beside the checkpoint, else hidden_size / 64)")
+    model.add_argument("--config_path", metavar="FILE", help="the teacher's config, as in bert/ (default: as above)")
+    masks = out.add_argument_group("masks")
+    masks.add_argument("--compactor_mask_strategy", choices=("dim", "head"),
+                       help="of the run (default: its own, or dim)")
+    masks.add_argument("--mask_path", metavar="FILE", help="the run's mask file; not needed once it has been squeezed")
+    masks.add_argument("--mask_step", type=int, metavar="STEP", help="step of the checkpoint (default: its own)")
+    masks.add_argument("--keep_attention_scale", action="store_true",
+                       help="do not fold the attention scale into the student's query, as the published conversion")
+    to = out.add_argument_group("output")
+    to.add_argument("--output_model_path", required=True, metavar="FILE",
+                    help="student to write; its config goes to <name without .bin>_config.json, a Hugging Face folder "
+                         "to <name without .bin>/, ONNX to <name>.onnx, and uer-py beside uer to <name>-uer-py.bin")
+    to.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS,
+                    help="one or several (default: uer). uer: the names of the published code; uer-py: those of UER-py "
+                         "since 2022; huggingface: a folder for stock transformers; onnx")
+    to.add_argument("--vocab_path", metavar="FILE", help="vocabulary, for the tokenizer files of huggingface")
+    to.add_argument("--do_lower_case", choices=("true", "false"),
+                    help="of that tokenizer (default: false if the vocabulary has capital letters)")
+    return out
+
+
+def main() -> None:
+    """Parse, read, merge, write."""
+    args = parser().parse_args()
+    from uer.conversion import check_outputs, output_paths, write_outputs
+    from uer.stage1 import student_source
+
+    paths = output_paths(args.output_model_path, args.output_format)
+    check_outputs(paths, args.vocab_path)
+    command = shlex.join(["python3", "convert.py", *sys.argv[1:]])
+    for line in write_outputs(student_source(args, command, print), paths):
+        print(f"written: {line}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,247 @@
+"""Writing one model in several formats at once: all of them checked before any appears.
+
+Every format is written under temporary names, read back, and its logits compared with the model's on a fixed batch in
+float32. Only if all agree do the files get their names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from uer.config import ModelConfig, read_json
+from uer.errors import UserError
+from uer.formats import LoadedModel, load_model, shapes, stock
+from uer.formats.export import check_vocabulary, write_huggingface, write_uer
+from uer.formats.model_card import CardFacts, model_card
+from uer.formats.onnx_export import check_packages, onnx_logits, write_onnx
+from uer.formats.storage import PendingFiles
+from uer.formats.teacher import config_path_for, model_folder
+from uer.squeeze.merge import TOLERANCE, probe_batch, student_model
+
+UER_FORMATS = {"uer": "published", "uer-py": "uer-py"}
+ENDINGS = (".bin", ".pt", ".pth", ".safetensors", ".onnx")
+
+
+@dataclass
+class Source:
+    """A model to be written.
+
+    Attributes:
+        extras: pooler and next-sentence head, which Hugging Face and UER files can hold beside the rest.
+        vocab_path: WordPiece vocabulary for tokenizer files; None: none are written.
+        lower_case: for the tokenizer; None: the vocabulary decides.
+        card: what the model card says.
+    """
+
+    config: ModelConfig
+    weights: dict[str, torch.Tensor]
+    card: CardFacts
+    extras: dict[str, torch.Tensor] = field(default_factory=dict)
+    vocab_path: str | None = None
+    lower_case: bool | None = None
+
+
+def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
+    """Where each format goes.
+
+    uer: the path as given. uer-py: the path as given, or `<name>-uer-py.bin` beside it if `uer` is written as well.
+    huggingface: a folder, the path without its ending (`<path>-huggingface` if that is taken). onnx: `<name>.onnx`.
+    """
+    output = Path(output)
+    bare = output.with_suffix("") if output.suffix in ENDINGS else output
+    paths: dict[str, Path] = {}
+    for name in dict.fromkeys(formats):
+        if name == "uer":
+            paths[name] = output
+        elif name == "uer-py":
+            suffix = output.suffix if output.suffix in ENDINGS else ""
+            paths[name] = output if "uer" not in formats else bare.with_name(f"{bare.name}-uer-py{suffix}")
+        elif name == "onnx":
+            paths[name] = bare.with_name(f"{bare.name}.onnx")
+        else:
+            taken = output == bare and {"uer", "uer-py"} & set(formats)
+            paths[name] = bare.with_name(f"{bare.name}-huggingface") if taken else bare
+    return paths
+
+
+def check_outputs(paths: dict[str, Path], vocab_path: str | None) -> None:
+    """Before any long work: packages, vocabulary, and folders that cannot be written.
+
+    Raises:
+        UserError
+    """
+    if "onnx" in paths:
+        check_packages()
+    if vocab_path is not None:
+        from uer.formats.tokenizer_files import load_wordpiece
+        load_wordpiece(vocab_path)
+    for name, path in paths.items():
+        if name == "huggingface" and path.exists() and not path.is_dir():
+            raise UserError(f"--output_model_path: {path} is a file, but the Hugging Face folder would go there")
+        if name != "huggingface" and path.is_dir():
+            raise UserError(f"--output_model_path: {path} is a folder; a file name is needed for format {name}")
+        parent = path.absolute().parent
+        while not parent.exists():
+            parent = parent.parent
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise UserError(f"--output_model_path {path}: the folder {parent} cannot be written")
+
+
+def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
+    """Write all formats, check each, then give them their names.
+
+    Returns:
+        a line on each file and what its check found.
+    Raises:
+        UserError: a check that fails; nothing has been written then.
+    """
+    if source.vocab_path is not None:
+        check_vocabulary(source.vocab_path, len(source.weights[shapes.WORDS]))
+    check = Check(source)
+    with PendingFiles() as pending:
+        lines = []
+        for name, path in paths.items():
+            temporary = pending.add(path)
+            if name == "huggingface":
+                lines.append(f"{path}{os.sep}: {_huggingface(source, temporary, path, check)}")
+            elif name == "onnx":
+                model = student_model(source.config, source.weights)
+                write_onnx(temporary, model, check.src, check.seg)
+                logits = onnx_logits(temporary, check.src, check.seg).flatten(0, 1)
+                lines.append(f"{path}: {check(logits, 'onnxruntime')}")
+            else:
+                write_uer(temporary, {**source.weights, **source.extras}, UER_FORMATS[name])
+                config = config_path_for(path)
+                pending.add(config).write_text(source.config.to_json(), encoding="utf-8")
+                again = load_model(temporary, config=source.config, vocab_size=None)
+                lines.append(f"{path}, {config.name}: {check(check.logits(again.config, again.weights), 'read back')}")
+        pending.publish()
+    return lines
+
+
+def _huggingface(source: Source, temporary: Path, path: Path, check: Check) -> str:
+    write_huggingface(temporary, source.config, {**source.weights, **source.extras}, vocab_path=source.vocab_path,
+                      lower_case=source.lower_case)
+    again = load_model(temporary, config=None, vocab_size=None)
+    found = [check(check.logits(again.config, again.weights), "read back")]
+    if stock.available():
+        found.append(check(stock.outputs(temporary, check.src, check.seg), "stock transformers"))
+    figures = [*source.card.figures, *((f"this folder against the model it was made from ({line.split(':')[0]}), "
+                                        f"fixed batch, float32", line.split(": ", 1)[1]) for line in found)]
+    card = CardFacts(**{**vars(source.card), "figures": figures, "name": path.name})
+    (temporary / "README.md").write_text(model_card(card, source.config), encoding="utf-8")
+    return "; ".join(found) + ("" if source.vocab_path else "; no tokenizer files, as no --vocab_path was given")
+
+
+class Check:
+    """Compares logits with those of a source on the fixed batch, padding aside."""
+
+    def __init__(self, source: Source):
+        self.src, self.seg = probe_batch(len(source.weights[shapes.WORDS]), len(source.weights[shapes.POSITIONS]))
+        self.real = (self.seg > 0).flatten()
+        self.expected = self.logits(source.config, source.weights)
+        self.scale = float(self.expected[self.real].abs().max())
+
+    @torch.no_grad()
+    def logits(self, config: ModelConfig, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        """[batch * seq, vocab], in float32"""
+        weights = {name: tensor.float() for name, tensor in weights.items()}
+        return student_model(config, weights)(self.src, self.seg)
+
+    def __call__(self, logits: torch.Tensor, how: str) -> str:
+        """The largest difference, in words.
+
+        Raises:
+            UserError: it is above the tolerance (relative to the largest logit, at least 1).
+        """
+        difference = float((logits.float() - self.expected)[self.real].abs().max())
+        if not difference <= TOLERANCE * max(1.0, self.scale):
+            raise UserError(f"self-check ({how}): logits differ by {difference:.3g} (logits up to {self.scale:.3g}), "
+                            f"more than {TOLERANCE:g} of that; nothing was written")
+        return f"{how}: largest logit difference {difference:.2g} (logits up to {self.scale:.3g})"
+
+
+# -- the other way -----------------------------------------------------------------------------------------------------
+
+
+def chosen_extras(model: LoadedModel, kind: str | None, where: str) -> dict[str, torch.Tensor]:
+    """Pooler and next-sentence head as `--type` wants them: bert (both needed), mlm (none), None (what there is).
+
+    Raises:
+        UserError: bert, and the file lacks them.
+    """
+    missing = [name for name in shapes.NSP_HEAD if name not in model.extras]
+    if kind == "mlm":
+        return {}
+    if kind == "bert" and missing:
+        raise UserError(f"{where}: no pooler or next-sentence head in it, as --type bert wants; use --type mlm")
+    return model.extras
+
+
+def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Path, output: Path,
+                 generation: str) -> list[str]:
+    """Write a Hugging Face model as a UER file with config and vocabulary beside it, checked like `write_outputs`.
+
+    The check is against stock transformers where that is installed, on the folder itself.
+    Returns:
+        a line on each file.
+    """
+    check = Check(Source(model.config, model.weights, CardFacts("", "", "", 0, "")))
+    config, lines = config_path_for(output), []
+    with PendingFiles() as pending:
+        temporary = pending.add(output)
+        write_uer(temporary, {**model.weights, **extras}, generation)
+        again = load_model(temporary, config=model.config, vocab_size=None)
+        found = check(check.logits(again.config, again.weights), "read back")
+        if source.is_dir() and stock.available():
+            found += "; " + stock_check(model, source, check)
+        lines.append(f"written: {output}: {found}")
+        pending.add(config).write_text(model.config.to_json(), encoding="utf-8")
+        lines.append(f"written: {config}")
+        for file, target in vocabulary_files(model, output):
+            shutil.copyfile(file, pending.add(target))
+            lines.append(f"written: {target}")
+        pending.publish()
+    if model.vocab_path is None:
+        lines.append("note: no vocabulary beside the model")
+    elif model.lower_case is False and model.vocab_path.suffix == ".txt":
+        lines.append("note: a cased vocabulary; give --do_lower_case false to preprocess.py")
+    return lines
+
+
+def vocabulary_files(model: LoadedModel, output: Path) -> list[tuple[Path, Path]]:
+    """(file beside the Hugging Face model, file to write beside the UER file)."""
+    if model.vocab_path is None:
+        return []
+    stem = config_path_for(output).name.removesuffix("_config.json")
+    files = [(model.vocab_path, output.with_name(f"{stem}_vocab{model.vocab_path.suffix}"))]
+    merges = model.vocab_path.with_name("merges.txt")
+    if merges.is_file():
+        files.append((merges, output.with_name(f"{stem}_merges.txt")))
+    return files
+
+
+@torch.no_grad()
+def stock_check(model: LoadedModel, folder: Path, check: Check) -> str:
+    """Compare with stock transformers on the folder itself: logits, or hidden states where the MLM head was made."""
+    folder = model_folder(folder)
+    settings = read_json(folder / "config.json")
+    src, seg, pad = check.src, check.seg, settings.get("pad_token_id") or 0
+    src = src.masked_fill(src == pad, pad + 1).masked_fill(seg == 0, pad)  # RoBERTa counts positions by the padding
+    if settings.get("type_vocab_size") == 1:
+        seg = seg.clamp(max=1)
+    ours = student_model(model.config, {name: tensor.float() for name, tensor in model.weights.items()})
+    expected = (ours.hidden_states(src, seg) if model.head_made else ours(src, seg)).flatten(0, -2)
+    found = stock.outputs(folder, src, seg, hidden=model.head_made)
+    difference = float((found - expected)[check.real].abs().max())
+    scale, what = float(expected[check.real].abs().max()), "hidden state" if model.head_made else "logit"
+    if not difference <= TOLERANCE * max(1.0, scale):
+        raise UserError(f"self-check (stock transformers): a {what} differs by {difference:.3g} (up to {scale:.3g}); "
+                        f"nothing was written")
+    return f"stock transformers: largest {what} difference {difference:.2g} (up to {scale:.3g})"

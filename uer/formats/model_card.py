@@ -1,0 +1,54 @@
+"""The README.md of an exported folder: what it is, from which teacher, how, sizes, figures, command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from uer.config import ModelConfig
+
+
+@dataclass
+class CardFacts:
+    """What a card says beyond the sizes.
+
+    Attributes:
+        name: of the model.
+        source: the file that it was made from.
+        how: a sentence or two on how it came about.
+        teacher: the teacher's config, if it is a student.
+        parameters: number of parameters.
+        figures: (what, value) of everything that was measured.
+        command: the command that wrote the folder.
+    """
+
+    name: str
+    source: str
+    how: str
+    parameters: int
+    command: str
+    teacher: ModelConfig | None = None
+    figures: list[tuple[str, str]] = field(default_factory=list)
+
+
+SIZES = (("layers", "layers_num"), ("hidden size", "hidden_size"), ("heads", "heads_num"),
+         ("feed-forward size", "feedforward_size"))
+
+
+def model_card(facts: CardFacts, config: ModelConfig) -> str:
+    """Markdown with the front matter that model hubs read."""
+    models = [("this model", config)] + ([("teacher", facts.teacher)] if facts.teacher else [])
+    lines = [
+        "---", "library_name: transformers", "pipeline_tag: fill-mask", "tags:", "- bert",
+        *(["- weight-inherited-distillation"] if facts.teacher else []), "---", "",
+        f"# {facts.name}", "", facts.how, "", f"Made from `{facts.source}`.", "",
+        "| | " + " | ".join(name for name, _ in models) + " |", "|---" * (len(models) + 1) + "|",
+        *(f"| {label} | " + " | ".join(str(getattr(sizes, key)) for _, sizes in models) + " |"
+          for label, key in SIZES),
+        "", f"Parameters: {facts.parameters:,}.", "", "## Measured", "",
+        *(f"- {what}: {value}" for what, value in facts.figures), "",
+        "## Use", "", "```python", "from transformers import AutoModelForMaskedLM, AutoTokenizer", "",
+        'model = AutoModelForMaskedLM.from_pretrained("<this folder>")',
+        'tokenizer = AutoTokenizer.from_pretrained("<this folder>")', "```", "",
+        "## Command", "", "```", facts.command, "```", "",
+    ]
+    return "\n".join(lines)

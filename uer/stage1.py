@@ -1,0 +1,209 @@
+"""A stage-1 checkpoint on its way to a student: what it is, what is known about it, and its merge."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uer.config import ModelConfig, config_from_dict, load_config, read_json
+from uer.conversion import Source
+from uer.errors import UserError
+from uer.formats import shapes
+from uer.formats.model_card import CardFacts
+from uer.formats.storage import read_tensors
+from uer.formats.uer_names import is_uer, to_published
+from uer.squeeze.mask_file import read_masks
+from uer.squeeze.merge import Merged, groups_for, master_from_checkpoint, merge
+
+RECORDED = {"loss": "MLM loss in training", "accuracy": "MLM accuracy in training", "dev_loss": "MLM loss, held-out",
+            "dev_accuracy": "MLM accuracy, held-out"}
+STRATEGY_WORDS = {"dim": "every head made thinner (dim)", "head": "heads dropped (head)"}
+HOW_MERGED = ("A student by weight-inherited distillation: compactors trained around the teacher's linears{step}, "
+              "{strategy}, hidden size {teacher} to {size}, then merged into the teacher's weights.")
+SIZE_OPTIONS = ("layers_num", "hidden_size", "heads_num", "feedforward_size")
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The tensors of a checkpoint (published names, at least float32) and the facts in the JSON beside it ({} if none).
+
+    Raises:
+        UserError: not a file of tensors, or of another model.
+    """
+    if Path(path).is_dir():
+        raise UserError(f"--load_model_path {path}: a folder; a checkpoint file is needed")
+    raw = read_tensors(path, "checkpoint")
+    if not is_uer(raw):
+        raise UserError(f"checkpoint {path}: not a checkpoint of pretrain.py (its tensors are called "
+                        f"{', '.join(list(raw)[:3])}, …)")
+    state = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+             for name, tensor in to_published(raw).items() if name not in shapes.NSP_HEAD}
+    beside = Path(f"{path}.json")
+    return state, read_json(beside) if beside.is_file() else {}
+
+
+def has_compactors(state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether this is a checkpoint of a WID run (and not a plain model)."""
+    return any("compactor" in name for name in state)
+
+
+def teacher_config(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
+                   options: argparse.Namespace) -> tuple[ModelConfig, list[str]]:
+    """The teacher's config: from the checkpoint's JSON, else --config_path, else the shapes and the options.
+
+    Returns:
+        the config, and everything given that contradicts it or the checkpoint.
+    Raises:
+        UserError: the number of heads cannot be told, or senseless values.
+    """
+    measured = shapes.measured(state)
+    if len(measured) < 3:
+        raise UserError(f"checkpoint {options.load_model_path}: not a whole BERT; there is no {shapes.WORDS} or no "
+                        f"encoder layer in it")
+    where = f"checkpoint {options.load_model_path}"
+    if facts.get("teacher"):
+        config = config_from_dict(facts["teacher"], f"{where}.json")
+    elif options.config_path:
+        overrides = {} if options.heads_num is None else {"heads_num": options.heads_num}
+        config = load_config(options.config_path, overrides)
+    else:
+        heads = options.heads_num or _usual_heads(measured["hidden_size"], where)
+        config = config_from_dict({**measured, "heads_num": heads,
+                                   "max_seq_length": len(state[shapes.POSITIONS])}, where)
+    problems = [f"--{key} {getattr(options, key)}, but {measured.get(key, getattr(config, key))} in the checkpoint"
+                for key in SIZE_OPTIONS
+                if getattr(options, key) not in (None, measured.get(key, getattr(config, key)))]
+    given = load_config(options.config_path) if options.config_path else config
+    problems += [f"{key} is {getattr(other, key)} in {name}, {value} in the checkpoint"
+                 for other, name in ((config, f"{options.load_model_path}.json"), (given, options.config_path))
+                 for key, value in measured.items() if getattr(other, key) != value]
+    if facts.get("teacher") and given.heads_num != config.heads_num:
+        problems.append(f"heads_num is {given.heads_num} in {options.config_path}, {config.heads_num} in the "
+                        f"checkpoint")
+    return config, list(dict.fromkeys(problems))
+
+
+def _usual_heads(hidden: int, where: str) -> int:
+    if hidden % shapes.HEAD_SIZE:
+        raise UserError(f"{where}: no JSON beside it, and hidden_size {hidden} is no multiple of {shapes.HEAD_SIZE}; "
+                        f"give --heads_num or --config_path")
+    return hidden // shapes.HEAD_SIZE
+
+
+def fact_problems(facts: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
+    """Options that contradict what the run wrote beside its checkpoint."""
+    problems = []
+    strategy, step = options.compactor_mask_strategy, options.mask_step
+    if strategy is not None and facts.get("strategy") not in (None, strategy):
+        problems.append(f"--compactor_mask_strategy {strategy}, but the run's was {facts['strategy']}")
+    if step is not None and facts.get("step") not in (None, step):
+        problems.append(f"--mask_step {step}, but the checkpoint is of step {facts['step']}")
+    return problems
+
+
+def merge_checkpoint(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any], options: argparse.Namespace,
+                     say: Callable[[str], object] = print) -> tuple[Merged, ModelConfig, str]:
+    """Masks, master, merge and the checks.
+
+    Returns:
+        the student, the teacher's config, the strategy.
+    Raises:
+        UserError: all contradictions in one message; masks that are absent or do not fit; a student that disagrees
+            with the model that was trained.
+    """
+    config, problems = teacher_config(state, facts, options)
+    problems += fact_problems(facts, options)
+    if problems:
+        raise UserError(f"checkpoint {options.load_model_path}: " + "; ".join(problems))
+    strategy = options.compactor_mask_strategy or facts.get("strategy") or "dim"
+    step = options.mask_step if options.mask_step is not None else facts.get("step")
+    where, masks = f"checkpoint {options.load_model_path}", {}
+    if options.mask_path:
+        if step is None:
+            raise UserError("--mask_path needs --mask_step, the step of the checkpoint")
+        where, masks = f"mask file {options.mask_path}, step {step}", read_masks(options.mask_path, step)
+    groups, notes = groups_for(state, config, strategy, masks, where)
+    target = groups["hidden"].target
+    if facts.get("target_dim") not in (None, target):
+        raise UserError(f"{where}: leaves {target} hidden dimensions, the run's --target_dim was "
+                        f"{facts['target_dim']}; a student exists once the masks are complete")
+    for note in notes:
+        say(f"note: {note}")
+    merged = merge(master_from_checkpoint(state, config, groups), keep_attention_scale=options.keep_attention_scale)
+    _judge(merged, options, say)
+    return merged, config, strategy
+
+
+def _judge(merged: Merged, options: argparse.Namespace, say: Callable[[str], object]) -> None:
+    report = merged.report
+    scale = f"logits up to {report.scale:.3g}"
+    if options.keep_attention_scale:
+        say("note: --keep_attention_scale: the student divides its attention scores by the root of its own head size, "
+            "as the published conversion's do; that is another model than was trained. The figures below compare "
+            "against the trained one under that scale.")
+    say(f"merged against the trained model with the dropped entries at 0: largest logit difference "
+        f"{report.sparse_difference:.2g} ({scale}, fixed batch, float32)")
+    if not report.agrees:
+        raise UserError(f"the merged student disagrees with the trained model by {report.sparse_difference:.3g} "
+                        f"({scale}); nothing was written")
+    say(f"merged against the trained model as it is: {report.trained_difference:.2g}; largest dropped compactor entry "
+        f"{report.largest_dropped:.2g} ({report.largest_dropped_group})")
+    if not report.decayed:
+        say("WARNING: the dropped entries have not decayed yet, so the student is not the model that was trained: "
+            "its logits differ as said above. Take a later checkpoint, or train the student on.")
+
+
+# -- what goes out -----------------------------------------------------------------------------------------------------
+
+
+def student_source(options: argparse.Namespace, command: str, say: Callable[[str], object] = print) -> Source:
+    """The model that convert.py's options ask for: a merged student, or a plain model as it is.
+
+    Args:
+        command: for the model card.
+    Raises:
+        UserError
+    """
+    state, facts = read_checkpoint(options.load_model_path)
+    lower_case = None if options.do_lower_case is None else options.do_lower_case == "true"
+    figures = [(words, f"{facts[key]:.4g}") for key, words in RECORDED.items() if isinstance(facts.get(key), float)]
+    if not figures:
+        figures = [("MLM loss", "not recorded with the checkpoint")]
+    teacher = None
+    if has_compactors(state):
+        merged, teacher, strategy = merge_checkpoint(state, facts, options, say)
+        config, weights, report = merged.config, merged.weights, merged.report
+        figures += [("merged student against the trained model, its dropped entries at 0, fixed batch, float32",
+                     f"largest logit difference {report.sparse_difference:.2g} (logits up to {report.scale:.3g})"),
+                    ("merged student against the trained model as it is", f"{report.trained_difference:.2g}")]
+        how = HOW_MERGED.format(strategy=STRATEGY_WORDS[strategy], teacher=teacher.hidden_size, size=config.hidden_size,
+                                step=f", {facts['step']} steps" if "step" in facts else "")
+        if options.keep_attention_scale:
+            how += " The attention scale is not folded in (--keep_attention_scale)."
+    else:
+        config, weights = _plain(state, facts, options, say)
+        how = "A BERT trained by masked language modelling, converted as it is."
+    say(f"{config.layers_num} layers, hidden_size {config.hidden_size}, {config.heads_num} heads, feedforward_size "
+        f"{config.feedforward_size}, {parameter_count(weights):,} parameters")
+    card = CardFacts(name="", source=Path(options.load_model_path).name, how=how, teacher=teacher,
+                     parameters=parameter_count(weights), figures=figures, command=command)
+    return Source(config, weights, card, vocab_path=options.vocab_path, lower_case=lower_case)
+
+
+def parameter_count(weights: Mapping[str, torch.Tensor]) -> int:
+    """Numbers in all tensors."""
+    return sum(tensor.numel() for tensor in weights.values())
+
+
+def _plain(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any], options: argparse.Namespace,
+           say: Callable[[str], object]) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
+    if options.mask_path or options.keep_attention_scale:
+        say("note: no compactors in this checkpoint, so there is nothing to merge; masks are not needed")
+    config, problems = teacher_config(state, facts, options)
+    problems += shapes.tensor_problems(state, config)
+    if problems:
+        raise UserError(f"checkpoint {options.load_model_path}: " + "; ".join(problems))
+    return config, dict(state)
