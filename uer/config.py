@@ -44,13 +44,17 @@ class ModelConfig:
         return replace(self, hidden_size=target_dim, heads_num=heads, tie_weights=False,
                        feedforward_size=self.feedforward_size * target_dim // self.hidden_size)
 
-    def to_json(self) -> str:
-        """The config as UER writes it."""
+    def to_dict(self) -> dict[str, Any]:
+        """The config under UER's keys."""
         fields = asdict(self)
         ours = {key: fields.pop(key) for key in ("layernorm", "layernorm_eps", "tie_weights")}
         uer = {"emb_size": self.hidden_size, **fields, "data_processor": "mlm", "embedding": "word_pos_seg",
                "encoder": "transformer", "target": "mlm"}
-        return json.dumps({**uer, **ours}, indent=2) + "\n"
+        return {**uer, **ours}
+
+    def to_json(self) -> str:
+        """The text of a config file."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from uer.errors import UserError
 from uer.formats import shapes
 from uer.formats.model_card import CardFacts
 from uer.formats.storage import read_tensors
+from uer.formats.teacher import config_path_for
 from uer.formats.uer_names import is_uer, to_published
 from uer.squeeze.mask_file import read_masks
 from uer.squeeze.merge import Merged, groups_for, master_from_checkpoint, merge
@@ -28,7 +29,9 @@ SIZE_OPTIONS = ("layers_num", "hidden_size", "heads_num", "feedforward_size")
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The tensors of a checkpoint (published names, at least float32) and the facts in the JSON beside it ({} if none).
+    """The tensors of a checkpoint (published names, at least float32) and the facts in the JSON beside it.
+
+    Facts are {} where there is none, and only {"teacher": config} beside a finished UER file.
 
     Raises:
         UserError: not a file of tensors, or of another model.
@@ -42,6 +45,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     state = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
              for name, tensor in to_published(raw).items() if name not in shapes.NSP_HEAD}
     beside = Path(f"{path}.json")
+    if not beside.is_file() and config_path_for(path).is_file():
+        return state, {"teacher": read_json(config_path_for(path))}
     return state, read_json(beside) if beside.is_file() else {}
 
 

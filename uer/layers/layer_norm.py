@@ -20,6 +20,21 @@ STYLES = ("uer", "huggingface")
 DEFAULT_EPS = {"uer": 1e-6, "huggingface": 1e-12}
 
 
+def standardise(x: torch.Tensor, style: str, eps: float, keep: torch.Tensor | None = None,
+                kept: int | None = None) -> torch.Tensor:
+    """LayerNorm without gamma and beta: x [..., size] -> [..., size]; `keep` and `kept` as in `LayerNorm`."""
+    n = x.shape[-1] if kept is None else kept
+    if keep is None:
+        centred = x - x.mean(-1, keepdim=True)
+        var = centred.pow(2).sum(-1, keepdim=True) / (n - 1)
+    else:
+        centred = x - (x * keep).sum(-1, keepdim=True) / n
+        var = (centred.pow(2) * keep).sum(-1, keepdim=True) / (n - 1)
+    if style == "uer":
+        return centred / (var.sqrt() + eps)
+    return centred * torch.rsqrt(var + eps * n / (n - 1))
+
+
 class LayerNorm(nn.Module):
     """LayerNorm with UER's `gamma` and `beta`.
 
@@ -51,18 +66,7 @@ class LayerNorm(nn.Module):
         if self.keep is None and self._kernel_serves(x):
             eps = self.eps if self.style == "huggingface" else self.eps**2
             return F.layer_norm(x, (n,), self.gamma * math.sqrt((n - 1) / n), self.beta, eps)
-        if self.keep is None:
-            centred = x - x.mean(-1, keepdim=True)
-            var = centred.pow(2).sum(-1, keepdim=True) / (n - 1)
-        else:
-            keep = self.keep
-            centred = x - (x * keep).sum(-1, keepdim=True) / n
-            var = (centred.pow(2) * keep).sum(-1, keepdim=True) / (n - 1)
-        if self.style == "uer":
-            scale = 1 / (var.sqrt() + self.eps)
-        else:
-            scale = torch.rsqrt(var + self.eps * n / (n - 1))
-        return torch.addcmul(self.beta, centred * scale, self.gamma)
+        return torch.addcmul(self.beta, standardise(x, self.style, self.eps, self.keep, n), self.gamma)
 
     def _kernel_serves(self, x: torch.Tensor) -> bool:
         """Whether the fused kernel is exact enough: always in its own form; in UER's form where rounding is coarser."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from uer.models.bert import Bert
 from uer.optimizers import AdamW
@@ -33,6 +34,18 @@ class WidLearner:
         self.w_step = w_step
         self.squeeze_tolerance = squeeze_tolerance
         self.student: Bert = master.build_student()
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """What the optimizer trains, under the published names."""
+        return list(self.master.named_parameters())
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The stage-1 checkpoint's tensors."""
+        return self.master.state_dict()
+
+    def groups(self) -> dict[str, MaskGroup]:
+        """The mask groups by name."""
+        return self.master.groups
 
     def prepare(self) -> None:
         """Compose the student's parameters for this step."""

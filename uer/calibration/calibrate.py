@@ -1,0 +1,383 @@
+"""Closed-form compactors, layer by layer, on what the student itself sees.
+
+Written for a kept set F of the residual stream and, in layer i, x the teacher's and z the student's states:
+
+    hidden       F greedily, to explain all residual-stream states;  z_0 = LN(embedding[F])
+    q, k, v      one column compactor C: x ≈ C z + c;  c goes into the biases
+    q, k         rank-r maps of the bilinear form of the queries and keys that C z predicts
+    v, o         the part of each head's context that the output needs, then least squares of the residual error
+                 (x + attention(x))[F] − z on the student's own contexts
+    ffn          neurons greedily, then least squares of the residual error on the student's own activations
+    LayerNorms   gamma and beta refitted per dimension
+    mlm          as a linear with a LayerNorm behind it; C of the vocabulary projection by least squares
+
+Everything ends as rows of R, columns of C, biases, gammas and betas of the published form, so a calibrated model is a
+squeezed stage-1 model. All arithmetic is float64. Where nothing is dropped every correction vanishes: the student is
+the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+
+from uer.calibration.maps import bilinear, lift, value_directions
+from uer.calibration.moments import Affine, Moments, regress, regress_moments
+from uer.calibration.selection import greedy_regressors
+from uer.calibration.spool import Spool
+from uer.data.loader import MlmBatch
+from uer.layers.layer_norm import LayerNorm, standardise
+from uer.models.bert import Bert
+from uer.squeeze.groups import MaskGroup
+from uer.squeeze.wiring import EMBEDDING_COMPACTOR, encoder_linears
+
+
+@dataclass
+class Calibration:
+    """What calibration found.
+
+    Attributes:
+        tensors: compactors (R [kept, d], C [d, kept]), biases, gammas and betas, under the published names.
+        keep: by group, the dimensions kept: bool [size] (attention: nominally, the first of each head).
+        explained: (part, share of variance explained) in the order of the forward pass.
+        tokens: tokens seen.
+    """
+
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    keep: dict[str, torch.Tensor] = field(default_factory=dict)
+    explained: list[tuple[str, float]] = field(default_factory=list)
+    tokens: int = 0
+
+
+class Calibrator:
+    """Calibrates one student.
+
+    Args:
+        teacher: a plain BERT in float64, in evaluation mode.
+        groups: the mask groups, which say what size the student is to have.
+        batches: this process's share of the calibration data; gone through several times.
+        progress: called with the name of each part as it is finished.
+    """
+
+    def __init__(self, teacher: Bert, groups: dict[str, MaskGroup], batches: Sequence[MlmBatch],
+                 progress: Callable[[str], None] = lambda part: None):
+        self.teacher, self.groups, self.batches, self.progress = teacher, groups, batches, progress
+        self.device = teacher.target.mlm_linear_2.bias.device
+        self.spool = Spool()
+        self.result = Calibration()
+        self.out = self.result.tensors
+        self.heads = teacher.config.heads_num
+        self.size = teacher.config.head_size
+
+    @torch.no_grad()
+    def run(self) -> Calibration:
+        """All parts, in the order of the forward pass."""
+        try:
+            self.hidden = self._choose_hidden()
+            self._keep("hidden", self.hidden)
+            into = self._embedding()
+            for i in range(self.teacher.config.layers_num):
+                into = self._attention(i, into)
+                into = self._feed_forward(i, into)
+            self._mlm(into)
+        finally:
+            self.spool.close()
+        return self.result
+
+    # -- helpers ---------------------------------------------------------------------------------------------------
+
+    def _moments(self, **widths: int) -> Moments:
+        return Moments(self.device, **widths)
+
+    def _numbered(self):
+        for number, batch in enumerate(self.batches):
+            yield number, batch, (batch.seg > 0)
+
+    def _state(self, number: int, name: str) -> torch.Tensor:
+        return self.spool.get(number, name).to(self.device)
+
+    def _put(self, number: int, **tensors: torch.Tensor) -> None:
+        self.spool.put(number, **{name: tensor.cpu() for name, tensor in tensors.items()})
+
+    def _keep(self, group: str, index: torch.Tensor) -> None:
+        keep = torch.zeros(self.groups[group].size, dtype=torch.bool)
+        keep[index.cpu()] = True
+        self.result.keep[group] = keep
+
+    def _select(self, index: torch.Tensor, size: int) -> torch.Tensor:
+        """Rows `index` of the identity: [len(index), size]."""
+        return torch.eye(size, dtype=torch.float64, device=self.device)[index]
+
+    def _report(self, part: str, explained: float) -> None:
+        self.result.explained.append((part, explained))
+        self.progress(part)
+
+    # -- residual stream -------------------------------------------------------------------------------------------
+
+    def _choose_hidden(self) -> torch.Tensor:
+        """The kept dimensions F, from the covariance of all LayerNorm outputs of the residual stream."""
+        config = self.teacher.config
+        moments = self._moments(x=config.hidden_size)
+        for _, batch, real in self._numbered():
+            self.result.tokens += int(real.sum())
+            mask = real[:, None, None, :]
+            hidden = self.teacher.embedding(batch.src, batch.seg)
+            self._count(moments, real, x=hidden)
+            for layer in self.teacher.encoder.transformer:
+                hidden = layer.layer_norm_1(hidden + layer.self_attn(hidden, mask))
+                self._count(moments, real, x=hidden)
+                hidden = layer.layer_norm_2(hidden + layer.feed_forward(hidden))
+                self._count(moments, real, x=hidden)
+        moments.share()
+        covariance = moments.covariance("x")
+        return greedy_regressors(covariance, covariance, self.groups["hidden"].target)
+
+    def _count(self, moments: Moments, real: torch.Tensor, **states: torch.Tensor) -> None:
+        """Add the real tokens of [batch, seq, width] states."""
+        weights = torch.ones(int(real.sum()), dtype=torch.float64, device=self.device)
+        moments.add(weights, **{name: state[real] for name, state in states.items()})
+
+    def _embedding(self) -> Affine:
+        self.out[f"{EMBEDDING_COMPACTOR}.weight"] = self._select(self.hidden, self.teacher.config.hidden_size)
+
+        def states(number: int, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+            total = self.teacher.embedding.sum(batch.src, batch.seg)
+            return total, total[..., self.hidden]
+
+        return self._layer_norm("embedding.layer_norm", self.teacher.embedding.layer_norm, self.hidden, states)
+
+    def _layer_norm(self, name: str, norm: LayerNorm, index: torch.Tensor,
+                    states: Callable[[int, MlmBatch], tuple[torch.Tensor, torch.Tensor]]) -> Affine:
+        """Refit gamma and beta of a LayerNorm on the student's own sums, spool both sides' results.
+
+        Args:
+            index: which of the teacher's dimensions the student has here.
+            states: the teacher's [.., d] and the student's [.., kept] states before the LayerNorm.
+        Returns:
+            the teacher's result from the student's: the next column compactor.
+        """
+        width, kept = len(norm.gamma), len(index)
+        moments = self._moments(z=kept, x=width)
+        for number, batch, real in self._numbered():
+            before, mine = states(number, batch)
+            x, z = norm(before), standardise(mine, norm.style, norm.eps)
+            self._count(moments, real, z=z, x=x)
+            self._put(number, x=x, z=z)
+        moments.share()
+        gamma, beta = self._per_dimension(moments, norm.gamma[index], index)
+        self.out[f"{name}.gamma"], self.out[f"{name}.beta"] = gamma, beta
+        prior = torch.zeros(width, kept, dtype=torch.float64, device=self.device)
+        prior[index, torch.arange(kept, device=self.device)] = gamma
+        onto = regress(moments, "z", "x", prior)
+        self._report(name, onto.explained)
+        for number, _, _ in self._numbered():
+            self._put(number, z=self._state(number, "z") * gamma + beta)
+        matrix = onto.matrix / gamma
+        return Affine(matrix, onto.offset - matrix @ beta, onto.explained)
+
+    def _per_dimension(self, moments: Moments, gamma: torch.Tensor,
+                       index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """gamma, beta [kept] by least squares of x_F on z, dimension by dimension, as a correction to the teacher's."""
+        positions = torch.arange(len(index), device=self.device)
+        variance = moments.covariance("z").diagonal()
+        shared = moments.covariance("x", "z")[index, positions]
+        floor = 1e-12 * variance.max().clamp_min(1e-300)
+        refitted = gamma + torch.where(variance > floor, (shared - gamma * variance) / variance.clamp_min(floor), 0.0)
+        refitted = torch.where(refitted.abs() < 1e-8, gamma.abs().clamp_min(1e-8), refitted)
+        return refitted, moments.mean("x")[index] - refitted * moments.mean("z")
+
+    # -- attention -------------------------------------------------------------------------------------------------
+
+    def _attention(self, i: int, into: Affine) -> Affine:
+        layer = self.teacher.encoder.transformer[i]
+        query, key, value, output = encoder_linears(i)[:4]
+        weights = [linear.weight @ into.matrix for linear in layer.self_attn.linear_layers]  # [d, kept] each
+        biases = [linear.bias + linear.weight @ into.offset for linear in layer.self_attn.linear_layers]
+        rank = self.groups[f"attention.{i}"].target // self.heads
+        whole = self.groups[f"attention.{i}"].whole_blocks
+        if whole:
+            rank = self.size
+        maps_q, maps_k, shift = self._query_key_maps(weights, biases, rank)
+        biases[1] = biases[1] - shift
+        moments = self._contexts(i, layer, weights, biases, maps_q, maps_k)
+        heads = self._choose_heads(i, moments) if whole else list(range(self.heads))
+        maps_v, columns = self._value_maps(layer, moments, heads, rank)
+        reduce = torch.block_diag(*maps_v)  # [heads' * rank, heads' * size]
+        rows = torch.cat([torch.arange(h * self.size, (h + 1) * self.size) for h in heads]).to(self.device)
+        start = torch.zeros(self.heads * self.size, len(heads) * rank, dtype=torch.float64, device=self.device)
+        start[rows] = torch.block_diag(*columns)
+        target_rows = layer.self_attn.final_linear.weight[self.hidden]  # [kept, d]
+        cov = moments.covariance("context")[rows][:, rows]
+        fitted = regress_moments(reduce @ cov @ reduce.T, moments.covariance("error", "context")[:, rows] @ reduce.T,
+                                 moments.covariance("error").diagonal(), reduce @ moments.mean("context")[rows],
+                                 moments.mean("error"), target_rows @ start)
+        self._report(f"encoder.transformer.{i}.self_attn", fitted.explained)
+        expand = torch.zeros(len(heads) * rank, self.heads * self.size, dtype=torch.float64, device=self.device)
+        expand[:, rows] = torch.eye(len(rows), dtype=torch.float64, device=self.device) if whole else reduce
+        for linear, maps in ((query, maps_q), (key, maps_k)):
+            full = torch.block_diag(*[maps[h] for h in heads])
+            matrix = torch.zeros_like(expand)
+            matrix[:, rows] = full
+            self._linear(linear, matrix, into.matrix, biases[0] if linear is query else biases[1])
+        self._linear(value, expand, into.matrix, biases[2])
+        final = layer.self_attn.final_linear
+        self._linear(output, self._select(self.hidden, len(final.bias)), lift(fitted.matrix, target_rows, start),
+                     self._spread(fitted.offset, final.bias))
+        self._keep(f"attention.{i}", torch.cat([torch.arange(h * self.size, h * self.size + rank) for h in heads]))
+
+        def states(number: int, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+            mine = F.linear(self._state(number, "context")[..., rows], fitted.matrix @ reduce, fitted.offset)
+            return self._state(number, "u"), self._state(number, "z") + mine
+
+        return self._layer_norm(f"encoder.transformer.{i}.layer_norm_1", layer.layer_norm_1, self.hidden, states)
+
+    def _linear(self, linear, rows: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor) -> None:
+        """Record a linear's compactors and bias."""
+        self.out[f"{linear.right}.weight"] = rows
+        self.out[f"{linear.left}.weight"] = columns
+        self.out[f"{linear.name}.bias"] = bias
+
+    def _spread(self, offset: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """The teacher's whole bias with the kept entries replaced."""
+        whole = bias.clone()
+        whole[self.hidden] = offset
+        return whole
+
+    def _heads_of(self, matrix: torch.Tensor) -> torch.Tensor:
+        """[.., heads * size] -> [.., heads, size]"""
+        return matrix.unflatten(-1, (self.heads, self.size))
+
+    def _query_key_maps(self, weights: list[torch.Tensor], biases: list[torch.Tensor], rank: int):
+        """R_q, R_k of every head, and the mean key, from the queries and keys that the student's states predict."""
+        moments = self._moments(z=weights[0].shape[1])
+        for number, _, real in self._numbered():
+            self._count(moments, real, z=self._state(number, "z"))
+        moments.share()
+        cov, mean = moments.covariance("z"), moments.mean("z")
+        mean_q, mean_k = weights[0] @ mean + biases[0], weights[1] @ mean + biases[1]
+        maps_q, maps_k = [], []
+        for h in range(self.heads):
+            part = slice(h * self.size, (h + 1) * self.size)
+            second_q = weights[0][part] @ cov @ weights[0][part].T + torch.outer(mean_q[part], mean_q[part])
+            cov_k = weights[1][part] @ cov @ weights[1][part].T
+            rows_q, rows_k = bilinear(second_q, cov_k, rank)
+            maps_q.append(rows_q)
+            maps_k.append(rows_k)
+        shift = mean_k if rank < self.size else torch.zeros_like(mean_k)
+        return maps_q, maps_k, shift
+
+    def _contexts(self, i: int, layer, weights, biases, maps_q, maps_k) -> Moments:
+        """Moments of the student's contexts (values at full width) and the residual error they are to explain."""
+        moments = self._moments(context=self.heads * self.size, error=len(self.hidden))
+        stack_q, stack_k = torch.stack(maps_q), torch.stack(maps_k)  # [heads, rank, size]
+        for number, batch, real in self._numbered():
+            x, z = self._state(number, "x"), self._state(number, "z")
+            mask = real[:, None, None, :]
+            u = x + layer.self_attn(x, mask)
+            q, k, v = (self._heads_of(F.linear(z, w, b)) for w, b in zip(weights, biases))
+            q = torch.einsum("bshd,hrd->bhsr", q, stack_q)
+            k = torch.einsum("bshd,hrd->bhsr", k, stack_k)
+            context = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), attn_mask=mask, scale=self.size**-0.5)
+            context = context.transpose(1, 2).flatten(2)
+            self._count(moments, real, context=context, error=u[..., self.hidden] - z)
+            self._put(number, context=context, u=u)
+        return moments.share()
+
+    def _value_maps(self, layer, moments: Moments, heads: list[int], rank: int):
+        """R_v and the start of C_o for each kept head."""
+        maps, columns = [], []
+        weight = layer.self_attn.final_linear.weight[self.hidden]
+        covariance = moments.covariance("context")
+        for h in heads:
+            part = slice(h * self.size, (h + 1) * self.size)
+            rows, back = value_directions(covariance[part, part], weight[:, part], rank)
+            maps.append(rows)
+            columns.append(back)
+        return maps, columns
+
+    def _choose_heads(self, i: int, moments: Moments) -> list[int]:
+        """The heads whose contexts together explain the residual error best, greedily."""
+        wanted = self.groups[f"attention.{i}"].target // self.size
+        cov, cross = moments.covariance("context"), moments.covariance("error", "context")
+        chosen: list[int] = []
+        while len(chosen) < wanted:
+            best, best_gain = -1, -1.0
+            for h in range(self.heads):
+                if h in chosen:
+                    continue
+                rows = torch.cat([torch.arange(g * self.size, (g + 1) * self.size) for g in [*chosen, h]])
+                rows = rows.to(self.device)
+                inner = cov[rows][:, rows]
+                fit = regress_moments(inner, cross[:, rows], moments.covariance("error").diagonal(),
+                                      moments.mean("context")[rows], moments.mean("error"),
+                                      torch.zeros(len(cross), len(rows)).to(cov))
+                if fit.explained > best_gain:
+                    best, best_gain = h, fit.explained
+            chosen.append(best)
+        return sorted(chosen)
+
+    # -- feed-forward ----------------------------------------------------------------------------------------------
+
+    def _feed_forward(self, i: int, into: Affine) -> Affine:
+        layer = self.teacher.encoder.transformer[i]
+        linear_1, linear_2 = encoder_linears(i)[4:]
+        first, second = layer.feed_forward.linear_1, layer.feed_forward.linear_2
+        weight, bias = first.weight @ into.matrix, first.bias + first.weight @ into.offset
+        moments = self._moments(a=len(bias), error=len(self.hidden))
+        for number, _, real in self._numbered():
+            x, z = self._state(number, "x"), self._state(number, "z")
+            u = x + layer.feed_forward(x)
+            a = layer.feed_forward.act(F.linear(z, weight, bias))
+            self._count(moments, real, a=a, error=u[..., self.hidden] - z)
+            self._put(number, u=u)
+        moments.share()
+        neurons = self._choose_neurons(moments, second.weight[self.hidden], self.groups[f"ffn.{i}"].target)
+        target_rows = second.weight[self.hidden]
+        fitted = regress(moments, "a", "error", target_rows[:, neurons], index=neurons)
+        self._report(f"encoder.transformer.{i}.feed_forward", fitted.explained)
+        rows = self._select(neurons, len(bias))
+        self._linear(linear_1, rows, into.matrix, bias)
+        self._linear(linear_2, self._select(self.hidden, len(second.bias)), lift(fitted.matrix, target_rows, rows.T),
+                     self._spread(fitted.offset, second.bias))
+        self._keep(f"ffn.{i}", neurons)
+
+        def states(number: int, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+            z = self._state(number, "z")
+            a = layer.feed_forward.act(F.linear(z, weight[neurons], bias[neurons]))
+            return self._state(number, "u"), z + F.linear(a, fitted.matrix, fitted.offset)
+
+        return self._layer_norm(f"encoder.transformer.{i}.layer_norm_2", layer.layer_norm_2, self.hidden, states)
+
+    def _choose_neurons(self, moments: Moments, weight: torch.Tensor, count: int) -> torch.Tensor:
+        """The neurons that explain the residual error best, greedily: int64 [count], ascending."""
+        return greedy_regressors(moments.covariance("a"), moments.covariance("error", "a"), count)
+
+    # -- head ------------------------------------------------------------------------------------------------------
+
+    def _mlm(self, into: Affine) -> None:
+        target = self.teacher.target
+        linear, norm, vocabulary = target.mlm_linear_1, target.layer_norm, target.mlm_linear_2
+        weight, bias = linear.weight @ into.matrix, linear.bias + linear.weight @ into.offset
+        moments = self._moments(g=len(bias))
+        for number, _, real in self._numbered():
+            self._count(moments, real, g=norm(target.act(linear(self._state(number, "x")))))
+        covariance = moments.share().covariance("g")
+        index = greedy_regressors(covariance, covariance, self.groups["mlm"].target)
+        self._linear_mlm(index, into, bias)
+
+        def states(number: int, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+            mine = target.act(F.linear(self._state(number, "z"), weight[index], bias[index]))
+            return target.act(linear(self._state(number, "x"))), mine
+
+        onto = self._layer_norm("target.layer_norm", norm, index, states)
+        self.out["target.mlm_linear_2_left_compactor.weight"] = onto.matrix
+        self.out["target.mlm_linear_2.bias"] = vocabulary.bias + vocabulary.weight @ onto.offset
+        self._keep("mlm", index)
+
+    def _linear_mlm(self, index: torch.Tensor, into: Affine, bias: torch.Tensor) -> None:
+        self.out["target.mlm_linear_1_right_compactor.weight"] = self._select(index, len(bias))
+        self.out["target.mlm_linear_1_left_compactor.weight"] = into.matrix
+        self.out["target.mlm_linear_1.bias"] = bias

@@ -1,0 +1,66 @@
+"""Low-rank maps inside attention heads, and lifting an effective matrix into a column compactor."""
+
+from __future__ import annotations
+
+import torch
+
+from uer.calibration.moments import JITTER
+
+
+def symmetric_root(second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """S^½ and S^-½ of a second-moment matrix [n, n], rank-deficient ones included (a floor under the eigenvalues)."""
+    values, vectors = torch.linalg.eigh((second + second.T) / 2)
+    roots = values.clamp_min(JITTER * values[-1].clamp_min(1e-300)).sqrt()
+    return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
+
+
+def bilinear(query: torch.Tensor, key: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rank-r maps that keep q·k best under the data.
+
+    With L_q, L_k the roots of the second moments and L_q L_k = U S Vᵀ:  R_q = S_r^½ U_rᵀ L_q⁻¹,  R_k = S_r^½ V_rᵀ L_k⁻¹.
+
+    Args:
+        query, key: E[q qᵀ], E[k kᵀ] of a head, [size, size]; k centred: a constant key shifts all scores of a query
+            alike, which the softmax does not see.
+    Returns:
+        R_q, R_k: [rank, size]
+    """
+    if rank == len(query):
+        eye = torch.eye(rank).to(query)
+        return eye, eye
+    root_q, inverse_q = symmetric_root(query)
+    root_k, inverse_k = symmetric_root(key)
+    left, values, right = torch.linalg.svd(root_q @ root_k)
+    scale = values[:rank].sqrt()[:, None]
+    return scale * left[:, :rank].T @ inverse_q, scale * right[:rank] @ inverse_k
+
+
+def value_directions(covariance: torch.Tensor, out: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rank-r part of a head's context that the output map `out` needs most.
+
+    With the covariance L Lᵀ and out L = U S Vᵀ:  R_v = V_rᵀ L⁻¹,  C_o = L V_r.
+
+    Args:
+        covariance: of the head's context, [size, size]
+        out: [targets, size]
+    Returns:
+        R_v [rank, size], C_o [size, rank]
+    """
+    if rank == len(covariance):
+        eye = torch.eye(rank).to(covariance)
+        return eye, eye
+    root, inverse = symmetric_root(covariance)
+    directions = torch.linalg.svd(out @ root, full_matrices=True)[2][:rank]
+    return directions @ inverse, root @ directions.T
+
+
+def lift(wanted: torch.Tensor, weight: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """C with weight C = wanted, as near as possible to a start: C = start + weight⁺ (wanted − weight start).
+
+    Args:
+        wanted: [out, new], weight: [out, in] with out ≤ in, start: [in, new]
+    Returns:
+        [in, new]
+    """
+    return start + torch.linalg.lstsq(weight, wanted - weight @ start, driver="gelsd").solution \
+        if weight.device.type == "cpu" else start + torch.linalg.pinv(weight) @ (wanted - weight @ start)

@@ -1,0 +1,67 @@
+"""From options and a teacher to a calibrated student."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+
+import torch
+
+from uer.calibration.calibrate import Calibration, Calibrator
+from uer.config import ModelConfig
+from uer.data.dataset import Dataset
+from uer.data.loader import MlmBatch, MlmLoader
+from uer.data.options import masking_options
+from uer.distributed import Place
+from uer.models.build import from_weights
+from uer.reports import Reports
+from uer.squeeze.groups import MaskGroup
+
+INSTANCES = 16  # per calibration batch
+
+
+def calibration_batches(dataset: Dataset, count: int, seed: int, place: Place, masking=None) -> list[MlmBatch]:
+    """This process's share of the first `count` batches of `INSTANCES` instances; the same ones for any world size."""
+    loader = MlmLoader(dataset, INSTANCES, seed=seed, masking=masking, prefetch=0, group_by_length=False)
+    count = min(count, loader.batches_per_epoch)
+    return [loader.batch(i).to(place.device) for i in range(place.rank, count, place.world_size)]
+
+
+def calibrate(config: ModelConfig, weights: dict[str, torch.Tensor], groups: dict[str, MaskGroup],
+              batches: list[MlmBatch], progress=lambda part: None) -> Calibration:
+    """Calibrated compactors for a teacher with these weights, in float64 on the batches' device."""
+
+    double = {name: tensor.double() for name, tensor in weights.items()}
+    teacher = from_weights(replace(config, tie_weights=False), double).eval()
+    return Calibrator(teacher, groups, batches, progress).run()
+
+
+def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor],
+                     groups: dict[str, MaskGroup], loader: MlmLoader, place: Place, reports: Reports) -> Calibration:
+    """`calibrate` as the options say, with a word to the reader before and after."""
+    dataset = Dataset.open(args.calibration_path) if args.calibration_path else loader.dataset
+    masking = None if args.calibration_path else masking_options(args)
+    batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking)
+    begun = time.perf_counter()
+    calibration = calibrate(config, weights, groups, batches)
+    reports.say(f"calibrated on {calibration.tokens:,} tokens in {time.perf_counter() - begun:.0f} s")
+    widest = max(config.feedforward_size, config.hidden_size)
+    if calibration.tokens < 2 * widest:
+        reports.say(f"warning: {calibration.tokens:,} tokens for {widest:,} dimensions to choose from; about "
+                    f"{8 * widest:,} would do (--calibration_batches {-(-8 * widest // (INSTANCES * 100))})")
+    return calibration
+
+
+def apply_calibration(calibration: Calibration, weights: dict[str, torch.Tensor],
+                      groups: dict[str, MaskGroup]) -> dict[str, torch.Tensor]:
+    """The teacher's weights with calibrated compactors, biases and LayerNorms; the groups become squeezed."""
+    like = weights["embedding.word_embedding.weight"]
+    for name, group in groups.items():
+        if name == "hidden":
+            group.whole_blocks = False
+        group.set_keep(calibration.keep[name].to(like.device))
+        group.dropped = group.dropped[:0]
+        group.squeezed = True
+    found = {name: tensor.to(like.device, like.dtype).contiguous() for name, tensor in calibration.tensors.items()}
+    return {**weights, **found}

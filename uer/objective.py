@@ -1,0 +1,79 @@
+"""The training loss of a batch, and evaluation on a held-out dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from uer.models.bert import Bert, mlm_loss
+
+if TYPE_CHECKING:
+    from uer.data.loader import MlmBatch
+
+
+def logits_of(model: Bert, batch: MlmBatch) -> torch.Tensor:
+    """Logits [n, vocab] of the positions that a batch asks for; the attention mask is spared where nothing is padding."""
+    return model(batch.src, batch.seg, batch.positions, batch.tokens < batch.seg.numel())
+
+
+class SoftTargets:
+    """Soft labels: the teacher's distribution over its k most likely tokens, softened by a temperature.
+
+    soft = T² · KL(teacher ‖ student) over the teacher's top k, both renormalised there (Hinton et al. 2015).
+
+    Args:
+        teacher: run without gradients on the same batches.
+        weight: share of the soft loss; the cross entropy keeps 1 − weight.
+        temperature, top_k: as above.
+    """
+
+    def __init__(self, teacher: Bert, weight: float, temperature: float = 1.0, top_k: int = 128):
+        self.teacher = teacher.eval()
+        self.weight, self.temperature, self.top_k = weight, temperature, top_k
+
+    def loss(self, logits: torch.Tensor, batch: MlmBatch) -> torch.Tensor:
+        """Summed soft loss of student logits [n, vocab]."""
+        with torch.no_grad():
+            wanted = logits_of(self.teacher, batch).float()
+            wanted, tokens = wanted.topk(min(self.top_k, wanted.shape[1]), dim=1)  # [n, k]
+            wanted = F.log_softmax(wanted / self.temperature, 1)
+        given = F.log_softmax(logits.gather(1, tokens).float() / self.temperature, 1)
+        return self.temperature**2 * F.kl_div(given, wanted, reduction="sum", log_target=True)
+
+
+def training_loss(student: Bert, batch: MlmBatch, soft: SoftTargets | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """What to run backward on, and (summed cross entropy, right predictions) to report, as float [2] without graph."""
+    logits = logits_of(student, batch)
+    loss, correct = mlm_loss(logits, batch.labels)
+    report = torch.stack([loss.detach(), correct.to(loss.dtype)])
+    if soft is not None:
+        loss = (1 - soft.weight) * loss + soft.weight * soft.loss(logits, batch)
+    return loss, report
+
+
+class Evaluation(NamedTuple):
+    """Mean cross entropy (nats a masked token), share of right predictions, masked tokens."""
+
+    loss: float
+    accuracy: float
+    predicted: int
+
+
+@torch.no_grad()
+def evaluate(model: Bert, batches: Iterable[MlmBatch], device: torch.device) -> Evaluation:
+    """MLM loss and accuracy of a model, dropout off."""
+    training = model.training
+    model.eval()
+    sums, predicted = torch.zeros(2, dtype=torch.float64, device=device), 0
+    for batch in batches:
+        batch = batch.to(device)
+        logits = logits_of(model, batch)
+        loss, correct = mlm_loss(logits, batch.labels)
+        sums += torch.stack([loss.double(), correct.double()])
+        predicted += len(batch.labels)
+    model.train(training)
+    loss_sum, correct_sum = sums.tolist()
+    return Evaluation(loss_sum / max(predicted, 1), correct_sum / max(predicted, 1), predicted)

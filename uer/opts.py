@@ -1,0 +1,144 @@
+"""Options of pretrain.py and calibrate.py, one group per concern. Needs no torch, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+
+from uer.data.options import add_masking_options, add_tokenizer_options
+
+STRATEGIES = ("dim", "head")
+PENALTIES = ("published", "fade")
+SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial")
+COMPACTOR_INITS = ("identity", "calibrated")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The teacher, or the model to train."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--pretrained_model_path", metavar="PATH",
+                       help="teacher: a UER file or a Hugging Face folder; without it a model starts from scratch")
+    group.add_argument("--config_path", metavar="FILE",
+                       help="model config (JSON, see bert/); not needed where the teacher brings its own")
+    group.add_argument("--allow_missing_head", action="store_true",
+                       help="give a teacher without MLM head a fresh one instead of refusing it")
+    group.add_argument("--dropout", type=float, default=None, metavar="P", help="dropout (default: the config's)")
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Training and held-out data."""
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset_path", required=True, nargs="+", metavar="FILE",
+                       help="dataset file(s) of preprocess.py; a glob does as well")
+    group.add_argument("--dev_path", nargs="+", metavar="FILE", help="held-out dataset, to evaluate on")
+    group.add_argument("--data_processor", choices=("mlm",), default="mlm", help="default: mlm")
+    group.add_argument("--target", choices=("mlm",), default="mlm", help="default: mlm")
+    group.add_argument("--batch_size", type=int, default=32, metavar="N",
+                       help="instances per process and micro-step (default: 32)")
+    group.add_argument("--no_group_by_length", dest="group_by_length", action="store_false",
+                       help="do not put instances of like length into one batch")
+
+
+def add_optimization_options(parser: argparse.ArgumentParser) -> None:
+    """Steps and learning rates."""
+    group = parser.add_argument_group("optimization")
+    group.add_argument("--total_steps", type=int, default=100000, metavar="N", help="optimizer steps (default: 100000)")
+    group.add_argument("--accumulation_steps", type=int, default=1, metavar="N",
+                       help="micro-steps per optimizer step (default: 1)")
+    group.add_argument("--learning_rate", type=float, default=2e-5, metavar="LR",
+                       help="of the teacher's weights, or of the model (default: 2e-5)")
+    group.add_argument("--head_learning_rate", type=float, metavar="LR",
+                       help="of the MLM head in a run without --weight_squeeze (default: --learning_rate)")
+    group.add_argument("--warmup", type=float, default=0.1, metavar="SHARE",
+                       help="share of total_steps in which learning rates rise (default: 0.1)")
+    group.add_argument("--scheduler", choices=SCHEDULERS, default="linear", help="default: linear")
+    group.add_argument("--bf16", action="store_true",
+                       help="run the student in bfloat16 (weights, compactors and updates stay float32)")
+    group.add_argument("--seed", type=int, default=7, help="default: 7")
+
+
+def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
+    """Weight-inherited distillation."""
+    group = parser.add_argument_group("weight-inherited distillation")
+    group.add_argument("--weight_squeeze", action="store_true",
+                       help="compress the teacher; without it, this is a plain MLM run")
+    group.add_argument("--target_dim", type=int, metavar="D", help="hidden size of the student")
+    group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
+                       help="dim: every head gets thinner; head: whole heads leave (default: dim)")
+    group.add_argument("--compactor_init", choices=COMPACTOR_INITS, default="identity",
+                       help="identity: the published start, dimensions fade during the run; calibrated: closed-form "
+                            "compactors from a few batches, the student has its size from the first step "
+                            "(default: identity)")
+    group.add_argument("--compactor_learning_rate", type=float, default=5e-5, metavar="LR",
+                       help="of the compactors (default: 5e-5)")
+    group.add_argument("--w_step", type=int, default=500, metavar="N", help="steps between mask updates (default: 500)")
+    group.add_argument("--l2_lambda", type=float, default=20.0, metavar="λ",
+                       help="strength of the published penalty (default: 20)")
+    group.add_argument("--penalty", choices=PENALTIES, default="published",
+                       help="published: L2 gradient and moment surgery; fade: masked entries shrink by a constant factor "
+                            "(default: published)")
+    group.add_argument("--train", choices=("compactors", "student"), default="compactors",
+                       help="after calibration, train teacher and compactors through the student, or the merged student "
+                            "itself (default: compactors)")
+    group.add_argument("--soft_targets_weight", type=float, default=0.0, metavar="W",
+                       help="share of a soft-label loss from the teacher (default: 0)")
+    group.add_argument("--soft_targets_temperature", type=float, default=1.0, metavar="T", help="default: 1")
+    group.add_argument("--soft_targets_top_k", type=int, default=128, metavar="K",
+                       help="tokens of the teacher's distribution that count (default: 128)")
+    group.add_argument("--comp_only", action="store_true", help="train the compactors alone")
+    group.add_argument("--mask_path", metavar="FILE", help="where the masks are recorded, for convert.py")
+    group.add_argument("--squeeze_tolerance", type=float, default=1e-4, metavar="X",
+                       help="masked dimensions leave for good once their compactor entries are below X (default: 1e-4)")
+    group.add_argument("--no_squeeze", action="store_true", help="keep masked dimensions in the model to the end")
+
+
+def add_calibration_options(parser: argparse.ArgumentParser) -> None:
+    """Closed-form compactors."""
+    group = parser.add_argument_group("calibration (with --compactor_init calibrated)")
+    group.add_argument("--calibration_path", nargs="+", metavar="FILE",
+                       help="dataset to calibrate on (default: the training dataset)")
+    group.add_argument("--calibration_batches", type=int, default=64, metavar="N",
+                       help="batches of 16 instances to calibrate on, over all processes (default: 64)")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Output, reports, checkpoints."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_model_path", required=True, metavar="PATH",
+                       help="checkpoints are written to PATH-<step>")
+    group.add_argument("--save_checkpoint_steps", type=int, default=10000, metavar="N",
+                       help="steps between checkpoints; the last step always writes one (default: 10000)")
+    group.add_argument("--resume", nargs="?", const="newest", metavar="CHECKPOINT",
+                       help="go on from a checkpoint of this run (without a value: the newest)")
+    group.add_argument("--report_steps", type=int, default=100, metavar="N", help="steps between reports (default: 100)")
+    group.add_argument("--eval_steps", type=int, metavar="N",
+                       help="steps between evaluations on --dev_path (default: at the end only)")
+    group.add_argument("--tb_path", metavar="DIR", help="TensorBoard events and metrics.jsonl go here")
+    group.add_argument("--log_path", metavar="FILE", help="the console's lines go here as well")
+
+
+def add_distributed_options(parser: argparse.ArgumentParser) -> None:
+    """Processes and devices."""
+    group = parser.add_argument_group("processes")
+    group.add_argument("--world_size", type=int, default=1, metavar="N", help="processes in all (default: 1)")
+    group.add_argument("--gpu_ranks", type=int, nargs="+", default=[], metavar="RANK",
+                       help="ranks that run on this machine, one GPU each (CPU processes where there is no GPU)")
+    group.add_argument("--master_ip", default="tcp://localhost:12345", metavar="URL",
+                       help="where the processes meet (default: tcp://localhost:12345)")
+
+
+def pretrain_parser() -> argparse.ArgumentParser:
+    """The command line of pretrain.py."""
+    parser = argparse.ArgumentParser(
+        prog="pretrain.py", allow_abbrev=False,
+        description="Compress a BERT by weight-inherited distillation (--weight_squeeze), or train one by MLM.",
+        epilog="Options come first from the command line, then from the JSON at --config_path, then from the defaults.")
+    add_data_options(parser)
+    add_tokenizer_options(parser)
+    add_masking_options(parser)
+    add_model_options(parser)
+    add_optimization_options(parser)
+    add_squeeze_options(parser)
+    add_calibration_options(parser)
+    add_run_options(parser)
+    add_distributed_options(parser)
+    return parser

@@ -1,0 +1,72 @@
+"""What a run tells: console lines, a log file, TensorBoard scalars and metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from uer.errors import UserError
+
+
+class Reports:
+    """Where the lines and numbers of a run go; silent on processes that do not lead.
+
+    Args:
+        leads: whether this process reports at all.
+        log_path: a file for the console's lines (appended).
+        tb_path: a folder for TensorBoard events and metrics.jsonl (appended).
+    """
+
+    def __init__(self, leads: bool, log_path: str | None = None, tb_path: str | None = None):
+        self.leads = leads
+        self.log = self.metrics = self.board = None
+        if not leads:
+            return
+        try:
+            if log_path:
+                Path(log_path).parent.mkdir(parents=True, exist_ok=True)
+                self.log = open(log_path, "a", encoding="utf-8")
+            if tb_path:
+                Path(tb_path).mkdir(parents=True, exist_ok=True)
+                self.metrics = open(Path(tb_path) / "metrics.jsonl", "a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{log_path or tb_path}: cannot be written ({error.strerror})") from None
+        if tb_path:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(tb_path)
+
+    def say(self, line: str) -> None:
+        """A line for the reader."""
+        if not self.leads:
+            return
+        print(line, flush=True)
+        if self.log:
+            self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            self.log.flush()
+
+    def record(self, step: int, kind: str, values: dict[str, Any]) -> None:
+        """Numbers of a step under `kind`/<name>; strings and lists go to metrics.jsonl only."""
+        if not self.leads:
+            return
+        if self.metrics:
+            self.metrics.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+            self.metrics.flush()
+        if self.board:
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        for file in (self.log, self.metrics, self.board):
+            if file:
+                file.close()
+
+
+def duration(seconds: float) -> str:
+    """h:mm:ss"""
+    whole = int(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
