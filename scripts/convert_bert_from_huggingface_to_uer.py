@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from uer.errors import UserError, run_script  # noqa: E402
+from uer.errors import UserError, run_script
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--config_path", metavar="FILE",
                      help="config as in bert/, for a file without config.json beside it (default: heads of 64)")
     out.add_argument("--generation", choices=("published", "uer-py"), default="published",
-                     help="names of the tensors: as in the published code, or of UER-py since 2022 (default: published)")
+                     help="tensor names: the published code's, or those of UER-py since 2022 (default: published)")
     out.add_argument("--allow_missing_head", action="store_true", help="make an MLM head if there is none")
     out.add_argument("--seed", type=int, default=7, metavar="N", help="of such a head (default: 7)")
     return out

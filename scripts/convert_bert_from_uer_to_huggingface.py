@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from uer.errors import UserError, run_script  # noqa: E402
+from uer.errors import UserError, run_script
 
 
 def parser() -> argparse.ArgumentParser:

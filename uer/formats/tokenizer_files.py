@@ -21,8 +21,8 @@ def load_wordpiece(path: str | Path) -> Vocab:
     """
     vocab = Vocab.load(path)
     if Path(path).suffix == ".json" or vocab.special_tokens[0] != "[CLS]":
-        raise UserError(f"--vocab_path {path}: no WordPiece vocabulary ({vocab.special_tokens[0]} stands for [CLS]), so it "
-                        f"has no BERT tokenizer; leave it out and bring your own tokenizer files")
+        raise UserError(f"--vocab_path {path}: no WordPiece vocabulary ({vocab.special_tokens[0]} stands for [CLS]); "
+                        f"it has no BERT tokenizer: leave it out and bring your own tokenizer files")
     return vocab
 
 
