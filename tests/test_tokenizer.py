@@ -33,7 +33,8 @@ def slow_words(text, lower):
     """BERT's basic tokenization, a character at a time, from the Unicode database."""
 
     def ideograph(c):
-        return any(a <= ord(c) <= b for a, b in ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF)))
+        ranges = ((0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0xF900, 0xFAFF), (0x20000, 0x2A6DF))
+        return any(first <= ord(c) <= last for first, last in ranges)
 
     def punctuation(c):
         return (c.isascii() and c.isprintable() and not c.isalnum() and c != " ") or unicodedata.category(c)[0] == "P"
@@ -54,7 +55,7 @@ def slow_ids(text, lower):
     for number, special in enumerate(SPECIALS):  # the longest match is no question: none contains another
         if special in text:
             before, after = text.split(special, 1)
-            return slow_ids(before, lower) + [number] + slow_ids(after, lower)
+            return [*slow_ids(before, lower), number, *slow_ids(after, lower)]
     ids = []
     for word in slow_words(text, lower):
         pieces, rest, prefix = [], word, ""
@@ -154,7 +155,7 @@ def test_char_and_space():
 
 
 def test_bpe_joins_the_first_pair_first():
-    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "l", "o", "w", "e", "r", "lo", "low", "er", "Ġ", "Ġlow", "Ã", "©"]
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"lower", "lo", "low", "er", "Ġ", "Ġlow", "Ã", "©"]
     merges = [("e", "r"), ("l", "o"), ("lo", "w"), ("Ġ", "low")]
     bpe = BpeTokenizer(Vocab(tokens), merges)
     assert [tokens[i] for i in bpe.encode("lower low")] == ["low", "er", "Ġlow"]
@@ -165,7 +166,7 @@ def test_bpe_joins_the_first_pair_first():
 
 def test_bpe_agrees_with_the_tokenizers_library(tmp_path):
     library = pytest.importorskip("tokenizers")
-    texts = ["The river's low, isn't it?  Yes: 3,000 cafés…\tand 你好 \U0001f600", "  indented  twice ", "x\u0301\u00a0y"]
+    texts = ["The river's low, isn't it?  Yes: 3,000 cafés…\tand 你好 \U0001f600", "  indented  ", "x\u0301\u00a0y"]
     reference = library.ByteLevelBPETokenizer()
     reference.train_from_iterator(texts * 3, vocab_size=330, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     vocab_path, merges_path = reference.save_model(str(tmp_path))

@@ -78,8 +78,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         arrays = {name: tensor.numpy() for name, tensor in content.items()}
     except UserError:
         raise
-    except OSError as error:
-        raise UserError(f"--dataset_path {path}: cannot be read ({error.strerror})") from None
+    except PermissionError:
+        raise UserError(f"--dataset_path {path}: the file may not be read") from None
     except Exception as error:  # whatever the reader makes of foreign bytes
         raise UserError(f"{wrong} ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
     ends = [("offsets", "tokens")] + ([] if header["dynamic_masking"] else [("mask_offsets", "mask_positions")])

@@ -13,6 +13,7 @@ Every mode orders an instance's tokens by a key and takes the first k, all insta
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,8 +58,9 @@ class MaskingOptions:
 
 
 def generator(*key: int) -> np.random.Generator:
-    """A counter-based generator (Philox) that is a pure function of some non-negative integers."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    """A counter-based generator (Philox) that is a pure function of some integers."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
 
 
 class Masker:
@@ -172,18 +174,19 @@ def _span_order(
     """Keys in [0, 1) that put the tokens of the first span first, then those of the second, and so on.
 
     A row draws as many spans as it may need if each were one token long; what they leave uncovered comes last.
+    Spans may begin before the row or end behind it, and lose that part: so every token is covered as often.
     """
-    filled = np.flatnonzero(counts)
-    owner = np.repeat(filled, budget[filled])
-    number = np.arange(len(owner)) - np.repeat(_starts(budget[filled]), budget[filled])
+    owner = np.repeat(np.arange(len(counts)), np.where(counts > 0, budget, 0))
+    spans = np.bincount(owner, minlength=len(counts))
+    number = np.arange(len(owner)) - _starts(spans)[owner]
     length = np.minimum(rng.geometric(options.span_geo_prob, len(owner)), options.span_max_length)
-    length = np.minimum(length, counts[owner])
-    begin = _starts(counts)[owner] + (rng.random(len(owner)) * (counts[owner] - length + 1)).astype(np.int64)
-    covered = np.repeat(begin - _starts(length), length) + np.arange(length.sum())
+    begin = (rng.random(len(owner)) * (counts[owner] + length - 1)).astype(np.int64) - (length - 1)
+    left = np.maximum(begin, 0)
+    length = np.minimum(begin + length, counts[owner]) - left
+    first = _starts(counts)[owner] + left
+    covered = np.repeat(first - _starts(length), length) + np.arange(length.sum())
     cover = np.full(len(key), np.iinfo(np.int64).max)
     np.minimum.at(cover, covered, np.repeat(number, length))
-    within = np.arange(len(key)) - np.repeat(_starts(counts), counts)  # left to right inside a span
-    row_count = np.repeat(counts, counts)
-    spans = np.repeat(budget, counts)
-    ordered = (np.minimum(cover, spans) + within / row_count) / (spans + 1)
-    return np.where(cover < spans, ordered, (spans + key) / (spans + 1))
+    within = (np.arange(len(key)) - np.repeat(_starts(counts), counts)) / np.repeat(counts, counts)  # left to right
+    spans = np.repeat(spans, counts)
+    return np.where(cover < spans, cover + within, spans + key) / (spans + 1)

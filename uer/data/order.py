@@ -1,6 +1,6 @@
 """Which instances make up batch i of an epoch: a pure function of (seed, epoch, i, rank), without a table.
 
-The shuffle is a Feistel network: four rounds of a keyed hash permute the integers below a power of four, and values
+The shuffle is a Feistel network: rounds of a keyed hash permute the integers below a power of four, and values
 that fall outside the dataset are permuted again until they fall inside ("cycle walking", Black & Rogaway 2002). So
 any place of the permuted epoch can be computed by itself, and memory does not depend on the dataset.
 
@@ -25,7 +25,7 @@ from uer.errors import UserError
 
 WINDOW = 64  # global batches
 ORDER = 2  # keeps the random numbers of the order apart from all others
-_ROUNDS = 4
+_ROUNDS = 8  # four would do for large datasets
 
 
 def _mix(values: np.ndarray) -> np.ndarray:

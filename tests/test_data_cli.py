@@ -1,0 +1,145 @@
+"""preprocess.py and the inspector as a user runs them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from corpora import TOKENS, random_corpus, write_vocab
+
+from uer.data.dataset import Dataset
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*more):
+    return [sys.executable, str(ROOT / "preprocess.py"), *map(str, more)]
+
+
+def run(folder, *more, script=None, **keywords):
+    line = script or command(*more)
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False, timeout=60, **keywords)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_vocab(tmp_path)
+    (tmp_path / "corpus.txt").write_text(random_corpus(1, 30), encoding="utf-8")
+    return tmp_path
+
+
+def test_help_answers_at_once_and_says_what_is_read():
+    times = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = run(ROOT, "--help")
+        times.append(time.monotonic() - start)
+    assert done.returncode == 0 and "each line that is not blank becomes" in done.stdout.replace("\n", " ")
+    assert min(times) < 1
+
+
+def test_both_spellings_of_options_and_any_folder(folder):
+    done = run(
+        folder, "--corpus_path=corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path=out.pt", "--processes_num=2",
+        "--dynamic_masking", "--data_processor", "mlm", "--seq_length=20", "--do_lower_case=false",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    header = Dataset.open(folder / "out.pt").header
+    assert f"documents {header['documents']}" in done.stdout
+    assert header["seq_length"] == 20 and header["do_lower_case"] is False and header["dynamic_masking"] is True
+
+
+def test_standard_input(folder):
+    with open(folder / "corpus.txt") as text:
+        done = run(folder, "--corpus_path", "-", "--vocab_path", "vocab.txt", "--dataset_path", "a.pt", stdin=text)
+    assert done.returncode == 0, done.stderr
+    run(folder, "--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path", "b.pt")
+    assert (folder / "a.pt").read_bytes() == (folder / "b.pt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--corpus_path", "absent"], "error: --corpus_path absent: no such file"),
+        (["--corpus_path", "vocab.txt", "--data_processor", "bert"], "error: --data_processor bert: only mlm"),
+        (["--corpus_path", "vocab.txt", "--dataset_path", "corpus.txt/x.pt"], "there is no folder corpus.txt"),
+    ],
+)
+def test_mistakes_are_one_sentence(folder, more, message):
+    done = run(folder, "--vocab_path", "vocab.txt", *more)
+    assert done.returncode == 2 and message in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def children(pid):
+    """Processes whose parent is `pid`, from the process table."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the process table")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_signals_end_all_and_leave_the_old_dataset(folder, number, code):
+    """The run reads from a pipe that stays open, so that it is under way when the signal comes."""
+    (folder / "dataset.pt").write_bytes(b"as it was")
+    line = command("--corpus_path", "-", "--vocab_path", "vocab.txt", "--processes_num", "2")
+    process = subprocess.Popen(
+        line, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    process.stdin.write(random_corpus(2, 200).encode("utf-8") * 40)
+    process.stdin.flush()
+    deadline = time.monotonic() + 30
+    while len(workers := children(process.pid)) < 2 or not list(folder.glob(".dataset.pt.*.tmp/text-*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.1)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal sends it: to the workers too
+    else:
+        process.send_signal(number)
+    process.wait(20)
+    stderr = process.stderr.read().decode()
+    process.stdin.close()
+    process.stdout.close()
+    process.stderr.close()
+    assert process.returncode == code
+    assert "Traceback" not in stderr
+    while any(map(alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert (folder / "dataset.pt").read_bytes() == b"as it was"
+    if number != signal.SIGKILL:
+        assert sorted(p.name for p in folder.iterdir()) == ["corpus.txt", "dataset.pt", "vocab.txt"]
+
+
+def test_inspector(folder):
+    run(folder, "--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dup_factor", "2")
+    script = [sys.executable, "-m", "uer.data.inspect", str(folder / "dataset.pt")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = run(folder, script=[*script, "--vocab_path", "vocab.txt", "--instances", "3"], env=environment)
+    assert done.returncode == 0, done.stderr
+    assert '"mlm"' in done.stdout and "documents 30" in done.stdout
+    assert done.stdout.count(": [CLS] ") == done.stdout.count("      masked: ") == 3
+    bins = done.stdout.split("length (tokens)  instances\n")[1].split("\n\n")[0].split("\n")
+    assert len(bins) == 16
+    assert sum(int(line[14:].split()[0]) for line in bins) == len(Dataset.open(folder / "dataset.pt"))
+    write_vocab(folder, [*TOKENS, "more"])
+    done = run(folder, script=[*script, "--vocab_path", "vocab.txt"], env=environment)
+    assert done.returncode == 2 and "another vocabulary" in done.stderr
