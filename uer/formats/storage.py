@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from uer.errors import UserError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-UNSUPPORTED_GLOBAL = re.compile(r"(?:GLOBAL|global:?) `?([\w.]+)")
+UNSUPPORTED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
 def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tensor]:
