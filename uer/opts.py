@@ -9,6 +9,7 @@ from uer.data.options import add_masking_options, add_tokenizer_options
 STRATEGIES = ("dim", "head")
 PENALTIES = ("published", "fade")
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial")
+FORMATS = ("uer", "uer-py", "huggingface", "onnx")
 COMPACTOR_INITS = ("identity", "calibrated")
 
 
@@ -96,8 +97,8 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("calibration (with --compactor_init calibrated)")
     group.add_argument("--calibration_path", nargs="+", metavar="FILE",
                        help="dataset to calibrate on (default: the training dataset)")
-    group.add_argument("--calibration_batches", type=int, default=64, metavar="N",
-                       help="batches of 16 instances to calibrate on, over all processes (default: 64)")
+    group.add_argument("--calibration_batches", type=int, default=4, metavar="N",
+                       help="batches of 16 instances to calibrate on, over all processes (default: 4)")
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -141,4 +142,33 @@ def pretrain_parser() -> argparse.ArgumentParser:
     add_calibration_options(parser)
     add_run_options(parser)
     add_distributed_options(parser)
+    return parser
+
+
+def calibrate_parser() -> argparse.ArgumentParser:
+    """The command line of calibrate.py."""
+    parser = argparse.ArgumentParser(
+        prog="calibrate.py", allow_abbrev=False,
+        description="Make a smaller BERT from a teacher and some text in closed form, without any training.")
+    group = parser.add_argument_group("text")
+    group.add_argument("--corpus_path", nargs="+", metavar="PATH", help="text, as preprocess.py takes it")
+    group.add_argument("--dataset_path", nargs="+", metavar="FILE", help="dataset of preprocess.py, instead of text")
+    group.add_argument("--dev_path", nargs="+", metavar="FILE",
+                       help="held-out dataset to compare on (default: other parts of the text)")
+    add_tokenizer_options(parser)
+    add_masking_options(parser)
+    group = parser.add_argument_group("teacher and student")
+    group.add_argument("--pretrained_model_path", required=True, metavar="PATH",
+                       help="teacher: a UER file or a Hugging Face folder")
+    group.add_argument("--config_path", metavar="FILE", help="the teacher's config, where it does not bring its own")
+    group.add_argument("--allow_missing_head", action="store_true",
+                       help="give a teacher without MLM head a fresh one instead of refusing it")
+    group.add_argument("--target_dim", type=int, required=True, metavar="D", help="hidden size of the student")
+    group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
+                       help="dim: every head gets thinner; head: whole heads leave (default: dim)")
+    group.add_argument("--calibration_batches", type=int, default=4, metavar="N",
+                       help="batches of 16 instances to calibrate on (default: 4)")
+    group.add_argument("--seed", type=int, default=7, help="default: 7")
+    group.add_argument("--output_model_path", required=True, metavar="FILE", help="student to write")
+    group.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS, help="default: uer")
     return parser

@@ -34,6 +34,8 @@ from uer.models.bert import Bert
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.wiring import EMBEDDING_COMPACTOR, encoder_linears
 
+SILENT = 1e-6  # a gamma up to this leaves nothing of its dimension
+
 
 @dataclass
 class Calibration:
@@ -169,13 +171,14 @@ class Calibrator:
         moments.share()
         gamma, beta = self._per_dimension(moments, norm.gamma[index], index)
         self.out[f"{name}.gamma"], self.out[f"{name}.beta"] = gamma, beta
-        prior = torch.zeros(width, kept, dtype=torch.float64, device=self.device)
-        prior[index, torch.arange(kept, device=self.device)] = gamma
-        onto = regress(moments, "z", "x", prior)
+        told = (gamma.abs() > SILENT).nonzero().flatten()  # dimensions that tell the next layer something
+        prior = self._select(index[told], width).T * gamma[told]
+        onto = regress(moments, "z", "x", prior, index=told)
         self._report(name, onto.explained)
         for number, _, _ in self._numbered():
             self._put(number, z=self._state(number, "z") * gamma + beta)
-        matrix = onto.matrix / gamma
+        matrix = torch.zeros(width, kept, dtype=torch.float64, device=self.device)
+        matrix[:, told] = onto.matrix / gamma[told]
         return Affine(matrix, onto.offset - matrix @ beta, onto.explained)
 
     def _per_dimension(self, moments: Moments, gamma: torch.Tensor,
@@ -186,7 +189,6 @@ class Calibrator:
         shared = moments.covariance("x", "z")[index, positions]
         floor = 1e-12 * variance.max().clamp_min(1e-300)
         refitted = gamma + torch.where(variance > floor, (shared - gamma * variance) / variance.clamp_min(floor), 0.0)
-        refitted = torch.where(refitted.abs() < 1e-8, gamma.abs().clamp_min(1e-8), refitted)
         return refitted, moments.mean("x")[index] - refitted * moments.mean("z")
 
     # -- attention -------------------------------------------------------------------------------------------------

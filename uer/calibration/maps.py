@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from uer.calibration.moments import JITTER
+FLOOR = 1e-12  # under the eigenvalues of a second moment, as a share of the largest
 
 
 def symmetric_root(second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """S^½ and S^-½ of a second-moment matrix [n, n], rank-deficient ones included (a floor under the eigenvalues)."""
     values, vectors = torch.linalg.eigh((second + second.T) / 2)
-    roots = values.clamp_min(JITTER * values[-1].clamp_min(1e-300)).sqrt()
+    roots = values.clamp_min(FLOOR * values[-1].clamp_min(1e-300)).sqrt()
     return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
 
 

@@ -8,7 +8,8 @@ import torch
 
 from uer.distributed import sum_over_ranks
 
-JITTER = 1e-12  # of each variance; keeps factorisations of rank-deficient covariances finite
+ROUNDING = 1e-13  # a moment below this share of its factors' sizes is what rounding leaves of 0
+CUTOFF = 1e-10  # eigenvalue of a correlation matrix below which a direction counts as constant
 
 
 class Moments:
@@ -64,18 +65,23 @@ class Affine(NamedTuple):
     explained: float
 
 
-def factor(covariance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """L, d with  diag(d) L Lᵀ diag(d) = covariance + jitter; finite for any covariance.  [n, n], [n]"""
+def solve(residual: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """residual · covariance⁺: the shortest correction, on the scale of correlations, that least squares allows.
+
+    Directions that vary by less than `CUTOFF` of a typical one count as constant: states behind a LayerNorm always have
+    one, since their standardised entries add up to 0.
+
+    Args:
+        residual: [y, x], covariance: [x, x], of any rank
+    Returns:
+        [y, x]
+    """
     scale = covariance.diagonal().clamp_min(0).sqrt()
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     correlation = covariance / scale[:, None] / scale
-    correlation = (correlation + correlation.T) / 2
-    jitter = JITTER
-    while True:
-        lower, failed = torch.linalg.cholesky_ex(correlation + jitter * torch.eye(len(scale)).to(correlation))
-        if not failed:
-            return lower, scale
-        jitter *= 10
+    values, vectors = torch.linalg.eigh((correlation + correlation.T) / 2)
+    inverse = torch.where(values > CUTOFF, 1 / values.clamp_min(CUTOFF), 0.0)
+    return ((residual / scale) @ vectors * inverse) @ vectors.T / scale
 
 
 def regress(moments: Moments, x: str, y: str, prior: torch.Tensor, offset: torch.Tensor | None = None,
@@ -99,10 +105,10 @@ def regress(moments: Moments, x: str, y: str, prior: torch.Tensor, offset: torch
 def regress_moments(cov_xx: torch.Tensor, cov_yx: torch.Tensor, var_y: torch.Tensor, mean_x: torch.Tensor,
                     mean_y: torch.Tensor, prior: torch.Tensor) -> Affine:
     """`regress` from covariances: cov_xx [x, x], cov_yx [y, x], var_y [y], means [x], [y], prior [y, x]."""
+    rms_x, rms_y = (cov_xx.diagonal() + mean_x**2).clamp_min(0).sqrt(), (var_y + mean_y**2).clamp_min(0).sqrt()
     residual = cov_yx - prior @ cov_xx
-    lower, scale = factor(cov_xx)
-    correction = torch.cholesky_solve((residual / scale).T, lower).T / scale
-    matrix = prior + correction
+    noise = ROUNDING * torch.outer(rms_y + prior.abs() @ rms_x, rms_x)
+    matrix = prior + solve(torch.where(residual.abs() > noise, residual, 0.0), cov_xx)
     unexplained = var_y - 2 * (matrix * cov_yx).sum(1) + ((matrix @ cov_xx) * matrix).sum(1)
     explained = 1 - (unexplained.sum() / var_y.sum().clamp_min(1e-300)).item()
     return Affine(matrix, mean_y - matrix @ mean_x, explained)

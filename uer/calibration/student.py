@@ -46,11 +46,19 @@ def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dic
     begun = time.perf_counter()
     calibration = calibrate(config, weights, groups, batches)
     reports.say(f"calibrated on {calibration.tokens:,} tokens in {time.perf_counter() - begun:.0f} s")
-    widest = max(config.feedforward_size, config.hidden_size)
-    if calibration.tokens < 2 * widest:
-        reports.say(f"warning: {calibration.tokens:,} tokens for {widest:,} dimensions to choose from; about "
-                    f"{8 * widest:,} would do (--calibration_batches {-(-8 * widest // (INSTANCES * 100))})")
+    warning = token_warning(calibration, config)
+    if warning:
+        reports.say(warning)
     return calibration
+
+
+def token_warning(calibration: Calibration, config: ModelConfig) -> str:
+    """A warning where the tokens were few for the dimensions to choose from; empty otherwise."""
+    widest = max(config.feedforward_size, config.hidden_size)
+    if calibration.tokens >= 2 * widest:
+        return ""
+    return (f"warning: {calibration.tokens:,} tokens for {widest:,} dimensions to choose from; about {4 * widest:,} would "
+            f"do: more text, or more --calibration_batches")
 
 
 def apply_calibration(calibration: Calibration, weights: dict[str, torch.Tensor],

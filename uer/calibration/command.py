@@ -1,0 +1,118 @@
+"""calibrate.py's work: a student straight from a teacher and text, with what it lost."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from uer.calibration.calibrate import Calibration
+from uer.calibration.student import INSTANCES, apply_calibration, calibrate, calibration_batches, token_warning
+from uer.config import ModelConfig, load_config
+from uer.conversion import Source, check_outputs, output_paths, write_outputs
+from uer.data.builder import build_dataset
+from uer.data.dataset import Dataset
+from uer.data.loader import MlmBatch, MlmLoader
+from uer.data.options import masking_options, preprocess_parser
+from uer.distributed import Place
+from uer.errors import UserError
+from uer.formats import load_model
+from uer.formats.model_card import CardFacts
+from uer.models.build import from_weights
+from uer.objective import Evaluation, evaluate
+from uer.squeeze.groups import build_groups
+from uer.squeeze.master import Master
+from uer.tokenizers import build_tokenizer
+
+EVALUATION_BATCHES = 64  # of INSTANCES, where no --dev_path is given
+
+
+def make_student(args: argparse.Namespace, command: str) -> None:
+    """Calibrate, compare teacher and student on held-out text, write the student."""
+    if bool(args.corpus_path) == bool(args.dataset_path):
+        raise UserError("give the text either as --corpus_path or, preprocessed, as --dataset_path")
+    if args.calibration_batches < 1:
+        raise UserError(f"--calibration_batches is {args.calibration_batches}, at least 1 is needed")
+    paths = output_paths(args.output_model_path, args.output_format)
+    check_outputs(paths, args.vocab_path)
+    vocab = build_tokenizer(args).vocab
+    config = load_config(args.config_path) if args.config_path else None
+    loaded = load_model(args.pretrained_model_path, config=config, vocab_size=len(vocab),
+                        allow_missing_head=args.allow_missing_head, seed=args.seed)
+    for note in loaded.notes:
+        print(note)
+    groups = build_groups(loaded.config, args.target_dim, args.compactor_mask_strategy)
+    place = Place(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    weights = {name: tensor.to(place.device) for name, tensor in loaded.weights.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = _dataset(args, Path(folder))
+        dataset.check_vocab(vocab)
+        batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking_options(args))
+        begun = time.perf_counter()
+        calibration = calibrate(loaded.config, weights, groups, batches)
+        print(f"calibrated on {calibration.tokens:,} tokens in {time.perf_counter() - begun:.0f} s")
+        warning = token_warning(calibration, loaded.config)
+        if warning:
+            print(warning)
+        master = Master(loaded.config, apply_calibration(calibration, weights, groups), groups)
+        student_config = loaded.config.student(args.target_dim, args.compactor_mask_strategy)
+        student = {name: tensor.detach() for name, tensor in master.compose(multiply_out=True).items()}
+        held_out, where = _held_out(args, dataset, vocab)
+        results = [_evaluate(model_config, tensors, held_out, place)
+                   for model_config, tensors in ((loaded.config, weights), (student_config, student))]
+    for line in report(calibration, results, where, (weights, student)):
+        print(line)
+    facts = CardFacts(
+        name=Path(args.output_model_path).stem, source=str(args.pretrained_model_path),
+        how="Closed-form (calibrated) compactors from a few batches of teacher activations, merged; no training.",
+        parameters=sum(tensor.numel() for tensor in student.values()), command=command, teacher=loaded.config,
+        figures=[(f"{who}, MLM on {where}", f"loss {result.loss:.3f}, accuracy {100 * result.accuracy:.1f} %")
+                 for who, result in zip(("teacher", "student"), results)])
+    for line in write_outputs(Source(student_config, student, facts, vocab_path=args.vocab_path), paths):
+        print(f"written: {line}")
+
+
+def _dataset(args: argparse.Namespace, folder: Path) -> Dataset:
+    """The dataset given, or one made of the corpus."""
+    if args.dataset_path:
+        return Dataset.open(args.dataset_path)
+    path = folder / "dataset.pt"
+    words = ["--corpus_path", *args.corpus_path, "--vocab_path", args.vocab_path, "--dataset_path", str(path),
+             "--tokenizer", args.tokenizer, "--do_lower_case", args.do_lower_case, "--dynamic_masking",
+             "--full_sentences", "--processes_num", "1"]
+    build_dataset(preprocess_parser().parse_args(words))
+    return Dataset.open([str(path)])
+
+
+def _held_out(args: argparse.Namespace, dataset: Dataset, vocab) -> tuple[list[MlmBatch], str]:
+    """Batches to evaluate on: --dev_path, or batches of the epoch that calibration did not use."""
+    if args.dev_path:
+        dev = Dataset.open(args.dev_path)
+        dev.check_vocab(vocab)
+        return list(MlmLoader(dev, INSTANCES, seed=args.seed).sequential()), "held-out text"
+    loader = MlmLoader(dataset, INSTANCES, seed=args.seed, prefetch=0, group_by_length=False)
+    first = args.calibration_batches
+    last = min(loader.batches_per_epoch, first + EVALUATION_BATCHES)
+    if first < last:
+        return [loader.batch(i) for i in range(first, last)], "other text of the corpus"
+    return [loader.batch(i) for i in range(loader.batches_per_epoch)], "the calibration text itself (nothing else left)"
+
+
+def _evaluate(config: ModelConfig, weights: dict[str, torch.Tensor], batches: list[MlmBatch],
+              place: Place) -> Evaluation:
+    return evaluate(from_weights(config, weights), batches, place.device)
+
+
+def report(calibration: Calibration, results: list[Evaluation], where: str,
+           models: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]) -> list[str]:
+    """Lines: explained variance part by part, then teacher and student side by side."""
+    lines = ["", f"{'part':<40} explained"]
+    lines += [f"{part:<40} {100 * share:8.1f} %" for part, share in calibration.explained]
+    lines += ["", f"on {where}, {results[0].predicted:,} predictions:", f"{'':<10} parameters   loss  accuracy"]
+    for who, result, tensors in zip(("teacher", "student"), results, models):
+        size = sum(tensor.numel() for tensor in tensors.values())
+        lines.append(f"{who:<10} {size / 1e6:8.1f} M {result.loss:6.3f} {100 * result.accuracy:7.1f} %")
+    return [*lines, ""]
