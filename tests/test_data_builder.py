@@ -284,6 +284,16 @@ def test_a_failing_worker_ends_all_and_leaves_the_old_dataset(tmp_path, monkeypa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.txt", "dataset.pt", "vocab.txt"]
 
 
+def test_a_full_disk_is_reported(tmp_path, monkeypatch):
+    def full(self, name, array):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(SegmentWorker, "_append", full)
+    with pytest.raises(UserError, match=r"dataset\.pt: .*failed \(No space left on device\)"):
+        build(tmp_path, "the river\n")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.txt", "vocab.txt"]
+
+
 def test_a_killed_worker_is_reported(tmp_path, monkeypatch):
     def killed(self, segments):
         for process in self.processes.values():

@@ -181,7 +181,8 @@ def test_xlmroberta_ids_are_the_models_moved_up(tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
     (tmp_path / "text").write_text("the river runs low\nthe new river is lowest\n" * 20)
     sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "text"), model_prefix=str(tmp_path / "m"), vocab_size=40, minloglevel=2
+        input=str(tmp_path / "text"), model_prefix=str(tmp_path / "m"), vocab_size=40, hard_vocab_limit=False,
+        minloglevel=2,
     )
     path = str(tmp_path / "m.model")
     tokenizer = build_tokenizer(options(tmp_path, "--tokenizer", "xlmroberta", "--spm_model_path", path))

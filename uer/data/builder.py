@@ -50,7 +50,7 @@ def build_dataset(args: Namespace) -> dict[str, Any]:
     output = Path(args.dataset_path)
     _check_output(output, corpus)
     tokenizer = build_tokenizer(args)
-    with _termination_as_exception(), _scratch(output) as folder:
+    with _termination_as_exception(), _scratch(output) as folder, _disk_errors(output):
         ledger = Ledger()
         with Progress(sources.total_bytes(corpus)) as progress:
             segments = sources.segments(corpus, args.full_sentences, folder)
@@ -61,13 +61,12 @@ def build_dataset(args: Namespace) -> dict[str, Any]:
             raise UserError(f"--corpus_path {' '.join(args.corpus_path)}: no text in there, nothing to write")
         header = make_header(args, masking, tokenizer, ledger)
         temporary = folder / "dataset"
-        with _disk_errors(output):
-            with open(temporary, "wb") as file:
-                write_container(file, {"header": header}, _records(header, tokenizer, ledger.columns(), folder))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, output)
-            _sync_folder(output.parent)
+        with open(temporary, "wb") as file:
+            write_container(file, {"header": header}, _records(header, tokenizer, ledger.columns(), folder))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, output)
+        _sync_folder(output.parent)
     return header
 
 
@@ -128,7 +127,9 @@ def _disk_errors(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"--dataset_path {output}: cannot be written ({error.strerror})") from None
+        raise UserError(
+            f"--dataset_path {output}: reading the corpus or writing beside the output failed ({error.strerror})"
+        ) from None
 
 
 @contextlib.contextmanager

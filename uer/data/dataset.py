@@ -27,7 +27,9 @@ from uer.errors import UserError
 from uer.tokenizers import Vocab
 
 # What several files must share to be one dataset.
-_SHARED = ("data_processor", "vocab_sha256", "vocab_size", "special_ids", "dynamic_masking", "masking")
+_SHARED = (
+    "data_processor", "vocab_sha256", "vocab_size", "special_ids", "dynamic_masking", "masking", "word_segmenter",
+)  # fmt: skip
 _NEEDED = (*_SHARED, *COUNTS, "documents", "dup_factor", "seq_length", "pad_id", "mask_id", "vocab_name")
 
 
@@ -42,9 +44,9 @@ class Ragged:
 class _File:
     """One file's arrays as numpy views of the memory map."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, option: str) -> None:
         self.path = path
-        self.header, self.arrays = _read(path)
+        self.header, self.arrays = _read(path, option)
         self.copies = 1 if self.header["dynamic_masking"] else self.header["dup_factor"]
         self.instances = len(self.arrays["offsets"]) - 1
 
@@ -59,10 +61,10 @@ class _File:
         return Ragged(lengths, {name: self.arrays[name][where] for name in names})
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read(path: Path, option: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if not path.is_file():
-        raise UserError(f"--dataset_path {path}: no such file")
-    wrong = f"--dataset_path {path}: not a dataset of preprocess.py, or a truncated one"
+        raise UserError(f"{option} {path}: no such file")
+    wrong = f"{option} {path}: not a dataset of preprocess.py, or a truncated one"
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         header = content.pop("header")
@@ -70,7 +72,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             raise UserError(wrong)
         if header["format_version"] != FORMAT_VERSION:
             raise UserError(
-                f"--dataset_path {path}: format version {header['format_version']}; this program reads {FORMAT_VERSION}"
+                f"{option} {path}: format version {header['format_version']}; this program reads {FORMAT_VERSION}"
             )
         missing = [name for name in _NEEDED if name not in header]
         if missing:
@@ -79,7 +81,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except UserError:
         raise
     except PermissionError:
-        raise UserError(f"--dataset_path {path}: the file may not be read") from None
+        raise UserError(f"{option} {path}: the file may not be read") from None
     except Exception as error:  # whatever the reader makes of foreign bytes
         raise UserError(f"{wrong} ({str(error).splitlines()[0] if str(error) else type(error).__name__})") from None
     ends = [("offsets", "tokens")] + ([] if header["dynamic_masking"] else [("mask_offsets", "mask_positions")])
@@ -95,8 +97,9 @@ class Dataset:
     Attributes: `header` (of the first file; counts summed, seq_length the largest), `paths`.
     """
 
-    def __init__(self, files: list[_File]) -> None:
+    def __init__(self, files: list[_File], option: str) -> None:
         self._files = files
+        self._option = option
         self.paths = [file.path for file in files]
         self.header = dict(files[0].header)
         for name in ("documents", *COUNTS):
@@ -105,23 +108,23 @@ class Dataset:
         self._starts = np.cumsum([0] + [len(file) for file in files])
 
     @classmethod
-    def open(cls, paths: str | Path | list[str] | list[Path]) -> Dataset:
-        """Open files or globs; nothing is read but headers.
+    def open(cls, paths: str | Path | list[str] | list[Path], option: str = "--dataset_path") -> Dataset:
+        """Open files or globs; nothing is read but headers. `option` is how messages call them.
 
         Raises:
             UserError: a path that is not there, not a dataset, truncated, or datasets that do not belong together.
         """
         names = [paths] if isinstance(paths, (str, Path)) else list(paths)
-        files = [_File(path) for name in names for path in _matching(str(name))]
+        files = [_File(path, option) for name in names for path in _matching(str(name), option)]
         first = files[0]
         for file in files[1:]:
             for key in _SHARED:
                 if file.header[key] != first.header[key]:
                     raise UserError(
-                        f"--dataset_path: {first.path} and {file.path} differ in {key} "
+                        f"{option}: {first.path} and {file.path} differ in {key} "
                         f"({first.header[key]} and {file.header[key]}); datasets read as one must agree in it"
                     )
-        return cls(files)
+        return cls(files, option)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -145,7 +148,7 @@ class Dataset:
         if vocab.sha256 == self.header["vocab_sha256"]:
             return
         raise UserError(
-            f"--dataset_path {self.paths[0]} was built with another vocabulary ({self.header['vocab_name']}, "
+            f"{self._option} {self.paths[0]} was built with another vocabulary ({self.header['vocab_name']}, "
             f"{self.header['vocab_size']} tokens, SHA-256 {self.header['vocab_sha256'][:12]}…) than {vocab.source} "
             f"({len(vocab)} tokens, SHA-256 {vocab.sha256[:12]}…); use that one, or build the dataset again"
         )
@@ -199,10 +202,10 @@ class Dataset:
         return Ragged(lengths, values)
 
 
-def _matching(name: str) -> list[Path]:
+def _matching(name: str, option: str) -> list[Path]:
     if Path(name).exists() or not glob.has_magic(name):
         return [Path(name)]
     found = sorted(map(Path, glob.glob(name, recursive=True)))
     if not found:
-        raise UserError(f"--dataset_path {name}: no file matches")
+        raise UserError(f"{option} {name}: no file matches")
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,12 +44,16 @@ class MlmBatch:
 
     def to(self, device: torch.device | str) -> MlmBatch:
         """The batch on a device; from pinned memory the copy does not block."""
-        tensors = (t.to(device, non_blocking=True) for t in (self.src, self.seg, self.positions, self.labels))
-        return MlmBatch(*tensors, self.tokens)
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> MlmBatch:
         """The batch in page-locked memory."""
-        return MlmBatch(*(t.pin_memory() for t in (self.src, self.seg, self.positions, self.labels)), self.tokens)
+        return self._with(torch.Tensor.pin_memory)
+
+    def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MlmBatch:
+        return MlmBatch(
+            change(self.src), change(self.seg), change(self.positions), change(self.labels), self.tokens
+        )
 
 
 class MlmLoader:
@@ -90,7 +94,7 @@ class MlmLoader:
         built = MaskingOptions.from_dict(header["masking"])
         if not dataset.dynamic and masking not in (None, built):
             raise UserError(
-                f"--dataset_path {dataset.paths[0]}: its masks are static, so masking options have no effect here; "
+                f"{dataset.paths[0]}: its masks are static, so masking options have no effect here; "
                 "leave them out, or build the dataset with --dynamic_masking"
             )
         self._masker = Masker(

@@ -34,6 +34,7 @@ def run_segments(
 
     Raises:
         UserError: what a worker met in the data, or a worker that was killed.
+        OSError: a disk that is full, or a corpus that cannot be read any more.
         RuntimeError: a worker's own failure, with its traceback.
     """
     if args.processes_num == 1:
@@ -43,8 +44,6 @@ def run_segments(
                 yield worker(segment)
             except BadByte as error:
                 raise _encoding_error(error) from None
-            except OSError as error:
-                raise _disk_error(error, args) from None
         return
     with _Workers(args, masking, folder, tokenizer) as workers:
         yield from workers.run(segments)
@@ -53,8 +52,8 @@ def run_segments(
 class _Workers:
     def __init__(self, args: Namespace, masking: MaskingOptions, folder: Path, tokenizer: Tokenizer) -> None:
         self.args = args
-        context = multiprocessing.get_context("fork" if _fork_is_safe() else "spawn")
-        forked = context.get_start_method() == "fork"
+        forked = _fork_is_safe()
+        context: Any = multiprocessing.get_context("fork" if forked else "spawn")
         self.processes: dict[Connection, Any] = {}
         with _interrupts_blocked():  # children inherit this: Ctrl-C is the parent's business
             for number in range(args.processes_num):
@@ -93,7 +92,8 @@ class _Workers:
             busy = [connection for connection, count in in_hand.items() if count]
             if not busy:
                 return
-            for connection in wait(busy):
+            ready = set(wait(busy))
+            for connection in filter(ready.__contains__, busy):
                 yield self._receive(connection)
                 in_hand[connection] -= 1
 
@@ -115,7 +115,7 @@ class _Workers:
         if kind == "byte":
             raise _encoding_error(BadByte(*value))
         if kind == "disk":
-            raise _disk_error(OSError(*value), self.args)
+            raise OSError(*value)
         raise RuntimeError(f"a worker failed:\n{value}")
 
     def _died(self, connection: Connection) -> UserError:
@@ -193,6 +193,3 @@ def _encoding_error(error: BadByte) -> UserError:
                 left -= len(block)
     return UserError(f"{segment.source}: line {line}, byte {error.offset}: not UTF-8; convert the file to UTF-8")
 
-
-def _disk_error(error: OSError, args: Namespace) -> UserError:
-    return UserError(f"reading --corpus_path or writing beside --dataset_path {args.dataset_path}: {error.strerror}")

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, cast
 
 from uer.errors import UserError
 
@@ -201,7 +201,7 @@ def _copy(stream: IO[bytes], sink: IO[bytes], size: int) -> tuple[int, int]:
 
 def _decompressed(raw: BinaryIO, kind: str | None, name: str) -> IO[bytes]:
     if kind == "gzip":
-        return gzip.GzipFile(fileobj=raw)
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
     if kind == "bzip2":
         return bz2.BZ2File(raw)
     if kind == "xz":

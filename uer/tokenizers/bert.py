@@ -68,11 +68,17 @@ class BertTokenizer(Tokenizer):
         self._special_start = vocab.special_tokens[0][0]
         self._words = Cache(self._word)
         self._chunks = Cache(self._chunk)
+        self._chunks.update(
+            {t: self.raw[i] for t, i in vocab.ids.items() if t.isascii() and t.isalnum() and self._fold(t) == t}
+        )
+
+    def _fold(self, ascii_text: str) -> str:
+        return ascii_text.lower() if self.do_lower_case else ascii_text
 
     def split(self, text: str) -> list[str]:
         """Normalised words and punctuation marks of a text without special tokens, before WordPiece."""
         if text.isascii() and text.isprintable():
-            return _FIND_ASCII_WORDS.findall(text.lower() if self.do_lower_case else text)
+            return _FIND_ASCII_WORDS.findall(self._fold(text))
         text = _FIND_REMOVED.sub("", text)
         if self.do_lower_case:
             text = lower(strip_accents(text))
@@ -84,7 +90,8 @@ class BertTokenizer(Tokenizer):
             parts = self._find_special.split(text)
         if any(space in text for space in _FALSE_SPACES):
             parts[::2] = [_FIND_FALSE_SPACES.sub("", part) for part in parts[::2]]
-        chunk, raw = self._chunks.__getitem__, []
+        chunk = self._chunks.__getitem__
+        raw: list[bytes] = []
         for index, part in enumerate(parts):
             raw += [self._special[part]] if index % 2 else map(chunk, part.split())
         return b"".join(raw)
@@ -105,7 +112,7 @@ class BertTokenizer(Tokenizer):
 
     def _chunk(self, chunk: str) -> bytes:
         if chunk.isalnum() and chunk.isascii():  # one word: the short way to what split() would say
-            return self._words[chunk.lower() if self.do_lower_case else chunk]
+            return self._words[self._fold(chunk)]
         return b"".join(map(self._words.__getitem__, self.split(chunk)))
 
     def _word(self, word: str) -> bytes:
