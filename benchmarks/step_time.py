@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+"""Seconds per optimizer step, and memory, of four ways to train the same thing.
+
+    activations   the teacher with its compactors applied to activations, y = R (W (C x) + b), in a row
+    composed      weights composed first, then a plain BERT of the teacher's size (before the squeeze)
+    squeezed      the same after the squeeze: a plain BERT of the student's size
+    plain         that student alone, without compactors: the limit
+
+All four: MLM with 15 % predicted positions selected before the vocabulary, scaled-dot-product attention, fused AdamW
+over every parameter, and (but for `plain`) the published penalty in mid-run. They take turns in one process, so that
+whatever else the machine does hits them alike; compare ratios of medians. Memory is measured in a process of its own.
+
+    python3 benchmarks/step_time.py                      # 2 layers x 768, vocabulary 30522, batch 32 x 128
+    python3 benchmarks/step_time.py --batch_size 128
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.nn.functional as F
+
+from uer.config import ModelConfig
+from uer.models.bert import Bert, initialise, mlm_loss
+from uer.models.sizes import BertSizes
+from uer.optimizers import AdamW, parameter_groups
+from uer.squeeze.groups import FREE_INTERVALS, INTERVALS_PER_HEAD, build_groups
+from uer.squeeze.learner import WidLearner
+from uer.squeeze.master import Master
+from uer.squeeze.penalty import Penalty, build_penalty
+
+PHASES = ("activations", "composed", "squeezed", "plain")
+STEPS_PER_TURN = {"activations": 1, "composed": 1, "squeezed": 3, "plain": 3}
+W_STEP, L2_LAMBDA, LEARNING_RATE, COMPACTOR_LEARNING_RATE = 500, 20.0, 1e-6, 5e-5
+MID_RUN = 20 * W_STEP + 1  # the schedule is complete, no masks are chosen in the steps that follow
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # src, seg, positions, labels
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch_size", type=int, default=32, help="instances per step (default: 32)")
+    parser.add_argument("--seq_length", type=int, default=128, help="tokens per instance (default: 128)")
+    parser.add_argument("--layers_num", type=int, default=2, help="default: 2")
+    parser.add_argument("--hidden_size", type=int, default=768, help="the teacher's, in heads of 64 (default: 768)")
+    parser.add_argument("--target_dim", type=int, default=192, help="the student's (default: 192)")
+    parser.add_argument("--vocabulary", type=int, default=30522, help="default: 30522")
+    parser.add_argument("--strategy", choices=("dim", "head"), default="dim", help="default: dim")
+    parser.add_argument("--turns", type=int, default=3, help="timed turns of each phase (default: 3)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, help="default: all four")
+    parser.add_argument("--memory_of", choices=PHASES, help="measure the memory of this phase alone and leave")
+    return parser.parse_args()
+
+
+def teacher_config(args: argparse.Namespace) -> ModelConfig:
+    return ModelConfig(args.hidden_size, args.layers_num, args.hidden_size // 64, 4 * args.hidden_size, args.seq_length,
+                       dropout=0.0)
+
+
+def random_bert(args: argparse.Namespace, config: ModelConfig) -> Bert:
+    """A BERT from scratch."""
+    sizes = BertSizes.uniform(vocab=args.vocabulary, hidden=config.hidden_size, layers=config.layers_num,
+                              heads=config.heads_num, feedforward=config.feedforward_size, positions=512)
+    model = Bert(sizes, config)
+    initialise(model, torch.Generator().manual_seed(1))
+    return model
+
+
+def random_batch(args: argparse.Namespace) -> Batch:
+    """Full rows, 15 % of the positions to predict."""
+    generator = torch.Generator().manual_seed(2)
+    tokens = args.batch_size * args.seq_length
+    src = torch.randint(5, args.vocabulary, (args.batch_size, args.seq_length), generator=generator)
+    positions = torch.randperm(tokens, generator=generator)[: round(0.15 * tokens)].sort().values
+    return src, torch.ones_like(src), positions, src.flatten()[positions]
+
+
+# -- the four ways -----------------------------------------------------------------------------------------------------
+
+
+class Sandwich:
+    """The teacher with compactors on its activations, on a master's parameters."""
+
+    def __init__(self, master: Master):
+        self.p, self.config = master.parameters, master.config
+        self.norms = master.build_student()  # its LayerNorms know the masks
+        for name, _ in master.norms:
+            norm = self.norms.get_submodule(name)
+            norm.gamma, norm.beta = self.p[f"{name}.gamma"], self.p[f"{name}.beta"]
+
+    def linear(self, x: torch.Tensor, name: str, left: str, right: str) -> torch.Tensor:
+        """R (W (C x) + b)"""
+        p = self.p
+        x = F.linear(F.linear(x, p[f"{left}.weight"]), p[f"{name}.weight"], p[f"{name}.bias"])
+        return F.linear(x, p[f"{right}.weight"])
+
+    def layer(self, x: torch.Tensor, i: int) -> torch.Tensor:
+        """x [batch, seq, hidden] -> the same"""
+        attn, ffn = f"encoder.transformer.{i}.self_attn", f"encoder.transformer.{i}.feed_forward"
+        norms = self.norms.encoder.transformer[i]
+        batch, seq, hidden = x.shape
+        projected = (self.linear(x, f"{attn}.linear_layers.{j}", f"{attn}.left_compactor.{j}",
+                                 f"{attn}.right_compactor.{j}") for j in range(3))
+        q, k, v = (y.view(batch, seq, self.config.heads_num, -1).transpose(1, 2) for y in projected)
+        context = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, seq, hidden)
+        x = norms.layer_norm_1(x + self.linear(context, f"{attn}.final_linear", f"{attn}.final_linear_left_compactor",
+                                               f"{attn}.final_linear_right_compactor"))
+        inner = F.gelu(self.linear(x, f"{ffn}.linear_1", f"{ffn}.linear_1_left_compactor",
+                                   f"{ffn}.linear_1_right_compactor"))
+        return norms.layer_norm_2(x + self.linear(inner, f"{ffn}.linear_2", f"{ffn}.linear_2_left_compactor",
+                                                  f"{ffn}.linear_2_right_compactor"))
+
+    def __call__(self, src: torch.Tensor, seg: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Logits of the positions to predict: [n, vocab]."""
+        p = self.p
+        word, position, segment = (p[f"embedding.{kind}_embedding.weight"] for kind in ("word", "position", "segment"))
+        x = F.embedding(src, word) + position[: src.shape[1]] + F.embedding(seg, segment)
+        x = self.norms.embedding.layer_norm(F.linear(x, p["embedding.emb_compactor.weight"]))
+        for i in range(self.config.layers_num):
+            x = self.layer(x, i)
+        x = x.flatten(0, 1).index_select(0, positions)
+        x = F.gelu(self.linear(x, "target.mlm_linear_1", "target.mlm_linear_1_left_compactor",
+                               "target.mlm_linear_1_right_compactor"))
+        x = F.linear(self.norms.target.layer_norm(x), p["target.mlm_linear_2_left_compactor.weight"])
+        return F.linear(x, p["target.mlm_linear_2.weight"], p["target.mlm_linear_2.bias"])
+
+
+def masked_master(args: argparse.Namespace) -> tuple[Master, AdamW, Penalty]:
+    """A master whose schedule is complete, unsqueezed, dropped entries zero; its optimizer and penalty."""
+    config = teacher_config(args)
+    groups = build_groups(config, args.target_dim, args.strategy)
+    master = Master(config, random_bert(args, config).state_dict(), groups, tokens=args.batch_size * args.seq_length,
+                    predicted=round(0.15 * args.batch_size * args.seq_length))
+    generator = torch.Generator().manual_seed(3)
+    for group in groups.values():
+        k = max(FREE_INTERVALS, INTERVALS_PER_HEAD * config.heads_num)
+        group.set_keep(group.choose(torch.rand(group.size, generator=generator, dtype=torch.float64), k))
+    optimizer = AdamW(parameter_groups(master.named_parameters(), LEARNING_RATE,
+                                       lambda name: COMPACTOR_LEARNING_RATE if "compactor" in name else None))
+    return master, optimizer, build_penalty("published", master, optimizer, W_STEP, L2_LAMBDA)
+
+
+def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], float]:
+    """A function that makes one optimizer step and returns its loss."""
+    src, seg, positions, labels = batch
+    if phase == "plain":
+        model = random_bert(args, teacher_config(args).student(args.target_dim, args.strategy))
+        plain_optimizer = AdamW(parameter_groups(model.named_parameters(), LEARNING_RATE))
+
+        def plain_step() -> float:
+            loss = mlm_loss(model(src, seg, positions, padded=False), labels)[0] / len(labels)
+            loss.backward()
+            plain_optimizer.set_factor(1.0)
+            plain_optimizer.step()
+            plain_optimizer.zero_grad(set_to_none=True)
+            return loss.item()
+
+        return plain_step
+
+    master, optimizer, penalty = masked_master(args)
+    step = iter(range(MID_RUN, MID_RUN + W_STEP - 1))
+    if phase == "activations":
+        sandwich = Sandwich(master)
+
+        def activations_step() -> float:
+            loss = mlm_loss(sandwich(src, seg, positions), labels)[0] / len(labels)
+            loss.backward()
+            penalty.before_update(next(step))
+            optimizer.set_factor(1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            return loss.item()
+
+        return activations_step
+
+    learner = WidLearner(master, optimizer, penalty, W_STEP)
+    if phase == "squeezed":
+        learner.squeeze(list(master.groups.values()))
+
+    def learner_step() -> float:
+        learner.prepare()
+        loss = mlm_loss(learner.student(src, seg, positions, padded=False), labels)[0] / len(labels)
+        loss.backward()
+        learner.finish(next(step), 1.0)
+        return loss.item()
+
+    return learner_step
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+def machine() -> str:
+    """CPU model, cores, versions, threads."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        cpu = names[0] if names else cpu
+    return (f"{cpu}, {os.cpu_count()} cores; torch {torch.__version__}, {torch.get_num_threads()} threads; "
+            f"Python {platform.python_version()}")
+
+
+def status_mb(key: str) -> float:
+    """A size out of /proc/self/status, in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) / 1024
+    raise KeyError(key)
+
+
+def report_memory(phase: str, args: argparse.Namespace) -> None:
+    """Resident memory of this process after, and its peak during, some steps of a phase."""
+    step = build(phase, args, random_batch(args))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    for _ in range(3):
+        step()
+    print(f"memory of {phase}: {status_mb('VmHWM'):,.0f} MB at the peak of a step, "
+          f"{status_mb('VmRSS'):,.0f} MB resident between steps")
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    if args.memory_of:
+        report_memory(args.memory_of, args)
+        return
+    print(machine())
+    print(f"{args.layers_num} layers x {args.hidden_size} -> {args.target_dim} ({args.strategy}), vocabulary "
+          f"{args.vocabulary}, batch {args.batch_size} x {args.seq_length}, fp32", flush=True)
+    batch = random_batch(args)
+    steps = {phase: build(phase, args, batch) for phase in args.phases}
+    first = {phase: step() for phase, step in steps.items()}  # warm-up, and the loss at the start
+    seconds: dict[str, list[float]] = {phase: [] for phase in steps}
+    for _ in range(args.turns):
+        for phase, step in steps.items():
+            for _ in range(STEPS_PER_TURN[phase]):
+                start = time.perf_counter()
+                step()
+                seconds[phase].append(time.perf_counter() - start)
+    medians = {phase: statistics.median(values) for phase, values in seconds.items()}
+    print(f"{'':12} {'s / step':>9} {'speed-up':>9} {'tokens / s':>11} {'first loss':>11}")
+    for phase, median in medians.items():
+        ratio = f"{medians['activations'] / median:8.1f}x" if "activations" in medians else f"{'-':>9}"
+        print(f"{phase:12} {median:9.3f} {ratio} {args.batch_size * args.seq_length / median:11,.0f} "
+              f"{first[phase]:11.6f}", flush=True)
+    steps.clear()
+    if Path("/proc/self/clear_refs").exists():
+        for phase in ("squeezed", "plain"):
+            if phase in medians:
+                subprocess.run([sys.executable, __file__, *sys.argv[1:], "--memory_of", phase], check=True)
+
+
+if __name__ == "__main__":
+    main()
