@@ -38,12 +38,12 @@ def run_segments(
         RuntimeError: a worker's own failure, with its traceback.
     """
     if args.processes_num == 1:
-        worker = SegmentWorker(args, masking, folder, 0, tokenizer)
-        for segment in segments:
-            try:
-                yield worker(segment)
-            except BadByte as error:
-                raise _encoding_error(error) from None
+        with contextlib.closing(SegmentWorker(args, masking, folder, 0, tokenizer)) as worker:
+            for segment in segments:
+                try:
+                    yield worker(segment)
+                except BadByte as error:
+                    raise _encoding_error(error) from None
         return
     with _Workers(args, masking, folder, tokenizer) as workers:
         yield from workers.run(segments)
@@ -79,16 +79,15 @@ class _Workers:
         in_hand = dict.fromkeys(self.processes, 0)
         exhausted = False
         while True:
-            for connection in sorted(in_hand, key=in_hand.__getitem__):
-                while not exhausted and in_hand[connection] < AHEAD:
-                    segment = next(segments, None)
-                    if segment is None:
-                        exhausted = True
-                        break
-                    self._send(connection, segment)
-                    in_hand[connection] += 1
-                    if any(count == 0 for count in in_hand.values()):
-                        break
+            least = min(in_hand, key=in_hand.__getitem__)
+            while not exhausted and in_hand[least] < AHEAD:
+                segment = next(segments, None)
+                if segment is None:
+                    exhausted = True
+                else:
+                    self._send(least, segment)
+                    in_hand[least] += 1
+                    least = min(in_hand, key=in_hand.__getitem__)
             busy = [connection for connection, count in in_hand.items() if count]
             if not busy:
                 return

@@ -192,6 +192,11 @@ class SegmentWorker:
             segment.path.unlink()
         return result
 
+    def close(self) -> None:
+        """Close the worker's files."""
+        for file in self._files.values():
+            file.close()
+
     def _nothing(self) -> Block:
         """A block that closes what is open."""
         joined = np.zeros(0, dtype="u1") if self.joiner else None
@@ -202,7 +207,7 @@ class SegmentWorker:
         goes_on = last_was_blank = False
         for index, (text, ended) in enumerate(read_blocks(segment)):
             lines = text.split("\n")
-            if ended and lines[-1] == "":
+            if ended and lines[-1] == "" and len(lines) > 1:
                 lines.pop()
             tokens, lengths = self.tokenizer.encode_lines(lines)
             blank = np.fromiter((not line or line.isspace() for line in lines), dtype=bool, count=len(lines))
