@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 
@@ -22,7 +23,10 @@ class Progress:
             from tqdm import tqdm
 
             tqdm.monitor_interval = 0  # no thread beside the workers' start
-            self._bar = tqdm(total=self.total, unit="B", unit_scale=True, desc="preprocess", leave=False)
+            columns = shutil.get_terminal_size().columns  # 80 where the terminal does not say
+            self._bar = tqdm(
+                total=self.total, unit="B", unit_scale=True, desc="preprocess", leave=False, ncols=columns
+            )
         return self
 
     def __exit__(self, *exception: object) -> None:
