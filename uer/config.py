@@ -62,11 +62,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"config {path}: cannot be read ({error.strerror}); give a file like bert/base_config.json") from None
+        raise UserError(f"config {path}: cannot be read ({error.strerror}); give a file like "
+                        f"bert/base_config.json") from None
     except ValueError as error:
         raise UserError(f"config {path}: not valid JSON ({error})") from None
     if not isinstance(data, dict):
-        raise UserError(f"config {path}: holds a {type(data).__name__}; a JSON object like bert/base_config.json is needed")
+        raise UserError(f"config {path}: holds a {type(data).__name__}; a JSON object like bert/base_config.json is "
+                        f"needed")
     return data
 
 
@@ -93,7 +95,8 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
         values[key] = value
     values["hidden_act"] = data.get("hidden_act", "gelu")
     if values["hidden_act"] not in ACTIVATION_NAMES:
-        problems.append(f"hidden_act {values['hidden_act']!r} is unknown, one of {', '.join(ACTIVATION_NAMES)} is needed")
+        problems.append(f"hidden_act {values['hidden_act']!r} is unknown, one of {', '.join(ACTIVATION_NAMES)} is "
+                        f"needed")
     values["dropout"] = data.get("dropout", 0.1)
     if not isinstance(values["dropout"], (int, float)) or not 0 <= values["dropout"] < 1:
         problems.append(f"dropout is {values['dropout']!r}, a number from 0 to below 1 is needed")
@@ -151,9 +154,9 @@ def parse_with_config(build_parser: Callable[[], argparse.ArgumentParser],
         return args, given
     actions = {action.dest: action for action in bare._actions}
     for key, value in read_json(path).items():
-        action = actions.get(key)
-        if action is None or key in given or key == "config_path":
+        if key not in actions or key in given or key == "config_path":
             continue
+        action = actions[key]
         if action.choices is not None and value not in action.choices:
             raise UserError(f"config {path}: {key} is {value!r}; --{key} takes {', '.join(map(str, action.choices))}")
         setattr(args, key, value)

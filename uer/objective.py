@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def logits_of(model: Bert, batch: MlmBatch) -> torch.Tensor:
-    """Logits [n, vocab] of the positions that a batch asks for; the attention mask is spared where nothing is padding."""
+    """Logits [n, vocab] of the positions that a batch asks for; no attention mask where nothing is padding."""
     return model(batch.src, batch.seg, batch.positions, batch.tokens < batch.seg.numel())
 
 

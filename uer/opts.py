@@ -71,15 +71,16 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
                             "(default: identity)")
     group.add_argument("--compactor_learning_rate", type=float, default=5e-5, metavar="LR",
                        help="of the compactors (default: 5e-5)")
-    group.add_argument("--w_step", type=int, default=500, metavar="N", help="steps between mask updates (default: 500)")
+    group.add_argument("--w_step", type=int, default=500, metavar="N",
+                       help="steps between mask updates (default: 500)")
     group.add_argument("--l2_lambda", type=float, default=20.0, metavar="λ",
                        help="strength of the published penalty (default: 20)")
     group.add_argument("--penalty", choices=PENALTIES, default="published",
-                       help="published: L2 gradient and moment surgery; fade: masked entries shrink by a constant factor "
-                            "(default: published)")
+                       help="published: L2 gradient and moment surgery; fade: masked entries shrink by a constant "
+                            "factor (default: published)")
     group.add_argument("--train", choices=("compactors", "student"), default="compactors",
-                       help="after calibration, train teacher and compactors through the student, or the merged student "
-                            "itself (default: compactors)")
+                       help="after calibration, train teacher and compactors through the student, or the merged "
+                            "student itself (default: compactors)")
     group.add_argument("--soft_targets_weight", type=float, default=0.0, metavar="W",
                        help="share of a soft-label loss from the teacher (default: 0)")
     group.add_argument("--soft_targets_temperature", type=float, default=1.0, metavar="T", help="default: 1")
@@ -110,7 +111,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
                        help="steps between checkpoints; the last step always writes one (default: 10000)")
     group.add_argument("--resume", nargs="?", const="newest", metavar="CHECKPOINT",
                        help="go on from a checkpoint of this run (without a value: the newest)")
-    group.add_argument("--report_steps", type=int, default=100, metavar="N", help="steps between reports (default: 100)")
+    group.add_argument("--report_steps", type=int, default=100, metavar="N",
+                       help="steps between reports (default: 100)")
     group.add_argument("--eval_steps", type=int, metavar="N",
                        help="steps between evaluations on --dev_path (default: at the end only)")
     group.add_argument("--tb_path", metavar="DIR", help="TensorBoard events and metrics.jsonl go here")

@@ -29,7 +29,7 @@ from uer.squeeze.learner import WidLearner
 from uer.squeeze.mask_file import start_mask_file
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty, simulate_decay
-from uer.tokenizers import build_tokenizer
+from uer.tokenizers import Vocab, build_tokenizer
 from uer.trainer import Run, Trainer
 
 
@@ -150,22 +150,18 @@ def _work(place: Place, args: argparse.Namespace, reports: Reports) -> None:
     trainer.train(resumed[1]["step"] if resumed else 0)
 
 
-def open_data(args: argparse.Namespace, place: Place):
+def open_data(args: argparse.Namespace, place: Place) -> tuple[MlmLoader, MlmLoader | None, Vocab]:
     """Training and held-out loaders and the vocabulary, checked against each other."""
     vocab = build_tokenizer(args).vocab
-    loaders = []
-    for paths in (args.dataset_path, args.dev_path):
-        if not paths:
-            loaders.append(None)
-            continue
+
+    def loader(paths: list[str], **options: Any) -> MlmLoader:
         dataset = Dataset.open(paths)
         dataset.check_vocab(vocab)
-        training = paths is args.dataset_path
-        loaders.append(MlmLoader(
-            dataset, args.batch_size, seed=args.seed, rank=place.rank if training else 0,
-            world_size=place.world_size if training else 1, masking=masking_options(args) if training else None,
-            group_by_length=args.group_by_length, pin_memory=place.device.type == "cuda"))
-    return loaders[0], loaders[1], vocab
+        return MlmLoader(dataset, args.batch_size, seed=args.seed, group_by_length=args.group_by_length,
+                         pin_memory=place.device.type == "cuda", **options)
+
+    train = loader(args.dataset_path, rank=place.rank, world_size=place.world_size, masking=masking_options(args))
+    return train, loader(args.dev_path) if args.dev_path else None, vocab
 
 
 def load_teacher(args: argparse.Namespace, vocab_size: int) -> LoadedModel:
@@ -189,8 +185,8 @@ def check_lengths(train: Dataset, dev: MlmLoader | None, loaded: LoadedModel) ->
 
 def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
-    differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here" for key in ("teacher", "vocab_sha256", "target_dim")
-              if found.get(key) != wanted[key]]
+    differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here"
+              for key in ("teacher", "vocab_sha256", "target_dim") if found.get(key) != wanted[key]]
     if differ:
         raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ))
 
@@ -263,11 +259,12 @@ def restore_groups(groups: dict[str, MaskGroup], card: dict[str, Any], resume: d
 
 def warn_of_decay(args: argparse.Namespace, groups: dict[str, MaskGroup], reports: Reports) -> None:
     """Say so when masked entries will not be gone at the end of the run, by running the update on one entry."""
-    last = max(group.last_interval for group in groups.values()) * args.w_step
+    intervals = max(group.last_interval for group in groups.values())
+    last = intervals * args.w_step
     if last >= args.total_steps:
-        reports.say(f"warning: the mask schedule ends at step {last:,}, after the last step {args.total_steps:,}; "
-                    f"a --w_step of {max(1, args.total_steps // 2 // max(g.last_interval for g in groups.values()))} "
-                    f"would leave half of the run for the finished student")
+        reports.say(f"warning: the mask schedule ends at step {last:,}, after the last step "
+                    f"{args.total_steps:,}; a --w_step of {max(1, args.total_steps // 2 // intervals)} would "
+                    f"leave half of the run for the finished student")
         return
     if args.penalty != "published":
         return

@@ -128,7 +128,7 @@ class Calibrator:
             mask = real[:, None, None, :]
             hidden = self.teacher.embedding(batch.src, batch.seg)
             self._count(moments, real, x=hidden)
-            for layer in self.teacher.encoder.transformer:
+            for layer in self.teacher.encoder.layers():
                 hidden = layer.layer_norm_1(hidden + layer.self_attn(hidden, mask))
                 self._count(moments, real, x=hidden)
                 hidden = layer.layer_norm_2(hidden + layer.feed_forward(hidden))
@@ -194,10 +194,11 @@ class Calibrator:
     # -- attention -------------------------------------------------------------------------------------------------
 
     def _attention(self, i: int, into: Affine) -> Affine:
-        layer = self.teacher.encoder.transformer[i]
+        layer = self.teacher.encoder.layers()[i]
         query, key, value, output = encoder_linears(i)[:4]
-        weights = [linear.weight @ into.matrix for linear in layer.self_attn.linear_layers]  # [d, kept] each
-        biases = [linear.bias + linear.weight @ into.offset for linear in layer.self_attn.linear_layers]
+        linears = layer.self_attn.linears()
+        weights = [linear.weight @ into.matrix for linear in linears]  # [d, kept] each
+        biases = [linear.bias + linear.weight @ into.offset for linear in linears]
         rank = self.groups[f"attention.{i}"].target // self.heads
         whole = self.groups[f"attention.{i}"].whole_blocks
         if whole:
@@ -275,7 +276,7 @@ class Calibrator:
         """Moments of the student's contexts (values at full width) and the residual error they are to explain."""
         moments = self._moments(context=self.heads * self.size, error=len(self.hidden))
         stack_q, stack_k = torch.stack(maps_q), torch.stack(maps_k)  # [heads, rank, size]
-        for number, batch, real in self._numbered():
+        for number, _, real in self._numbered():
             x, z = self._state(number, "x"), self._state(number, "z")
             mask = real[:, None, None, :]
             u = x + layer.self_attn(x, mask)
@@ -324,7 +325,7 @@ class Calibrator:
     # -- feed-forward ----------------------------------------------------------------------------------------------
 
     def _feed_forward(self, i: int, into: Affine) -> Affine:
-        layer = self.teacher.encoder.transformer[i]
+        layer = self.teacher.encoder.layers()[i]
         linear_1, linear_2 = encoder_linears(i)[4:]
         first, second = layer.feed_forward.linear_1, layer.feed_forward.linear_2
         weight, bias = first.weight @ into.matrix, first.bias + first.weight @ into.offset

@@ -17,7 +17,8 @@ def symmetric_root(second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def bilinear(query: torch.Tensor, key: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Rank-r maps that keep q·k best under the data.
 
-    With L_q, L_k the roots of the second moments and L_q L_k = U S Vᵀ:  R_q = S_r^½ U_rᵀ L_q⁻¹,  R_k = S_r^½ V_rᵀ L_k⁻¹.
+    With L_q, L_k the roots of the second moments and L_q L_k = U S Vᵀ:
+    R_q = S_r^½ U_rᵀ L_q⁻¹,  R_k = S_r^½ V_rᵀ L_k⁻¹.
 
     Args:
         query, key: E[q qᵀ], E[k kᵀ] of a head, [size, size]; k centred: a constant key shifts all scores of a query

@@ -59,7 +59,8 @@ def greedy_regressors(covariance: torch.Tensor, cross: torch.Tensor, count: int,
 
 def _greedy_among(left: torch.Tensor, cross: torch.Tensor, count: int, floor: torch.Tensor) -> torch.Tensor:
     """Exact forward selection among a few candidates: positions of up to `count` of them."""
-    left, cross, picked = left.clone(), cross.clone(), []
+    left, cross = left.clone(), cross.clone()
+    picked: list[int] = []
     free = torch.ones(len(left), dtype=torch.bool)
     while len(picked) < min(count, len(left)):
         variance = left.diagonal()

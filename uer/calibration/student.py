@@ -57,8 +57,8 @@ def token_warning(calibration: Calibration, config: ModelConfig) -> str:
     widest = max(config.feedforward_size, config.hidden_size)
     if calibration.tokens >= 2 * widest:
         return ""
-    return (f"warning: {calibration.tokens:,} tokens for {widest:,} dimensions to choose from; about {4 * widest:,} would "
-            f"do: more text, or more --calibration_batches")
+    return (f"warning: {calibration.tokens:,} tokens for {widest:,} dimensions to choose from; about {4 * widest:,} "
+            f"would do: more text, or more --calibration_batches")
 
 
 def apply_calibration(calibration: Calibration, weights: dict[str, torch.Tensor],

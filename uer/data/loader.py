@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,7 +114,7 @@ class MlmLoader:
         indices = self._order.batch(epoch, within, self.rank)
         return self._assemble(indices, (DYNAMIC, self.seed, epoch, within, self.rank))
 
-    def stream(self, start: int = 0) -> Iterator[MlmBatch]:
+    def stream(self, start: int = 0) -> Generator[MlmBatch, None, None]:
         """Batches `start`, `start + 1`, … without end, made ahead by a thread.
 
         What goes wrong in the thread is raised here; closing the generator ends the thread.

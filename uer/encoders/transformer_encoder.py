@@ -18,6 +18,10 @@ class TransformerEncoder(nn.Module):
             [TransformerLayer(sizes, layer, **layer_options) for layer in sizes.layers]
         )
 
+    def layers(self) -> list[TransformerLayer]:
+        """The layers, bottom first."""
+        return list(self.transformer)  # type: ignore[arg-type]
+
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """hidden [batch, seq, hidden], mask bool [batch, 1, 1, seq] or None -> [batch, seq, hidden]"""
         for layer in self.transformer:

@@ -24,15 +24,19 @@ class MultiHeadedAttention(nn.Module):
         self.final_linear = nn.Linear(inner, hidden_size)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """hidden [batch, seq, hidden], mask bool [batch, 1, 1, seq] (True = attend; None = all) -> [batch, seq, hidden]"""
+        """hidden [batch, seq, hidden] -> the same; mask bool [batch, 1, 1, seq], True = attend, None = to all."""
         return self.final_linear(self.context(hidden, mask))
+
+    def linears(self) -> list[nn.Linear]:
+        """Query, key and value."""
+        return list(self.linear_layers)  # type: ignore[arg-type]
 
     def context(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """The heads' outputs side by side, before the last linear: [batch, seq, heads * head_size]."""
         batch, seq, _ = hidden.shape
         query, key, value = (
             linear(hidden).view(batch, seq, self.heads_num, self.head_size).transpose(1, 2)  # [batch, heads, seq, size]
-            for linear in self.linear_layers
+            for linear in self.linears()
         )
         dropout = self.dropout if self.training else 0.0
         context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)

@@ -1,8 +1,8 @@
 """Mask groups: which dimensions leave together, how many at what time, and which.
 
     group         dimensions                scored by the column norms of      leaves under `dim` / `head`
-    hidden        hidden_size               C of layer 0's value projection    as many of each head-sized block / whole blocks
-    attention.i   heads_num * head_size     C of the attention output          the same
+    hidden        hidden_size               C of layer 0's value projection    as many of each head-sized block /
+    attention.i   heads_num * head_size     C of the attention output          whole blocks
     ffn.i         feedforward_size          C of linear_2                      any
     mlm           hidden_size               C of mlm_linear_2                  any
 
@@ -141,8 +141,8 @@ def check_target(config: ModelConfig, target_dim: int, strategy: str) -> None:
         raise UserError(f"--target_dim {target_dim} with --compactor_mask_strategy {strategy}: must be a multiple of "
                         f"{step} ({what}); {near} would do")
     if config.feedforward_size * target_dim % size:
-        raise UserError(f"--target_dim {target_dim}: feedforward_size {config.feedforward_size} × {target_dim} / {size} "
-                        f"is not a whole number")
+        raise UserError(f"--target_dim {target_dim}: feedforward_size {config.feedforward_size} × {target_dim} / "
+                        f"{size} is not a whole number")
 
 
 def build_groups(config: ModelConfig, target_dim: int, strategy: str) -> dict[str, MaskGroup]:

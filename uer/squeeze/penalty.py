@@ -62,9 +62,10 @@ class PublishedPenalty(Penalty):
     @torch.no_grad()
     def before_update(self, step: int) -> None:
         if step <= self.w_step:
-            compactors = [self.master.parameters[tensor.name] for tensor in self.matrices]
-            compactors = [parameter for parameter in compactors if parameter.grad is not None]
-            torch._foreach_add_([parameter.grad for parameter in compactors], compactors)
+            for tensor in self.matrices:
+                parameter = self.master.parameters[tensor.name]
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter)
             return
         masked = self.matrices + self.vectors
         if self.l2_lambda > 1:
