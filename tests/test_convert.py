@@ -223,7 +223,11 @@ def test_outputs_that_cannot_be_are_refused_first(tmp_path: Path, monkeypatch):
     with pytest.raises(UserError, match="50 tokens, but the model has 60"):
         convert(monkeypatch, *options(tmp_path / "s.bin", "--output_format", "huggingface", "--vocab_path",
                                       str(write_vocab(tmp_path / "v.txt", 50))))
-    assert not (tmp_path / "s").exists()
+    card = next(tmp_path.glob("*.json"))
+    card.write_text(json.dumps({**json.loads(card.read_text()), "vocab_sha256": "abc"}))
+    with pytest.raises(UserError, match=r"not the vocabulary that .* was trained with"):
+        convert(monkeypatch, *options(tmp_path / "s.bin", "--vocab_path", str(write_vocab(tmp_path / "v.txt"))))
+    assert not (tmp_path / "s").exists() and not (tmp_path / "s.bin").exists()
 
 
 def test_the_command_from_any_folder_without_optional_packages(tmp_path: Path):

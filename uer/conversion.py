@@ -22,6 +22,7 @@ from uer.formats.model_card import CardFacts, model_card
 from uer.formats.onnx_export import check_packages, onnx_logits, write_onnx
 from uer.formats.storage import PendingFiles
 from uer.formats.teacher import config_path_for, model_folder
+from uer.formats.tokenizer_files import load_wordpiece
 from uer.squeeze.merge import TOLERANCE, probe_batch, student_model
 
 UER_FORMATS = {"uer": "published", "uer-py": "uer-py"}
@@ -78,8 +79,7 @@ def check_outputs(paths: dict[str, Path], vocab_path: str | None) -> None:
     """
     if "onnx" in paths:
         check_packages()
-    if vocab_path is not None:
-        from uer.formats.tokenizer_files import load_wordpiece
+    if vocab_path is not None and "huggingface" in paths:
         load_wordpiece(vocab_path)
     for name, path in paths.items():
         if name == "huggingface" and path.exists() and not path.is_dir():
@@ -101,7 +101,7 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
     Raises:
         UserError: a check that fails; nothing has been written then.
     """
-    if source.vocab_path is not None:
+    if source.vocab_path is not None and "huggingface" in paths:
         check_vocabulary(source.vocab_path, len(source.weights[shapes.WORDS]))
     check = Check(source)
     with PendingFiles() as pending:

@@ -19,6 +19,7 @@ from uer.formats.teacher import config_path_for
 from uer.formats.uer_names import is_uer, to_published
 from uer.squeeze.mask_file import read_masks
 from uer.squeeze.merge import Merged, groups_for, master_from_checkpoint, merge
+from uer.tokenizers.vocab import Vocab
 
 RECORDED = {"loss": "MLM loss in training", "accuracy": "MLM accuracy in training", "dev_loss": "MLM loss, held-out",
             "dev_accuracy": "MLM accuracy, held-out"}
@@ -173,6 +174,8 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
         UserError
     """
     state, facts = read_checkpoint(options.load_model_path)
+    if options.vocab_path:
+        _check_vocabulary(state, facts, options)
     lower_case = None if options.do_lower_case is None else options.do_lower_case == "true"
     figures = [(words, f"{facts[key]:.4g}") for key, words in RECORDED.items() if isinstance(facts.get(key), float)]
     if not figures:
@@ -196,6 +199,17 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
     card = CardFacts(name="", source=Path(options.load_model_path).name, how=how, teacher=teacher,
                      parameters=parameter_count(weights), figures=figures, command=command)
     return Source(config, weights, card, vocab_path=options.vocab_path, lower_case=lower_case)
+
+
+def _check_vocabulary(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
+                      options: argparse.Namespace) -> None:
+    vocab, table = Vocab.load(options.vocab_path), state.get(shapes.WORDS)
+    if table is not None and not shapes.fits_vocabulary(len(table), len(vocab)):
+        raise UserError(f"--vocab_path {options.vocab_path}: {len(vocab)} tokens, but the model has {len(table)} word "
+                        f"embeddings")
+    if facts.get("vocab_sha256") not in (None, vocab.sha256):
+        raise UserError(f"--vocab_path {options.vocab_path}: not the vocabulary that {options.load_model_path} was "
+                        f"trained with (SHA-256 {vocab.sha256[:12]}… here, {str(facts['vocab_sha256'])[:12]}… there)")
 
 
 def parameter_count(weights: Mapping[str, torch.Tensor]) -> int:
