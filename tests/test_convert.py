@@ -198,6 +198,8 @@ def test_uer_py_names(tmp_path: Path, monkeypatch):
         "embedding.layer_norm.gamma", "embedding.layer_norm.beta", *layer, "target.mlm.linear_1.weight",
         "target.mlm.linear_1.bias", "target.mlm.layer_norm.gamma", "target.mlm.layer_norm.beta",
         "target.mlm.linear_2.weight", "target.mlm.linear_2.bias"}
+    config = json.loads((tmp_path / "s_config.json").read_text())
+    assert (config["embedding"], config["target"], config["max_seq_length"]) == (["word", "pos", "seg"], ["mlm"], 20)
 
 
 def test_onnx(tmp_path: Path, monkeypatch):

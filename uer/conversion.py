@@ -17,7 +17,7 @@ import torch
 from uer.config import ModelConfig, read_json
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model, shapes, stock
-from uer.formats.export import check_vocabulary, write_huggingface, write_uer
+from uer.formats.export import check_vocabulary, config_text, write_huggingface, write_uer
 from uer.formats.model_card import CardFacts, model_card
 from uer.formats.onnx_export import check_packages, onnx_logits, write_onnx
 from uer.formats.storage import PendingFiles
@@ -116,9 +116,9 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
                 logits = onnx_logits(temporary, check.src, check.seg).flatten(0, 1)
                 lines.append(f"{path}: {check(logits, 'onnxruntime')}")
             else:
-                write_uer(temporary, {**source.weights, **source.extras}, UER_FORMATS[name])
-                config = config_path_for(path)
-                pending.add(config).write_text(source.config.to_json(), encoding="utf-8")
+                config, generation = config_path_for(path), UER_FORMATS[name]
+                write_uer(temporary, {**source.weights, **source.extras}, generation)
+                pending.add(config).write_text(config_text(source.config, source.weights, generation), encoding="utf-8")
                 again = load_model(temporary, config=source.config, vocab_size=None)
                 lines.append(f"{path}, {config.name}: {check(check.logits(again.config, again.weights), 'read back')}")
         pending.publish()
@@ -202,7 +202,7 @@ def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Pa
         if source.is_dir() and stock.available():
             found += "; " + stock_check(model, source, check)
         lines.append(f"written: {output}: {found}")
-        pending.add(config).write_text(model.config.to_json(), encoding="utf-8")
+        pending.add(config).write_text(config_text(model.config, model.weights, generation), encoding="utf-8")
         lines.append(f"written: {config}")
         for file, target in vocabulary_files(model, output):
             shutil.copyfile(file, pending.add(target))

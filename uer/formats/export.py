@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,6 +36,17 @@ def write_uer(path: Path, weights: Mapping[str, torch.Tensor], generation: str) 
     """`save_uer` in place."""
     assert generation in GENERATIONS
     save_state_dict(to_uer_py(weights) if generation == "uer-py" else weights, path)
+
+
+def config_text(config: ModelConfig, weights: Mapping[str, torch.Tensor], generation: str) -> str:
+    """The config JSON that goes with a UER file, as the code of its generation reads it.
+
+    `max_seq_length` is the number of positions in the file: UER shapes its table after it.
+    """
+    settings = replace(config, max_seq_length=len(weights[shapes.POSITIONS])).to_dict()
+    if generation == "uer-py":
+        settings |= {"embedding": ["word", "pos", "seg"], "mask": "fully_visible", "target": ["mlm"]}
+    return json.dumps(settings, indent=2) + "\n"
 
 
 def save_huggingface(folder: str | Path, config: ModelConfig, weights: Mapping[str, torch.Tensor], *,

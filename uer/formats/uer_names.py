@@ -27,10 +27,15 @@ PREFIXES = {
     "target.nsp_linear_2.": "target.sp.linear_2.",
 }
 
+BETWEEN = {  # what the next-sentence head was called for a while
+    "target.sp_linear_1.": "target.nsp_linear_1.",
+    "target.sp_linear_2.": "target.nsp_linear_2.",
+}
+
 
 def to_published(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Names of either generation -> published names."""
-    back = {new: old for old, new in PREFIXES.items()}
+    back = {new: old for old, new in PREFIXES.items()} | BETWEEN
     return {_renamed(name, back): tensor for name, tensor in tensors.items()}
 
 
