@@ -106,13 +106,19 @@ class BertTokenizer(Tokenizer):
         if len(padded) != len(lines):  # a line with a line feed inside
             return super().encode_lines(lines)
         chunk, bracket, raw = self._chunks.__getitem__, self._special_start, self.encode_raw
-        return self._collect(
-            [raw(line) if bracket in line else b"".join(map(chunk, line.split())) for line in padded]
-        )
+        encoded = []
+        for line in padded:
+            if bracket in line:
+                encoded.append(raw(line))
+            else:
+                chunks = self._fold(line).split() if line.isascii() else line.split()
+                encoded.append(b"".join(map(chunk, chunks)))
+        return self._collect(encoded)
 
     def _chunk(self, chunk: str) -> bytes:
         if chunk.isalnum() and chunk.isascii():  # one word: the short way to what split() would say
-            return self._words[self._fold(chunk)]
+            folded = self._fold(chunk)
+            return self._word(chunk) if folded == chunk else self._chunks[folded]
         return b"".join(map(self._words.__getitem__, self.split(chunk)))
 
     def _word(self, word: str) -> bytes:
