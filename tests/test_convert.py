@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def test_the_student_is_the_formula(tmp_path: Path, monkeypatch, strategy: str):
     assert (written["hidden_size"], written["heads_num"], written["feedforward_size"], written["layers_num"]) == \
         (64, 2 if strategy == "dim" else 1, 128, 2)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["student.bin", "student_config.json"]
+
+
+def test_a_tied_teacher_has_an_untied_student(tmp_path: Path, monkeypatch):
+    case = trained(tmp_path, "dim", config=replace(CONFIG, tie_weights=True))
+    convert(monkeypatch, *case.options(tmp_path / "s.bin"))
+    assert_close(torch.load(tmp_path / "s.bin", weights_only=True), by_hand(case))
+    assert json.loads((tmp_path / "s_config.json").read_text())["tie_weights"] is False
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -161,7 +169,7 @@ def test_a_group_that_follows_hidden_may_be_absent(tmp_path: Path, monkeypatch, 
 
 
 def test_heads_of_an_unknown_size_are_asked_for(tmp_path: Path, monkeypatch):
-    config = CONFIG.__class__(hidden_size=24, layers_num=2, heads_num=3, feedforward_size=48, max_seq_length=12)
+    config = replace(CONFIG, hidden_size=24, heads_num=3, feedforward_size=48, max_seq_length=12)
     case = trained(tmp_path, "dim", 12, card=False, config=config)
     options = ["--load_model_path", case.checkpoint, "--mask_path", case.masks, "--mask_step", STEP,
                "--output_model_path", tmp_path / "s.bin"]

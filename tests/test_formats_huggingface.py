@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from uer.conversion import Source, output_paths, write_outputs
+from uer.conversion import Source, import_lines, output_paths, write_outputs
 from uer.errors import UserError
 from uer.formats import load_model, stock
 from uer.formats.export import save_huggingface, save_uer
@@ -87,7 +87,7 @@ def disguise(folder: Path, *, prefix: bool, old_norms: bool, as_bin: bool, decod
         save_file(tensors, folder / "model.safetensors")
 
 
-@settings(max_examples=40, deadline=None, derandomize=True,
+@settings(max_examples=24, deadline=None, derandomize=True,
           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(heads=st.integers(1, 4), size=st.integers(1, 12), layers=st.integers(1, 3), inner=st.integers(3, 60),
        types=st.integers(1, 3), act=st.sampled_from(ACTS), tied=st.booleans(), nsp=st.booleans(),
@@ -122,6 +122,14 @@ def test_roberta_is_exact(tmp_path: Path):
     loaded = load_model(tmp_path, config=None, vocab_size=VOCAB)
     assert loaded.config.max_seq_length == 22
     assert difference(model, loaded) < 1e-10
+    # as a UER file, with vocabulary and merges, checked against the folder itself
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_text("{}")
+    out = tmp_path / "out" / "r.bin"
+    lines = import_lines(load_model(tmp_path, config=None, vocab_size=VOCAB), {}, tmp_path, out, "uer-py")
+    assert "stock transformers: largest logit difference" in lines[0]
+    assert sorted(path.name for path in out.parent.iterdir()) == ["r.bin", "r_config.json", "r_merges.txt",
+                                                                 "r_vocab.json"]
 
 
 @pytest.mark.parametrize("change, message", [
