@@ -51,13 +51,16 @@ def test_layer_norm(style: str, scale: float):
     torch.testing.assert_close(norm(x), formula(norm, x, style), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("keep", [None, [0, 3, 4, 5, 8]])
 @pytest.mark.parametrize("style", ["uer", "huggingface"])
-def test_layer_norm_has_the_gradients_of_its_formula(style: str):
-    norm, x = norm_of(10, style, eps=0.1), normal(4, 10).requires_grad_()
-    weights = normal(4, 10, seed=3)
+def test_layer_norm_has_the_gradients_of_its_formula(style: str, keep: list[int] | None):
+    norm, x = norm_of(10, style, eps=0.1), normal(2, 4, 10).requires_grad_()
+    if keep:
+        norm.set_keep(torch.zeros(10, dtype=torch.float64).index_fill(0, torch.tensor(keep), 1.0), len(keep))
+    weights = normal(2, 4, 10, seed=3)
     inputs = [x, norm.gamma, norm.beta]
     mine = torch.autograd.grad((norm(x) * weights).sum(), inputs)
-    theirs = torch.autograd.grad((formula(norm, x, style, eps=0.1) * weights).sum(), inputs)
+    theirs = torch.autograd.grad((formula(norm, x, style, keep, eps=0.1) * weights).sum(), inputs)
     for name, a, b in zip(("x", "gamma", "beta"), mine, theirs):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=name)
 
@@ -83,8 +86,10 @@ def test_layer_norm_in_float32_and_bfloat16(style: str):
         torch.testing.assert_close(single(x.bfloat16()).double(), expected, rtol=0, atol=0.05)
     single.set_keep(torch.tensor([1.0, 0.0]).repeat(96), 96)
     exact.set_keep(torch.tensor([1.0, 0.0]).repeat(96).double(), 96)
+    expected = exact(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(single(x.bfloat16()).double(), exact(x), rtol=0, atol=0.05)
+        torch.testing.assert_close(single(x.bfloat16()).double(), expected, rtol=0, atol=0.05)
+        torch.testing.assert_close(single(x.float()).double(), expected, rtol=0, atol=5e-6)  # no rounding of its own
 
 
 # -- attention, feed-forward, embedding, model -------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class Bert(nn.Module):
         """The LayerNorms of the residual stream (`hidden`), or that of the MLM head."""
         if not hidden:
             return [self.target.layer_norm]
-        layers = self.encoder.transformer
+        layers = self.encoder.layers()
         return [self.embedding.layer_norm, *(norm for x in layers for norm in (x.layer_norm_1, x.layer_norm_2))]
 
 
@@ -70,11 +70,30 @@ def mlm_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, 
         logits: float [n, vocab]
         labels: int [n]
     Returns:
-        loss (nats, summed over n; float32 at least) and the count of labels that have the largest logit, both scalars.
+        loss (nats, summed over n; float32 at least), count of labels that have the largest logit; scalars.
     """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    return loss, (logits.detach().argmax(-1) == labels).sum()
+    return SummedCrossEntropy.apply(logits, labels), (logits.detach().argmax(-1) == labels).sum()
+
+
+class SummedCrossEntropy(torch.autograd.Function):
+    """F.cross_entropy(logits, labels, reduction="sum"), float32 at least; the backward reuses the one large buffer."""
+
+    @staticmethod
+    def forward(ctx, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """logits [n, vocab], labels [n] -> scalar"""
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        log_probabilities = F.log_softmax(logits, -1, dtype=dtype)
+        ctx.save_for_backward(log_probabilities, labels)
+        ctx.dtype = logits.dtype
+        return -log_probabilities.gather(1, labels[:, None]).sum()
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """(softmax(logits) − onehot(labels)) · gradient"""
+        log_probabilities, labels = ctx.saved_tensors
+        result = log_probabilities.exp_()
+        result.scatter_add_(1, labels[:, None], result.new_full((len(labels), 1), -1.0))
+        return result.mul_(gradient).to(ctx.dtype), None
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:

@@ -183,8 +183,8 @@ class Master:
 
     def compose_into(self, student: Bert) -> None:
         """Give the student the composed weights (no copy) and keep the graph for `backward`."""
-        composed = self.compose()
         self._composed, self._targets = [], []
+        composed = self.compose()
         for name, parameter in student.named_parameters():
             tensor = composed[name]
             parameter.data = tensor.detach()
@@ -197,7 +197,11 @@ class Master:
         """Carry the gradients of the student given to `compose_into` on to the master's parameters."""
         pairs = [(tensor, parameter.grad) for tensor, parameter in zip(self._composed, self._targets)
                  if parameter.grad is not None]
-        torch.autograd.backward([tensor for tensor, _ in pairs], [gradient for _, gradient in pairs])
+        composed = [(tensor, gradient) for tensor, gradient in pairs if not tensor.is_leaf]
+        for tensor, gradient in pairs:
+            if tensor.is_leaf:  # taken over as it is: its gradient is the student's, which needs no copy
+                tensor.grad = gradient if tensor.grad is None else tensor.grad + gradient
+        torch.autograd.backward([tensor for tensor, _ in composed], [gradient for _, gradient in composed])
         self._composed, self._targets = [], []
 
     # -- squeeze ---------------------------------------------------------------------------------------------------
