@@ -26,7 +26,7 @@ from uer.optimizers import AdamW, parameter_groups, schedule
 from uer.reports import Reports
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.learner import WidLearner
-from uer.squeeze.mask_file import start_mask_file
+from uer.squeeze.mask_file import cut_masks, start_mask_file
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty, simulate_decay
 from uer.tokenizers import Vocab, build_tokenizer
@@ -129,6 +129,8 @@ def _work(place: Place, args: argparse.Namespace, reports: Reports) -> None:
         resumed = load_checkpoint(path)
         check_card(resumed[1], card, path)
         reports.say(f"going on from {path}")
+        if args.mask_path and place.leads:
+            cut_masks(args.mask_path, resumed[1]["step"])
     elif args.mask_path and place.leads and args.weight_squeeze:
         start_mask_file(args.mask_path)
     learner: Learner
@@ -155,7 +157,7 @@ def open_data(args: argparse.Namespace, place: Place) -> tuple[MlmLoader, MlmLoa
     vocab = build_tokenizer(args).vocab
 
     def loader(paths: list[str], **options: Any) -> MlmLoader:
-        dataset = Dataset.open(paths)
+        dataset = Dataset.open(paths, option="--dataset_path" if paths is args.dataset_path else "--dev_path")
         dataset.check_vocab(vocab)
         return MlmLoader(dataset, args.batch_size, seed=args.seed, group_by_length=args.group_by_length,
                          pin_memory=place.device.type == "cuda", **options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from uer.checkpoint import optimizer_state, save_checkpoint
 from uer.distributed import Place, sum_over_ranks, wait_for_all
 from uer.errors import UserError
 from uer.learner import Learner
-from uer.objective import Evaluation, SoftTargets, evaluate, training_loss
+from uer.objective import SoftTargets, evaluate, training_loss
 from uer.reports import Reports, duration
 from uer.squeeze.learner import WidLearner
 from uer.squeeze.mask_file import append_masks
@@ -61,7 +61,6 @@ class Trainer:
                  card: dict[str, Any], dev: MlmLoader | None = None, soft: SoftTargets | None = None):
         self.learner, self.batches, self.run, self.place = learner, batches, run, place
         self.reports, self.card, self.dev, self.soft = reports, card, dev, soft
-        self.history: list[Evaluation] = []
         self._clear()
 
     def train(self, start: int = 0) -> None:
@@ -85,7 +84,7 @@ class Trainer:
 
     # -- one step --------------------------------------------------------------------------------------------------
 
-    def _step(self, step: int, stream: Iterator[MlmBatch], factor: float) -> None:
+    def _step(self, step: int, stream: Generator[MlmBatch, None, None], factor: float) -> None:
         batches = [next(stream).to(self.place.device) for _ in range(self.run.accumulation_steps)]
         predicted = torch.tensor(float(sum(len(batch.labels) for batch in batches)), device=self.place.device)
         sum_over_ranks([predicted])
@@ -95,7 +94,7 @@ class Trainer:
         for batch in batches:
             with self._precision():
                 loss, sums = training_loss(self.learner.student, batch, self.soft)
-            (loss / predicted).backward()
+            (loss / predicted.clamp_min(1)).backward()
             report += sums
         self._share_gradients()
         changed = self.learner.finish(step, factor)
@@ -137,7 +136,7 @@ class Trainer:
         with self._precision():
             _, sums = training_loss(self.learner.student, batch, None)
         self.learner.student.train()
-        return sums[0].item() / len(batch.labels)
+        return sums[0].item() / max(len(batch.labels), 1)
 
     # -- reports ---------------------------------------------------------------------------------------------------
 
@@ -155,7 +154,7 @@ class Trainer:
         sum_over_ranks([self.sums, tokens])
         loss, correct, predicted = self.sums.tolist()
         seconds = time.perf_counter() - self.since
-        values: dict[str, Any] = {"loss": loss / predicted, "accuracy": correct / predicted,
+        values: dict[str, Any] = {"loss": loss / max(predicted, 1), "accuracy": correct / max(predicted, 1),
                                   "tokens_per_second": tokens.item() / seconds}
         if not math.isfinite(values["loss"]):
             raise UserError(f"the loss is {values['loss']} at step {step}; a smaller --learning_rate or "
@@ -189,9 +188,9 @@ class Trainer:
         if self.dev is not None and self.place.leads:
             with self._precision():
                 result = evaluate(self.learner.student, self.dev.sequential(), self.place.device)
-            self.history.append(result)
             self.reports.say(f"step {step}: held-out loss {result.loss:.4f}, accuracy {100 * result.accuracy:.2f} %, "
                              f"{result.predicted} predictions")
+            self.card = {**self.card, "dev_loss": result.loss, "dev_accuracy": result.accuracy}
             self.reports.record(step, "dev", {"loss": result.loss, "accuracy": result.accuracy})
         wait_for_all()
 

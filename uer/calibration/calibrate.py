@@ -121,8 +121,7 @@ class Calibrator:
 
     def _choose_hidden(self) -> torch.Tensor:
         """The kept dimensions F, from the covariance of all LayerNorm outputs of the residual stream."""
-        config = self.teacher.config
-        moments = self._moments(x=config.hidden_size)
+        moments = self._moments(x=self.teacher.config.hidden_size)
         for _, batch, real in self._numbered():
             self.result.tokens += int(real.sum())
             mask = real[:, None, None, :]
@@ -133,14 +132,12 @@ class Calibrator:
                 self._count(moments, real, x=hidden)
                 hidden = layer.layer_norm_2(hidden + layer.feed_forward(hidden))
                 self._count(moments, real, x=hidden)
-        moments.share()
-        covariance = moments.covariance("x")
+        covariance = moments.share().covariance("x")
         return greedy_regressors(covariance, covariance, self.groups["hidden"].target)
 
     def _count(self, moments: Moments, real: torch.Tensor, **states: torch.Tensor) -> None:
         """Add the real tokens of [batch, seq, width] states."""
-        weights = torch.ones(int(real.sum()), dtype=torch.float64, device=self.device)
-        moments.add(weights, **{name: state[real] for name, state in states.items()})
+        moments.add(**{name: state[real] for name, state in states.items()})
 
     def _embedding(self) -> Affine:
         self.out[f"{EMBEDDING_COMPACTOR}.weight"] = self._select(self.hidden, self.teacher.config.hidden_size)
@@ -216,7 +213,7 @@ class Calibrator:
         cov = moments.covariance("context")[rows][:, rows]
         fitted = regress_moments(reduce @ cov @ reduce.T, moments.covariance("error", "context")[:, rows] @ reduce.T,
                                  moments.covariance("error").diagonal(), reduce @ moments.mean("context")[rows],
-                                 moments.mean("error"), target_rows @ start)
+                                 moments.mean("error"), target_rows @ start, moments.tokens)
         self._report(f"encoder.transformer.{i}.self_attn", fitted.explained)
         expand = torch.zeros(len(heads) * rank, self.heads * self.size, dtype=torch.float64, device=self.device)
         expand[:, rows] = torch.eye(len(rows), dtype=torch.float64, device=self.device) if whole else reduce
@@ -316,7 +313,7 @@ class Calibrator:
                 inner = cov[rows][:, rows]
                 fit = regress_moments(inner, cross[:, rows], moments.covariance("error").diagonal(),
                                       moments.mean("context")[rows], moments.mean("error"),
-                                      torch.zeros(len(cross), len(rows)).to(cov))
+                                      torch.zeros(len(cross), len(rows)).to(cov), moments.tokens)
                 if fit.explained > best_gain:
                     best, best_gain = h, fit.explained
             chosen.append(best)

@@ -9,11 +9,12 @@ import torch
 from uer.distributed import sum_over_ranks
 
 ROUNDING = 1e-13  # a moment below this share of its factors' sizes is what rounding leaves of 0
+RIDGES = (0.0, *(10 ** (x / 4) for x in range(-24, 3)))  # on the scale of correlations
 CUTOFF = 1e-10  # eigenvalue of a correlation matrix below which a direction counts as constant
 
 
 class Moments:
-    """Weighted sums of x, 1 and x xᵀ over tokens, float64; memory does not grow with the tokens.
+    """Sums of x, 1 and x xᵀ over tokens, float64; memory does not grow with the tokens.
 
     Args:
         device: where the sums live.
@@ -30,13 +31,17 @@ class Moments:
         self.sums = torch.zeros(start, dtype=torch.float64, device=device)
         self.weight = torch.zeros((), dtype=torch.float64, device=device)
 
-    def add(self, weights: torch.Tensor, **vectors: torch.Tensor) -> None:
-        """Add tokens: weights [n]; each vector [n, width]."""
+    def add(self, **vectors: torch.Tensor) -> None:
+        """Add tokens: each vector [n, width]."""
         joint = torch.cat([vectors[name].double() for name in self.slices], 1)
-        weighted = joint * weights[:, None]
-        self.products.addmm_(weighted.T, joint)
-        self.sums += weighted.sum(0)
-        self.weight += weights.sum()
+        self.products.addmm_(joint.T, joint)
+        self.sums += joint.sum(0)
+        self.weight += len(joint)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens seen."""
+        return self.weight.item()
 
     def share(self) -> Moments:
         """Sum over all processes."""
@@ -65,23 +70,37 @@ class Affine(NamedTuple):
     explained: float
 
 
-def solve(residual: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
-    """residual · covariance⁺: the shortest correction, on the scale of correlations, that least squares allows.
+class Spectrum:
+    """A covariance on the scale of correlations, diagonalised, to solve with it under any ridge."""
 
-    Directions that vary by less than `CUTOFF` of a typical one count as constant: states behind a LayerNorm always have
-    one, since their standardised entries add up to 0.
+    def __init__(self, covariance: torch.Tensor):
+        scale = covariance.diagonal().clamp_min(0).sqrt()
+        self.scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+        correlation = covariance / self.scale[:, None] / self.scale
+        values, self.vectors = torch.linalg.eigh((correlation + correlation.T) / 2)
+        self.values = torch.where(values > CUTOFF, values, torch.inf)  # directions that count as constant say nothing
 
-    Args:
-        residual: [y, x], covariance: [x, x], of any rank
-    Returns:
-        [y, x]
-    """
-    scale = covariance.diagonal().clamp_min(0).sqrt()
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    correlation = covariance / scale[:, None] / scale
-    values, vectors = torch.linalg.eigh((correlation + correlation.T) / 2)
-    inverse = torch.where(values > CUTOFF, 1 / values.clamp_min(CUTOFF), 0.0)
-    return ((residual / scale) @ vectors * inverse) @ vectors.T / scale
+    def solve(self, residual: torch.Tensor, variance: float, tokens: float) -> torch.Tensor:
+        """residual · (covariance + ridge)⁻¹, with the ridge of least generalised cross-validation error.
+
+        Where x explains y without a rest, that is no ridge at all; where tokens are few for the regressors, it keeps
+        least squares from following their noise. (Golub, Heath, Wahba 1979.)
+
+        Args:
+            residual: Cov[y, x], [y, x]
+            variance: of y, summed.
+            tokens: that the covariances come from.
+        Returns:
+            [y, x]
+        """
+        turned = (residual / self.scale) @ self.vectors  # [y, x]
+        energy = turned.pow(2).sum(0)
+        ridges = torch.tensor(RIDGES, dtype=energy.dtype, device=energy.device)[:, None]
+        shrunk = self.values + ridges  # [ridges, x]
+        left = (variance - (energy * (1 + ridges / shrunk) / shrunk).sum(1)).clamp_min(0)
+        freedom = 1 - ((self.values / shrunk).nan_to_num(0.0).sum(1) + 1) / tokens
+        error = torch.where(freedom > 0.01, left / freedom.clamp_min(0.01) ** 2, torch.inf)
+        return (turned / shrunk[int(error.argmin())]) @ self.vectors.T / self.scale
 
 
 def regress(moments: Moments, x: str, y: str, prior: torch.Tensor, offset: torch.Tensor | None = None,
@@ -99,16 +118,24 @@ def regress(moments: Moments, x: str, y: str, prior: torch.Tensor, offset: torch
     mean_x, mean_y = moments.mean(x), moments.mean(y)
     if index is not None:
         cov_xx, cov_yx, mean_x = cov_xx[index][:, index], cov_yx[:, index], mean_x[index]
-    return regress_moments(cov_xx, cov_yx, moments.covariance(y).diagonal(), mean_x, mean_y, prior)
+    return regress_moments(cov_xx, cov_yx, moments.covariance(y).diagonal(), mean_x, mean_y, prior, moments.tokens)
 
 
 def regress_moments(cov_xx: torch.Tensor, cov_yx: torch.Tensor, var_y: torch.Tensor, mean_x: torch.Tensor,
-                    mean_y: torch.Tensor, prior: torch.Tensor) -> Affine:
+                    mean_y: torch.Tensor, prior: torch.Tensor, tokens: float) -> Affine:
     """`regress` from covariances: cov_xx [x, x], cov_yx [y, x], var_y [y], means [x], [y], prior [y, x]."""
     rms_x, rms_y = (cov_xx.diagonal() + mean_x**2).clamp_min(0).sqrt(), (var_y + mean_y**2).clamp_min(0).sqrt()
     residual = cov_yx - prior @ cov_xx
     noise = ROUNDING * torch.outer(rms_y + prior.abs() @ rms_x, rms_x)
-    matrix = prior + solve(torch.where(residual.abs() > noise, residual, 0.0), cov_xx)
-    unexplained = var_y - 2 * (matrix * cov_yx).sum(1) + ((matrix @ cov_xx) * matrix).sum(1)
+    residual = torch.where(residual.abs() > noise, residual, 0.0)
+    matrix = prior
+    if residual.any():
+        matrix = prior + Spectrum(cov_xx).solve(residual, _unexplained(prior, cov_xx, cov_yx, var_y).sum().item(), tokens)
+    unexplained = _unexplained(matrix, cov_xx, cov_yx, var_y)
     explained = 1 - (unexplained.sum() / var_y.sum().clamp_min(1e-300)).item()
     return Affine(matrix, mean_y - matrix @ mean_x, explained)
+
+
+def _unexplained(matrix: torch.Tensor, cov_xx: torch.Tensor, cov_yx: torch.Tensor, var_y: torch.Tensor) -> torch.Tensor:
+    """Variance of y − matrix x: [y]"""
+    return var_y - 2 * (matrix * cov_yx).sum(1) + ((matrix @ cov_xx) * matrix).sum(1)
