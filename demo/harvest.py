@@ -196,8 +196,9 @@ def main() -> None:
     if args.corpus_path.absolute() == args.dev_path.absolute():
         raise UserError(f"--corpus_path and --dev_path are the same file, {args.dev_path}; give two")
     found = harvest(args.corpus_path, args.dev_path, args.packages, args.held_out, args.processes_num)
-    print(f"{args.corpus_path}: {found.documents:,} documents, {found.characters / 1e6:.1f} M characters\n"
-          f"{args.dev_path}: {found.held_out_documents:,} documents, {found.held_out_characters / 1e6:.2f} M characters")
+    for path, count, size in ((args.corpus_path, found.documents, found.characters),
+                              (args.dev_path, found.held_out_documents, found.held_out_characters)):
+        print(f"{path}: {count:,} documents, {size / 1e6:.2f} M characters")
 
 
 if __name__ == "__main__":

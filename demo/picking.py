@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""A student by picking: some of the teacher's dimensions at random, the rest left out.
+
+What people do who have no better idea, and so what the demo compares with. The same hidden dimensions are picked
+everywhere (the residual stream must stay aligned), in every head the same number, and of each feed-forward network and
+of the MLM head its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from uer.config import ModelConfig
+from uer.errors import UserError, run_script
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: int,
+         seed: int) -> tuple[dict[str, torch.Tensor], ModelConfig]:
+    """The picked student.
+
+    Args:
+        weights: a teacher's, under published names.
+        config: its config.
+        target_dim: hidden size of the student, a multiple of the number of heads.
+        seed: of the choice.
+    Returns:
+        weights and config of the student.
+    Raises:
+        UserError: the target does not fit the teacher.
+    """
+    import torch
+
+    if not 0 < target_dim <= config.hidden_size or target_dim % config.heads_num:
+        raise UserError(f"--target_dim is {target_dim}; a multiple of the teacher's {config.heads_num} heads, up to "
+                        f"{config.hidden_size}, is needed")
+    student = config.student(target_dim, "dim")
+    generator = torch.Generator().manual_seed(seed)
+
+    def some(count: int, of: int) -> torch.Tensor:
+        return torch.randperm(of, generator=generator)[:count].sort().values
+
+    hidden = some(target_dim, config.hidden_size)
+    mlm = some(target_dim, config.hidden_size)
+    inside = [torch.cat([head * config.head_size + some(student.head_size, config.head_size)
+                         for head in range(config.heads_num)]) for _ in range(config.layers_num)]
+    ffn = [some(student.feedforward_size, config.feedforward_size) for _ in range(config.layers_num)]
+
+    def rows_and_columns(name: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """What is picked along the first and the second dimension of a tensor (None: everything)."""
+        if name.startswith("embedding."):
+            return (hidden, None) if "layer_norm" in name else (None, hidden)
+        if name.startswith("target."):
+            return {"target.mlm_linear_1.weight": (mlm, hidden), "target.mlm_linear_2.weight": (None, mlm),
+                    "target.mlm_linear_2.bias": (None, None)}.get(name, (mlm, None))
+        layer = int(name.split(".")[2])
+        if "self_attn.linear_layers" in name:
+            return inside[layer], hidden
+        if "self_attn.final_linear" in name:
+            return hidden, inside[layer]
+        if "feed_forward.linear_1" in name:
+            return ffn[layer], hidden
+        return hidden, ffn[layer]  # the second feed-forward layer, and LayerNorms
+
+    picked = {}
+    for name, tensor in weights.items():
+        for dim, index in enumerate(rows_and_columns(name)[:tensor.dim()]):
+            tensor = tensor if index is None else tensor.index_select(dim, index)
+        picked[name] = tensor
+    return picked, student
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    out.add_argument("--pretrained_model_path", required=True, metavar="PATH", help="teacher, with an MLM head")
+    out.add_argument("--config_path", metavar="FILE", help="its config, where there is none beside it")
+    out.add_argument("--target_dim", required=True, type=int, metavar="D", help="hidden size of the student")
+    out.add_argument("--seed", type=int, default=7, help="default: 7")
+    out.add_argument("--output_model_path", required=True, metavar="FILE",
+                     help="student to write; its config goes to <name without .bin>_config.json")
+    return out
+
+
+def main() -> None:
+    """Load, pick, write."""
+    args = parser().parse_args()
+    from uer.config import load_config
+    from uer.formats import load_model
+    from uer.formats.export import write_uer
+    from uer.formats.storage import PendingFiles
+    from uer.formats.teacher import config_path_for
+
+    config = load_config(args.config_path) if args.config_path else None
+    teacher = load_model(args.pretrained_model_path, config=config, vocab_size=None)
+    weights, student = pick(teacher.weights, teacher.config, args.target_dim, args.seed)
+    with PendingFiles() as pending:
+        write_uer(pending.add(args.output_model_path), weights, "published")
+        pending.add(config_path_for(args.output_model_path)).write_text(student.to_json(), encoding="utf-8")
+        pending.publish()
+    print(f"{args.output_model_path}: {args.target_dim} of {teacher.config.hidden_size} dimensions, picked at random")
+
+
+if __name__ == "__main__":
+    run_script(main)

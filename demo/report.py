@@ -1,0 +1,87 @@
+"""What the demo found: a table (Markdown, readable as it is) and a plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+COLUMNS = ("model", "steps", "parameters", "MLM loss", "accuracy", "of the teacher's", "tokens/s", "seconds")
+COLOURS = ("#1b6ca8", "#d1495b", "#e09f3e", "#6b8f71", "#7d5ba6")
+STYLES = (("-", COLOURS[2]), ("--", COLOURS[3]), (":", COLOURS[4]), ("-", COLOURS[0]))
+
+
+class Row(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        steps: of training as a student (of adaptation, for the teacher).
+        loss, accuracy: on held-out text; accuracy as a share.
+        tokens_per_second: of evaluation.
+        seconds: calibration and training; for the teacher its adaptation.
+    """
+
+    model: str
+    steps: int
+    parameters: int
+    loss: float
+    accuracy: float
+    tokens_per_second: float
+    seconds: float
+
+
+def table(rows: Sequence[Row]) -> str:
+    """A Markdown table with aligned columns; the first row is the teacher's."""
+    cells = [COLUMNS, *(_cells(row, rows[0]) for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    lines = ["| " + " | ".join(text.ljust(width) if i == 0 else text.rjust(width)
+                               for i, (text, width) in enumerate(zip(line, widths))) + " |" for line in cells]
+    rule = "|" + "|".join("-" * (width + 2) if i == 0 else "-" * (width + 1) + ":"
+                          for i, width in enumerate(widths)) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+
+
+def _cells(row: Row, teacher: Row) -> tuple[str, ...]:
+    share = 100 * row.accuracy / teacher.accuracy if teacher.accuracy else float("nan")
+    return (row.model, f"{row.steps:,}", f"{row.parameters / 1e6:.1f} M", f"{row.loss:.2f}",
+            f"{100 * row.accuracy:.1f} %", f"{share:.0f} %", f"{row.tokens_per_second:,.0f}", f"{row.seconds:.0f}")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The training reports that a run left at its --tb_path, in order."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["kind"] == "train"]
+
+
+def plot(path: Path, losses: Mapping[str, Sequence[tuple[int, float]]],
+         kept: Mapping[str, Sequence[tuple[int, float]]], title: str) -> None:
+    """Write a PNG.
+
+    Args:
+        losses: a curve per student: (step, training loss since the last report).
+        kept: a curve per kind of dimension: (step, share that is left).
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import PercentFormatter
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 6), layout="constrained")
+    for (name, curve), colour in zip(losses.items(), COLOURS):
+        left.plot(*zip(*curve), label=name, color=colour, linewidth=2)
+    left.set(xlabel="training step", ylabel="masked language modelling loss (nats)", title="Training loss")
+    for (name, curve), (line, colour) in zip(kept.items(), STYLES):
+        right.plot(*zip(*curve), label=name, linestyle=line, color=colour, linewidth=2)
+    right.set(xlabel="training step", ylabel="share of the teacher's dimensions", title="Dimensions kept",
+              ylim=(0, 1.05))
+    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.set_xlim(left=0)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120, format="png")
+    pyplot.close(figure)

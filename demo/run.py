@@ -1,0 +1,259 @@
+#!/usr/bin/env python3
+"""The whole job on what every installation already has: text, a teacher, students, a table and a plot.
+
+Everything is done by scripts; each command is shown before it runs, and can be pasted in the repository's folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from demo.report import Row, plot, read_metrics, table
+from demo.runner import ROOT, Runner, end_on_sigterm, fingerprint, say_heading, work_folder
+from demo.setting import Teacher, bfloat16_pays, find_teacher
+from uer.errors import run_script
+
+BATCH = 16
+STEPS = {True: (225, 120), False: (110, 50)}  # of teacher and students, with fast bfloat16 and without
+REPORT_STEPS = 10
+CALIBRATION_BATCHES = 8  # of 16 × 128 tokens
+MERGED = re.compile(r"merged against the trained model as it is: ([\d.e+-]+\d)")
+CALIBRATED = ["--compactor_init", "calibrated", "--calibration_batches", str(CALIBRATION_BATCHES),
+              "--learning_rate", "2e-5", "--compactor_learning_rate", "2e-5"]
+PUBLISHED = ["--compactor_init", "identity", "--penalty", "fade", "--learning_rate", "1e-4",
+             "--compactor_learning_rate", "1e-4"]
+Command = list[str | Path]
+
+
+class Demo:
+    """The steps of the demo, in the order of the methods.
+
+    Args:
+        work: folder of all files.
+        runner: runs the commands.
+        steps: training steps of the teacher and of each student.
+        bf16: run the products in bfloat16.
+    """
+
+    def __init__(self, work: Path, runner: Runner, teacher: Teacher, steps: tuple[int, int], bf16: bool):
+        self.work = work
+        self.runner, self.teacher, self.bf16 = runner, teacher, bf16
+        self.teacher_steps, self.student_steps = steps
+        self.corpus, self.dev = work / "corpus.pt", work / "dev.pt"
+        self.rows: list[Row] = []
+        self.runs: dict[str, Path] = {}  # label -> folder of the reports of a student's training
+        self.merged: dict[str, float] = {}  # label -> largest logit difference, trained against merged
+
+    # -- command lines ---------------------------------------------------------------------------------------------
+
+    def pretrain(self, name: str, steps: int, *more: str | Path) -> Command:
+        """pretrain.py, with reports in the folder of this name."""
+        precision = ["--bf16"] if self.bf16 else []
+        return ["pretrain.py", "--dataset_path", self.corpus, *self.teacher.text_options(), *more,
+                "--total_steps", str(steps), "--batch_size", str(BATCH), *precision,
+                "--output_model_path", self.work / f"{name}.bin", "--report_steps", str(REPORT_STEPS),
+                "--tb_path", self.work / "logs" / name]
+
+    def evaluate(self, name: str, model: str | Path, config: str | None = None) -> Command:
+        """evaluate.py; the figures go to the file of this name."""
+        return ["evaluate.py", "--model_path", model, *(["--config_path", config] if config else []),
+                "--dataset_path", self.dev, *(["--bf16"] if self.bf16 else []), "--output_path", self._figures(name)]
+
+    def squeeze(self, teacher: Teacher, strategy: str) -> Command:
+        """What calibrate.py and pretrain.py need to know of a student by weight-inherited distillation."""
+        return [*teacher.model_options(), "--compactor_mask_strategy", strategy, "--target_dim",
+                str(teacher.half(strategy))]
+
+    def _figures(self, name: str) -> Path:
+        return self.work / "figures" / f"{name}.json"
+
+    def _row(self, label: str, steps: int, name: str, seconds: float) -> Row:
+        found = json.loads((ROOT / self._figures(name)).read_text(encoding="utf-8"))
+        row = Row(label, steps, found["parameters"], found["loss"], found["accuracy"], found["tokens_per_second"],
+                  seconds)
+        self.rows.append(row)
+        return row
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def text(self) -> None:
+        """Corpus and held-out text, as datasets."""
+        corpus, dev = self.work / "corpus.txt", self.work / "dev.txt"
+        self.runner.step(
+            "text", "TEXT. The docstrings of Python's standard library, torch and numpy, and the chapters that help() "
+            "shows: a paragraph a line, a document a module. One document in forty is held out.",
+            ["demo/harvest.py", "--corpus_path", corpus, "--dev_path", dev])
+        common = [*self.teacher.text_options(), "--data_processor", "mlm", "--full_sentences"]
+        self.runner.step(
+            "datasets", "DATASETS. Text becomes token ids. Training masks other tokens in every epoch; the held-out "
+            "text is masked once and for all, so that all models are asked the same.",
+            ["preprocess.py", "--corpus_path", corpus, "--dataset_path", self.corpus, *common, "--dynamic_masking",
+             "--processes_num", "2"],
+            ["preprocess.py", "--corpus_path", dev, "--dataset_path", self.dev, *common, "--dup_factor", "1"])
+
+    def adapted_teacher(self) -> Teacher:
+        """The teacher as the students get it: with an MLM head that has learned something."""
+        teacher, seconds, steps = self.teacher, 0.0, 0
+        if teacher.needs_head:
+            steps = self.teacher_steps
+            done = self.runner.step(
+                "teacher", "TEACHER. It has no head for masked language modelling (MLM), so it gets one, and a plain "
+                "run of pretrain.py adapts it to the task.",
+                self.pretrain("teacher", steps, *teacher.model_options(), "--allow_missing_head",
+                              "--learning_rate", "1e-4", "--head_learning_rate", "3e-4"))
+            seconds = sum(done["seconds"])
+            teacher = replace(teacher, path=str(self.work / f"teacher.bin-{steps}"), config_path=None, needs_head=False)
+        self.runner.step("teacher-figures", "The teacher's figures on the held-out text:",
+                         self.evaluate("teacher", teacher.path, teacher.config_path))
+        self._row("teacher", steps, "teacher", seconds)
+        return teacher
+
+    def calibrated(self, teacher: Teacher, strategy: str) -> None:
+        """A student in closed form."""
+        name = f"calibrated-{strategy}"
+        what = {"dim": "every head and every layer gets half as wide", "head": "half of the heads leave"}[strategy]
+        done = self.runner.step(
+            name, f"A STUDENT WITHOUT TRAINING, strategy {strategy}: {what}. A few batches through the teacher tell "
+            f"which dimensions can be rebuilt from the others; the compactors follow in closed form and are merged.",
+            ["calibrate.py", "--dataset_path", self.corpus, "--dev_path", self.dev, *self.teacher.text_options(),
+             *self.squeeze(teacher, strategy), "--calibration_batches", str(CALIBRATION_BATCHES),
+             "--output_model_path", self.work / f"{name}.bin"],
+            self.evaluate(name, self.work / f"{name}.bin"))
+        self._row(f"WID {strategy}, calibrated", 0, name, done["seconds"][0])
+
+    def distilled(self, name: str, label: str, words: str, teacher: Teacher, strategy: str, *options: str) -> None:
+        """A student by weight-inherited distillation: trained with compactors, merged, evaluated."""
+        steps, masks = self.student_steps, self.work / f"{name}-masks.txt"
+        trained, student = self.work / f"{name}.bin-{steps}", self.work / f"{name}-student.bin"
+        done = self.runner.step(
+            name, words,
+            self.pretrain(name, steps, *self.squeeze(teacher, strategy), "--weight_squeeze", "--mask_path", masks,
+                          *options),
+            ["convert.py", "--load_model_path", trained, "--compactor_mask_strategy", strategy, "--mask_path", masks,
+             "--mask_step", str(steps), "--output_model_path", student, "--output_format", "uer", "huggingface",
+             *self.teacher.text_options()[:2]],
+            self.evaluate(name, student))
+        self._row(label, steps, name, done["seconds"][0])
+        self.runs[label] = self.work / "logs" / name
+        self.merged[label] = next(float(match[1]) for line in done["lines"] if (match := MERGED.search(line)))
+
+    def plain(self, name: str, label: str, words: str, model: list[str | Path], *before: Command) -> None:
+        """A student by a plain MLM run from the weights that `model` names."""
+        steps = self.student_steps
+        done = self.runner.step(
+            name, words, *before, self.pretrain(name, steps, *model, "--learning_rate", "3e-4"),
+            self.evaluate(name, self.work / f"{name}.bin-{steps}"))
+        self._row(label, steps, name, sum(done["seconds"][:-1]))
+        self.runs[label] = self.work / "logs" / name
+
+    def students(self, teacher: Teacher) -> None:
+        """All students; those of one strategy are of one size."""
+        for strategy in ("dim", "head"):
+            self.calibrated(teacher, strategy)
+            self.distilled(
+                f"wid-{strategy}", f"WID {strategy}, calibrated, trained",
+                f"THE SAME STUDENT, TRAINED, strategy {strategy}. pretrain.py starts from calibrated compactors and "
+                f"trains {self.student_steps} steps; convert.py merges the result into a plain BERT and compares the two.",
+                teacher, strategy, *CALIBRATED)
+        w_step = max(1, self.student_steps // 24)
+        self.distilled(
+            "published", "WID dim, published start", f"THE PUBLISHED START, for comparison: compactors start as "
+            f"the identity and dimensions fade out while the model trains. The published schedule takes 8,000 steps "
+            f"and its penalty 2,500 more; so this run of {self.student_steps} steps drops some dimensions every "
+            f"{w_step} steps (--w_step) and lets them fade at a fixed rate (--penalty fade).",
+            teacher, "dim", *PUBLISHED, "--w_step", str(w_step))
+        size = str(teacher.half("dim"))
+        picked = self.work / "picked-start.bin"
+        self.plain("picked", "picked weights", "PICKED WEIGHTS, for comparison: half of the teacher's dimensions, "
+                   "chosen at random, then plain training.", ["--pretrained_model_path", picked],
+                   ["demo/picking.py", *teacher.model_options(), "--target_dim", size, "--output_model_path", picked])
+        self.plain("scratch", "from scratch", "FROM SCRATCH, for comparison: a student of the same size with random "
+                   "weights.", ["--config_path", self.work / "picked-start_config.json"])
+
+    # -- results ---------------------------------------------------------------------------------------------------
+
+    def results(self, seconds: float) -> str:
+        """Write table, plot and results.json; returns the table and what goes with it."""
+        precision = "bfloat16" if self.bf16 else "float32"
+        predictions = json.loads((ROOT / self._figures("teacher")).read_text())["predicted"]
+        lines = [table(self.rows), f"Held-out text, {predictions:,} masked tokens; students trained for "
+                 f"{self.student_steps} steps of {BATCH} × 128 tokens in {precision}.",
+                 "tokens/s: evaluation. seconds: calibration and training (of the teacher: its adaptation).",
+                 f"Machine: {os.cpu_count()} cores, {platform.machine()}, {platform.system()}. "
+                 f"The whole demo took {seconds / 60:.1f} minutes.", "",
+                 "Largest logit difference between the model that was trained and the plain BERT it was merged into:"]
+        lines += [f"    {label}: {difference:.1e}" for label, difference in self.merged.items()]
+        text = "\n".join(lines) + "\n"
+        folder = ROOT / self.work
+        plot(folder / "plot.png", {label: self._curve(logs, "loss") for label, logs in self.runs.items()},
+             self._kept(), f"Students of half the teacher's width, {self.student_steps} steps")
+        (folder / "results.md").write_text(text, encoding="utf-8")
+        found = {"steps": [self.teacher_steps, self.student_steps], "precision": precision, "seconds": seconds,
+                 "rows": [row._asdict() for row in self.rows], "largest_logit_difference": self.merged}
+        (folder / "results.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        return text
+
+    def _curve(self, logs: Path, key: str, unit: float = 1.0) -> list[tuple[int, float]]:
+        return [(entry["step"], entry[key] / unit) for entry in read_metrics(ROOT / logs)]
+
+    def _kept(self) -> dict[str, list[tuple[int, float]]]:
+        curves = {}
+        published = self.runs["WID dim, published start"]
+        for label, key, full in (("hidden states, attention", "kept/hidden", self.teacher.hidden_size),
+                                 ("feed-forward", "kept/ffn.0", self.teacher.feedforward_size),
+                                 ("MLM head", "kept/mlm", self.teacher.hidden_size)):
+            curves[f"published start: {label}"] = [(0, 1.0), *self._curve(published, key, full)]
+        calibrated = self._curve(self.runs["WID dim, calibrated, trained"], "kept/hidden", self.teacher.hidden_size)
+        curves["calibrated: all"] = [(0, calibrated[0][1]), *calibrated]
+        return curves
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    out.add_argument("--teacher", default=os.environ.get("TEACHER") or None, metavar="PATH",
+                     help="Hugging Face folder or UER file (default: $TEACHER, else the one that pip brought)")
+    out.add_argument("--config_path", default=os.environ.get("CONFIG") or None, metavar="FILE",
+                     help="its config, where there is none beside it (default: $CONFIG)")
+    out.add_argument("--vocab_path", default=os.environ.get("VOCAB") or None, metavar="FILE",
+                     help="its vocabulary, where there is none beside it (default: $VOCAB)")
+    out.add_argument("--work_path", default="demo/work", type=Path, metavar="DIR",
+                     help="folder of all files, within the repository or absolute (default: demo/work)")
+    out.add_argument("--share", type=float, default=1.0, metavar="X", help=argparse.SUPPRESS)
+    return out
+
+
+def main() -> None:
+    """Set the stage, run the steps, show the results."""
+    args = parser().parse_args()
+    end_on_sigterm()
+    begun = time.perf_counter()
+    print(f"The demo makes small students of a BERT and compares them. Everything goes to {args.work_path}.\n"
+          f"Ctrl-C stops it; `make demo` then goes on where it stopped.")
+    with work_folder(ROOT / args.work_path) as lock:
+        teacher = find_teacher(args.teacher, args.config_path, args.vocab_path)
+        bf16 = bfloat16_pays()
+        steps = [max(2, round(count * args.share)) for count in STEPS[bf16]]
+        if not bf16:
+            print(f"That is slow, so steps are fewer: {steps[0]} for the teacher, {steps[1]} for each student.")
+        runner = Runner(ROOT / args.work_path, fingerprint([Path(teacher.path)]), lock)
+        demo = Demo(args.work_path, runner, teacher, (steps[0], steps[1]), bf16)
+        demo.text()
+        demo.students(demo.adapted_teacher())
+        text = demo.results(runner.before + time.perf_counter() - begun)
+    say_heading("RESULTS")
+    print(f"\n{text}\nwritten: {args.work_path}/results.md, results.json, plot.png", flush=True)
+
+
+if __name__ == "__main__":
+    run_script(main)

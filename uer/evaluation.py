@@ -1,0 +1,69 @@
+"""evaluate.py's work: one model file, one held-out dataset, a few figures."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import NamedTuple
+
+import torch
+
+from uer.config import load_config
+from uer.data.dataset import Dataset
+from uer.data.loader import MlmLoader
+from uer.errors import UserError
+from uer.formats import load_model
+from uer.formats.storage import write_json, write_via
+from uer.models.bert import Bert
+from uer.models.build import from_weights
+from uer.objective import evaluate
+from uer.tokenizers import build_tokenizer
+
+
+class Figures(NamedTuple):
+    """Mean cross entropy (nats a masked token), share of right predictions, masked tokens, parameters, speed."""
+
+    loss: float
+    accuracy: float
+    predicted: int
+    parameters: int
+    tokens_per_second: float
+
+
+def evaluate_file(args: argparse.Namespace) -> Figures:
+    """Load, evaluate, print, write.
+
+    Raises:
+        UserError: a model or dataset that cannot be used, or that do not belong together.
+    """
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size is {args.batch_size}, at least 1 is needed")
+    dataset = Dataset.open(args.dataset_path)
+    if args.vocab_path or args.spm_model_path:
+        dataset.check_vocab(build_tokenizer(args).vocab)
+    config = load_config(args.config_path) if args.config_path else None
+    loaded = load_model(args.model_path, config=config, vocab_size=dataset.header["vocab_size"])
+    if dataset.header["seq_length"] > loaded.config.max_seq_length:
+        raise UserError(f"dataset {args.dataset_path[0]}: its seq_length is {dataset.header['seq_length']}, the model "
+                        f"has {loaded.config.max_seq_length} positions; rebuild it with a smaller --seq_length")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loader = MlmLoader(dataset, args.batch_size, seed=0, prefetch=0)
+    figures = measure(from_weights(loaded.config, loaded.weights).to(device), loader, device, args.bf16)
+    print(f"{args.model_path}: {figures.parameters / 1e6:.1f} M parameters, loss {figures.loss:.4f}, accuracy "
+          f"{100 * figures.accuracy:.2f} % of {figures.predicted:,} predictions, "
+          f"{figures.tokens_per_second:,.0f} tokens/s")
+    if args.output_path:
+        write_via(args.output_path, lambda path: write_json(figures._asdict(), path))
+    return figures
+
+
+def measure(model: Bert, loader: MlmLoader, device: torch.device, bf16: bool = False) -> Figures:
+    """Figures of a model over a whole dataset; the speed is that of the forward pass, after a batch to warm up."""
+    batches = list(loader.sequential())
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        evaluate(model, batches[:1], device)
+        begun = time.perf_counter()
+        result = evaluate(model, batches, device)  # ends with a read from the device
+        seconds = time.perf_counter() - begun
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Figures(*result, parameters, sum(batch.tokens for batch in batches) / seconds)
