@@ -24,12 +24,12 @@ from demo.setting import Teacher, bfloat16_pays, find_teacher
 from uer.errors import run_script
 
 BATCH = 16
-STEPS = {True: (225, 120), False: (110, 50)}  # of teacher and students, with fast bfloat16 and without
+STEPS = {True: (200, 100), False: (100, 50)}  # of teacher and students, with fast bfloat16 and without
 REPORT_STEPS = 10
 CALIBRATION_BATCHES = 8  # of 16 × 128 tokens
 MERGED = re.compile(r"merged against the trained model as it is: ([\d.e+-]+\d)")
 CALIBRATED = ["--compactor_init", "calibrated", "--calibration_batches", str(CALIBRATION_BATCHES),
-              "--learning_rate", "2e-5", "--compactor_learning_rate", "2e-5"]
+              "--learning_rate", "5e-5", "--compactor_learning_rate", "5e-6"]
 PUBLISHED = ["--compactor_init", "identity", "--penalty", "fade", "--learning_rate", "1e-4",
              "--compactor_learning_rate", "1e-4"]
 Command = list[str | Path]
@@ -163,7 +163,7 @@ class Demo:
             self.distilled(
                 f"wid-{strategy}", f"WID {strategy}, calibrated, trained",
                 f"THE SAME STUDENT, TRAINED, strategy {strategy}. pretrain.py starts from calibrated compactors and "
-                f"trains {self.student_steps} steps; convert.py merges the result into a plain BERT and compares the two.",
+                f"trains {self.student_steps} steps; convert.py merges the result into a plain BERT and compares.",
                 teacher, strategy, *CALIBRATED)
         w_step = max(1, self.student_steps // 24)
         self.distilled(
@@ -243,7 +243,7 @@ def main() -> None:
     with work_folder(ROOT / args.work_path) as lock:
         teacher = find_teacher(args.teacher, args.config_path, args.vocab_path)
         bf16 = bfloat16_pays()
-        steps = [max(2, round(count * args.share)) for count in STEPS[bf16]]
+        steps = [max(20, round(count * args.share)) for count in STEPS[bf16]]
         if not bf16:
             print(f"That is slow, so steps are fewer: {steps[0]} for the teacher, {steps[1]} for each student.")
         runner = Runner(ROOT / args.work_path, fingerprint([Path(teacher.path)]), lock)
