@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from uer.calibration.calibrate import Calibration
 from uer.calibration.maps import bilinear, lift, value_directions
@@ -238,6 +240,26 @@ def test_any_split_gives_the_same_compactors():
     assert whole.tensors.keys() == split.tensors.keys()
     for name, tensor in whole.tensors.items():
         torch.testing.assert_close(split.tensors[name], tensor, rtol=1e-9, atol=1e-9, msg=name)
+
+
+def _calibrate_on_a_share(rank: int, address: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    config = config_of()
+    calibration = calibrate(config, random_teacher(config), build_groups(config, 12, "dim"), batches(5)[rank::2])
+    torch.save({**calibration.tensors, "tokens": torch.tensor(calibration.tokens)}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_find_what_one_finds(tmp_path):
+    mp.spawn(_calibrate_on_a_share, args=(f"file://{tmp_path}/meet", str(tmp_path)), nprocs=2)
+    config = config_of()
+    alone = calibrate(config, random_teacher(config), build_groups(config, 12, "dim"), batches(5))
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert found.pop("tokens") == alone.tokens
+        for name, tensor in alone.tensors.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9, msg=name)
 
 
 # -- parts -----------------------------------------------------------------------------------------------------------

@@ -27,10 +27,10 @@ class Reports:
         try:
             if log_path:
                 Path(log_path).parent.mkdir(parents=True, exist_ok=True)
-                self.log = open(log_path, "a", encoding="utf-8")
+                self.log = open(log_path, "a", encoding="utf-8")  # noqa: SIM115
             if tb_path:
                 Path(tb_path).mkdir(parents=True, exist_ok=True)
-                self.metrics = open(Path(tb_path) / "metrics.jsonl", "a", encoding="utf-8")
+                self.metrics = open(Path(tb_path) / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
             raise UserError(f"{log_path or tb_path}: cannot be written ({error.strerror})") from None
         if tb_path:

@@ -123,7 +123,6 @@ class Calibrator:
         """The kept dimensions F, from the covariance of all LayerNorm outputs of the residual stream."""
         moments = self._moments(x=self.teacher.config.hidden_size)
         for _, batch, real in self._numbered():
-            self.result.tokens += int(real.sum())
             mask = real[:, None, None, :]
             hidden = self.teacher.embedding(batch.src, batch.seg)
             self._count(moments, real, x=hidden)
@@ -133,6 +132,7 @@ class Calibrator:
                 hidden = layer.layer_norm_2(hidden + layer.feed_forward(hidden))
                 self._count(moments, real, x=hidden)
         covariance = moments.share().covariance("x")
+        self.result.tokens = round(moments.tokens)
         return greedy_regressors(covariance, covariance, self.groups["hidden"].target)
 
     def _count(self, moments: Moments, real: torch.Tensor, **states: torch.Tensor) -> None:

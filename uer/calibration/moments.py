@@ -130,7 +130,8 @@ def regress_moments(cov_xx: torch.Tensor, cov_yx: torch.Tensor, var_y: torch.Ten
     residual = torch.where(residual.abs() > noise, residual, 0.0)
     matrix = prior
     if residual.any():
-        matrix = prior + Spectrum(cov_xx).solve(residual, _unexplained(prior, cov_xx, cov_yx, var_y).sum().item(), tokens)
+        variance = _unexplained(prior, cov_xx, cov_yx, var_y).sum().item()
+        matrix = prior + Spectrum(cov_xx).solve(residual, variance, tokens)
     unexplained = _unexplained(matrix, cov_xx, cov_yx, var_y)
     explained = 1 - (unexplained.sum() / var_y.sum().clamp_min(1e-300)).item()
     return Affine(matrix, mean_y - matrix @ mean_x, explained)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -26,7 +28,7 @@ class Bert(nn.Module):
         super().__init__()
         self.sizes = sizes
         self.config = config
-        norm = {"layernorm": config.layernorm, "layernorm_eps": config.layernorm_eps}
+        norm: dict[str, Any] = {"layernorm": config.layernorm, "layernorm_eps": config.layernorm_eps}
         self.embedding = WordPosSegEmbedding(sizes, dropout=config.dropout, **norm)
         self.encoder = TransformerEncoder(sizes, hidden_act=config.hidden_act, dropout=config.dropout, **norm)
         self.target = MlmTarget(sizes, hidden_act=config.hidden_act, **norm)

@@ -9,6 +9,7 @@ teacher's is multiplied by √(new / old): a plain student divides by √new whe
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -68,48 +69,33 @@ class Master:
                 seen.add(id(parameter))
                 yield name, parameter
 
-    def compactors(self) -> list[nn.Parameter]:
-        """All compactors."""
-        return [self.parameters[tensor.name] for tensor in masked_compactors(self.config.layers_num)]
-
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Published names -> tensors."""
         return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
     def sizes(self) -> BertSizes:
         """The student's sizes now."""
-        table = self.parameters[EMBEDDING_TABLES[0]]
-        heads = self.heads()
-        layers = tuple(
-            LayerSizes(heads, self.groups[f"attention.{i}"].width // heads, self.groups[f"ffn.{i}"].width)
-            if not self.groups[f"attention.{i}"].whole_blocks else
-            LayerSizes(self.groups[f"attention.{i}"].width // self.config.head_size, self.config.head_size,
-                       self.groups[f"ffn.{i}"].width)
-            for i in range(self.config.layers_num))
-        positions, segments = (self.parameters[name].shape[0] for name in EMBEDDING_TABLES[1:])
-        return BertSizes(table.shape[0], positions, segments, self.groups["hidden"].width, layers,
-                         self.groups["mlm"].width)
+        vocab, positions, segments = (self.parameters[name].shape[0] for name in EMBEDDING_TABLES)
+        layers = tuple(self._layer_sizes(i) for i in range(self.config.layers_num))
+        return BertSizes(vocab, positions, segments, self.groups["hidden"].width, layers, self.groups["mlm"].width)
 
-    def heads(self) -> int:
-        """Heads of the teacher."""
-        return self.config.heads_num
+    def _layer_sizes(self, layer: int) -> LayerSizes:
+        attention, ffn = self.groups[f"attention.{layer}"], self.groups[f"ffn.{layer}"]
+        heads = attention.width // self.config.head_size if attention.whole_blocks else self.config.heads_num
+        return LayerSizes(heads, attention.width // heads, ffn.width)
 
     # -- composition -----------------------------------------------------------------------------------------------
 
     def build_student(self) -> Bert:
         """A plain BERT of the current sizes; its parameters are filled by `compose_into`."""
         with torch.device("meta"):
-            student = Bert(self.sizes(), self._student_config())
+            student = Bert(self.sizes(), replace(self.config, tie_weights=False))
         with torch.no_grad():
             for name, tensor in self.compose().items():
                 module, _, attribute = name.rpartition(".")
                 setattr(student.get_submodule(module), attribute, nn.Parameter(tensor.detach()))
         self.set_norm_masks(student)
         return student
-
-    def _student_config(self) -> ModelConfig:
-        from dataclasses import replace
-        return replace(self.config, tie_weights=False)
 
     def set_norm_masks(self, student: Bert) -> None:
         """Let the student's LayerNorms count the kept dimensions only, where a group is masked and not squeezed."""
@@ -245,6 +231,7 @@ class Master:
         shape = parameter.shape
         parameter.data = parameter.data.index_select(dim, index)
         parameter.grad = None
-        for key, value in (optimizer.state.get(parameter, {}) if optimizer else {}).items():
+        state = optimizer.state.get(parameter, {}) if optimizer else {}
+        for key, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == shape:
-                optimizer.state[parameter][key] = value.index_select(dim, index)
+                state[key] = value.index_select(dim, index)

@@ -14,6 +14,7 @@ shrink a thousandfold in w_step steps. Nothing is done to bias (it sits before R
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 
@@ -37,13 +38,23 @@ class Penalty:
     def _trained(self, tensors: list[MaskedTensor]) -> list[MaskedTensor]:
         return [tensor for tensor in tensors if self.master.parameters[tensor.name].requires_grad]
 
-    def dropped(self, tensors: list[MaskedTensor]):
-        """(parameter, dim, index of its dropped entries) of those tensors that have any."""
+    def masked(self, tensors: list[MaskedTensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """(parameter, kept, dropped) of those tensors that have dropped entries; the masks are 1.0 and 0.0 and broadcast.
+
+        Masks, not indices: a pass over the whole tensor is far cheaper than gathering columns.
+        """
+        masks: dict[tuple[str, bool], tuple[torch.Tensor, torch.Tensor]] = {}
         for tensor in tensors:
             group = self.master.groups[tensor.group]
             parameter = self.master.parameters[tensor.name]
-            if len(group.dropped) and parameter.shape[tensor.dim] == group.size:
-                yield parameter, tensor.dim, group.dropped
+            if not len(group.dropped) or parameter.shape[tensor.dim] != group.size:
+                continue
+            upright = tensor.dim == 0 and parameter.dim() == 2
+            if (group.name, upright) not in masks:
+                dropped = parameter.new_zeros(group.size).index_fill_(0, group.dropped, 1.0)
+                dropped = dropped[:, None] if upright else dropped
+                masks[group.name, upright] = 1 - dropped, dropped
+            yield parameter, *masks[group.name, upright]
 
     def before_update(self, step: int) -> None:
         """Called between backward and the optimizer, once per optimizer step (counted from 1)."""
@@ -70,12 +81,11 @@ class PublishedPenalty(Penalty):
         masked = self.matrices + self.vectors
         if self.l2_lambda > 1:
             torch._foreach_mul_([self._moment(self.master.parameters[tensor.name]) for tensor in masked], SURGERY)
-        for parameter, dim, index in self.dropped(masked):
-            entries = parameter.index_select(dim, index)
+        for parameter, kept, dropped in self.masked(masked):
             if parameter.grad is not None:
-                parameter.grad.index_copy_(dim, index, entries * min(self.l2_lambda, 1.0))
+                parameter.grad.mul_(kept).addcmul_(parameter, dropped, value=min(self.l2_lambda, 1.0))
             if self.l2_lambda > 1:
-                self._moment(parameter).index_add_(dim, index, entries, alpha=(1 - SURGERY) * (self.l2_lambda - 1))
+                self._moment(parameter).addcmul_(parameter, dropped, value=(1 - SURGERY) * (self.l2_lambda - 1))
 
     def _moment(self, parameter: torch.Tensor) -> torch.Tensor:
         return self.optimizer.state[parameter]["exp_avg"]
@@ -90,14 +100,14 @@ class FadePenalty(Penalty):
 
     @torch.no_grad()
     def before_update(self, step: int) -> None:
-        for parameter, dim, index in self.dropped(self.matrices):
+        for parameter, kept, _ in self.masked(self.matrices):
             if parameter.grad is not None:
-                parameter.grad.index_fill_(dim, index, 0.0)
+                parameter.grad.mul_(kept)
 
     @torch.no_grad()
     def after_update(self, step: int) -> None:
-        for parameter, dim, index in self.dropped(self.matrices):
-            parameter.index_copy_(dim, index, parameter.index_select(dim, index) * self.factor)
+        for parameter, kept, dropped in self.masked(self.matrices):
+            parameter.mul_(kept + dropped * self.factor)
 
 
 def build_penalty(name: str, master: Master, optimizer: AdamW, w_step: int, l2_lambda: float) -> Penalty:
