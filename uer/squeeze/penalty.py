@@ -39,7 +39,7 @@ class Penalty:
         return [tensor for tensor in tensors if self.master.parameters[tensor.name].requires_grad]
 
     def masked(self, tensors: list[MaskedTensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """(parameter, kept, dropped) of those tensors that have dropped entries; the masks are 1.0 and 0.0 and broadcast.
+        """(parameter, kept, dropped) of the tensors that have dropped entries; the masks are 1.0 or 0.0 and broadcast.
 
         Masks, not indices: a pass over the whole tensor is far cheaper than gathering columns.
         """
