@@ -32,6 +32,8 @@ from uer.squeeze.penalty import build_penalty, simulate_decay
 from uer.tokenizers import Vocab, build_tokenizer
 from uer.trainer import Run, Trainer
 
+SWING = 0.1  # share of its size by which a masked entry may overshoot zero before a run is warned
+
 
 def pretrain(args: argparse.Namespace, given: set[str]) -> None:
     """Run pretrain.py with parsed options; `given`: those that the command line gave."""
@@ -271,13 +273,18 @@ def warn_of_decay(args: argparse.Namespace, groups: dict[str, MaskGroup], report
     if args.penalty != "published":
         return
     factor = schedule(args.scheduler, args.total_steps, args.warmup)
-    path = simulate_decay([args.compactor_learning_rate * factor(t) for t in range(last, args.total_steps)],
-                          args.l2_lambda)
-    if min(path[-1], max(path[len(path) // 2:])) > args.squeeze_tolerance:
-        reports.say(f"warning: with --compactor_learning_rate {args.compactor_learning_rate:g}, --l2_lambda "
-                    f"{args.l2_lambda:g} and {len(path):,} steps after the schedule, masked entries end at about "
-                    f"{path[-1]:.1e} of their size, above --squeeze_tolerance; they fade too slowly, or swing when the "
-                    f"rate × λ is too large (about 0.05 and more). --penalty fade is the robust choice for short runs")
+    rates = [args.compactor_learning_rate * factor(t) for t in range(args.total_steps)]
+    swing = -min(simulate_decay(rates[args.w_step:last], args.l2_lambda))
+    left = abs(simulate_decay(rates[last:], args.l2_lambda)[-1])
+    product = f"--compactor_learning_rate {args.compactor_learning_rate:g} × --l2_lambda {args.l2_lambda:g}"
+    if swing > SWING:
+        reports.say(f"warning: {product} is past the stability limit of the published penalty: a masked entry "
+                    f"overshoots zero by {100 * swing:.0f} % instead of fading (a product of 0.02 is about the limit); "
+                    f"lower one of them, or take --penalty fade")
+    elif left > args.squeeze_tolerance:
+        reports.say(f"warning: with {product}, entries masked last are still at {left:.1e} of their size after the "
+                    f"last step, above --squeeze_tolerance {args.squeeze_tolerance:g}, so their groups stay unsqueezed; "
+                    f"more steps, a larger rate, or --penalty fade would do")
 
 
 def describe(learner: Learner, place: Place, args: argparse.Namespace) -> str:

@@ -132,7 +132,7 @@ class Calibrator:
                 hidden = layer.layer_norm_2(hidden + layer.feed_forward(hidden))
                 self._count(moments, real, x=hidden)
         covariance = moments.share().covariance("x")
-        self.result.tokens = round(moments.tokens)
+        self.result.tokens = round(moments.tokens) // (2 * self.teacher.config.layers_num + 1)  # states per token
         return greedy_regressors(covariance, covariance, self.groups["hidden"].target)
 
     def _count(self, moments: Moments, real: torch.Tensor, **states: torch.Tensor) -> None:

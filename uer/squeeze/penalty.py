@@ -120,7 +120,7 @@ def build_penalty(name: str, master: Master, optimizer: AdamW, w_step: int, l2_l
 def simulate_decay(rates: list[float], l2_lambda: float) -> list[float]:
     """How a dropped entry that starts at 1 moves under the published update, for one learning rate per step.
 
-    Returns its magnitude after each step. The recurrence is that of the module header with AdamW (weight decay and
+    Returns its value after each step. The recurrence is that of the module header with AdamW (weight decay and
     task gradients left out), so oscillation and decay show exactly as they will in training.
     """
     p, m, v = 1.0, 0.0, 0.0
@@ -132,5 +132,5 @@ def simulate_decay(rates: list[float], l2_lambda: float) -> list[float]:
         m = 0.9 * m + 0.1 * g
         v = 0.999 * v + 0.001 * g * g
         p -= rate * m / (math.sqrt(v) + 1e-6)
-        path.append(abs(p))
+        path.append(p)
     return path
