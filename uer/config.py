@@ -159,5 +159,16 @@ def parse_with_config(build_parser: Callable[[], argparse.ArgumentParser],
         action = actions[key]
         if action.choices is not None and value not in action.choices:
             raise UserError(f"config {path}: {key} is {value!r}; --{key} takes {', '.join(map(str, action.choices))}")
+        if not _takes(action, value):
+            raise UserError(f"config {path}: {key} is {value!r}, which is not what --{key} takes")
         setattr(args, key, value)
     return args, given
+
+
+def _takes(action: argparse.Action, value: Any) -> bool:
+    """Whether a JSON value is of the kind that an option takes."""
+    if action.nargs == 0:
+        return isinstance(value, bool)
+    values = value if action.nargs in ("+", "*") else [value]
+    kinds = {int: (int,), float: (int, float)}.get(action.type, (str,))  # type: ignore[arg-type,call-overload]
+    return isinstance(values, list) and all(isinstance(x, kinds) and not isinstance(x, bool) for x in values)

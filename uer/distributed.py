@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -50,7 +52,23 @@ def launch(worker: Callable[[Place, argparse.Namespace], None], args: argparse.N
     if len(ranks) == 1 and args.world_size == 1:
         _run(0, ranks, 1, args.master_ip, worker, args)
         return
-    mp.spawn(_run, args=(ranks, args.world_size, args.master_ip, worker, args), nprocs=len(ranks))
+    mistakes = mp.get_context("spawn").SimpleQueue()
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # one sentence is enough, see below
+    try:
+        mp.spawn(_run_or_tell, args=(mistakes, ranks, args.world_size, args.master_ip, worker, args), nprocs=len(ranks))
+    except mp.ProcessExitedException:
+        if mistakes.empty():
+            raise
+        raise UserError(mistakes.get()) from None
+
+
+def _run_or_tell(local: int, mistakes: Any, *more: Any) -> None:
+    """`_run` in a process of its own, which hands a user's mistake to the one that started it."""
+    try:
+        _run(local, *more)
+    except UserError as error:
+        mistakes.put(str(error))
+        sys.exit(2)
 
 
 def _run(local: int, ranks: list[int], world_size: int, url: str, worker: Callable, args: argparse.Namespace) -> None:
