@@ -131,10 +131,6 @@ def _work(place: Place, args: argparse.Namespace, reports: Reports) -> None:
         resumed = load_checkpoint(path)
         check_card(resumed[1], card, path)
         reports.say(f"going on from {path}")
-        if args.mask_path and place.leads:
-            cut_masks(args.mask_path, resumed[1]["step"])
-    elif args.mask_path and place.leads and args.weight_squeeze:
-        start_mask_file(args.mask_path)
     learner: Learner
     if args.weight_squeeze:
         learner, card = wid_learner(args, loaded.config, weights, dataset, place, reports, card, resumed)
@@ -142,6 +138,8 @@ def _work(place: Place, args: argparse.Namespace, reports: Reports) -> None:
         learner = plain_learner(args, loaded.config, weights if resumed is None else resumed[0], place.device)
     if resumed is not None:
         restore_optimizer(resumed[2]["optimizer"], learner.named_parameters(), learner.optimizer)
+    if args.mask_path and place.leads and args.weight_squeeze:  # after all checks: an earlier run's may be there
+        start_mask_file(args.mask_path) if resumed is None else cut_masks(args.mask_path, resumed[1]["step"])
     reports.say(describe(learner, place, args))
     run = Run(args.output_model_path, args.total_steps, schedule(args.scheduler, args.total_steps, args.warmup),
               args.accumulation_steps, args.save_checkpoint_steps, args.report_steps, args.eval_steps, args.seed,
