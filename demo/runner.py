@@ -23,7 +23,6 @@ from types import FrameType
 from typing import IO
 
 from uer.errors import UserError
-from uer.formats.storage import write_json, write_via
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 100
@@ -79,7 +78,10 @@ class Runner:
             begun = time.perf_counter()
             result["lines"] += self.run(line)
             result["seconds"].append(time.perf_counter() - begun)
-        write_via(stamp, lambda path: write_json(result, path))
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        partial = stamp.with_suffix(".tmp")
+        partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        os.replace(partial, stamp)
         return result
 
     def run(self, command: list[str]) -> list[str]:
