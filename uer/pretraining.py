@@ -138,7 +138,7 @@ def _work(place: Place, args: argparse.Namespace, reports: Reports) -> None:
         learner = plain_learner(args, loaded.config, weights if resumed is None else resumed[0], place.device)
     if resumed is not None:
         restore_optimizer(resumed[2]["optimizer"], learner.named_parameters(), learner.optimizer)
-    if args.mask_path and place.leads and args.weight_squeeze:  # after all checks: an earlier run's may be there
+    if args.mask_path and place.leads and args.weight_squeeze:  # after all checks, as an older one may be there
         start_mask_file(args.mask_path) if resumed is None else cut_masks(args.mask_path, resumed[1]["step"])
     reports.say(describe(learner, place, args))
     run = Run(args.output_model_path, args.total_steps, schedule(args.scheduler, args.total_steps, args.warmup),
@@ -281,7 +281,7 @@ def warn_of_decay(args: argparse.Namespace, groups: dict[str, MaskGroup], report
                     f"lower one of them, or take --penalty fade")
     elif left > args.squeeze_tolerance:
         reports.say(f"warning: with {product}, entries masked last are still at {left:.1e} of their size after the "
-                    f"last step, above --squeeze_tolerance {args.squeeze_tolerance:g}, so their groups stay unsqueezed; "
+                    f"last step, above --squeeze_tolerance {args.squeeze_tolerance:g}, so their groups stay; "
                     f"more steps, a larger rate, or --penalty fade would do")
 
 

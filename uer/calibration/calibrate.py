@@ -18,7 +18,7 @@ the teacher.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 
 from uer.calibration.maps import bilinear, lift, value_directions
 from uer.calibration.moments import Affine, Moments, regress, regress_moments
-from uer.calibration.selection import greedy_regressors
+from uer.calibration.selection import greedy_blocks, greedy_regressors
 from uer.calibration.spool import Spool
 from uer.data.loader import MlmBatch
 from uer.layers.layer_norm import LayerNorm, standardise
@@ -120,20 +120,32 @@ class Calibrator:
     # -- residual stream -------------------------------------------------------------------------------------------
 
     def _choose_hidden(self) -> torch.Tensor:
-        """The kept dimensions F, from the covariance of all LayerNorm outputs of the residual stream."""
+        """The kept dimensions F, from the covariance of all LayerNorm outputs of the residual stream.
+
+        The teacher runs here once; its sums before each LayerNorm, u0, u1, …, are spooled for the other parts.
+        """
         moments = self._moments(x=self.teacher.config.hidden_size)
-        for _, batch, real in self._numbered():
-            mask = real[:, None, None, :]
-            hidden = self.teacher.embedding(batch.src, batch.seg)
-            self._count(moments, real, x=hidden)
-            for layer in self.teacher.encoder.layers():
-                hidden = layer.layer_norm_1(hidden + layer.self_attn(hidden, mask))
-                self._count(moments, real, x=hidden)
-                hidden = layer.layer_norm_2(hidden + layer.feed_forward(hidden))
-                self._count(moments, real, x=hidden)
+        for number, batch, real in self._numbered():
+            for place, (u, x) in enumerate(self._teacher_states(batch, real)):
+                self._put(number, **{f"u{place}": u})
+                self._count(moments, real, x=x)
         covariance = moments.share().covariance("x")
         self.result.tokens = round(moments.tokens) // (2 * self.teacher.config.layers_num + 1)  # states per token
         return greedy_regressors(covariance, covariance, self.groups["hidden"].target)
+
+    def _teacher_states(self, batch: MlmBatch, real: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """(sum before, result after) each LayerNorm of the stream: [batch, seq, hidden] each."""
+        mask, embedding = real[:, None, None, :], self.teacher.embedding
+        u = embedding.sum(batch.src, batch.seg)
+        x = embedding.layer_norm(u)
+        yield u, x
+        for layer in self.teacher.encoder.layers():
+            u = x + layer.self_attn(x, mask)
+            x = layer.layer_norm_1(u)
+            yield u, x
+            u = x + layer.feed_forward(x)
+            x = layer.layer_norm_2(u)
+            yield u, x
 
     def _count(self, moments: Moments, real: torch.Tensor, **states: torch.Tensor) -> None:
         """Add the real tokens of [batch, seq, width] states."""
@@ -142,26 +154,26 @@ class Calibrator:
     def _embedding(self) -> Affine:
         self.out[f"{EMBEDDING_COMPACTOR}.weight"] = self._select(self.hidden, self.teacher.config.hidden_size)
 
-        def states(number: int, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
-            total = self.teacher.embedding.sum(batch.src, batch.seg)
+        def states(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+            total = self._state(number, "u0")
             return total, total[..., self.hidden]
 
         return self._layer_norm("embedding.layer_norm", self.teacher.embedding.layer_norm, self.hidden, states)
 
     def _layer_norm(self, name: str, norm: LayerNorm, index: torch.Tensor,
-                    states: Callable[[int, MlmBatch], tuple[torch.Tensor, torch.Tensor]]) -> Affine:
+                    states: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> Affine:
         """Refit gamma and beta of a LayerNorm on the student's own sums, spool both sides' results.
 
         Args:
             index: which of the teacher's dimensions the student has here.
-            states: the teacher's [.., d] and the student's [.., kept] states before the LayerNorm.
+            states: of a batch, the teacher's [.., d] and the student's [.., kept] states before the LayerNorm.
         Returns:
             the teacher's result from the student's: the next column compactor.
         """
         width, kept = len(norm.gamma), len(index)
         moments = self._moments(z=kept, x=width)
-        for number, batch, real in self._numbered():
-            before, mine = states(number, batch)
+        for number, _, real in self._numbered():
+            before, mine = states(number)
             x, z = norm(before), standardise(mine, norm.style, norm.eps)
             self._count(moments, real, z=z, x=x)
             self._put(number, x=x, z=z)
@@ -202,8 +214,11 @@ class Calibrator:
             rank = self.size
         maps_q, maps_k, shift = self._query_key_maps(weights, biases, rank)
         biases[1] = biases[1] - shift
-        moments = self._contexts(i, layer, weights, biases, maps_q, maps_k)
-        heads = self._choose_heads(i, moments) if whole else list(range(self.heads))
+        moments = self._contexts(i, weights, biases, maps_q, maps_k)
+        heads = list(range(self.heads))
+        if whole:  # those whose contexts together explain the residual error best
+            heads = greedy_blocks(moments.covariance("context"), moments.covariance("error", "context"), self.size,
+                                  self.groups[f"attention.{i}"].target // self.size)
         maps_v, columns = self._value_maps(layer, moments, heads, rank)
         reduce = torch.block_diag(*maps_v)  # [heads' * rank, heads' * size]
         rows = torch.cat([torch.arange(h * self.size, (h + 1) * self.size) for h in heads]).to(self.device)
@@ -228,9 +243,9 @@ class Calibrator:
                      self._spread(fitted.offset, final.bias))
         self._keep(f"attention.{i}", torch.cat([torch.arange(h * self.size, h * self.size + rank) for h in heads]))
 
-        def states(number: int, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        def states(number: int) -> tuple[torch.Tensor, torch.Tensor]:
             mine = F.linear(self._state(number, "context")[..., rows], fitted.matrix @ reduce, fitted.offset)
-            return self._state(number, "u"), self._state(number, "z") + mine
+            return self._state(number, f"u{2 * i + 1}"), self._state(number, "z") + mine
 
         return self._layer_norm(f"encoder.transformer.{i}.layer_norm_1", layer.layer_norm_1, self.hidden, states)
 
@@ -269,21 +284,20 @@ class Calibrator:
         shift = mean_k if rank < self.size else torch.zeros_like(mean_k)
         return maps_q, maps_k, shift
 
-    def _contexts(self, i: int, layer, weights, biases, maps_q, maps_k) -> Moments:
+    def _contexts(self, i: int, weights, biases, maps_q, maps_k) -> Moments:
         """Moments of the student's contexts (values at full width) and the residual error they are to explain."""
         moments = self._moments(context=self.heads * self.size, error=len(self.hidden))
         stack_q, stack_k = torch.stack(maps_q), torch.stack(maps_k)  # [heads, rank, size]
         for number, _, real in self._numbered():
-            x, z = self._state(number, "x"), self._state(number, "z")
+            z, u = self._state(number, "z"), self._state(number, f"u{2 * i + 1}")
             mask = real[:, None, None, :]
-            u = x + layer.self_attn(x, mask)
             q, k, v = (self._heads_of(F.linear(z, w, b)) for w, b in zip(weights, biases))
             q = torch.einsum("bshd,hrd->bhsr", q, stack_q)
             k = torch.einsum("bshd,hrd->bhsr", k, stack_k)
             context = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), attn_mask=mask, scale=self.size**-0.5)
             context = context.transpose(1, 2).flatten(2)
             self._count(moments, real, context=context, error=u[..., self.hidden] - z)
-            self._put(number, context=context, u=u)
+            self._put(number, context=context)
         return moments.share()
 
     def _value_maps(self, layer, moments: Moments, heads: list[int], rank: int):
@@ -298,27 +312,6 @@ class Calibrator:
             columns.append(back)
         return maps, columns
 
-    def _choose_heads(self, i: int, moments: Moments) -> list[int]:
-        """The heads whose contexts together explain the residual error best, greedily."""
-        wanted = self.groups[f"attention.{i}"].target // self.size
-        cov, cross = moments.covariance("context"), moments.covariance("error", "context")
-        chosen: list[int] = []
-        while len(chosen) < wanted:
-            best, best_gain = -1, -1.0
-            for h in range(self.heads):
-                if h in chosen:
-                    continue
-                rows = torch.cat([torch.arange(g * self.size, (g + 1) * self.size) for g in [*chosen, h]])
-                rows = rows.to(self.device)
-                inner = cov[rows][:, rows]
-                fit = regress_moments(inner, cross[:, rows], moments.covariance("error").diagonal(),
-                                      moments.mean("context")[rows], moments.mean("error"),
-                                      torch.zeros(len(cross), len(rows)).to(cov), moments.tokens)
-                if fit.explained > best_gain:
-                    best, best_gain = h, fit.explained
-            chosen.append(best)
-        return sorted(chosen)
-
     # -- feed-forward ----------------------------------------------------------------------------------------------
 
     def _feed_forward(self, i: int, into: Affine) -> Affine:
@@ -328,11 +321,9 @@ class Calibrator:
         weight, bias = first.weight @ into.matrix, first.bias + first.weight @ into.offset
         moments = self._moments(a=len(bias), error=len(self.hidden))
         for number, _, real in self._numbered():
-            x, z = self._state(number, "x"), self._state(number, "z")
-            u = x + layer.feed_forward(x)
+            z, u = self._state(number, "z"), self._state(number, f"u{2 * i + 2}")
             a = layer.feed_forward.act(F.linear(z, weight, bias))
             self._count(moments, real, a=a, error=u[..., self.hidden] - z)
-            self._put(number, u=u)
         moments.share()
         neurons = self._choose_neurons(moments, second.weight[self.hidden], self.groups[f"ffn.{i}"].target)
         target_rows = second.weight[self.hidden]
@@ -344,10 +335,10 @@ class Calibrator:
                      self._spread(fitted.offset, second.bias))
         self._keep(f"ffn.{i}", neurons)
 
-        def states(number: int, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        def states(number: int) -> tuple[torch.Tensor, torch.Tensor]:
             z = self._state(number, "z")
             a = layer.feed_forward.act(F.linear(z, weight[neurons], bias[neurons]))
-            return self._state(number, "u"), z + F.linear(a, fitted.matrix, fitted.offset)
+            return self._state(number, f"u{2 * i + 2}"), z + F.linear(a, fitted.matrix, fitted.offset)
 
         return self._layer_norm(f"encoder.transformer.{i}.layer_norm_2", layer.layer_norm_2, self.hidden, states)
 
@@ -368,7 +359,7 @@ class Calibrator:
         index = greedy_regressors(covariance, covariance, self.groups["mlm"].target)
         self._linear_mlm(index, into, bias)
 
-        def states(number: int, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        def states(number: int) -> tuple[torch.Tensor, torch.Tensor]:
             mine = target.act(F.linear(self._state(number, "z"), weight[index], bias[index]))
             return target.act(linear(self._state(number, "x"))), mine
 

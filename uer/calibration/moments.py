@@ -9,6 +9,7 @@ import torch
 from uer.distributed import sum_over_ranks
 
 ROUNDING = 1e-13  # a moment below this share of its factors' sizes is what rounding leaves of 0
+BLOCK = 256  # rows of a product at a time
 RIDGES = (0.0, *(10 ** (x / 4) for x in range(-24, 3)))  # on the scale of correlations
 CUTOFF = 1e-10  # eigenvalue of a correlation matrix below which a direction counts as constant
 
@@ -34,7 +35,8 @@ class Moments:
     def add(self, **vectors: torch.Tensor) -> None:
         """Add tokens: each vector [n, width]."""
         joint = torch.cat([vectors[name].double() for name in self.slices], 1)
-        self.products.addmm_(joint.T, joint)
+        for start in range(0, joint.shape[1], BLOCK):  # the upper triangle, in blocks of rows
+            self.products[start:start + BLOCK, start:].addmm_(joint[:, start:start + BLOCK].T, joint[:, start:])
         self.sums += joint.sum(0)
         self.weight += len(joint)
 
@@ -44,8 +46,9 @@ class Moments:
         return self.weight.item()
 
     def share(self) -> Moments:
-        """Sum over all processes."""
+        """Sum over all processes and complete the sums: to be called once, before anything is read."""
         sum_over_ranks([self.products, self.sums, self.weight.view(1)])
+        self.products = self.products.triu() + self.products.triu(1).T
         return self
 
     def mean(self, name: str) -> torch.Tensor:

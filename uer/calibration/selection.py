@@ -78,3 +78,31 @@ def _project_out(left: torch.Tensor, cross: torch.Tensor, index: torch.Tensor, f
     cross_half = torch.linalg.solve_triangular(lower, (cross[:, index] / scale).T, upper=False)
     left -= half.T @ half
     cross -= cross_half.T @ half
+
+
+def greedy_blocks(covariance: torch.Tensor, cross: torch.Tensor, size: int, count: int) -> list[int]:
+    """Forward selection of whole blocks of `size` neighbouring regressors: `count` block numbers, ascending.
+
+    Args:
+        covariance: of x, [n, n]
+        cross: Cov[y, x], [targets, n]
+    """
+    left, cross = covariance.clone(), cross.clone()
+    chosen: list[int] = []
+    while len(chosen) < count:
+        best, best_gain, best_half = -1, -1.0, None
+        for block in sorted(set(range(len(left) // size)) - set(chosen)):
+            part = slice(block * size, (block + 1) * size)
+            values, vectors = torch.linalg.eigh(left[part, part])
+            usable = values > FLOOR * covariance[part, part].diagonal().max().clamp_min(1e-300)
+            half = vectors[:, usable] / values[usable].sqrt()  # half halfᵀ = (left of the block)⁺
+            gain = (cross[:, part] @ half).pow(2).sum().item()
+            if gain > best_gain:
+                best, best_gain, best_half = block, gain, half
+        assert best_half is not None
+        part = slice(best * size, (best + 1) * size)
+        half = left[:, part] @ best_half
+        cross -= (cross[:, part] @ best_half) @ half.T
+        left -= half @ half.T
+        chosen.append(best)
+    return sorted(chosen)

@@ -74,9 +74,9 @@ class PublishedPenalty(Penalty):
     def before_update(self, step: int) -> None:
         if step <= self.w_step:
             for tensor in self.matrices:
-                parameter = self.master.parameters[tensor.name]
-                if parameter.grad is not None:
-                    parameter.grad.add_(parameter)
+                compactor = self.master.parameters[tensor.name]
+                if compactor.grad is not None:
+                    compactor.grad.add_(compactor)
             return
         masked = self.matrices + self.vectors
         if self.l2_lambda > 1:
