@@ -187,6 +187,7 @@ def check_lengths(train: Dataset, dev: MlmLoader | None, loaded: LoadedModel) ->
 
 def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
+    found = {**found, "teacher": found.get("origin", found.get("teacher"))}
     differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here"
               for key in ("teacher", "vocab_sha256", "target_dim") if found.get(key) != wanted[key]]
     if differ:
@@ -229,7 +230,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
             master = Master(config, weights, groups)
             student = config.student(args.target_dim, args.compactor_mask_strategy)
             tensors = master.compose(multiply_out=True)
-            card = {**card, "kind": "plain", "teacher": config.to_dict(), "student": student.to_dict()}
+            card = {**card, "kind": "plain", "teacher": student.to_dict(), "origin": config.to_dict()}
             return plain_learner(args, student, tensors, place.device), card
     tokens = args.batch_size * args.accumulation_steps * loader.dataset.header["seq_length"]
     many = 1 << 40  # several processes send gradients in the student's size

@@ -70,6 +70,7 @@ def teacher_config(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
         raise UserError(f"checkpoint {options.load_model_path}: not a whole BERT; there is no {shapes.WORDS} or no "
                         f"encoder layer in it")
     where = f"checkpoint {options.load_model_path}"
+    origin = facts.get("origin", {})  # the teacher of a student that was trained on: its sizes may be given as well
     if facts.get("teacher"):
         config = config_from_dict(facts["teacher"], f"{where}.json")
     elif options.config_path:
@@ -81,10 +82,10 @@ def teacher_config(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
                                    "max_seq_length": len(state[shapes.POSITIONS])}, where)
     problems = [f"--{key} {getattr(options, key)}, but {measured.get(key, getattr(config, key))} in the checkpoint"
                 for key in SIZE_OPTIONS
-                if getattr(options, key) not in (None, measured.get(key, getattr(config, key)))]
-    given = load_config(options.config_path) if options.config_path else config
+                if getattr(options, key) not in (None, measured.get(key, getattr(config, key)), origin.get(key))]
+    given = load_config(options.config_path) if options.config_path and not origin else config
     problems += [f"{key} is {getattr(other, key)} in {name}, {value} in the checkpoint"
-                 for other, name in ((config, f"{options.load_model_path}.json"), (given, options.config_path))
+                 for other, name in ((config, f"{options.load_model_path}.json"), (given, options.config_path)) if name
                  for key, value in measured.items() if getattr(other, key) != value]
     if facts.get("teacher") and given.heads_num != config.heads_num:
         problems.append(f"heads_num is {given.heads_num} in {options.config_path}, {config.heads_num} in the "

@@ -156,9 +156,7 @@ class Trainer:
         seconds = time.perf_counter() - self.since
         values: dict[str, Any] = {"loss": loss / max(predicted, 1), "accuracy": correct / max(predicted, 1),
                                   "tokens_per_second": tokens.item() / seconds}
-        if not math.isfinite(values["loss"]):
-            raise UserError(f"the loss is {values['loss']} at step {step}; a smaller --learning_rate or "
-                            f"--compactor_learning_rate, or a longer --warmup, is what usually helps")
+        check_loss(values["loss"], step)
         factor = self.run.factor(step - 1)
         for group in self.learner.optimizer.param_groups:
             kind = group.get("kind", "learning_rate")
@@ -201,7 +199,8 @@ class Trainer:
             append_masks(self.run.mask_path, step, self.learner.groups().values())
 
     def save(self, step: int) -> None:
-        """Write the checkpoint of a step, and its masks."""
+        """Write the checkpoint of a step, and its masks; `UserError` if the training has gone wrong by then."""
+        check_loss(self.sums[0].item(), step)
         if self.place.leads:
             groups = self.learner.groups()
             if any(group.keep is not None for group in groups.values()):
@@ -215,6 +214,13 @@ class Trainer:
             path = save_checkpoint(self.run.output, step, self.learner.state_dict(), card, resume)
             self.reports.say(f"step {step}: wrote {path}")
         wait_for_all()
+
+
+def check_loss(loss: float, step: int) -> None:
+    """`UserError` if a loss, or a sum of losses up to this step, is not a finite number."""
+    if not math.isfinite(loss):
+        raise UserError(f"the loss is {loss} at step {step}; a smaller --learning_rate or --compactor_learning_rate, or "
+                        f"a longer --warmup, is what usually helps")
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
