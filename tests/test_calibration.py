@@ -272,7 +272,7 @@ def test_regression_of_what_is_linear_is_exact():
     moments = Moments(torch.device("cpu"), x=5, y=3)
     for rows in (slice(0, 70), slice(70, 200)):
         moments.add(x=x[rows], y=y[rows])
-    found = regress(moments, "x", "y", torch.zeros(3, 5, dtype=torch.float64))
+    found = regress(moments.share(), "x", "y", torch.zeros(3, 5, dtype=torch.float64))
     solution = torch.linalg.lstsq(torch.cat([x, torch.ones(200, 1, dtype=torch.float64)], 1), y).solution
     torch.testing.assert_close(found.matrix, solution[:5].T, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(found.offset, solution[5], rtol=1e-8, atol=1e-8)
@@ -291,7 +291,7 @@ def test_regression_from_few_tokens_does_not_follow_their_noise():
     x, y = sample(60)
     moments = Moments(torch.device("cpu"), x=40, y=3)
     moments.add(x=x, y=y)
-    found = regress(moments, "x", "y", torch.zeros(3, 40, dtype=torch.float64))
+    found = regress(moments.share(), "x", "y", torch.zeros(3, 40, dtype=torch.float64))
     plain = torch.linalg.lstsq(x - x.mean(0), y - y.mean(0)).solution
     fresh, wanted = sample(4000)
     error = (wanted - fresh @ found.matrix.T - found.offset).pow(2).mean()
