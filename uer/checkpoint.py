@@ -30,7 +30,7 @@ def save_checkpoint(output: str, step: int, tensors: dict[str, torch.Tensor], ca
     path = checkpoint_path(output, step)
     with PendingFiles() as pending:
         torch.save({"format": FORMAT, "step": step, **resume}, pending.add(f"{path}.resume"))
-        write_json({"format": FORMAT, "step": step, **card}, pending.add(f"{path}.json"))
+        write_json({**card, "format": FORMAT, "step": step}, pending.add(f"{path}.json"))
         save_state_dict(tensors, pending.add(path))
         pending.publish()
     return path

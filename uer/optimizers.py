@@ -49,16 +49,20 @@ class AdamW(torch.optim.AdamW):
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], learning_rate: float,
                      special: Callable[[str], float | None] = lambda name: None,
-                     weight_decay: float = 0.01) -> list[dict]:
-    """Optimizer groups: decay on matrices, none on bias, gamma, beta; `special(name)` may give another rate."""
-    groups: dict[tuple[float, float], dict] = {}
+                     weight_decay: float = 0.01, special_kind: str = "special_learning_rate") -> list[dict]:
+    """Optimizer groups: decay on matrices, none on bias, gamma, beta; `special(name)` may give another rate.
+
+    `kind` in a group says which rate it has: learning_rate or `special_kind`.
+    """
+    groups: dict[tuple[str, float], dict] = {}
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
         other = special(name)
         rate = learning_rate if other is None else other
         decay = 0.0 if name.endswith(NO_DECAY) else weight_decay
-        group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
+        kind = "learning_rate" if other is None else special_kind
+        group = groups.setdefault((kind, decay), {"params": [], "lr": rate, "weight_decay": decay, "kind": kind})
         group["params"].append(parameter)
     return list(groups.values())
 

@@ -120,7 +120,9 @@ def _work(place: Place, args: argparse.Namespace, reports: Reports) -> None:
         reports.say(note)
     if args.dropout is not None:
         loaded.config = replace(loaded.config, dropout=float(args.dropout))
-    check_lengths(dataset.dataset, dev, loaded)
+    for loader in (dataset, dev):
+        if loader is not None:
+            loader.dataset.check_positions(loaded.config.max_seq_length)
     weights = {name: tensor.to(place.device) for name, tensor in loaded.weights.items()}
     card: dict[str, Any] = {
         "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
@@ -177,14 +179,6 @@ def load_teacher(args: argparse.Namespace, vocab_size: int) -> LoadedModel:
     return LoadedModel(config, weights, ["no --pretrained_model_path: the model starts from scratch"])
 
 
-def check_lengths(train: Dataset, dev: MlmLoader | None, loaded: LoadedModel) -> None:
-    """`UserError` where a dataset's instances are longer than the model's position table."""
-    for dataset in (train, dev.dataset if dev else None):
-        if dataset is not None and dataset.header["seq_length"] > loaded.config.max_seq_length:
-            raise UserError(f"dataset {dataset.paths[0]}: its seq_length is {dataset.header['seq_length']}, the model "
-                            f"has {loaded.config.max_seq_length} positions; rebuild it with a smaller --seq_length")
-
-
 def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
     found = {**found, "teacher": found.get("origin", found.get("teacher"))}
@@ -207,7 +201,8 @@ def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
         return head if head is not None and name.startswith("target.") else None
 
     named = [(name, parameter) for name, parameter in model.named_parameters()]
-    return PlainLearner(model, AdamW(parameter_groups(named, args.learning_rate, special)))
+    return PlainLearner(model, AdamW(parameter_groups(named, args.learning_rate, special,
+                                                      special_kind="head_learning_rate")))
 
 
 def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
@@ -240,7 +235,8 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
         for name, parameter in master.named_parameters():
             parameter.requires_grad_("compactor" in name)
     optimizer = AdamW(parameter_groups(master.named_parameters(), args.learning_rate,
-                                       lambda name: args.compactor_learning_rate if "compactor" in name else None))
+                                       lambda name: args.compactor_learning_rate if "compactor" in name else None,
+                                       special_kind="compactor_learning_rate"))
     penalty = build_penalty(args.penalty, master, optimizer, args.w_step, args.l2_lambda)
     tolerance = None if args.no_squeeze else args.squeeze_tolerance
     learner = WidLearner(master, optimizer, penalty, args.w_step, tolerance)

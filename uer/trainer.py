@@ -26,6 +26,8 @@ from uer.squeeze.mask_file import append_masks
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch, MlmLoader
 
+REMEDY = "a smaller --learning_rate or --compactor_learning_rate, or a longer --warmup, is what usually helps"
+
 
 @dataclass
 class Run:
@@ -156,7 +158,8 @@ class Trainer:
         seconds = time.perf_counter() - self.since
         values: dict[str, Any] = {"loss": loss / max(predicted, 1), "accuracy": correct / max(predicted, 1),
                                   "tokens_per_second": tokens.item() / seconds}
-        check_loss(values["loss"], step)
+        if not math.isfinite(values["loss"]):
+            raise UserError(f"the loss is {values['loss']} at step {step}; {REMEDY}")
         factor = self.run.factor(step - 1)
         for group in self.learner.optimizer.param_groups:
             kind = group.get("kind", "learning_rate")
@@ -199,9 +202,11 @@ class Trainer:
             append_masks(self.run.mask_path, step, self.learner.groups().values())
 
     def save(self, step: int) -> None:
-        """Write the checkpoint of a step, and its masks; `UserError` if the training has gone wrong by then."""
-        check_loss(self.sums[0].item(), step)
+        """Write the checkpoint of a step, and its masks; `UserError` instead if the weights are no finite numbers."""
         if self.place.leads:
+            tensors = self.learner.state_dict()
+            if not all(tensor.isfinite().all() for tensor in tensors.values()):
+                raise UserError(f"the weights are no finite numbers any more at step {step}; {REMEDY}")
             groups = self.learner.groups()
             if any(group.keep is not None for group in groups.values()):
                 self._record_masks(step)
@@ -211,16 +216,9 @@ class Trainer:
                 "penalised": {name: len(group.dropped) > 0 for name, group in groups.items()},
             }
             card = {**self.card, "squeezed": [name for name, group in groups.items() if group.squeezed]}
-            path = save_checkpoint(self.run.output, step, self.learner.state_dict(), card, resume)
+            path = save_checkpoint(self.run.output, step, tensors, card, resume)
             self.reports.say(f"step {step}: wrote {path}")
         wait_for_all()
-
-
-def check_loss(loss: float, step: int) -> None:
-    """`UserError` if a loss, or a sum of losses up to this step, is not a finite number."""
-    if not math.isfinite(loss):
-        raise UserError(f"the loss is {loss} at step {step}; a smaller --learning_rate or --compactor_learning_rate, or "
-                        f"a longer --warmup, is what usually helps")
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -25,8 +25,9 @@ from uer.models.build import from_weights
 from uer.objective import Evaluation, evaluate
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
-from uer.tokenizers import build_tokenizer
+from uer.tokenizers import Vocab, build_tokenizer
 
+SEQ_LENGTH = 128  # of a dataset made of --corpus_path
 EVALUATION_BATCHES = 64  # of INSTANCES, where no --dev_path is given
 
 
@@ -48,8 +49,9 @@ def make_student(args: argparse.Namespace, command: str) -> None:
     place = Place(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     weights = {name: tensor.to(place.device) for name, tensor in loaded.weights.items()}
     with tempfile.TemporaryDirectory() as folder:
-        dataset = _dataset(args, Path(folder))
+        dataset = _dataset(args, Path(folder), loaded.config.max_seq_length)
         dataset.check_vocab(vocab)
+        dataset.check_positions(loaded.config.max_seq_length)
         batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking_options(args))
         begun = time.perf_counter()
         calibration = calibrate(loaded.config, weights, groups, batches)
@@ -60,7 +62,7 @@ def make_student(args: argparse.Namespace, command: str) -> None:
         master = Master(loaded.config, apply_calibration(calibration, weights, groups), groups)
         student_config = loaded.config.student(args.target_dim, args.compactor_mask_strategy)
         student = {name: tensor.detach() for name, tensor in master.compose(multiply_out=True).items()}
-        held_out, where = _held_out(args, dataset, vocab)
+        held_out, where = _held_out(args, dataset, vocab, loaded.config.max_seq_length)
         results = [_evaluate(model_config, tensors, held_out, place)
                    for model_config, tensors in ((loaded.config, weights), (student_config, student))]
     for line in report(calibration, results, where, (weights, student)):
@@ -75,23 +77,25 @@ def make_student(args: argparse.Namespace, command: str) -> None:
         print(f"written: {line}")
 
 
-def _dataset(args: argparse.Namespace, folder: Path) -> Dataset:
+def _dataset(args: argparse.Namespace, folder: Path, positions: int) -> Dataset:
     """The dataset given, or one made of the corpus."""
     if args.dataset_path:
         return Dataset.open(args.dataset_path)
     path = folder / "dataset.pt"
     words = ["--corpus_path", *args.corpus_path, "--vocab_path", args.vocab_path, "--dataset_path", str(path),
              "--tokenizer", args.tokenizer, "--do_lower_case", args.do_lower_case, "--dynamic_masking",
-             "--full_sentences", "--processes_num", "1"]
+             "--full_sentences", "--seq_length", str(min(SEQ_LENGTH, positions))]
     build_dataset(preprocess_parser().parse_args(words))
     return Dataset.open([str(path)])
 
 
-def _held_out(args: argparse.Namespace, dataset: Dataset, vocab) -> tuple[list[MlmBatch], str]:
+def _held_out(args: argparse.Namespace, dataset: Dataset, vocab: Vocab,
+              positions: int) -> tuple[list[MlmBatch], str]:
     """Batches to evaluate on: --dev_path, or batches of the epoch that calibration did not use."""
     if args.dev_path:
         dev = Dataset.open(args.dev_path)
         dev.check_vocab(vocab)
+        dev.check_positions(positions)
         return list(MlmLoader(dev, INSTANCES, seed=args.seed).sequential()), "held-out text"
     loader = MlmLoader(dataset, INSTANCES, seed=args.seed, prefetch=0, group_by_length=False)
     first = args.calibration_batches

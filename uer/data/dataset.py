@@ -139,6 +139,13 @@ class Dataset:
         """bool `[vocabulary]`: tokens that go on with the word before them."""
         return self._files[0].arrays["continues"].astype(bool)
 
+    def check_positions(self, positions: int) -> None:
+        """`UserError` where instances are longer than a model's table of `positions`."""
+        longest = self.header["seq_length"]
+        if longest > positions:
+            raise UserError(f"dataset {self.paths[0]}: its seq_length is {longest}, the model has {positions} "
+                            f"positions; rebuild it with a smaller --seq_length")
+
     def check_vocab(self, vocab: Vocab) -> None:
         """Refuse a vocabulary that the dataset was not built with.
 

@@ -1,0 +1,87 @@
+"""calibrate.py, and pretrain.py from a calibrated start, as users run them."""
+
+import json
+
+import pytest
+import torch
+from test_scripts import TEACHER, bench, call, pretrain_options  # noqa: F401
+
+from uer.formats import load_model
+from uer.models.build import from_weights
+
+
+def logits(path) -> torch.Tensor:
+    """Of a model file on a fixed batch."""
+    loaded = load_model(path, config=None, vocab_size=None)
+    src = torch.arange(5, 25).view(2, 10)
+    with torch.no_grad():
+        return from_weights(loaded.config, loaded.weights).eval()(src, torch.ones_like(src))
+
+
+@pytest.mark.parametrize(("strategy", "target"), [("dim", 32), ("head", 64)])
+def test_calibrate_makes_a_student_and_says_what_it_lost(bench, tmp_path, capsys, strategy, target):  # noqa: F811
+    call("calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
+         "--corpus_path", bench / "corpus.txt", "--vocab_path", bench / "vocab.txt", "--target_dim", target,
+         "--compactor_mask_strategy", strategy, "--output_model_path", tmp_path / "student.bin",
+         "--output_format", "uer", "huggingface")
+    said = capsys.readouterr().out
+    assert load_model(tmp_path / "student.bin", config=None, vocab_size=None).config.hidden_size == target
+    assert load_model(tmp_path / "student", config=None, vocab_size=None).config.hidden_size == target
+    for part in ("embedding.layer_norm", "encoder.transformer.1.feed_forward", "target.layer_norm", "student   "):
+        assert part in said
+
+
+def test_calibrating_to_the_teachers_size_gives_the_teacher(bench, tmp_path):  # noqa: F811
+    call("calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
+         "--dataset_path", bench / "data.pt", "--vocab_path", bench / "vocab.txt", "--target_dim", TEACHER.hidden_size,
+         "--output_model_path", tmp_path / "same.bin")
+    (tmp_path / "teacher_config.json").write_text(TEACHER.to_json())
+    (tmp_path / "teacher.bin").write_bytes((bench / "teacher.bin").read_bytes())
+    torch.testing.assert_close(logits(tmp_path / "same.bin"), logits(tmp_path / "teacher.bin"), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("train", ["compactors", "student"])
+def test_both_kinds_of_training_start_from_the_same_student(bench, tmp_path, train):  # noqa: F811
+    """With rates of 0 the first step changes nothing: convert.py gives what calibrate.py gives."""
+    masks = ["--mask_path", tmp_path / "masks.txt"] if train == "compactors" else []
+    call("pretrain.py", *pretrain_options(bench, tmp_path / "run.bin", "--weight_squeeze", "--target_dim", 32,
+                                          "--compactor_init", "calibrated", "--train", train, *masks,
+                                          total_steps=1, learning_rate=0, compactor_learning_rate=0))
+    call("convert.py", "--load_model_path", tmp_path / "run.bin-1", "--output_model_path", tmp_path / "trained.bin",
+         "--hidden_size", TEACHER.hidden_size)
+    call("calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
+         "--dataset_path", bench / "data.pt", "--vocab_path", bench / "vocab.txt", "--target_dim", 32,
+         "--output_model_path", tmp_path / "calibrated.bin")
+    torch.testing.assert_close(logits(tmp_path / "trained.bin"), logits(tmp_path / "calibrated.bin"), rtol=0, atol=1e-5)
+    kind = json.loads((tmp_path / "run.bin-1.json").read_text())["kind"]
+    assert kind == ("wid" if train == "compactors" else "plain")
+
+
+def test_soft_labels_and_resume_of_a_trained_student(bench, tmp_path):  # noqa: F811
+    options = ["--weight_squeeze", "--target_dim", 32, "--compactor_init", "calibrated", "--train", "student",
+               "--soft_targets_weight", 0.5]
+    call("pretrain.py", *pretrain_options(bench, tmp_path / "whole.bin", *options, total_steps=4))
+    call("pretrain.py", *pretrain_options(bench, tmp_path / "parts.bin", *options, total_steps=4,
+                                          save_checkpoint_steps=2))
+    for suffix in ("", ".json", ".resume"):
+        (tmp_path / f"parts.bin-4{suffix}").unlink()
+    call("pretrain.py", *pretrain_options(bench, tmp_path / "parts.bin", *options, "--resume", total_steps=4))
+    whole, parts = (torch.load(tmp_path / f"{name}.bin-4", weights_only=True) for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize(("options", "word"), [
+    ([], "either as --corpus_path or"),
+    (["--corpus_path", "nothing.txt"], "nothing.txt"),
+    (["--corpus_path", "CORPUS", "--target_dim", "31"], "multiple of 2"),
+    (["--corpus_path", "CORPUS", "--calibration_batches", "0"], "at least 1"),
+])
+def test_mistakes_are_one_sentence(bench, tmp_path, capsys, options, word):  # noqa: F811
+    options = [bench / "corpus.txt" if option == "CORPUS" else option for option in options]
+    with pytest.raises(SystemExit) as end:
+        call("calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
+             "--vocab_path", bench / "vocab.txt", *(["--target_dim", 32] if "--target_dim" not in options else []),
+             "--output_model_path", tmp_path / "out.bin", *options)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith("error:") and word in said and said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
