@@ -162,8 +162,7 @@ class Trainer:
             raise UserError(f"the loss is {values['loss']} at step {step}; {REMEDY}")
         factor = self.run.factor(step - 1)
         for group in self.learner.optimizer.param_groups:
-            kind = group.get("kind", "learning_rate")
-            values[kind] = group["base_lr"] * factor
+            values[group["kind"]] = group["base_lr"] * factor
         line = (f"step {step}/{self.run.total_steps} | loss {values['loss']:.4f} | accuracy "
                 f"{100 * values['accuracy']:.1f} % | {values['tokens_per_second']:,.0f} tokens/s")
         if self.learner.groups():
