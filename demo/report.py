@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 COLUMNS = ("model", "steps", "parameters", "MLM loss", "accuracy", "of the teacher's", "tokens/s", "seconds")
 COLOURS = ("#1b6ca8", "#d1495b", "#e09f3e", "#6b8f71", "#7d5ba6")
-STYLES = (("-", COLOURS[2]), ("--", COLOURS[3]), (":", COLOURS[4]), ("-", COLOURS[0]))
+STYLES = (("-", COLOURS[2]), ("--", COLOURS[2]), ("-", COLOURS[0]))
 
 
 class Row(NamedTuple):
@@ -66,7 +66,7 @@ def plot(path: Path, losses: Mapping[str, Sequence[tuple[int, float]]],
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 6), layout="constrained")
     for (name, curve), colour in zip(losses.items(), COLOURS):
@@ -80,6 +80,7 @@ def plot(path: Path, losses: Mapping[str, Sequence[tuple[int, float]]],
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.set_xlim(left=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
     figure.suptitle(title)

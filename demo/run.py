@@ -25,7 +25,7 @@ from uer.errors import run_script
 
 BATCH = 16
 STEPS = {True: (200, 100), False: (100, 50)}  # of teacher and students, with fast bfloat16 and without
-REPORT_STEPS = 10
+REPORT_STEPS = 5
 CALIBRATION_BATCHES = 8  # of 16 × 128 tokens
 MERGED = re.compile(r"merged against the trained model as it is: ([\d.e+-]+\d)")
 CALIBRATED = ["--compactor_init", "calibrated", "--calibration_batches", str(CALIBRATION_BATCHES),
@@ -210,8 +210,7 @@ class Demo:
         curves = {}
         published = self.runs["WID dim, published start"]
         for label, key, full in (("hidden states, attention", "kept/hidden", self.teacher.hidden_size),
-                                 ("feed-forward", "kept/ffn.0", self.teacher.feedforward_size),
-                                 ("MLM head", "kept/mlm", self.teacher.hidden_size)):
+                                 ("feed-forward, MLM head", "kept/ffn.0", self.teacher.feedforward_size)):
             curves[f"published start: {label}"] = [(0, 1.0), *self._curve(published, key, full)]
         calibrated = self._curve(self.runs["WID dim, calibrated, trained"], "kept/hidden", self.teacher.hidden_size)
         curves["calibrated: all"] = [(0, calibrated[0][1]), *calibrated]

@@ -1,0 +1,210 @@
+"""The trainer through pretrain.py's own entry: resume, several processes, reports, what is trained and what is not."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from corpora import TOKENS, random_corpus, write_vocab
+
+from uer.checkpoint import load_checkpoint
+from uer.config import ModelConfig, parse_with_config
+from uer.data.builder import build_dataset
+from uer.data.options import preprocess_parser
+from uer.errors import UserError
+from uer.formats.export import save_uer
+from uer.models.build import from_scratch
+from uer.opts import pretrain_parser
+from uer.pretraining import pretrain
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ModelConfig(hidden_size=32, layers_num=2, heads_num=2, feedforward_size=64, max_seq_length=32)
+WID = ["--weight_squeeze", "--target_dim", "16", "--mask_path", "masks.txt", "--learning_rate", "1e-3",
+       "--compactor_learning_rate", "1e-3"]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """A folder with vocabulary, config, teacher, a dynamic and a static dataset; not to be written to."""
+    folder = tmp_path_factory.mktemp("bench")
+    write_vocab(folder)
+    (folder / "config.json").write_text(CONFIG.to_json())
+    save_uer(folder / "teacher.bin", from_scratch(CONFIG, len(TOKENS), seed=1).state_dict())
+    for seed, name, masking in ((1, "dynamic.pt", ["--dynamic_masking"]), (1, "static.pt", ["--dup_factor", "1"]),
+                                (2, "dev.pt", ["--dup_factor", "1"])):
+        (folder / "corpus.txt").write_text(random_corpus(seed, 60), encoding="utf-8")
+        build_dataset(preprocess_parser().parse_args(
+            ["--corpus_path", f"{folder}/corpus.txt", "--vocab_path", f"{folder}/vocab.txt", "--dataset_path",
+             f"{folder}/{name}", "--seq_length", "32", *masking]))
+    return folder
+
+
+def options(bench: Path, *more, dataset: str = "dynamic.pt", teacher: bool = True, **changed) -> list[str]:
+    """A command line of pretrain.py that writes to the current folder."""
+    values = {"dataset_path": bench / dataset, "vocab_path": bench / "vocab.txt", "config_path": bench / "config.json",
+              "pretrained_model_path": bench / "teacher.bin" if teacher else None, "output_model_path": "model.bin",
+              "batch_size": 4, **changed}
+    return [str(word) for key, value in values.items() if value is not None for word in (f"--{key}", value)] + [*more]
+
+
+def run(words: list[str]) -> None:
+    pretrain(*parse_with_config(pretrain_parser, words))
+
+
+def reports(folder: Path, kind: str) -> list[dict]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["kind"] == kind]
+
+
+def assert_same(left, right) -> None:
+    """Equal bit for bit, whatever is nested in there."""
+    assert type(left) is type(right)
+    if isinstance(left, torch.Tensor):
+        assert left.dtype == right.dtype and torch.equal(left, right)
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_same(left[key], right[key])
+    elif isinstance(left, tuple):
+        for a, b in zip(left, right, strict=True):
+            assert_same(a, b)
+    else:
+        assert left == right
+
+
+# -- resume ------------------------------------------------------------------------------------------------------------
+
+RUNS = {
+    # masks at 6, 12, … 96; groups leave for good in several steps until about 110
+    "fade": ([*WID, "--penalty", "fade", "--w_step", "6", "--total_steps", "120"], (5, 40, 60, 115)),
+    "published": ([*WID, "--w_step", "2", "--total_steps", "30", "--compactor_mask_strategy", "head"], (10, 25)),
+    "calibrated": ([*WID, "--compactor_init", "calibrated", "--calibration_batches", "2", "--total_steps", "10"], (5,)),
+    "student": ([*WID[:-2], "--compactor_init", "calibrated", "--calibration_batches", "2", "--total_steps", "10",
+                 "--train", "student"], (5,)),
+    "soft labels": ([*WID, "--penalty", "fade", "--total_steps", "10", "--soft_targets_weight", "0.5"], (5,)),
+    "plain": (["--total_steps", "10", "--learning_rate", "1e-3"], (5,)),
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_resume_equals_the_uninterrupted_run(bench, tmp_path, monkeypatch, kind):
+    more, steps = RUNS[kind]
+    words = options(bench, *more, accumulation_steps=2, save_checkpoint_steps=5, report_steps=5, tb_path="logs")
+    (tmp_path / "whole").mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    run(words)
+    total = int(more[more.index("--total_steps") + 1])
+    whole = load_checkpoint(Path(f"model.bin-{total}"))
+    losses = {entry["step"]: entry["loss"] for entry in reports(Path("logs"), "train")}
+    for step in steps:
+        (tmp_path / f"from{step}").mkdir()
+        for ending in ("", ".json", ".resume"):
+            shutil.copy(f"../whole/model.bin-{step}{ending}", tmp_path / f"from{step}")
+        if Path("../whole/masks.txt").exists():
+            shutil.copy("../whole/masks.txt", tmp_path / f"from{step}")
+        monkeypatch.chdir(tmp_path / f"from{step}")
+        run([*words, "--resume"])
+        assert_same(load_checkpoint(Path(f"model.bin-{total}")), whole)
+        again = {entry["step"]: entry["loss"] for entry in reports(Path("logs"), "train")}
+        assert again == {at: loss for at, loss in losses.items() if at > step}
+        if Path("masks.txt").exists():
+            assert Path("masks.txt").read_text() == Path("../whole/masks.txt").read_text()
+
+
+def test_the_run_with_fade_covers_every_phase(bench, tmp_path, monkeypatch):
+    """Before the schedule, inside it, between squeezes, after the last: what the resumes above rest on."""
+    monkeypatch.chdir(tmp_path)
+    more, steps = RUNS["fade"]
+    run(options(bench, *more, accumulation_steps=2, report_steps=5, tb_path="logs"))
+    left = [entry["step"] for entry in reports(Path("logs"), "squeeze")]
+    kept = {entry["step"]: entry["kept/hidden"] for entry in reports(Path("logs"), "train")}
+    assert kept[5] == 32 > kept[40] > kept[60] == 16
+    assert 40 < left[0] <= 60 < left[-1] <= 115 and sorted(steps) == list(steps)
+    for entry in reports(Path("logs"), "squeeze"):
+        assert entry["loss_after"] == pytest.approx(entry["loss_before"], rel=1e-3)
+
+
+def test_resume_refuses_another_run(bench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(options(bench, *WID, total_steps=1))
+    with pytest.raises(UserError, match=r"target_dim 16 there, 8 here"):
+        run(options(bench, *[word.replace("16", "8") for word in WID], "--resume", total_steps=2))
+
+
+# -- several processes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [[*WID, "--penalty", "fade", "--w_step", "1"]])
+def test_two_processes_equal_one_with_twice_the_batch(bench, tmp_path, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
+    more = [*more, "--total_steps", "24", "--report_steps", "4", "--tb_path"]
+    run(options(bench, *more, "one", dataset="static.pt", batch_size=8, dropout=0))
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    words = options(bench, *more, "two", "--gpu_ranks", "0", "1", dataset="static.pt", batch_size=4, dropout=0,
+                    world_size=2, master_ip=f"tcp://localhost:{port}", output_model_path="two.bin")
+    done = subprocess.run([sys.executable, str(ROOT / "pretrain.py"), *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for one, two in zip(reports(Path("one"), "train"), reports(Path("two"), "train"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-6) and two["accuracy"] == one["accuracy"]
+    one, two = load_checkpoint(Path("model.bin-24")), load_checkpoint(Path("two.bin-24"))
+    assert two[1]["squeezed"] == one[1]["squeezed"]
+    assert_same(two[2]["keep"], one[2]["keep"])
+
+
+# -- what is trained, what is told -------------------------------------------------------------------------------------
+
+
+def test_comp_only_leaves_the_teacher_alone(bench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(options(bench, *WID, "--comp_only", total_steps=3, w_step=1))
+    teacher = torch.load(bench / "teacher.bin", weights_only=True)
+    trained, _, _ = load_checkpoint(Path("model.bin-3"))
+    assert_same({name: trained[name] for name in teacher}, teacher)
+    compactors = [tensor for name, tensor in trained.items() if "compactor" in name]
+    assert compactors and all(not torch.equal(tensor, torch.eye(len(tensor))) for tensor in compactors)
+
+
+def test_a_plain_run_from_scratch_learns_and_reports(bench, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run(options(bench, teacher=False, total_steps=60, learning_rate=3e-3, batch_size=16, report_steps=10, eval_steps=20,
+                dev_path=bench / "dev.pt", tb_path="logs", log_path="log/run.log"))
+    train, dev = reports(Path("logs"), "train"), reports(Path("logs"), "dev")
+    assert [entry["step"] for entry in train] == [10, 20, 30, 40, 50, 60] and [e["step"] for e in dev] == [20, 40, 60]
+    assert train[-1]["loss"] < train[0]["loss"] - 0.5 and dev[-1]["loss"] < dev[0]["loss"]
+    assert all(entry["tokens_per_second"] > 0 and 0 <= entry["accuracy"] <= 1 for entry in train)
+    printed = capsys.readouterr().out
+    assert "from scratch" in printed and f"held-out loss {dev[-1]['loss']:.4f}" in printed
+    log = Path("log/run.log").read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in log] == printed.splitlines()
+
+
+def test_tensorboard_gets_every_number(bench, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.chdir(tmp_path)
+    run(options(bench, *WID[:-1], "2.5e-4", total_steps=4, w_step=2, report_steps=2, dev_path=bench / "dev.pt",
+                tb_path="logs"))
+    board = EventAccumulator("logs").Reload()
+    assert {"train/loss", "train/accuracy", "train/learning_rate", "train/compactor_learning_rate",
+            "train/kept/hidden", "train/kept/attention.0", "train/kept/ffn.1", "train/kept/mlm", "train/tokens_per_second",
+            "train/largest_dropped", "dev/loss", "dev/accuracy"} <= set(board.Tags()["scalars"])
+    last = reports(Path("logs"), "train")[-1]
+    assert last["learning_rate"] == 4 * last["compactor_learning_rate"] > 0
+    kept = [(event.step, int(event.value)) for event in board.Scalars("train/kept/ffn.1")]
+    assert kept == [(entry["step"], entry["kept/ffn.1"]) for entry in reports(Path("logs"), "train")]
+
+
+@pytest.mark.parametrize("saves", [1, 50])
+def test_a_loss_that_is_no_number_ends_the_run(bench, tmp_path, monkeypatch, saves):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"(loss is (nan|inf)|weights are no finite numbers).* at step \d+; a smaller "):
+        run(options(bench, total_steps=20, learning_rate=1e30, warmup=0, save_checkpoint_steps=saves))
+    for path in tmp_path.glob("model.bin-*"):
+        if path.suffix not in (".json", ".resume"):
+            load_checkpoint(path)  # a checkpoint that is there can be used
