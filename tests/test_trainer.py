@@ -193,7 +193,8 @@ def test_tensorboard_gets_every_number(bench, tmp_path, monkeypatch):
     board = EventAccumulator("logs").Reload()
     assert {"train/loss", "train/accuracy", "train/learning_rate", "train/compactor_learning_rate",
             "train/kept/hidden", "train/kept/attention.0", "train/kept/ffn.1", "train/kept/mlm",
-            "train/tokens_per_second", "train/largest_dropped", "dev/loss", "dev/accuracy"} <= set(board.Tags()["scalars"])
+            "train/tokens_per_second", "train/largest_dropped", "dev/loss",
+            "dev/accuracy"} <= set(board.Tags()["scalars"])
     last = reports(Path("logs"), "train")[-1]
     assert last["learning_rate"] == 4 * last["compactor_learning_rate"] > 0
     kept = [(event.step, int(event.value)) for event in board.Scalars("train/kept/ffn.1")]
