@@ -32,13 +32,14 @@ import torch
 import torch.nn.functional as F
 
 from uer.config import ModelConfig
-from uer.models.bert import Bert, initialise, mlm_loss
+from uer.models.bert import Bert, initialise
 from uer.models.sizes import BertSizes
 from uer.optimizers import AdamW, parameter_groups
 from uer.squeeze.groups import FREE_INTERVALS, INTERVALS_PER_HEAD, build_groups
 from uer.squeeze.learner import WidLearner
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import Penalty, build_penalty
+from uer.targets.vocabulary_loss import vocabulary_loss
 
 PHASES = ("activations", "composed", "squeezed", "plain")
 STEPS_PER_TURN = {"activations": 1, "composed": 1, "squeezed": 3, "plain": 3}
@@ -122,8 +123,9 @@ class Sandwich:
         return norms.layer_norm_2(x + self.linear(inner, f"{ffn}.linear_2", f"{ffn}.linear_2_left_compactor",
                                                   f"{ffn}.linear_2_right_compactor"))
 
-    def __call__(self, src: torch.Tensor, seg: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Logits of the positions to predict: [n, vocab]."""
+    def loss(self, src: torch.Tensor, seg: torch.Tensor, positions: torch.Tensor,
+             labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Bert.loss`."""
         p = self.p
         word, position, segment = (p[f"embedding.{kind}_embedding.weight"] for kind in ("word", "position", "segment"))
         x = F.embedding(src, word) + position[: src.shape[1]] + F.embedding(seg, segment)
@@ -134,7 +136,7 @@ class Sandwich:
         x = F.gelu(self.linear(x, "target.mlm_linear_1", "target.mlm_linear_1_left_compactor",
                                "target.mlm_linear_1_right_compactor"))
         x = F.linear(self.norms.target.layer_norm(x), p["target.mlm_linear_2_left_compactor.weight"])
-        return F.linear(x, p["target.mlm_linear_2.weight"], p["target.mlm_linear_2.bias"])
+        return vocabulary_loss(x, p["target.mlm_linear_2.weight"], p["target.mlm_linear_2.bias"], labels)
 
 
 def masked_master(args: argparse.Namespace) -> tuple[Master, AdamW, Penalty]:
@@ -160,7 +162,7 @@ def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], fl
         plain_optimizer = AdamW(parameter_groups(model.named_parameters(), LEARNING_RATE))
 
         def plain_step() -> float:
-            loss = mlm_loss(model(src, seg, positions, padded=False), labels)[0] / len(labels)
+            loss = model.loss(src, seg, positions, labels, padded=False)[0] / len(labels)
             loss.backward()
             plain_optimizer.set_factor(1.0)
             plain_optimizer.step()
@@ -175,7 +177,7 @@ def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], fl
         sandwich = Sandwich(master)
 
         def activations_step() -> float:
-            loss = mlm_loss(sandwich(src, seg, positions), labels)[0] / len(labels)
+            loss = sandwich.loss(src, seg, positions, labels)[0] / len(labels)
             loss.backward()
             penalty.before_update(next(step))
             optimizer.set_factor(1.0)
@@ -191,7 +193,7 @@ def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], fl
 
     def learner_step() -> float:
         learner.prepare()
-        loss = mlm_loss(learner.student(src, seg, positions, padded=False), labels)[0] / len(labels)
+        loss = learner.student.loss(src, seg, positions, labels, padded=False)[0] / len(labels)
         loss.backward()
         learner.finish(next(step), 1.0)
         return loss.item()

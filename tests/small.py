@@ -9,7 +9,7 @@ import torch
 from oracle import Batch, Oracle
 
 from uer.config import LAYERNORM_EPS, ModelConfig
-from uer.models.bert import Bert, mlm_loss
+from uer.models.bert import Bert
 from uer.models.sizes import BertSizes
 from uer.optimizers import AdamW, parameter_groups
 from uer.squeeze.groups import build_groups
@@ -127,7 +127,7 @@ class Product:
         total = 0.0
         for src, tgt, seg in batches:
             positions = (tgt.flatten() > 0).nonzero().flatten()
-            summed, _ = mlm_loss(self.learner.student(src, seg, positions), tgt.flatten()[positions])
+            summed, _ = self.learner.student.loss(src, seg, positions, tgt.flatten()[positions])
             if backward:
                 (summed / predicted).backward()
             total += summed.item()

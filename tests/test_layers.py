@@ -14,6 +14,8 @@ from uer.layers.multi_headed_attn import MultiHeadedAttention
 from uer.layers.position_ffn import ACTIVATIONS, PositionwiseFeedForward
 from uer.models.bert import Bert, initialise, mlm_loss
 from uer.optimizers import SCHEDULERS, AdamW, parameter_groups, schedule
+from uer.targets import vocabulary_loss as vocabulary_loss_module
+from uer.targets.vocabulary_loss import vocabulary_loss
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -155,6 +157,60 @@ def test_loss_is_summed_and_counts_right_predictions():
     assert loss.item() == pytest.approx(expected, rel=1e-12)
     assert right == (logits.argmax(1) == labels).sum() > 0
     assert mlm_loss(logits.bfloat16(), labels)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("elements", [1, 27, 45, 1000])  # of a slice: one row, three rows, five, all seven
+def test_vocabulary_loss_in_slices(monkeypatch: pytest.MonkeyPatch, elements: int):
+    monkeypatch.setitem(vocabulary_loss_module.SLICE, "cpu", elements)
+    inputs = [normal(7, 4), normal(9, 4, seed=1), normal(9, seed=2)]
+    labels = torch.tensor([3, 1, 4, 1, 5, 0, 8])
+    for tensor in inputs:
+        tensor.requires_grad_()
+    logits = inputs[0] @ inputs[1].T + inputs[2]
+    expected = nn.functional.cross_entropy(logits, labels, reduction="sum")
+    loss, right = vocabulary_loss(*inputs, labels)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert right == (logits.argmax(1) == labels).sum() > 0
+    for mine, theirs in zip(torch.autograd.grad(loss / 3, inputs), torch.autograd.grad(expected / 3, inputs)):
+        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
+    with torch.no_grad():
+        assert vocabulary_loss(*inputs, labels)[0].item() == loss.item()
+
+
+def test_vocabulary_loss_without_rows_and_of_unlikely_labels():
+    weight = normal(9, 4, dtype=torch.float32).requires_grad_()
+    empty, right = vocabulary_loss(torch.zeros(0, 4), weight, torch.zeros(9), torch.zeros(0, dtype=torch.long))
+    empty.backward()
+    assert empty == 0 and right == 0 and not weight.grad.any()
+    bias = torch.zeros(9).index_fill(0, torch.tensor([2]), 1e4)
+    assert vocabulary_loss(torch.zeros(1, 4), weight, bias, torch.tensor([3]))[0] == 1e4
+
+
+def test_vocabulary_loss_under_autocast():
+    features, weight, bias = (normal(*shape, seed=i, dtype=torch.float32).requires_grad_()
+                              for i, shape in enumerate(((300, 64), (50, 64), (50,))))
+    labels = torch.arange(300) % 50
+    expected = nn.functional.cross_entropy(features @ weight.T + bias, labels, reduction="sum")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, _ = vocabulary_loss(features, weight, bias, labels)
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected.item(), rel=1e-3)
+    for mine, theirs in zip(torch.autograd.grad(loss, (features, weight, bias)),
+                            torch.autograd.grad(expected, (features, weight, bias))):
+        assert mine.dtype == torch.float32 and mine.shape == theirs.shape
+        torch.testing.assert_close(mine, theirs, rtol=0.05, atol=0.02 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_the_model_s_loss_is_that_of_its_logits(projected: bool):
+    model = plain_bert(THREE_BY_8, THREE_BY_8.config(), teacher(THREE_BY_8))
+    if projected:
+        model.target.projection = nn.Parameter(normal(24, 24))
+    src, tgt, seg = batch(THREE_BY_8, 3)
+    positions = tgt.flatten().nonzero().flatten()
+    labels = tgt.flatten()[positions]
+    loss, right = model.loss(src, seg, positions, labels)
+    expected, expected_right = mlm_loss(model(src, seg, positions), labels)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12) and right == expected_right
 
 
 def test_initialise():

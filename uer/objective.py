@@ -19,6 +19,11 @@ def logits_of(model: Bert, batch: MlmBatch) -> torch.Tensor:
     return model(batch.src, batch.seg, batch.positions, batch.tokens < batch.seg.numel())
 
 
+def loss_of(model: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed cross entropy and number of right predictions of a batch."""
+    return model.loss(batch.src, batch.seg, batch.positions, batch.labels, batch.tokens < batch.seg.numel())
+
+
 class SoftTargets:
     """Soft labels: the teacher's distribution over its k most likely tokens, softened by a temperature.
 
@@ -46,12 +51,13 @@ class SoftTargets:
 
 def training_loss(student: Bert, batch: MlmBatch, soft: SoftTargets | None) -> tuple[torch.Tensor, torch.Tensor]:
     """What to run backward on, and (summed cross entropy, right predictions) to report, as float [2] without graph."""
+    if soft is None:
+        loss, correct = loss_of(student, batch)
+        return loss, torch.stack([loss.detach(), correct.to(loss.dtype)])
     logits = logits_of(student, batch)
     loss, correct = mlm_loss(logits, batch.labels)
     report = torch.stack([loss.detach(), correct.to(loss.dtype)])
-    if soft is not None:
-        loss = (1 - soft.weight) * loss + soft.weight * soft.loss(logits, batch)
-    return loss, report
+    return (1 - soft.weight) * loss + soft.weight * soft.loss(logits, batch), report
 
 
 class Evaluation(NamedTuple):
@@ -70,8 +76,7 @@ def evaluate(model: Bert, batches: Iterable[MlmBatch], device: torch.device) -> 
     sums, predicted = torch.zeros(2, dtype=torch.float64, device=device), 0
     for batch in batches:
         batch = batch.to(device)
-        logits = logits_of(model, batch)
-        loss, correct = mlm_loss(logits, batch.labels)
+        loss, correct = loss_of(model, batch)
         sums += torch.stack([loss.double(), correct.double()])
         predicted += len(batch.labels)
     model.train(training)

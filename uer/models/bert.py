@@ -52,6 +52,12 @@ class Bert(nn.Module):
             hidden = hidden.index_select(0, positions)
         return self.target(hidden)
 
+    def loss(self, src: torch.Tensor, seg: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor,
+             padded: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        """`mlm_loss` of these positions without ever holding all their logits; arguments as for `forward`."""
+        hidden = self.hidden_states(src, seg, padded).flatten(0, 1).index_select(0, positions)
+        return self.target.loss(hidden, labels)
+
     def hidden_states(self, src: torch.Tensor, seg: torch.Tensor, padded: bool = True) -> torch.Tensor:
         """The encoder's output: src, seg int [batch, seq] -> [batch, seq, hidden]"""
         mask = (seg > 0)[:, None, None, :] if padded else None  # [batch, 1, 1, seq]
@@ -74,28 +80,8 @@ def mlm_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, 
     Returns:
         loss (nats, summed over n; float32 at least), count of labels that have the largest logit; scalars.
     """
-    return SummedCrossEntropy.apply(logits, labels), (logits.detach().argmax(-1) == labels).sum()
-
-
-class SummedCrossEntropy(torch.autograd.Function):
-    """F.cross_entropy(logits, labels, reduction="sum"), float32 at least; the backward reuses the one large buffer."""
-
-    @staticmethod
-    def forward(ctx, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """logits [n, vocab], labels [n] -> scalar"""
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        log_probabilities = F.log_softmax(logits, -1, dtype=dtype)
-        ctx.save_for_backward(log_probabilities, labels)
-        ctx.dtype = logits.dtype
-        return -log_probabilities.gather(1, labels[:, None]).sum()
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """(softmax(logits) − onehot(labels)) · gradient"""
-        log_probabilities, labels = ctx.saved_tensors
-        result = log_probabilities.exp_()
-        result.scatter_add_(1, labels[:, None], result.new_full((len(labels), 1), -1.0))
-        return result.mul_(gradient).to(ctx.dtype), None
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits, labels, reduction="sum"), (logits.detach().argmax(-1) == labels).sum()
 
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:

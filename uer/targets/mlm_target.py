@@ -9,6 +9,7 @@ from torch import nn
 from uer.layers.layer_norm import LayerNorm
 from uer.layers.position_ffn import ACTIVATIONS
 from uer.models.sizes import BertSizes
+from uer.targets.vocabulary_loss import vocabulary_loss
 
 
 class MlmTarget(nn.Module):
@@ -29,11 +30,16 @@ class MlmTarget(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden [n, hidden] -> logits [n, vocab]"""
-        features = self.features(hidden)
-        if self.projection is not None:
-            features = F.linear(features, self.projection)
-        return self.mlm_linear_2(features)
+        return self.mlm_linear_2(self._projected(self.features(hidden)))
+
+    def loss(self, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """hidden [n, hidden], labels int [n] -> summed cross entropy, number of right predictions"""
+        decoder = self.mlm_linear_2
+        return vocabulary_loss(self._projected(self.features(hidden)), decoder.weight, decoder.bias, labels)
 
     def features(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What the vocabulary projection sees: hidden [n, hidden] -> [n, mlm]"""
+        """The LayerNorm's output: hidden [n, hidden] -> [n, mlm]"""
         return self.layer_norm(self.act(self.mlm_linear_1(hidden)))
+
+    def _projected(self, features: torch.Tensor) -> torch.Tensor:
+        return features if self.projection is None else F.linear(features, self.projection)
