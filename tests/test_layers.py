@@ -186,7 +186,8 @@ def test_vocabulary_loss_without_rows_and_of_unlikely_labels():
     assert vocabulary_loss(torch.zeros(1, 4), weight, bias, torch.tensor([3]))[0] == 1e4
 
 
-def test_vocabulary_loss_under_autocast():
+def test_vocabulary_loss_under_autocast(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(vocabulary_loss_module.SLICE, "cpu", 50 * 128)  # three slices
     features, weight, bias = (normal(*shape, seed=i, dtype=torch.float32).requires_grad_()
                               for i, shape in enumerate(((300, 64), (50, 64), (50,))))
     labels = torch.arange(300) % 50

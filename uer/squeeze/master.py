@@ -169,7 +169,7 @@ class Master:
 
     def compose_into(self, student: Bert) -> None:
         """Give the student the composed weights (no copy) and keep the graph for `backward`."""
-        self._composed, self._targets = [], []
+        self._composed, self._targets = [], []  # while it lives, the last graph expects gradients of its own shapes
         composed = self.compose()
         for name, parameter in student.named_parameters():
             tensor = composed[name]
@@ -215,7 +215,6 @@ class Master:
         """Drop a group's masked dimensions for good, from the compactors, the LayerNorms and the optimizer's state."""
         if group.squeezed:
             return
-        self._composed, self._targets = [], []  # a living graph would go on expecting gradients of the old shapes
         index = group.kept_index()
         group.squeezed = True
         for tensor in masked_compactors(self.config.layers_num):
