@@ -8,7 +8,8 @@
 
 All four: MLM with 15 % predicted positions selected before the vocabulary, scaled-dot-product attention, fused AdamW
 over every parameter, and (but for `plain`) the published penalty in mid-run. They take turns in one process, so that
-whatever else the machine does hits them alike; compare ratios of medians. Memory is measured in a process of its own.
+whatever else the machine does hits them alike; compare ratios of medians. On a busy machine, `--clock cpu --threads 1`
+counts what this process used instead of what passed. Memory is measured in a process of its own.
 
     python3 benchmarks/step_time.py                      # 2 layers x 768, vocabulary 30522, batch 32 x 128
     python3 benchmarks/step_time.py --batch_size 128
@@ -60,6 +61,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--strategy", choices=("dim", "head"), default="dim", help="default: dim")
     parser.add_argument("--turns", type=int, default=3, help="timed turns of each phase (default: 3)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="what to count (default: wall)")
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, help="default: all four")
     parser.add_argument("--memory_of", choices=PHASES, help="measure the memory of this phase alone and leave")
     return parser.parse_args()
@@ -245,15 +247,16 @@ def main() -> None:
     batch = random_batch(args)
     steps = {phase: build(phase, args, batch) for phase in args.phases}
     first = {phase: step() for phase, step in steps.items()}  # warm-up, and the loss at the start
+    clock = time.perf_counter if args.clock == "wall" else time.process_time
     seconds: dict[str, list[float]] = {phase: [] for phase in steps}
     for _ in range(args.turns):
         for phase, step in steps.items():
             for _ in range(STEPS_PER_TURN[phase]):
-                start = time.perf_counter()
+                start = clock()
                 step()
-                seconds[phase].append(time.perf_counter() - start)
+                seconds[phase].append(clock() - start)
     medians = {phase: statistics.median(values) for phase, values in seconds.items()}
-    print(f"{'':12} {'s / step':>9} {'speed-up':>9} {'tokens / s':>11} {'first loss':>11}")
+    print(f"{'':12} {'s / step':>9} {'speed-up':>9} {'tokens / s':>11} {'first loss':>11}   ({args.clock} clock)")
     for phase, median in medians.items():
         ratio = f"{medians['activations'] / median:8.1f}x" if "activations" in medians else f"{'-':>9}"
         print(f"{phase:12} {median:9.3f} {ratio} {args.batch_size * args.seq_length / median:11,.0f} "
