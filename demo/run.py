@@ -60,7 +60,7 @@ class Demo:
         """pretrain.py, with reports in the folder of this name."""
         precision = ["--bf16"] if self.bf16 else []
         return ["pretrain.py", "--dataset_path", self.corpus, *self.teacher.text_options(), *more,
-                "--total_steps", str(steps), "--batch_size", str(BATCH), *precision,
+                "--total_steps", str(steps), "--batch_size", str(BATCH), "--dropout", "0", *precision,
                 "--output_model_path", self.work / f"{name}.bin", "--report_steps", str(REPORT_STEPS),
                 "--tb_path", self.work / "logs" / name]
 
