@@ -91,6 +91,32 @@ def test_compactors_alone():
         assert torch.equal(product.master.parameters[name], tensor), name
 
 
+def test_spared_gradients_are_those_that_the_penalty_replaces(monkeypatch: pytest.MonkeyPatch):
+    """With all gradients computed, the same run; without, dropped entries have none and kept entries theirs."""
+    seen: list[dict[str, torch.Tensor]] = []
+    runs = []
+    for spare in (True, False):
+        product, _ = pair(THREE_BY_8, target_dim=12, strategy="dim", w_step=2, l2_lambda=20.0, **RATES)
+        backward, master = product.master.backward, product.master
+
+        def record(spare_dropped: bool, spare=spare, backward=backward, master=master) -> None:
+            backward(spare_dropped and spare)
+            seen.append({name: p.grad.clone() for name, p in master.parameters.items()})
+
+        monkeypatch.setattr(product.master, "backward", record)
+        for step in range(1, 20):
+            product.step(micro_batches(THREE_BY_8, step, 1))
+        runs.append(product.master.state_dict())
+    for name, tensor in runs[0].items():
+        torch.testing.assert_close(tensor, runs[1][name], rtol=0, atol=1e-10, msg=name)
+    name = "encoder.transformer.0.feed_forward.linear_2_left_compactor.weight"
+    spared, whole = seen[18][name], seen[19 + 18][name]
+    gone = product.groups["ffn.0"].dropped
+    assert not spared[:, gone].any() and whole[:, gone].abs().min() > 0
+    kept = product.groups["ffn.0"].kept_index()
+    torch.testing.assert_close(spared[:, kept], whole[:, kept], rtol=1e-6, atol=1e-12)
+
+
 # -- squeeze -----------------------------------------------------------------------------------------------------------
 
 TRAINED = Shape(hidden=24, heads=3, feedforward=60, vocab=30)

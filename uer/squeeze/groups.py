@@ -51,6 +51,7 @@ class MaskGroup:
     keep: torch.Tensor | None = None
     dropped: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     squeezed: bool = False
+    _kept_index: torch.Tensor | None = None  # found when masks change: finding it waits for the device
 
     @property
     def width(self) -> int:
@@ -61,6 +62,11 @@ class MaskGroup:
     def kept(self) -> int:
         """Dimensions that are not masked now."""
         return self.target if self.squeezed else self.size - len(self.dropped)
+
+    @property
+    def masked(self) -> bool:
+        """Whether some dimensions are masked and still there."""
+        return not self.squeezed and len(self.dropped) > 0
 
     @property
     def last_interval(self) -> int:
@@ -103,12 +109,13 @@ class MaskGroup:
         if changed:
             self.keep = keep
             self.dropped = (~keep).nonzero().flatten()
+            self._kept_index = keep.nonzero().flatten()
         return changed
 
     def kept_index(self) -> torch.Tensor:
         """int64 indices of the kept dimensions, ascending."""
-        assert self.keep is not None
-        return self.keep.nonzero().flatten()
+        assert self._kept_index is not None
+        return self._kept_index
 
     def mask_file_entry(self) -> list[int]:
         """The dropped dimensions as the mask file has them: indices, or block numbers where whole blocks leave."""

@@ -60,8 +60,8 @@ class WidLearner:
         Returns:
             whether masks changed.
         """
-        self.master.backward()
         changed = step % self.w_step == 0 and self.update_masks(step)
+        self.master.backward(spare_dropped=step > self.w_step)  # from then on the penalty replaces these gradients
         self.penalty.before_update(step)
         self.optimizer.set_factor(factor)
         self.optimizer.step()

@@ -17,6 +17,7 @@ from torch import nn
 from uer.config import ModelConfig
 from uer.models.bert import Bert
 from uer.models.sizes import BertSizes, LayerSizes
+from uer.squeeze.composition import effective
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.wiring import (
     EMBEDDING_COMPACTOR,
@@ -58,6 +59,7 @@ class Master:
                 self.parameters[name] = nn.Parameter(torch.eye(size, dtype=like.dtype, device=like.device))
         self._composed: list[torch.Tensor] = []
         self._targets: list[nn.Parameter] = []
+        self._spare = False
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -101,11 +103,10 @@ class Master:
         """Let the student's LayerNorms count the kept dimensions only, where a group is masked and not squeezed."""
         for name in ("hidden", "mlm"):
             group = self.groups[name]
-            masked = group.keep is not None and not group.squeezed and len(group.dropped) > 0
             like = self.parameters[EMBEDDING_TABLES[0]]
-            keep = group.keep.to(like.device, like.dtype) if masked and group.keep is not None else None
+            keep = group.keep.to(like.device, like.dtype) if group.masked and group.keep is not None else None
             for norm in student.layer_norms(hidden=name == "hidden"):
-                norm.set_keep(keep, group.kept if masked else group.width)
+                norm.set_keep(keep, group.kept if group.masked else group.width)
 
     def compose(self, multiply_out: bool = False) -> dict[str, torch.Tensor]:
         """The student's parameters by name, with their autograd graph.
@@ -128,17 +129,20 @@ class Master:
     def _compose_linear(self, linear: WrappedLinear) -> tuple[torch.Tensor, torch.Tensor]:
         assert linear.right and linear.leaves
         p = self.parameters
-        rows, weight, columns = p[f"{linear.right}.weight"], p[f"{linear.name}.weight"], p[f"{linear.left}.weight"]
-        bias = rows @ p[f"{linear.name}.bias"]
-        out, inner = rows.shape
-        rows_first = out * weight.shape[1] * (inner + columns.shape[1])
-        columns_first = inner * columns.shape[1] * (weight.shape[1] + out)
-        product = (rows @ weight) @ columns if rows_first <= columns_first else rows @ (weight @ columns)
+        product, bias = effective(p[f"{linear.right}.weight"], p[f"{linear.name}.weight"], p[f"{linear.left}.weight"],
+                                  p[f"{linear.name}.bias"], lambda: self._wanted(linear))
         if linear.is_query:
             scale = self.query_scale(self.groups[linear.leaves])
             if scale != 1:
                 product, bias = product * scale, bias * scale
         return product, bias
+
+    def _wanted(self, linear: WrappedLinear) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Rows of R and columns of C whose gradient the running `backward` is to find."""
+        assert linear.leaves
+        leaves, enters = self.groups[linear.leaves], self.groups[linear.enters]
+        return (leaves.kept_index() if self._spare and leaves.masked else None,
+                enters.kept_index() if self._spare and enters.masked else None)
 
     def query_scale(self, attention: MaskGroup) -> float:
         """√(new / old) head size: what a plain student's own attention scale needs the query multiplied by."""
@@ -179,8 +183,14 @@ class Master:
                 self._composed.append(tensor)
                 self._targets.append(parameter)
 
-    def backward(self) -> None:
-        """Carry the gradients of the student given to `compose_into` on to the master's parameters."""
+    def backward(self, spare_dropped: bool = False) -> None:
+        """Carry the gradients of the student given to `compose_into` on to the master's parameters.
+
+        Args:
+            spare_dropped: leave the gradients of dropped entries of the encoder's compactors at 0, for a penalty that
+                replaces them.
+        """
+        self._spare = spare_dropped
         pairs = [(tensor, parameter.grad) for tensor, parameter in zip(self._composed, self._targets)
                  if parameter.grad is not None]
         composed = [(tensor, gradient) for tensor, gradient in pairs if not tensor.is_leaf]

@@ -1,0 +1,75 @@
+"""Effective weight and bias of a linear with its compactors, and their gradients.
+
+    W̃ = R W C        b̃ = R b
+
+    dR = dW̃ (W C)ᵀ + db̃ bᵀ        dW = Rᵀ dW̃ Cᵀ        dC = (R W)ᵀ dW̃        db = Rᵀ db̃
+
+The order of the two products is the one that costs less. Autograd would do the same, but for two things: the bias needs
+no pass of its own over dR, and rows of dR and columns of dC that nobody wants are left out (they are 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+Wanted = Callable[[], tuple[torch.Tensor | None, torch.Tensor | None]]
+
+
+def effective(rows: torch.Tensor, weight: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor,
+              wanted: Wanted = lambda: (None, None)) -> tuple[torch.Tensor, torch.Tensor]:
+    """R W C and R b.
+
+    Args:
+        rows, weight, columns: R [out now, out], W [out, in], C [in, in now].
+        bias: b [out].
+        wanted: asked in the backward pass for the rows of dR and the columns of dC to find: int64 indices, None = all.
+    """
+    return _Effective.apply(rows, weight, columns, bias, wanted)
+
+
+class _Effective(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: torch.Tensor, weight: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor,
+                wanted: Wanted) -> tuple[torch.Tensor, torch.Tensor]:
+        (now, out), (size, now_in) = rows.shape, columns.shape
+        ctx.rows_first = now * size * (out + now_in) <= out * now_in * (size + now)
+        inner = rows @ weight if ctx.rows_first else weight @ columns
+        ctx.save_for_backward(rows, weight, columns, bias, inner)
+        ctx.wanted = wanted
+        return inner @ columns if ctx.rows_first else rows @ inner, rows @ bias
+
+    @staticmethod
+    def backward(ctx, d_product: torch.Tensor, d_offset: torch.Tensor):
+        rows, weight, columns, bias, inner = ctx.saved_tensors
+        needs_rows, needs_weight, needs_columns, needs_bias, _ = ctx.needs_input_grad
+        some_rows, some_columns = ctx.wanted()
+        if ctx.rows_first:  # inner = R W
+            d_inner = d_product @ columns.t()
+            for_rows, by_rows, for_columns, by_columns = d_inner, weight, d_product, inner
+            d_weight = rows.t() @ d_inner if needs_weight else None
+        else:  # inner = W C
+            d_inner = rows.t() @ d_product
+            for_rows, by_rows, for_columns, by_columns = d_product, inner, d_inner, weight
+            d_weight = d_inner @ columns.t() if needs_weight else None
+        d_rows = _row_gradient(for_rows, by_rows, d_offset, bias, some_rows) if needs_rows else None
+        d_columns = _column_gradient(by_columns, for_columns, some_columns) if needs_columns else None
+        return d_rows, d_weight, d_columns, rows.t() @ d_offset if needs_bias else None, None
+
+
+def _row_gradient(gradient: torch.Tensor, factor: torch.Tensor, d_offset: torch.Tensor, bias: torch.Tensor,
+                  some: torch.Tensor | None) -> torch.Tensor:
+    """gradient @ factorᵀ + d_offset biasᵀ, in the rows `some`."""
+    if some is None:
+        return torch.addmm(torch.outer(d_offset, bias), gradient, factor.t())
+    part = torch.addmm(torch.outer(d_offset[some], bias), gradient[some], factor.t())
+    return part.new_zeros(len(gradient), part.shape[1]).index_copy_(0, some, part)
+
+
+def _column_gradient(factor: torch.Tensor, gradient: torch.Tensor, some: torch.Tensor | None) -> torch.Tensor:
+    """factorᵀ @ gradient, in the columns `some`."""
+    if some is None:
+        return factor.t() @ gradient
+    part = gradient[:, some].t() @ factor  # transposed, so that rows are put back, which is quicker than columns
+    return part.new_zeros(gradient.shape[1], part.shape[1]).index_copy_(0, some, part).t()
