@@ -22,11 +22,13 @@ def run(steps: int) -> None:
                 assert (product.groups[name].keep.numpy() == keep[step // 5 - 1]).all(), f"mask of {name}, step {step}"
 
 
+@pytest.mark.usefixtures("all_threads")
 def test_the_first_twelve_steps():
     run(12)
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("all_threads")
 @pytest.mark.timeout(3600)
 def test_all_steps():
     run(160)

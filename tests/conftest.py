@@ -1,0 +1,17 @@
+"""One thread: the models here are so small that a second one only waits for the first. The golden run takes them all."""
+
+import os
+
+import pytest
+import torch
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the scripts that tests start
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def all_threads():
+    """As many threads as the machine has cores, for the length of a test."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(1)
