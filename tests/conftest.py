@@ -1,4 +1,4 @@
-"""One thread: the models here are so small that a second one only waits for the first. The golden run takes them all."""
+"""One thread: models as small as these only wait for a second one. The golden run takes all threads."""
 
 import os
 
