@@ -54,8 +54,8 @@ def main() -> None:
     calibration = calibrate(config, teacher, groups, random_batches(30522), progress)
     seconds = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{args.layers_num} × 768 to {args.target_dim} ({args.compactor_mask_strategy}), {calibration.tokens:,} tokens, "
-          f"{args.threads} threads, torch {torch.__version__}: {seconds:.0f} s, peak memory {peak:.1f} GiB")
+    print(f"{args.layers_num} × 768 to {args.target_dim} ({args.compactor_mask_strategy}), {calibration.tokens:,} "
+          f"tokens, {args.threads} threads, torch {torch.__version__}: {seconds:.0f} s, peak memory {peak:.1f} GiB")
 
 
 if __name__ == "__main__":
