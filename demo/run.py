@@ -24,7 +24,7 @@ from demo.setting import Teacher, bfloat16_pays, find_teacher
 from uer.errors import run_script
 
 BATCH = 16
-STEPS = {True: (200, 100), False: (100, 50)}  # of teacher and students, with fast bfloat16 and without
+STEPS = {True: (200, 100), False: (80, 40)}  # of teacher and students, with fast bfloat16 and without
 REPORT_STEPS = 5
 CALIBRATION_BATCHES = 8  # of 16 × 128 tokens
 MERGED = re.compile(r"merged against the trained model as it is: ([\d.e+-]+\d)")
@@ -228,6 +228,7 @@ def parser() -> argparse.ArgumentParser:
                      help="its vocabulary, where there is none beside it (default: $VOCAB)")
     out.add_argument("--work_path", default="demo/work", type=Path, metavar="DIR",
                      help="folder of all files, within the repository or absolute (default: demo/work)")
+    out.add_argument("--float32", action="store_true", help="do not use bfloat16 even where it is faster")
     out.add_argument("--share", type=float, default=1.0, metavar="X", help=argparse.SUPPRESS)
     return out
 
@@ -241,10 +242,10 @@ def main() -> None:
           f"Ctrl-C stops it; `make demo` then goes on where it stopped.")
     with work_folder(ROOT / args.work_path) as lock:
         teacher = find_teacher(args.teacher, args.config_path, args.vocab_path)
-        bf16 = bfloat16_pays()
+        bf16 = bfloat16_pays() and not args.float32
         steps = [max(20, round(count * args.share)) for count in STEPS[bf16]]
         if not bf16:
-            print(f"That is slow, so steps are fewer: {steps[0]} for the teacher, {steps[1]} for each student.")
+            print(f"float32 is slow, so steps are fewer: {steps[0]} for the teacher, {steps[1]} for each student.")
         runner = Runner(ROOT / args.work_path, fingerprint([Path(teacher.path)]), lock)
         demo = Demo(args.work_path, runner, teacher, (steps[0], steps[1]), bf16)
         demo.text()

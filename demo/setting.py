@@ -112,5 +112,5 @@ def bfloat16_pays(say: Callable[[str], object] = print) -> bool:
         best[dtype] = 1000 * min(times)
     pays = torch.cuda.is_available() or best[torch.float32] > 1.5 * best[torch.bfloat16]
     say(f"A matrix product takes {best[torch.float32]:.1f} ms in float32 and {best[torch.bfloat16]:.1f} ms in bfloat16 "
-        f"on this machine's processor, so the demo runs in {'bfloat16 (--bf16)' if pays else 'float32'}.")
+        f"on this machine's processor: {'bfloat16 (--bf16)' if pays else 'float32'} is the choice.")
     return pays
