@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from corpora import TOKENS, write_vocab
 from small import THREE_BY_8, teacher
 
 from demo import runner
@@ -18,8 +19,9 @@ from demo.harvest import docstrings, documents, harvest, held_out, paragraphs, w
 from demo.picking import pick
 from demo.report import Row, plot, read_metrics, table
 from demo.runner import Runner, empty, shown, work_folder
-from demo.setting import Teacher
+from demo.setting import Teacher, find_teacher
 from uer.errors import UserError
+from uer.formats.export import save_uer
 from uer.models.build import from_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,6 +121,27 @@ def test_half_of_a_teacher(hidden, heads, dim, head):
     assert (found.half("dim"), found.half("head")) == (dim, head)
     with pytest.raises(UserError, match="cannot be halved"):
         Teacher("x", None, "v", True, 64, 1, 256, False).half("head")
+
+
+def test_teachers_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config, weights = THREE_BY_8.config(), teacher(THREE_BY_8)
+    save_uer("mine.bin", weights)
+    with pytest.raises(UserError, match=r"no vocab\.txt beside it"):
+        (tmp_path / "mine_config.json").write_text(config.to_json())
+        find_teacher("mine.bin", None, None)
+    vocab = write_vocab(tmp_path, TOKENS).rename(tmp_path / "mine_vocab.txt")
+    found = find_teacher("mine.bin", None, None)
+    assert found == Teacher(str(tmp_path / "mine.bin"), None, str(vocab), False, 24, 3, 72, False)
+    assert found.text_options() == ["--vocab_path", str(vocab), "--cased"]
+    lower = write_vocab(tmp_path, [token.lower() if token[0] != "[" else token for token in TOKENS])
+    found = find_teacher("mine.bin", "mine_config.json", "vocab.txt")
+    assert found.model_options()[2:] == ["--config_path", str(tmp_path / "mine_config.json")]
+    assert found.text_options() == ["--vocab_path", str(lower)]
+    save_uer("headless.bin", {name: tensor for name, tensor in weights.items() if not name.startswith("target.")})
+    assert find_teacher("headless.bin", "mine_config.json", "vocab.txt").needs_head
+    with pytest.raises(UserError, match="absent: no such file"):
+        find_teacher("absent", None, None)
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
