@@ -20,11 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo.report import Row, plot, read_metrics, table
 from demo.runner import ROOT, Runner, end_on_sigterm, fingerprint, say_heading, work_folder
-from demo.setting import Teacher, bfloat16_pays, find_teacher
+from demo.setting import Teacher, find_teacher, measure_speed
 from uer.errors import run_script
 
 BATCH = 16
-STEPS = {True: (200, 100), False: (80, 40)}  # of teacher and students, with fast bfloat16 and without
 REPORT_STEPS = 5
 CALIBRATION_BATCHES = 8  # of 16 × 128 tokens
 MERGED = re.compile(r"merged against the trained model as it is: ([\d.e+-]+\d)")
@@ -239,15 +238,14 @@ def main() -> None:
     end_on_sigterm()
     begun = time.perf_counter()
     print(f"The demo makes small students of a BERT and compares them. Everything goes to {args.work_path}.\n"
-          f"Ctrl-C stops it; `make demo` then goes on where it stopped.")
+          f"Ctrl-C stops it; `make demo` then goes on where it stopped. Every command is shown and can be pasted in\n"
+          f"{ROOT}, after  . .venv/bin/activate")
     with work_folder(ROOT / args.work_path) as lock:
         teacher = find_teacher(args.teacher, args.config_path, args.vocab_path)
-        bf16 = bfloat16_pays() and not args.float32
-        steps = [max(20, round(count * args.share)) for count in STEPS[bf16]]
-        if not bf16:
-            print(f"float32 is slow, so steps are fewer: {steps[0]} for the teacher, {steps[1]} for each student.")
+        speed = measure_speed(args.float32)
+        steps = [max(20, round(count * args.share)) for count in speed.steps()]
         runner = Runner(ROOT / args.work_path, fingerprint([Path(teacher.path)]), lock)
-        demo = Demo(args.work_path, runner, teacher, (steps[0], steps[1]), bf16)
+        demo = Demo(args.work_path, runner, teacher, (steps[0], steps[1]), speed.bf16)
         demo.text()
         demo.students(demo.adapted_teacher())
         text = demo.results(runner.before + time.perf_counter() - begun)

