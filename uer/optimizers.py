@@ -26,15 +26,16 @@ class AdamW(torch.optim.AdamW):
 
     Args:
         groups: dicts with `params`, `lr` and `weight_decay`.
+        bias_correction: divide m by 1 − β₁ᵗ and v by 1 − β₂ᵗ after all.
     """
 
-    def __init__(self, groups: Iterable[dict]):
+    def __init__(self, groups: Iterable[dict], bias_correction: bool = False):
         super().__init__(list(groups), betas=BETAS, eps=EPS, fused=True)
         for group in self.param_groups:
             group["base_lr"], group["base_decay"] = group["lr"], group["weight_decay"]
             for parameter in group["params"]:
                 self.state[parameter] = {
-                    "step": torch.tensor(LONG_AGO, device=parameter.device),
+                    "step": torch.tensor(0.0 if bias_correction else LONG_AGO, device=parameter.device),
                     "exp_avg": torch.zeros_like(parameter),
                     "exp_avg_sq": torch.zeros_like(parameter),
                 }

@@ -17,8 +17,9 @@ HEAD_SIZE = 64  # of every BERT that Google published
 LAYER = re.compile(r"encoder\.transformer\.(\d+)\.")
 WORDS, POSITIONS, SEGMENTS = (f"embedding.{kind}_embedding.weight" for kind in ("word", "position", "segment"))
 DECODER = "target.mlm_linear_2.weight"
-NSP_HEAD = ("target.nsp_linear_1.weight", "target.nsp_linear_1.bias",
-            "target.nsp_linear_2.weight", "target.nsp_linear_2.bias")
+POOLER = ("target.nsp_linear_1.weight", "target.nsp_linear_1.bias")
+NSP_HEAD = (*POOLER, "target.nsp_linear_2.weight", "target.nsp_linear_2.bias")
+HEAD = "target."
 
 
 def expected_shapes(sizes: BertSizes, config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -72,16 +73,17 @@ def fits_vocabulary(rows: int, vocab_size: int) -> bool:
 
 
 def tensor_problems(tensors: Mapping[str, torch.Tensor], config: ModelConfig,
-                    spelled: Callable[[str], str] = str) -> list[str]:
+                    spelled: Callable[[str], str] = str, encoder_only: bool = False) -> list[str]:
     """Every missing, unexpected or misshapen tensor of a BERT of this config, in words; empty if all is well.
 
-    `spelled` turns a published name into what the user's file calls it.
+    `spelled` turns a published name into what the user's file calls it. `encoder_only`: a BERT without MLM head.
     """
     absent = [spelled(name) for name in (WORDS, POSITIONS, SEGMENTS)
               if name not in tensors or tensors[name].dim() != 2]
     if absent:
         return [f"missing: {shortened(absent)}"]
-    shapes = expected_shapes(sizes_of(config, **table_sizes(tensors)), config)
+    shapes = {name: shape for name, shape in expected_shapes(sizes_of(config, **table_sizes(tensors)), config).items()
+              if not (encoder_only and name.startswith(HEAD))}
     missing = [spelled(name) for name in shapes if name not in tensors]
     unexpected = [spelled(name) for name in tensors if name not in shapes]
     misshapen = [f"{spelled(name)} is {list(tensors[name].shape)} instead of {list(shape)}"

@@ -54,7 +54,7 @@ class LoadedModel:
 
 
 def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int | None,
-               allow_missing_head: bool = False, seed: int = 0) -> LoadedModel:
+               allow_missing_head: bool = False, seed: int = 0, encoder_only: bool = False) -> LoadedModel:
     """Load a BERT, whatever its format.
 
     Args:
@@ -63,6 +63,7 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
         vocab_size: tokens of the vocabulary it is to be used with; None: not checked.
         allow_missing_head: make an MLM head where the file has none.
         seed: of the noise in such a head.
+        encoder_only: leave the MLM head out, whether the file has one or not.
     Raises:
         UserError: anything wrong with the file, all of it in one message.
     """
@@ -80,12 +81,15 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
     model.weights = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
                      for name, tensor in model.weights.items()}
     problems = shapes.disagreements(model.config, model.weights, vocab_size)
+    if encoder_only:
+        model.weights = {name: tensor for name, tensor in model.weights.items() if not name.startswith(shapes.HEAD)}
     if not problems:
-        _complete_head(model, allow_missing_head, seed)
+        if not encoder_only:
+            _complete_head(model, allow_missing_head, seed)
         spelled = their_name if model.source == "huggingface" else str
-        problems = shapes.tensor_problems(model.weights, model.config, spelled)
+        problems = shapes.tensor_problems(model.weights, model.config, spelled, encoder_only)
     if problems:
-        raise UserError(f"{where}: " + "; ".join(problems) + _hint(model.weights))
+        raise UserError(f"{where}: " + "; ".join(problems) + ("" if encoder_only else _hint(model.weights)))
     if vocab_size is not None and len(model.weights[shapes.WORDS]) > vocab_size:
         model.notes.append(f"{len(model.weights[shapes.WORDS]) - vocab_size} word embeddings belong to no token")
     return model
@@ -266,7 +270,7 @@ def _take_extras(model: LoadedModel) -> None:
         if name in model.weights:
             model.extras[name] = model.weights.pop(name)
     if model.extras:
-        model.notes.append("pooler or next-sentence head present, not used in training")
+        model.notes.append("pooler or next-sentence head present: masked language modelling does not train it")
 
 
 def _complete_head(model: LoadedModel, allowed: bool, seed: int) -> None:

@@ -1,0 +1,86 @@
+"""Texts to token ids, token ids to padded batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from uer.finetuning.tasks import Example
+from uer.tokenizers.base import Tokenizer
+
+
+class Instance(NamedTuple):
+    """A tokenized example: token ids, how many of them belong to the first text, the label."""
+
+    tokens: list[int]
+    first: int
+    label: float | int | None
+
+
+class Batch(NamedTuple):
+    """src, seg int64 [batch, longest]; labels [batch], int64 classes or float32 scores, None where not known."""
+
+    src: torch.Tensor
+    seg: torch.Tensor
+    labels: torch.Tensor | None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device."""
+        return Batch(*(x if x is None else x.to(device, non_blocking=True) for x in self))
+
+
+def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of two texts stay in `room`: the longer one is cut, and when both are even, the second first."""
+    excess = first + second - room
+    if excess <= 0:
+        return first, second
+    ahead = min(excess, abs(first - second))
+    if first > second:
+        first -= ahead
+    else:
+        second -= ahead
+    excess -= ahead
+    return first - excess // 2, second - (excess + 1) // 2
+
+
+def encode(examples: Sequence[Example], tokenizer: Tokenizer, seq_length: int) -> list[Instance]:
+    """[CLS] a [SEP] or [CLS] a [SEP] b [SEP], `seq_length` tokens at most."""
+    vocab, out = tokenizer.vocab, []
+    for text_a, text_b, label in examples:
+        a, b = tokenizer.encode(text_a), None if text_b is None else tokenizer.encode(text_b)
+        first, second = kept_lengths(len(a), 0 if b is None else len(b), seq_length - (2 if b is None else 3))
+        tokens = [vocab.cls_id, *a[:first], vocab.sep_id]
+        first = len(tokens)
+        if b is not None:
+            tokens += [*b[:second], vocab.sep_id]
+        out.append(Instance(tokens, first, label))
+    return out
+
+
+def collate(instances: Sequence[Instance], pad_id: int) -> Batch:
+    """A batch as wide as its longest instance."""
+    width = max(len(instance.tokens) for instance in instances)
+    src = torch.full((len(instances), width), pad_id)
+    seg = torch.zeros(len(instances), width, dtype=torch.int64)
+    for row, (tokens, first, _) in enumerate(instances):
+        src[row, : len(tokens)] = torch.tensor(tokens)
+        seg[row, : len(tokens)] = 2
+        seg[row, :first] = 1
+    labels = None if instances[0].label is None else torch.tensor([instance.label for instance in instances])
+    return Batch(src, seg, labels)
+
+
+def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The batches of an epoch as index arrays: a permutation that (seed, epoch) alone decides, in pieces."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    return [order[start:start + batch_size] for start in range(0, count, batch_size)]
+
+
+def by_length(instances: Sequence[Instance], batch_size: int) -> Iterator[np.ndarray]:
+    """Batches of like length, for evaluation, where order means nothing."""
+    order = np.argsort([-len(instance.tokens) for instance in instances], kind="stable")
+    for start in range(0, len(order), batch_size):
+        yield order[start:start + batch_size]

@@ -1,0 +1,253 @@
+"""run_classifier.py's work: data, model, a grid of runs, the best model and its predictions."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from uer.errors import UserError
+from uer.finetuning.batches import Batch, Instance, by_length, collate, encode, shuffled
+from uer.finetuning.grid import Results, check_tuning_options, combinations, of, run_grid
+from uer.finetuning.metrics import measure
+from uer.finetuning.model import build_classifier, check_pooler, load_encoder, save_tuned
+from uer.finetuning.tasks import GLUE, Split, Task, read_glue, read_uer, uer_task
+from uer.finetuning.training import Combination, Evaluation, Outcome, Settings, in_words
+from uer.formats import LoadedModel
+from uer.formats.storage import PendingFiles, write_via
+from uer.pretraining import check_writable
+from uer.reports import Reports
+from uer.tokenizers import Tokenizer, Vocab, build_tokenizer
+
+EVALUATION_BATCH = 64
+
+
+class Classification:
+    """A `Problem`: tokenized training and dev data of a task."""
+
+    def __init__(self, task: Task, train: list[Instance], dev: dict[str, list[Instance]], pad_id: int,
+                 device: torch.device):
+        self.task, self.train, self.dev, self.pad_id, self.device = task, train, dev, pad_id, device
+
+    def batches(self, batch_size: int, seed: int, epoch: int) -> Sequence[np.ndarray]:
+        return shuffled(len(self.train), batch_size, seed, epoch)
+
+    def loss(self, model: nn.Module, batch: np.ndarray) -> torch.Tensor:
+        src, seg, labels = collate([self.train[i] for i in batch], self.pad_id).to(self.device)
+        logits = model(src, seg).float()
+        return F.mse_loss(logits.squeeze(-1), labels.float()) if self.task.regression \
+            else F.cross_entropy(logits, labels)
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        figures = {}
+        for name, instances in self.dev.items():
+            logits = predict(model, instances, self.pad_id, self.device)
+            labels = np.array([instance.label for instance in instances])
+            found = measure(self.task.metrics, decisions(self.task, logits), labels)
+            figures |= {f"{name} {metric}".strip(): value for metric, value in found.items()}
+        return Evaluation(sum(figures.values()) / len(figures), figures)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, instances: Sequence[Instance], pad_id: int, device: torch.device,
+            batch_size: int = EVALUATION_BATCH) -> np.ndarray:
+    """Logits of all instances, float32 [n, outputs]; the model is in evaluation mode."""
+    rows: list[np.ndarray] = []
+    order: list[np.ndarray] = []
+    for index in by_length(instances, batch_size):
+        batch: Batch = collate([instances[i] for i in index], pad_id).to(device)
+        rows.append(model(batch.src, batch.seg).float().cpu().numpy())
+        order.append(index)
+    out = np.concatenate(rows)
+    out[np.concatenate(order)] = out.copy()
+    return out
+
+
+def decisions(task: Task, logits: np.ndarray) -> np.ndarray:
+    """Class numbers, or scores, of logits [n, outputs]."""
+    return logits[:, 0] if task.regression else logits.argmax(1)
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Data:
+    """What the options name: the task, its training, dev and (perhaps) test data."""
+
+    task: Task
+    train: Split
+    dev: list[Split]
+    test: list[Split]
+
+
+def read_data(args: argparse.Namespace, wants_test: bool) -> Data:
+    """Everything that the options name, checked.
+
+    Raises:
+        UserError: options that do not fit together, malformed files.
+    """
+    if args.task:
+        if not args.data_dir or args.train_path or args.dev_path or args.test_path:
+            raise UserError(f"--task {args.task} goes with --data_dir, the folder of its train.tsv, dev.tsv and "
+                            f"test.tsv, and without --train_path, --dev_path and --test_path")
+        task = GLUE[args.task]
+        return Data(task, read_glue(task, args.data_dir, "train")[0], read_glue(task, args.data_dir, "dev"),
+                    read_glue(task, args.data_dir, "test") if wants_test else [])
+    if not args.train_path or not args.dev_path or args.data_dir:
+        raise UserError("give --train_path and --dev_path (UER's TSV), or --task and --data_dir (GLUE's files)")
+    task = uer_task([args.train_path])
+    test = [Split("", read_uer(task, args.test_path, None))] if args.test_path else []
+    return Data(task, Split("", read_uer(task, args.train_path)), [Split("", read_uer(task, args.dev_path))], test)
+
+
+def tokenizer_for(args: argparse.Namespace, loaded: LoadedModel | None, given: set[str]) -> Tokenizer:
+    """The tokenizer of the options; without --vocab_path that beside the model, which then also says its case."""
+    if not args.vocab_path and not args.spm_model_path and loaded is not None and loaded.vocab_path is not None:
+        args = argparse.Namespace(**vars(args))
+        args.vocab_path = str(loaded.vocab_path)
+        if loaded.lower_case is not None and "do_lower_case" not in given:
+            args.do_lower_case = str(loaded.lower_case).lower()
+    return build_tokenizer(args)
+
+
+def check_length(seq_length: int, positions: int) -> None:
+    """`UserError` where a model has too few positions."""
+    if not 8 <= seq_length <= positions:
+        raise UserError(f"--seq_length is {seq_length}; a number from 8 to the model's {positions} positions is needed")
+
+
+def digest(instances: Sequence[Instance]) -> str:
+    """A short fingerprint of tokenized data."""
+    sha = hashlib.sha256()
+    for instance in instances:
+        sha.update(repr(tuple(instance)).encode())
+    return sha.hexdigest()[:16]
+
+
+# -- the script --------------------------------------------------------------------------------------------------------
+
+
+def run_classifier(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
+    """finetune/run_classifier.py with parsed options; returns the best run."""
+    problems = check_tuning_options(args)
+    if problems:
+        raise UserError("; ".join(problems))
+    for path in (args.output_model_path, args.log_path):
+        if path:
+            check_writable(path)
+    data = read_data(args, bool(args.prediction_path))
+    reports = Reports(True, args.log_path)
+    try:
+        return ClassifierRun(args, given, data, reports).run()
+    finally:
+        reports.close()
+
+
+class ClassifierRun:
+    """One task with one pretrained model: the grid, the best model, its predictions."""
+
+    def __init__(self, args: argparse.Namespace, given: set[str], data: Data, reports: Reports):
+        self.args, self.data, self.reports = args, data, reports
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.settings = Settings.of(args)
+        self.loaded = load_encoder(args.pretrained_model_path, args.config_path, dropout=args.dropout)
+        self.tokenizer = tokenizer_for(args, self.loaded, given)
+        self._check()
+        vocab = self.tokenizer.vocab
+        self.train = encode(data.train.examples, self.tokenizer, args.seq_length)
+        dev = {split.name: encode(split.examples, self.tokenizer, args.seq_length) for split in data.dev}
+        self.problem = Classification(data.task, self.train, dev, vocab.pad_id, self.device)
+
+    def _check(self) -> None:
+        from uer.formats import shapes
+
+        args, vocab = self.args, self.tokenizer.vocab
+        wrong = shapes.disagreements(self.loaded.config, self.loaded.weights, len(vocab))
+        if wrong:
+            raise UserError(f"model {args.pretrained_model_path}: " + "; ".join(wrong))
+        if args.pooling == "pooler":
+            check_pooler(self.loaded)
+        check_length(args.seq_length, self.loaded.config.max_seq_length)
+
+    def run(self) -> dict[str, Any]:
+        """Train, keep the best, predict."""
+        args, task, say = self.args, self.data.task, self.reports.say
+        for note in (*self.loaded.notes, *(split.note for split in (self.data.train, *self.data.dev))):
+            if note:
+                say(f"note: {note}")
+        sizes = ", ".join(f"{len(split.examples):,} {split.name} dev".replace("  ", " ") for split in self.data.dev)
+        say(f"{task.name or 'classification'}: {len(self.train):,} training and {sizes} examples, "
+            f"{'a score' if task.regression else 'labels ' + ', '.join(task.labels)}; on {self.device}")
+        results = Results(f"{args.output_model_path}.results.json", self._facts(), args.resume)
+        best = run_grid(combinations(args), results, self._start, self.problem, self.settings, self.device,
+                        self.reports, self._keep)
+        say(f"written: {args.output_model_path}, {args.output_model_path}.json, {results.path}")
+        if self.data.test:
+            self._predict(of(best))
+        return best
+
+    def _facts(self) -> dict[str, Any]:
+        args = self.args
+        return {"task": self.data.task.name, "labels": list(self.data.task.labels), "pooling": args.pooling,
+                "pretrained_model_path": str(args.pretrained_model_path), "vocab_sha256": self.tokenizer.vocab.sha256,
+                "seq_length": args.seq_length, "dropout": self.loaded.config.dropout,
+                **{key: value for key, value in vars(self.settings).items() if key != "report_steps"},
+                "train": digest(self.train), "dev": {name: digest(x) for name, x in self.problem.dev.items()}}
+
+    def _start(self, seed: int) -> nn.Module:
+        return build_classifier(self.loaded, self.data.task.outputs, self.args.pooling, seed)
+
+    def _keep(self, outcome: Outcome, combination: Combination) -> None:
+        task, vocab = self.data.task, self.tokenizer.vocab
+        card = {"kind": "classifier", "config": self.loaded.config.to_dict(), "task": task.name,
+                "labels": list(task.labels), "pooling": self.args.pooling, "seq_length": self.args.seq_length,
+                "vocab_size": len(vocab), "vocab_sha256": vocab.sha256, "tokenizer": self.args.tokenizer,
+                **combination._asdict(), **outcome.to_dict()}
+        save_tuned(self.args.output_model_path, outcome.weights, card)
+
+    def _predict(self, combination: Combination) -> None:
+        """Evaluate or predict the test data with the best model, as it was saved."""
+        args, task = self.args, self.data.task
+        model = self._start(combination.seed)
+        weights = torch.load(args.output_model_path, map_location="cpu", weights_only=True)
+        model.load_state_dict(weights)
+        model.to(self.device).eval()
+        with PendingFiles() as pending:
+            for split in self.data.test:
+                instances = encode(split.examples, self.tokenizer, args.seq_length)
+                with self.settings.autocast(self.device):
+                    given = decisions(task, predict(model, instances, self.problem.pad_id, self.device))
+                if split.examples[0].label is not None:
+                    figures = measure(task.metrics, given, np.array([instance.label for instance in instances]))
+                    self.reports.say(f"test: {in_words(figures)}")
+                if args.prediction_path:
+                    target = Path(args.prediction_path) / f"{split.submission}.tsv" if task.name \
+                        else Path(args.prediction_path)
+                    lines = submission_lines(task, given) if task.name else prediction_lines(task, given)
+                    pending.add(target).write_text("".join(lines), encoding="utf-8")
+                    self.reports.say(f"written: {target}")
+            pending.publish()
+
+
+def submission_lines(task: Task, given: np.ndarray) -> Iterator[str]:
+    """GLUE's format: a header, then index and the label's name (or the score, kept within its range)."""
+    yield "index\tprediction\n"
+    for index, value in enumerate(given):
+        yield f"{index}\t{np.clip(value, *task.range):.3f}\n" if task.regression \
+            else f"{index}\t{task.labels[value]}\n"
+
+
+def prediction_lines(task: Task, given: np.ndarray) -> Iterator[str]:
+    """UER's format: a header, then a label a line."""
+    yield "label\n"
+    for value in given:
+        yield f"{task.labels[value]}\n"

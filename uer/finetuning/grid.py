@@ -1,0 +1,176 @@
+"""Runs over learning rates × batch sizes × seeds, a results file that grows with each, a table at the end.
+
+`--resume` takes over every run that the results file has. A run leaves nothing behind until it is finished, and its
+course follows from its seed, so one that was interrupted begins again and ends as it would have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from uer.errors import UserError
+from uer.finetuning.training import Clock, Combination, Outcome, Problem, Settings, in_words, tune
+from uer.formats.storage import write_json, write_via
+from uer.pretraining import check_writable
+from uer.reports import Reports
+
+FORMAT = 1
+Keep = Callable[[Outcome, Combination], None]
+
+
+def check_tuning_options(args: argparse.Namespace) -> list[str]:
+    """What is wrong with the options of `add_tuning_options`, in words."""
+    problems = []
+    for name in ("epochs_num", "batch_size", "report_steps"):
+        values = getattr(args, name) if isinstance(getattr(args, name), list) else [getattr(args, name)]
+        problems += [f"--{name} is {value}, at least 1 is needed" for value in values if value < 1]
+    for value in args.learning_rate:
+        if not 0 <= value < float("inf"):
+            problems.append(f"--learning_rate is {value}, a number from 0 is needed")
+    for name, below in (("warmup", 1.0), ("weight_decay", 1.0), ("dropout", 0.999), ("max_grad_norm", 1e9)):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value <= below:
+            problems.append(f"--{name} is {value}, a number from 0 to {below:g} is needed")
+    return problems
+
+
+def combinations(args: argparse.Namespace) -> list[Combination]:
+    """The grid, seeds innermost."""
+    seeds = args.seeds or [args.seed]
+    return [Combination(rate, size, seed) for rate in dict.fromkeys(args.learning_rate)
+            for size in dict.fromkeys(args.batch_size) for seed in dict.fromkeys(seeds)]
+
+
+class Results:
+    """The results file: what the runs share (`facts`) and the runs that are finished.
+
+    Args:
+        path: written whole after every run.
+        resume: begin with the runs that the file has.
+    Raises:
+        UserError: a file that cannot be read, or that of other runs.
+    """
+
+    def __init__(self, path: str, facts: dict[str, Any], resume: bool):
+        self.path, self.facts = path, json.loads(json.dumps(facts))
+        self.runs: list[dict[str, Any]] = []
+        check_writable(path)
+        if resume and Path(path).exists():
+            self.runs = self._read()
+
+    def _read(self) -> list[dict[str, Any]]:
+        try:
+            data = json.loads(Path(self.path).read_text(encoding="utf-8"))
+            found, runs = data["facts"], data["runs"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"--resume: {self.path} is no results file ({error}); leave --resume out to begin "
+                            f"anew") from None
+        differ = [f"{key} is {found.get(key)!r} there, {value!r} here" for key, value in self.facts.items()
+                  if found.get(key) != value]
+        if differ:
+            raise UserError(f"--resume: {self.path} has other runs: " + "; ".join(differ) + "; leave --resume out to "
+                            "begin anew, or take another --output_model_path")
+        return runs
+
+    def find(self, combination: Combination) -> dict[str, Any] | None:
+        """The finished run of a combination."""
+        return next((run for run in self.runs if of(run) == combination), None)
+
+    def add(self, combination: Combination, outcome: Outcome) -> None:
+        """Put a run into the file."""
+        self.runs.append({**combination._asdict(), **outcome.to_dict()})
+        data = {"format": FORMAT, "facts": self.facts, "runs": self.runs, "table": summary(self.runs)}
+        write_via(self.path, lambda path: write_json(data, path))
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The run with the highest score, the first of equals."""
+        return max(self.runs, key=lambda run: run["score"], default=None)
+
+
+def of(run: dict[str, Any]) -> Combination:
+    """A run's combination."""
+    return Combination(run["learning_rate"], run["batch_size"], run["seed"])
+
+
+def run_grid(grid: Sequence[Combination], results: Results, make: Callable[[int], nn.Module], problem: Problem,
+             settings: Settings, device: torch.device, reports: Reports, keep: Keep) -> dict[str, Any]:
+    """All runs of a grid that are not finished yet.
+
+    Args:
+        make: seed -> the model at its start.
+        keep: called with every run that is better than all before it, before the run is recorded.
+    Returns:
+        the best run, as the results file has it.
+    """
+    waiting = [combination for combination in grid if results.find(combination) is None]
+    if len(waiting) < len(grid):
+        reports.say(f"{len(grid) - len(waiting)} of {len(grid)} runs are finished already")
+    clock = Clock(len(waiting))
+    for combination in waiting:
+        spoken = f"{combination.words} | " if len(grid) > 1 else ""
+        outcome = tune(make(combination.seed), problem, combination, settings, device, reports, spoken, clock.left)
+        if results.best is None or outcome.score > results.best["score"]:
+            keep(outcome, combination)
+        results.add(combination, outcome)
+        clock.done += 1
+    best = results.best
+    assert best is not None
+    chosen = [run for run in results.runs if of(run) in grid]
+    if len(grid) > 1:
+        reports.say("\n" + table(summary(chosen)))
+    reports.say(f"best: {of(best).words}, epoch {best['best_epoch']}: {in_words(best['figures'])}")
+    return best
+
+
+def summary(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line for each learning rate and batch size: figure -> median, lowest and highest over its seeds."""
+    lines: dict[tuple[float, int], list[dict[str, Any]]] = {}
+    for run in runs:
+        lines.setdefault((run["learning_rate"], run["batch_size"]), []).append(run)
+    return [{"learning_rate": rate, "batch_size": size, "seeds": [run["seed"] for run in group],
+             "score": spread([run["score"] for run in group]),
+             "figures": {name: spread([run["figures"][name] for run in group]) for name in group[0]["figures"]}}
+            for (rate, size), group in lines.items()]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest."""
+    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def table(lines: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table of `summary`: medians in percent, lowest and highest behind them; the best line has a star."""
+    best = max(line["score"]["median"] for line in lines)
+    head = ["learning rate", "batch", "seeds", *lines[0]["figures"], ""]
+    rows = [[f"{line['learning_rate']:g}", str(line["batch_size"]), str(len(line["seeds"])),
+             *(percent(figure) for figure in line["figures"].values()),
+             "*" if line["score"]["median"] == best else ""] for line in lines]
+    return markdown(head, rows)
+
+
+def percent(figure: dict[str, float]) -> str:
+    """`median (lowest to highest)` in percent, or the value alone where they are equal."""
+    text = f"{100 * figure['median']:.2f}"
+    if figure["lowest"] == figure["highest"]:
+        return text
+    return f"{text} ({100 * figure['lowest']:.2f} to {100 * figure['highest']:.2f})"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with aligned columns, the first to the left, the others to the right."""
+    cells = [head, *rows]
+    widths = [max(3, *(len(line[i]) for line in cells)) for i in range(len(head))]
+    lines = ["| " + " | ".join(text.ljust(width) if i == 0 else text.rjust(width)
+                               for i, (text, width) in enumerate(zip(line, widths))) + " |" for line in cells]
+    rule = "|" + "|".join("-" * (width + 2) if i == 0 else "-" * (width + 1) + ":"
+                          for i, width in enumerate(widths)) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"

@@ -1,0 +1,111 @@
+"""Options of the fine-tuning scripts; UER's names where UER has the option. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+
+from uer.data.options import add_tokenizer_options
+
+TASKS = ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI")
+POOLINGS = ("mean", "max", "first", "last", "pooler")
+
+
+def add_tuning_options(parser: argparse.ArgumentParser, *, batch_size: int, seq_length: int, rate: float,
+                       epochs: int) -> None:
+    """Epochs, rates, seeds, precision."""
+    group = parser.add_argument_group("optimization")
+    group.add_argument("--epochs_num", type=int, default=epochs, metavar="N", help=f"default: {epochs}")
+    group.add_argument("--batch_size", type=int, nargs="+", default=[batch_size], metavar="N",
+                       help=f"one, or several to try each (default: {batch_size})")
+    group.add_argument("--seq_length", type=int, default=seq_length, metavar="N",
+                       help=f"tokens an instance at most (default: {seq_length})")
+    group.add_argument("--learning_rate", type=float, nargs="+", default=[rate], metavar="LR",
+                       help=f"one, or several to try each (default: {rate:g})")
+    group.add_argument("--warmup", type=float, default=0.1, metavar="SHARE",
+                       help="share of the steps in which the rate rises; then it falls linearly (default: 0.1)")
+    group.add_argument("--weight_decay", type=float, default=0.01, metavar="X", help="of matrices (default: 0.01)")
+    group.add_argument("--max_grad_norm", type=float, default=1.0, metavar="X",
+                       help="longer gradients are cut to this length; 0: never (default: 1)")
+    group.add_argument("--no_bias_correction", dest="bias_correction", action="store_false",
+                       help="AdamW without bias correction, as UER's (steps are larger at the start)")
+    group.add_argument("--dropout", type=float, metavar="P", help="default: the config's")
+    seeds = group.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, default=7, help="of the head, the order and dropout (default: 7)")
+    seeds.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="several runs: median and spread are told")
+    precision = group.add_mutually_exclusive_group()
+    precision.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
+    precision.add_argument("--fp16", action="store_true", help="matrix products in float16, with a scaled loss")
+
+
+def add_pretrained_options(parser: argparse.ArgumentParser) -> None:
+    """The model to start from."""
+    group = parser.add_argument_group("model")
+    group.add_argument("--pretrained_model_path", required=True, metavar="PATH",
+                       help="a UER file or a Hugging Face folder; a head for masked language modelling is not needed")
+    group.add_argument("--config_path", metavar="FILE", help="model config, where there is none beside the model")
+
+
+def add_pooling_option(group: argparse._ActionsContainer, default: str | None = "first") -> None:
+    """--pooling"""
+    group.add_argument("--pooling", choices=POOLINGS, default=default,
+                       help="what stands for the whole text; pooler: the first token through the model's own pooler"
+                            + (f" (default: {default})" if default else " (default: the model's)"))
+
+
+def add_report_options(group: argparse._ActionsContainer) -> None:
+    """--report_steps, --log_path, --resume"""
+    group.add_argument("--report_steps", type=int, default=100, metavar="N", help="steps between reports (default: 100)")
+    group.add_argument("--log_path", metavar="FILE", help="the console's lines go here as well")
+    group.add_argument("--resume", action="store_true",
+                       help="take over the runs that the results file has; one that was interrupted begins again")
+
+
+def classifier_parser() -> argparse.ArgumentParser:
+    """The command line of finetune/run_classifier.py."""
+    parser = argparse.ArgumentParser(
+        prog="run_classifier.py", allow_abbrev=False,
+        description="Fine-tune a BERT on a classification task (STS-B: regression) and keep the best epoch.",
+        epilog="Batches are drawn in a new random order every epoch and padded to their longest instance; instances "
+               "are not grouped by length. Of a pair that is too long, the longer text is cut first.")
+    group = parser.add_argument_group("data")
+    group.add_argument("--train_path", metavar="FILE", help="UER's TSV: a header, columns label, text_a and perhaps "
+                                                            "text_b; nothing is quoted")
+    group.add_argument("--dev_path", metavar="FILE", help="the same, to choose the best epoch by")
+    group.add_argument("--test_path", metavar="FILE", help="the same, with or without labels")
+    group.add_argument("--task", choices=TASKS, help="a GLUE task instead, in GLUE's own files")
+    group.add_argument("--data_dir", metavar="FOLDER", help="where that task's train.tsv, dev.tsv, test.tsv are")
+    add_tokenizer_options(parser)
+    add_pretrained_options(parser)
+    add_pooling_option(parser.add_argument_group("head"))
+    add_tuning_options(parser, batch_size=32, seq_length=128, rate=2e-5, epochs=3)
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_model_path", required=True, metavar="FILE",
+                       help="the best epoch of the best run; <FILE>.json says what it is, <FILE>.results.json has "
+                            "every run")
+    group.add_argument("--prediction_path", metavar="PATH",
+                       help="predictions for the test data: a file, or with --task a folder for files in GLUE's "
+                            "submission format")
+    add_report_options(group)
+    return parser
+
+
+def infer_parser() -> argparse.ArgumentParser:
+    """The command line of inference/run_classifier_infer.py."""
+    parser = argparse.ArgumentParser(prog="run_classifier_infer.py", allow_abbrev=False,
+                                     description="Classify texts with a model of finetune/run_classifier.py.")
+    group = parser.add_argument_group("model")
+    group.add_argument("--load_model_path", required=True, metavar="FILE", help="of run_classifier.py, or of UER's")
+    group.add_argument("--config_path", metavar="FILE", help="model config, where there is no <FILE>.json")
+    group.add_argument("--labels_num", type=int, metavar="N", help="default: the model's")
+    add_pooling_option(group, None)
+    add_tokenizer_options(parser)
+    group = parser.add_argument_group("data")
+    group.add_argument("--test_path", required=True, metavar="FILE", help="TSV: a header, columns text_a and perhaps "
+                                                                          "text_b; nothing is quoted")
+    group.add_argument("--prediction_path", required=True, metavar="FILE", help="TSV to write, a line a text")
+    group.add_argument("--output_logits", action="store_true", help="a column with all logits")
+    group.add_argument("--output_prob", action="store_true", help="a column with all probabilities")
+    group.add_argument("--seq_length", type=int, metavar="N", help="tokens an instance at most (default: the model's)")
+    group.add_argument("--batch_size", type=int, default=64, metavar="N", help="default: 64")
+    group.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
+    return parser
