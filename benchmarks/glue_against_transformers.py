@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """finetune/run_classifier.py against stock transformers on GLUE: same model, data, batches, rates, epochs.
 
-Both start from a Hugging Face folder with a pooler (`--pooling pooler` here is BertForSequenceClassification there), pad
-batches to their longest instance, and run AdamW (bias-corrected, eps 1e-6, decay 0.01 on matrices), linear warm-up and
-decay, gradients cut at 1. The stock side has its own tokenizer, model, shuffling, dropout, and metrics (scikit-learn,
-scipy). Runs are kept in <work_path>/runs.json, so that an interrupted comparison goes on.
+Both start from a Hugging Face folder with a pooler (`--pooling pooler` here is BertForSequenceClassification there),
+pad batches to their longest instance, and run AdamW (bias-corrected, eps 1e-6, decay 0.01 on matrices), linear warm-up
+and decay, gradients cut at 1. The stock side has its own tokenizer, model, shuffling, dropout, and metrics
+(scikit-learn, scipy). Runs are kept in <work_path>/runs.json, so that an interrupted comparison goes on.
 
 With --paired both sides also get the same head, the same batches and no dropout, and the losses of the first steps are
 compared one by one in float32.
@@ -32,13 +32,14 @@ from demo.setting import packaged_teacher
 from uer.config import parse_with_config
 from uer.errors import run_script
 from uer.finetuning.batches import collate, encode, shuffled
-from uer.finetuning.classify import run_classifier, tokenizer_for
+from uer.finetuning.classify import run_classifier, with_vocabulary
 from uer.finetuning.grid import markdown, percent, spread
 from uer.finetuning.model import build_classifier, load_encoder
 from uer.finetuning.options import classifier_parser
 from uer.finetuning.tasks import GLUE, Example, Task, read_glue
-from uer.optimizers import AdamW, parameter_groups
 from uer.formats.storage import write_json, write_via
+from uer.optimizers import AdamW, parameter_groups
+from uer.tokenizers import build_tokenizer
 
 SEQ_LENGTH = 128
 METRICS = {"accuracy": lambda given, true: accuracy_score(true, given), "f1": lambda given, true: f1_score(true, given),
@@ -182,13 +183,13 @@ def paired(args: argparse.Namespace, task: Task, folder: Path) -> str:
         ours.output_layer_2.bias.copy_(theirs.classifier.bias)
     options, given = parse_with_config(classifier_parser, ["--pretrained_model_path", args.model_path,
                                                            "--output_model_path", "unused"])
-    tokenizer = tokenizer_for(options, loaded, given)
+    tokenizer = build_tokenizer(with_vocabulary(options, loaded, given))
     train = encode(read_glue(task, folder, "train")[0].examples, tokenizer, SEQ_LENGTH)
     steps = shuffled(len(train), args.batch_size, 1, 0)[:args.paired]
     ours_optimizer = AdamW(parameter_groups(ours.named_parameters(), args.learning_rate), bias_correction=True)
     theirs_optimizer, scheduler = stock.optimizer(theirs, len(steps))
     losses = []
-    for step, index in enumerate(steps):
+    for index in steps:
         batch = collate([train[i] for i in index], tokenizer.vocab.pad_id)
         assert batch.labels is not None
         logits = ours(batch.src, batch.seg)

@@ -29,7 +29,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        return Batch(*(x if x is None else x.to(device, non_blocking=True) for x in self))
+        labels = None if self.labels is None else self.labels.to(device)
+        return Batch(self.src.to(device), self.seg.to(device), labels)
 
 
 def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:

@@ -21,11 +21,11 @@ from uer.finetuning.metrics import measure
 from uer.finetuning.model import build_classifier, check_pooler, load_encoder, save_tuned
 from uer.finetuning.tasks import GLUE, Split, Task, read_glue, read_uer, uer_task
 from uer.finetuning.training import Combination, Evaluation, Outcome, Settings, in_words
-from uer.formats import LoadedModel
-from uer.formats.storage import PendingFiles, write_via
+from uer.formats import LoadedModel, shapes
+from uer.formats.storage import PendingFiles
 from uer.pretraining import check_writable
 from uer.reports import Reports
-from uer.tokenizers import Tokenizer, Vocab, build_tokenizer
+from uer.tokenizers import build_tokenizer
 
 EVALUATION_BATCH = 64
 
@@ -42,12 +42,13 @@ class Classification:
 
     def loss(self, model: nn.Module, batch: np.ndarray) -> torch.Tensor:
         src, seg, labels = collate([self.train[i] for i in batch], self.pad_id).to(self.device)
+        assert labels is not None
         logits = model(src, seg).float()
         return F.mse_loss(logits.squeeze(-1), labels.float()) if self.task.regression \
             else F.cross_entropy(logits, labels)
 
     def evaluate(self, model: nn.Module) -> Evaluation:
-        figures = {}
+        figures: dict[str, float] = {}
         for name, instances in self.dev.items():
             logits = predict(model, instances, self.pad_id, self.device)
             labels = np.array([instance.label for instance in instances])
@@ -109,14 +110,14 @@ def read_data(args: argparse.Namespace, wants_test: bool) -> Data:
     return Data(task, Split("", read_uer(task, args.train_path)), [Split("", read_uer(task, args.dev_path))], test)
 
 
-def tokenizer_for(args: argparse.Namespace, loaded: LoadedModel | None, given: set[str]) -> Tokenizer:
-    """The tokenizer of the options; without --vocab_path that beside the model, which then also says its case."""
-    if not args.vocab_path and not args.spm_model_path and loaded is not None and loaded.vocab_path is not None:
-        args = argparse.Namespace(**vars(args))
-        args.vocab_path = str(loaded.vocab_path)
-        if loaded.lower_case is not None and "do_lower_case" not in given:
-            args.do_lower_case = str(loaded.lower_case).lower()
-    return build_tokenizer(args)
+def with_vocabulary(args: argparse.Namespace, loaded: LoadedModel, given: set[str]) -> argparse.Namespace:
+    """The options; without --vocab_path those of the vocabulary beside the model, which then also says its case."""
+    if args.vocab_path or args.spm_model_path or loaded.vocab_path is None:
+        return args
+    changes = {"vocab_path": str(loaded.vocab_path)}
+    if loaded.lower_case is not None and "do_lower_case" not in given:
+        changes["do_lower_case"] = str(loaded.lower_case).lower()
+    return argparse.Namespace(**{**vars(args), **changes})
 
 
 def check_length(seq_length: int, positions: int) -> None:
@@ -160,7 +161,8 @@ class ClassifierRun:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = Settings.of(args)
         self.loaded = load_encoder(args.pretrained_model_path, args.config_path, dropout=args.dropout)
-        self.tokenizer = tokenizer_for(args, self.loaded, given)
+        options = with_vocabulary(args, self.loaded, given)
+        self.tokenizer, self.lower_case = build_tokenizer(options), options.do_lower_case
         self._check()
         vocab = self.tokenizer.vocab
         self.train = encode(data.train.examples, self.tokenizer, args.seq_length)
@@ -168,8 +170,6 @@ class ClassifierRun:
         self.problem = Classification(data.task, self.train, dev, vocab.pad_id, self.device)
 
     def _check(self) -> None:
-        from uer.formats import shapes
-
         args, vocab = self.args, self.tokenizer.vocab
         wrong = shapes.disagreements(self.loaded.config, self.loaded.weights, len(vocab))
         if wrong:
@@ -211,6 +211,7 @@ class ClassifierRun:
         card = {"kind": "classifier", "config": self.loaded.config.to_dict(), "task": task.name,
                 "labels": list(task.labels), "pooling": self.args.pooling, "seq_length": self.args.seq_length,
                 "vocab_size": len(vocab), "vocab_sha256": vocab.sha256, "tokenizer": self.args.tokenizer,
+                "do_lower_case": self.lower_case,
                 **combination._asdict(), **outcome.to_dict()}
         save_tuned(self.args.output_model_path, outcome.weights, card)
 

@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from uer.config import ModelConfig, load_config
+from uer.config import ModelConfig, config_from_dict, load_config, read_json
 from uer.embeddings.word_pos_seg import WordPosSegEmbedding
 from uer.encoders.transformer_encoder import TransformerEncoder
 from uer.errors import UserError
@@ -124,9 +124,13 @@ def build_classifier(loaded: LoadedModel, outputs: int, pooling: str, seed: int)
 
 
 def check_pooler(loaded: LoadedModel) -> None:
-    """`UserError` where a model has no pooler."""
+    """`UserError` where a model has no pooler, or none that fits it."""
     if not all(name in loaded.extras for name in shapes.POOLER):
         raise UserError("--pooling pooler: the model has no pooler; take first (with a new layer), mean, max or last")
+    size = loaded.config.hidden_size
+    found = [list(loaded.extras[name].shape) for name in shapes.POOLER]
+    if found != [[size, size], [size]]:
+        raise UserError(f"--pooling pooler: the model's pooler is {found[0]} instead of {[size, size]}")
 
 
 def build_span_finder(loaded: LoadedModel, seed: int) -> SpanFinder:
@@ -167,35 +171,29 @@ def save_tuned(path: str, weights: Mapping[str, torch.Tensor], card: dict[str, A
         pending.publish()
 
 
-@dataclass
-class Tuned:
-    """A fine-tuned model's tensors and what is beside them ({} for a file of UER's own)."""
-
-    weights: dict[str, torch.Tensor]
-    config: ModelConfig
-    card: dict[str, Any]
+def read_card(path: str) -> dict[str, Any]:
+    """What is beside a fine-tuned model ({} for a file of UER's own)."""
+    beside = Path(f"{path}.json")
+    return read_json(beside) if beside.is_file() else {}
 
 
-def load_classifier(path: str, config_path: str | None, outputs: int | None, pooling: str | None,
-                    vocab_size: int) -> tuple[Classifier, Tuned]:
+def load_classifier(path: str, card: dict[str, Any], config_path: str | None, outputs: int | None,
+                    pooling: str | None, vocab_size: int) -> Classifier:
     """A classifier of run_classifier.py or of UER's.
 
     Args:
-        outputs, pooling: as given by the user; None: taken from the JSON beside the file.
+        card: from `read_card`.
+        outputs, pooling: as given by the user; None: taken from the card.
     Raises:
         UserError: a file that is no classifier, or options that contradict it.
     """
-    from uer.config import config_from_dict, read_json
-
     weights = to_published(read_tensors(path))
-    beside = Path(f"{path}.json")
-    card = read_json(beside) if beside.is_file() else {}
     if "config" in card:
-        config = config_from_dict(card["config"], f"config {beside}")
+        config = config_from_dict(card["config"], f"config {path}.json")
     elif config_path:
         config = load_config(config_path)
     else:
-        raise UserError(f"model {path}: there is no {beside.name} beside it, so --config_path is needed")
+        raise UserError(f"model {path}: there is no {Path(path).name}.json beside it, so --config_path is needed")
     if "output_layer_2.weight" not in weights:
         raise UserError(f"model {path}: no classifier (output_layer_2 is not in it); run_classifier.py makes one of a "
                         f"pretrained model")
@@ -215,4 +213,4 @@ def load_classifier(path: str, config_path: str | None, outputs: int | None, poo
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(f"model {path}: no classifier of this config ({error})") from None
-    return model, Tuned(weights, config, card)
+    return model

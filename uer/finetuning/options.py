@@ -54,7 +54,8 @@ def add_pooling_option(group: argparse._ActionsContainer, default: str | None = 
 
 def add_report_options(group: argparse._ActionsContainer) -> None:
     """--report_steps, --log_path, --resume"""
-    group.add_argument("--report_steps", type=int, default=100, metavar="N", help="steps between reports (default: 100)")
+    group.add_argument("--report_steps", type=int, default=100, metavar="N",
+                       help="steps between reports (default: 100)")
     group.add_argument("--log_path", metavar="FILE", help="the console's lines go here as well")
     group.add_argument("--resume", action="store_true",
                        help="take over the runs that the results file has; one that was interrupted begins again")
@@ -108,4 +109,67 @@ def infer_parser() -> argparse.ArgumentParser:
     group.add_argument("--seq_length", type=int, metavar="N", help="tokens an instance at most (default: the model's)")
     group.add_argument("--batch_size", type=int, default=64, metavar="N", help="default: 64")
     group.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
+    return parser
+
+
+def glue_parser() -> argparse.ArgumentParser:
+    """The command line of finetune/run_glue.py."""
+    parser = argparse.ArgumentParser(
+        prog="run_glue.py", allow_abbrev=False,
+        description="Fine-tune one or several models on all GLUE tasks of a folder and compare them.",
+        epilog="A task's figure is the mean of its metrics at the best epoch, the median over the seeds of the best "
+               "learning rate and batch size; the average over tasks leaves WNLI out, as BERT's authors did. "
+               "--resume is for the whole table: finished runs are not run again.")
+    group = parser.add_argument_group("data")
+    group.add_argument("--data_dir", required=True, metavar="FOLDER", help="of task folders in GLUE's own layout")
+    group.add_argument("--tasks", nargs="+", choices=TASKS, metavar="TASK",
+                       help=f"of {', '.join(TASKS)} (default: those whose folder is there)")
+    group.add_argument("--predict", action="store_true",
+                       help="test predictions in GLUE's submission format as well, a folder a model")
+    add_tokenizer_options(parser)
+    group = parser.add_argument_group("models")
+    group.add_argument("--pretrained_model_path", required=True, nargs="+", metavar="PATH",
+                       help="UER files and Hugging Face folders; the first is what the others are compared with")
+    group.add_argument("--model_names", nargs="+", metavar="NAME", help="their names in the table (default: the paths' "
+                                                                        "last parts)")
+    group.add_argument("--config_path", metavar="FILE", help="config of all models, where there is none beside them")
+    add_pooling_option(parser.add_argument_group("head"))
+    add_tuning_options(parser, batch_size=32, seq_length=128, rate=2e-5, epochs=3)
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_path", required=True, metavar="FOLDER",
+                       help="glue.md, glue.json, glue.png, and a folder of models and results for each model")
+    add_report_options(group)
+    return parser
+
+
+def squad_parser() -> argparse.ArgumentParser:
+    """The command line of finetune/run_squad.py."""
+    parser = argparse.ArgumentParser(
+        prog="run_squad.py", allow_abbrev=False,
+        description="Fine-tune a BERT on SQuAD 1.1 or 2.0 and answer the dev questions: exact match and F1.",
+        epilog="Whether questions may have no answer is read off the training data. Without "
+               "--null_score_diff_threshold the threshold with the best F1 on the dev data is taken, which is what "
+               "SQuAD 2.0's script calls best_f1.")
+    group = parser.add_argument_group("data")
+    group.add_argument("--train_path", required=True, metavar="FILE", help="SQuAD's JSON")
+    group.add_argument("--dev_path", required=True, metavar="FILE", help="the same, to choose the best epoch by")
+    group.add_argument("--max_query_length", type=int, default=64, metavar="N",
+                       help="tokens of a question at most (default: 64)")
+    group.add_argument("--doc_stride", type=int, default=128, metavar="N",
+                       help="tokens from the start of a window of the text to the next one's (default: 128)")
+    group = parser.add_argument_group("answers")
+    group.add_argument("--n_best_size", type=int, default=20, metavar="N", help="answers kept a question (default: 20)")
+    group.add_argument("--max_answer_length", type=int, default=30, metavar="N",
+                       help="tokens of an answer at most (default: 30)")
+    group.add_argument("--null_score_diff_threshold", type=float, metavar="X",
+                       help="no answer where its score is ahead of the best span's by more than X")
+    add_tokenizer_options(parser)
+    add_pretrained_options(parser)
+    add_tuning_options(parser, batch_size=16, seq_length=384, rate=3e-5, epochs=2)
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_model_path", required=True, metavar="FILE",
+                       help="the best epoch of the best run; <FILE>.json says what it is, <FILE>.results.json has "
+                            "every run, <FILE>.predictions.json and .nbest.json its answers, <FILE>.null_odds.json "
+                            "how far no answer is ahead")
+    add_report_options(group)
     return parser

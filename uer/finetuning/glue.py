@@ -1,0 +1,195 @@
+"""run_glue.py's work: models × tasks, one table, a chart."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from uer.errors import UserError
+from uer.finetuning.classify import ClassifierRun, Data, read_data
+from uer.finetuning.grid import check_tuning_options, combinations, markdown, of, percent, spread, summary
+from uer.finetuning.options import TASKS
+from uer.formats.storage import PendingFiles, write_json
+from uer.pretraining import check_writable
+from uer.reports import Reports
+
+FORMAT = 1
+UNCOUNTED = ("WNLI",)  # its dev data contradict its training data, so BERT's authors left it out of the average
+COLOURS = ("#1b6ca8", "#d1495b", "#e09f3e", "#6b8f71", "#7d5ba6", "#4a4e69")
+NAMES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews", "pearson": "Pearson", "spearman": "Spearman"}
+
+
+def run_glue(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
+    """finetune/run_glue.py with parsed options; returns what glue.json has."""
+    names = _check(args)
+    tasks = _tasks(args)
+    folder = Path(args.output_path)
+    check_writable(str(folder / "glue.json"))
+    reports = Reports(True, args.log_path)
+    try:
+        data = {task: read_data(_options(args, task, 0, folder), args.predict) for task in tasks}
+        for task in tasks:
+            for number, name in enumerate(names):
+                reports.say(f"\n{task}, {name}")
+                _run(_options(args, task, number, folder / name), given, data[task], reports)
+                found = collect(args, folder, names, tasks)
+                write(found, folder, tasks)
+        reports.say("\n" + table(found, tasks))
+        reports.say(f"written: {folder}/glue.md, glue.json" + (", glue.png" if can_plot() else ""))
+        if not can_plot():
+            reports.say("note: no glue.png, as matplotlib is not installed (pip install matplotlib)")
+    finally:
+        reports.close()
+    return found
+
+
+def _check(args: argparse.Namespace) -> list[str]:
+    """All problems of the options at once; returns the models' names."""
+    problems, paths = check_tuning_options(args), args.pretrained_model_path
+    names = args.model_names or [Path(path).name.removesuffix(".bin") for path in paths]
+    if len(names) != len(paths):
+        problems.append(f"--model_names has {len(names)} names for {len(paths)} models")
+    elif len(set(names)) < len(names) or any(not name or "/" in name for name in names):
+        problems.append(f"the models' names, {', '.join(names)}, must differ and fit as folder names; give "
+                        f"--model_names")
+    if problems:
+        raise UserError("; ".join(problems))
+    return names
+
+
+def _tasks(args: argparse.Namespace) -> list[str]:
+    """The tasks to run, in GLUE's order."""
+    if not Path(args.data_dir).is_dir():
+        raise UserError(f"--data_dir {args.data_dir}: no such folder; one with folders called {', '.join(TASKS[:3])}, "
+                        f"… is needed")
+    tasks = [task for task in TASKS if (task in args.tasks if args.tasks else (Path(args.data_dir) / task).is_dir())]
+    if not tasks:
+        raise UserError(f"--data_dir {args.data_dir}: none of the folders {', '.join(TASKS)} is in it")
+    return tasks
+
+
+def _options(args: argparse.Namespace, task: str, model: int, folder: Path) -> argparse.Namespace:
+    """The options of run_classifier.py for one task and model."""
+    changes = {"task": task, "data_dir": str(Path(args.data_dir) / task), "train_path": None, "dev_path": None,
+               "test_path": None, "pretrained_model_path": args.pretrained_model_path[model],
+               "output_model_path": str(folder / f"{task}.bin"),
+               "prediction_path": str(folder / "submission") if args.predict else None}
+    return argparse.Namespace(**{**vars(args), **changes})
+
+
+def _run(args: argparse.Namespace, given: set[str], data: Data, reports: Reports) -> None:
+    ClassifierRun(args, given, data, reports).run()
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def collect(args: argparse.Namespace, folder: Path, names: list[str], tasks: list[str]) -> dict[str, Any]:
+    """What the results files have: model -> task -> the best line of its grid, and the average over tasks."""
+    grid, models = combinations(args), {}
+    for name, path in zip(names, args.pretrained_model_path):
+        found = {}
+        for task in tasks:
+            results = folder / name / f"{task}.bin.results.json"
+            if results.is_file():
+                runs = [run for run in json.loads(results.read_text(encoding="utf-8"))["runs"] if of(run) in grid]
+                found[task] = max(summary(runs), key=lambda line: line["score"]["median"])
+        models[name] = {"path": path, "tasks": found, "average": average(found)}
+    return {"format": FORMAT, "models": models}
+
+
+def average(found: dict[str, Any]) -> dict[str, float] | None:
+    """Mean over the tasks of their scores: of the medians, the lowest and the highest."""
+    counted = [line["score"] for task, line in found.items() if task not in UNCOUNTED]
+    if not counted:
+        return None
+    return {key: statistics.mean(score[key] for score in counted) for key in spread([0.0])}
+
+
+def table(found: dict[str, Any], tasks: list[str]) -> str:
+    """A Markdown table: a line a model, a column a task; medians in percent."""
+    models = found["models"]
+    heads = []
+    for task in tasks:
+        line = next((model["tasks"][task] for model in models.values() if task in model["tasks"]), None)
+        kinds = " / ".join(_spelled(figure) for figure in line["figures"]) if line else ""
+        heads.append(f"{task} ({kinds})" if kinds else task)
+    rows = []
+    for name, model in models.items():
+        cells = [" / ".join(f"{100 * figure['median']:.1f}" for figure in model["tasks"][task]["figures"].values())
+                 if task in model["tasks"] else "–" for task in tasks]
+        mean = model["average"]
+        rows.append([name, *cells, f"{100 * mean['median']:.1f}" if mean else "–"])
+    return markdown(["model", *heads, "average"], rows)
+
+
+def _spelled(figure: str) -> str:
+    split, _, metric = figure.rpartition(" ")
+    return split or NAMES[metric]
+
+
+def notes(found: dict[str, Any]) -> str:
+    """What the table means, and its spread over seeds."""
+    lines = ["Dev data; percent; best epoch; median over seeds for the best learning rate and batch size. A task's "
+             "score is the mean of its figures, the average that of the tasks' scores"
+             + (f" without {', '.join(UNCOUNTED)}." if any(task in model["tasks"] for task in UNCOUNTED
+                                                           for model in found["models"].values()) else "."), ""]
+    for name, model in found["models"].items():
+        for task, line in model["tasks"].items():
+            lines.append(f"- {name}, {task}: score {percent(line['score'])}, {len(line['seeds'])} seed(s), learning "
+                         f"rate {line['learning_rate']:g}, batch {line['batch_size']}")
+    return "\n".join(lines) + "\n"
+
+
+def write(found: dict[str, Any], folder: Path, tasks: list[str]) -> None:
+    """glue.md, glue.json and glue.png: all of them or none."""
+    with PendingFiles() as pending:
+        write_json(found, pending.add(folder / "glue.json"))
+        pending.add(folder / "glue.md").write_text(table(found, tasks) + "\n" + notes(found), encoding="utf-8")
+        if can_plot():
+            plot(pending.add(folder / "glue.png"), found, tasks)
+        pending.publish()
+
+
+def can_plot() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def plot(path: Path, found: dict[str, Any], tasks: list[str]) -> None:
+    """A group of bars a task, a bar a model, whiskers from the lowest to the highest seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    models = found["models"]
+    groups = [*tasks, "average"]
+    width = 0.8 / len(models)
+    figure, axes = pyplot.subplots(figsize=(max(6.0, 1.3 * len(groups) + 2), 5), layout="constrained")
+    for number, (name, model) in enumerate(models.items()):
+        scores = {task: line["score"] for task, line in model["tasks"].items()}
+        scores |= {"average": model["average"]} if model["average"] else {}
+        for first, (place, group) in enumerate((i, group) for i, group in enumerate(groups) if group in scores):
+            score = {key: 100 * value for key, value in scores[group].items()}
+            x = place + (number - (len(models) - 1) / 2) * width
+            height = score["median"]
+            axes.bar(x, height, 0.92 * width, color=COLOURS[number % len(COLOURS)], label=None if first else name)
+            axes.errorbar(x, height, [[height - score["lowest"]], [score["highest"] - height]], color="#333333",
+                          capsize=3, linewidth=1)
+            axes.annotate(f"{height:.1f}", (x, max(score["highest"], 0)), xytext=(0, 4), textcoords="offset points",
+                          ha="center", fontsize=8)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.axvline(len(tasks) - 0.5, color="#999999", linewidth=0.8)
+    axes.set(ylabel="score on the dev data (percent)", title="GLUE after fine-tuning")
+    axes.set_ylim(top=max(axes.get_ylim()[1], 100))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=min(4, len(models)), frameon=False)
+    figure.savefig(path, dpi=120, format="png")
+    pyplot.close(figure)

@@ -1,0 +1,63 @@
+"""run_classifier_infer.py's work: texts in, labels out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from uer.errors import UserError
+from uer.finetuning.batches import encode
+from uer.finetuning.classify import check_length, predict
+from uer.finetuning.model import load_classifier, read_card
+from uer.finetuning.tasks import Task, read_uer
+from uer.formats.storage import write_via
+from uer.pretraining import check_writable
+from uer.tokenizers import build_tokenizer
+
+SEQ_LENGTH = 128  # of a model that does not say its own
+
+
+def infer(args: argparse.Namespace, given: set[str]) -> None:
+    """Classify every line of --test_path.
+
+    Raises:
+        UserError: a model, vocabulary or file that cannot be used.
+    """
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size is {args.batch_size}, at least 1 is needed")
+    check_writable(args.prediction_path)
+    card = read_card(args.load_model_path)
+    for name in ("tokenizer", "do_lower_case"):
+        if name in card and name not in given:
+            setattr(args, name, card[name])
+    tokenizer = build_tokenizer(args)
+    if card.get("vocab_sha256") not in (None, tokenizer.vocab.sha256):
+        raise UserError(f"--vocab_path {args.vocab_path}: not the vocabulary that {args.load_model_path} was trained "
+                        f"with ({card.get('vocab_size')} tokens there, {len(tokenizer.vocab)} here)")
+    model = load_classifier(args.load_model_path, card, args.config_path, args.labels_num, args.pooling,
+                            len(tokenizer.vocab))
+    labels = tuple(card.get("labels", map(str, range(model.output_layer_2.out_features))))
+    task = Task("", labels, ("text_a", "text_b"))
+    seq_length = args.seq_length or card.get("seq_length", SEQ_LENGTH)
+    check_length(seq_length, model.embedding.position_embedding.num_embeddings)
+    instances = encode(read_uer(task, args.test_path, labelled=False), tokenizer, seq_length)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
+    with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+        logits = predict(model, instances, tokenizer.vocab.pad_id, device, args.batch_size)
+    text = "".join(lines(task, logits, args.output_logits, args.output_prob))
+    write_via(args.prediction_path, lambda path: path.write_text(text, encoding="utf-8"))
+    print(f"written: {args.prediction_path}, {len(instances):,} predictions")
+
+
+def lines(task: Task, logits: np.ndarray, with_logits: bool, with_prob: bool) -> Iterator[str]:
+    """UER's file: a header, then the label (or score) and what was asked for, numbers separated by spaces."""
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    columns = [("logits", logits)] * with_logits + [("prob", shifted / shifted.sum(1, keepdims=True))] * with_prob
+    yield "\t".join(["label", *(name for name, _ in columns)]) + "\n"
+    for row in range(len(logits)):
+        label = f"{logits[row, 0]:.4f}" if task.regression else task.labels[logits[row].argmax()]
+        yield "\t".join([label, *(" ".join(f"{x:.6g}" for x in values[row]) for _, values in columns)]) + "\n"

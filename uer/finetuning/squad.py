@@ -1,0 +1,254 @@
+"""run_squad.py's work: questions, windows, a span finder, the best answers."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from uer.errors import UserError
+from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
+from uer.finetuning.classify import check_length, with_vocabulary
+from uer.finetuning.grid import Results, check_tuning_options, combinations, run_grid
+from uer.finetuning.model import build_span_finder, load_encoder, save_tuned
+from uer.finetuning.squad_data import Question, Window, read_squad, windows
+from uer.finetuning.squad_metrics import best_threshold, figures
+from uer.finetuning.training import Combination, Evaluation, Outcome, Settings
+from uer.formats import shapes
+from uer.formats.storage import PendingFiles, write_json
+from uer.pretraining import check_writable
+from uer.reports import Reports
+from uer.tokenizers import build_tokenizer
+from uer.tokenizers.bert import BertTokenizer
+
+EVALUATION_BATCH = 32
+NOWHERE = -math.inf
+MOST_QUESTION = 0.75  # of a window
+
+
+class Answer(NamedTuple):
+    """A piece of the text with its score (sum of the logits of its ends)."""
+
+    text: str
+    score: float
+
+
+class Answers(NamedTuple):
+    """The n best answers to a question, best first, and the score of no answer (the least of its windows')."""
+
+    best: list[Answer]
+    null: float
+
+    @property
+    def odds(self) -> float:
+        """How far no answer is ahead of the best one."""
+        return self.null - self.best[0].score
+
+
+def find_answers(question: Question, parts: Sequence[Window], logits: Sequence[np.ndarray], *, n_best: int,
+                 max_length: int) -> Answers:
+    """The best spans over all windows of a question.
+
+    A span starts in the window that gives its first token most context, ends no later than `max_length` tokens on, and
+    its text is what stands between its first and last character.
+
+    Args:
+        parts: the question's windows.
+        logits: of each, float [tokens, 2].
+    """
+    found: dict[str, float] = {}
+    null = math.inf
+    for window, scores in zip(parts, logits):
+        null = min(null, float(scores[0].sum()))
+        count = len(window.starts)
+        start = np.where(window.best, scores[window.first:window.first + count, 0], NOWHERE)
+        end = scores[window.first:window.first + count, 1]
+        for i in np.argsort(-start, kind="stable")[:n_best]:
+            if start[i] == NOWHERE:
+                break
+            reach = end[i:i + max_length]
+            for j in np.argsort(-reach, kind="stable")[:n_best]:
+                text = question.context[window.starts[i]:window.ends[i + j]]
+                value = float(start[i] + reach[j])
+                if value > found.get(text, NOWHERE):
+                    found[text] = value
+    ranked = sorted((Answer(text, value) for text, value in found.items()), key=lambda answer: -answer.score)
+    return Answers(ranked[:n_best] or [Answer("", NOWHERE)], null)
+
+
+class Reading:
+    """A `Problem`: windows of training and dev questions.
+
+    Attributes:
+        nullable: whether questions may have no answer.
+        threshold: on the odds of no answer; None: the one with the best F1.
+        answers: of the last evaluation, one a dev question; `chosen` is the threshold it took.
+    """
+
+    def __init__(self, train: list[Question], dev: list[Question], tokenizer: BertTokenizer, args: argparse.Namespace,
+                 device: torch.device):
+        self.dev, self.pad_id, self.device = dev, tokenizer.vocab.pad_id, device
+        self.nullable, self.threshold = any(not question.answers for question in train), args.null_score_diff_threshold
+        self.n_best, self.max_length = args.n_best_size, args.max_answer_length
+        sizes = {"seq_length": args.seq_length, "doc_stride": args.doc_stride,
+                 "max_query_length": args.max_query_length}
+        self.train = [window for number, question in enumerate(train)
+                      for window in windows(number, question, tokenizer, **sizes)]
+        self.parts = [windows(number, question, tokenizer, **sizes) for number, question in enumerate(dev)]
+        self.answers: list[Answers] = []
+        self.chosen = 0.0
+
+    def batches(self, batch_size: int, seed: int, epoch: int) -> Sequence[np.ndarray]:
+        return shuffled(len(self.train), batch_size, seed, epoch)
+
+    def loss(self, model: nn.Module, batch: np.ndarray) -> torch.Tensor:
+        """Mean cross entropy of the answer's first and last position; where it is not in the window, of [CLS]."""
+        chosen = [self.train[i] for i in batch]
+        padded = self._collate(chosen)
+        logits = model(padded.src, padded.seg).float().masked_fill((padded.seg == 0)[..., None], NOWHERE)
+        ends = torch.tensor([window.answer for window in chosen], device=self.device)
+        return (F.cross_entropy(logits[..., 0], ends[:, 0]) + F.cross_entropy(logits[..., 1], ends[:, 1])) / 2
+
+    def _collate(self, chosen: Sequence[Window]) -> Batch:
+        return collate([instance(window) for window in chosen], self.pad_id).to(self.device)
+
+    @torch.no_grad()
+    def logits(self, model: nn.Module, chosen: Sequence[Window]) -> list[np.ndarray]:
+        """float32 [tokens, 2] of every window."""
+        out: list[np.ndarray] = [np.empty(0)] * len(chosen)
+        for index in by_length([instance(window) for window in chosen], EVALUATION_BATCH):
+            batch = self._collate([chosen[i] for i in index])
+            for i, scores in zip(index, model(batch.src, batch.seg).float().cpu().numpy()):
+                out[i] = scores[:len(chosen[i].tokens)]
+        return out
+
+    def evaluate(self, model: nn.Module) -> Evaluation:
+        flat = iter(self.logits(model, [window for parts in self.parts for window in parts]))
+        self.answers = [find_answers(question, parts, [next(flat) for _ in parts], n_best=self.n_best,
+                                     max_length=self.max_length) for question, parts in zip(self.dev, self.parts)]
+        right = {question.id: [text for text, _ in question.answers] for question in self.dev}
+        if self.nullable:
+            self.chosen = self.threshold if self.threshold is not None else best_threshold(
+                {key: found.best[0].text for key, found in self._by_id().items()},
+                {key: found.odds for key, found in self._by_id().items()}, right)
+        found = figures(self.predictions(), right)
+        return Evaluation(found["F1"], found)
+
+    def _by_id(self) -> dict[str, Answers]:
+        return {question.id: found for question, found in zip(self.dev, self.answers)}
+
+    def predictions(self) -> dict[str, str]:
+        """Question id -> the answer of the last evaluation."""
+        return {key: "" if self.nullable and found.odds > self.chosen else found.best[0].text
+                for key, found in self._by_id().items()}
+
+    def files(self) -> dict[str, Any]:
+        """Ending -> content of the answer files."""
+        nbest = {key: nbest_of(found, self.nullable) for key, found in self._by_id().items()}
+        out: dict[str, Any] = {"predictions": self.predictions(), "nbest": nbest}
+        if self.nullable:
+            out["null_odds"] = {key: found.odds for key, found in self._by_id().items()}
+        return out
+
+
+def instance(window: Window) -> Instance:
+    """A window as a batch takes it: question and text are the two segments."""
+    return Instance(window.tokens, window.first, None)
+
+
+def nbest_of(found: Answers, nullable: bool) -> list[dict[str, Any]]:
+    """The n best answers (where there may be none, "" among them) with their probabilities among each other."""
+    answers = [*found.best, Answer("", found.null)] if nullable else found.best
+    answers = sorted(answers, key=lambda answer: -answer.score)
+    weights = [math.exp(answer.score - answers[0].score) for answer in answers]
+    return [{"text": answer.text, "score": answer.score, "probability": weight / sum(weights)}
+            for answer, weight in zip(answers, weights)]
+
+
+# -- the script --------------------------------------------------------------------------------------------------------
+
+
+def run_squad(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
+    """finetune/run_squad.py with parsed options; returns the best run."""
+    problems = check_tuning_options(args)
+    for name in ("max_query_length", "doc_stride", "n_best_size", "max_answer_length"):
+        if getattr(args, name) < 1:
+            problems.append(f"--{name} is {getattr(args, name)}, at least 1 is needed")
+    if args.max_query_length + 3 > MOST_QUESTION * args.seq_length:
+        problems.append(f"--max_query_length {args.max_query_length} leaves too little of --seq_length "
+                        f"{args.seq_length} for the text; {int(MOST_QUESTION * args.seq_length) - 3} at most")
+    if problems:
+        raise UserError("; ".join(problems))
+    for path in (args.output_model_path, args.log_path):
+        if path:
+            check_writable(path)
+    train, dev = read_squad(args.train_path), read_squad(args.dev_path)
+    reports = Reports(True, args.log_path)
+    try:
+        return _run(args, given, train, dev, reports)
+    finally:
+        reports.close()
+
+
+def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: list[Question],
+         reports: Reports) -> dict[str, Any]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded = load_encoder(args.pretrained_model_path, args.config_path, dropout=args.dropout)
+    for note in loaded.notes:
+        reports.say(f"note: {note}")
+    options = with_vocabulary(args, loaded, given)
+    tokenizer = build_tokenizer(options)
+    if not isinstance(tokenizer, BertTokenizer):
+        raise UserError(f"--tokenizer {args.tokenizer}: only bert can tell which characters its tokens stand for")
+    vocab = tokenizer.vocab
+    wrong = shapes.disagreements(loaded.config, loaded.weights, len(vocab))
+    if wrong:
+        raise UserError(f"model {args.pretrained_model_path}: " + "; ".join(wrong))
+    check_length(args.seq_length, loaded.config.max_seq_length)
+    reading = Reading(train, dev, tokenizer, args, device)
+    if not reading.nullable and any(not question.answers for question in dev):
+        reports.say("warning: dev questions without an answer, but none in the training data: every one gets an answer")
+    reports.say(f"{len(train):,} training questions in {len(reading.train):,} windows, {len(dev):,} dev questions in "
+                f"{sum(map(len, reading.parts)):,}; "
+                f"{'some have no answer' if reading.nullable else 'all have answers'}; on {device}")
+    settings = Settings.of(args)
+    facts = {"pretrained_model_path": str(args.pretrained_model_path), "vocab_sha256": vocab.sha256,
+             **{name: getattr(args, name) for name in ("seq_length", "doc_stride", "max_query_length", "n_best_size",
+                                                       "max_answer_length", "null_score_diff_threshold")},
+             "dropout": loaded.config.dropout,
+             **{key: value for key, value in vars(settings).items() if key != "report_steps"},
+             "train": _digest(train), "dev": _digest(dev)}
+    results = Results(f"{args.output_model_path}.results.json", facts, args.resume)
+
+    def keep(outcome: Outcome, combination: Combination) -> None:
+        model = build_span_finder(loaded, combination.seed).to(device).eval()
+        model.load_state_dict(outcome.weights)
+        with torch.no_grad(), settings.autocast(device):
+            reading.evaluate(model)  # of the best epoch, which need not be the last one
+        card = {"kind": "span finder", "config": loaded.config.to_dict(), "vocab_size": len(vocab),
+                "vocab_sha256": vocab.sha256, "do_lower_case": options.do_lower_case,
+                "null_score_diff_threshold": reading.chosen if reading.nullable else None,
+                **combination._asdict(), **outcome.to_dict()}
+        with PendingFiles() as pending:
+            for ending, content in reading.files().items():
+                write_json(content, pending.add(Path(f"{args.output_model_path}.{ending}.json")))
+            pending.publish()
+        save_tuned(args.output_model_path, outcome.weights, card)
+
+    best = run_grid(combinations(args), results, lambda seed: build_span_finder(loaded, seed), reading, settings,
+                    device, reports, keep)
+    reports.say(f"written: {args.output_model_path}, its .json, .results.json, .predictions.json, .nbest.json"
+                + (", .null_odds.json" if reading.nullable else ""))
+    return best
+
+
+def _digest(questions: Sequence[Question]) -> str:
+    return hashlib.sha256(repr(questions).encode()).hexdigest()[:16]
