@@ -29,6 +29,7 @@ from uer.squeeze.learner import WidLearner
 from uer.squeeze.mask_file import cut_masks, start_mask_file
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty, simulate_decay
+from uer.squeeze.pooler import COLUMNS, last_gamma, shift_pooler, squeeze_pooler, take_pooler
 from uer.tokenizers import Vocab, build_tokenizer
 from uer.trainer import Run, Trainer
 
@@ -127,15 +128,16 @@ def _work(place: Place, args: argparse.Namespace, reports: Reports) -> None:
     card: dict[str, Any] = {
         "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
         "target_dim": args.target_dim, "vocab_size": len(vocab), "vocab_sha256": vocab.sha256}
-    resumed = None
+    resumed, pooler = None, take_pooler(loaded.extras)
     if args.resume:
         path = newest_checkpoint(args.output_model_path) if args.resume == "newest" else Path(args.resume)
         resumed = load_checkpoint(path)
         check_card(resumed[1], card, path)
+        pooler = take_pooler(resumed[0])
         reports.say(f"going on from {path}")
     learner: Learner
     if args.weight_squeeze:
-        learner, card = wid_learner(args, loaded.config, weights, dataset, place, reports, card, resumed)
+        learner, card = wid_learner(args, loaded.config, weights, dataset, place, reports, card, resumed, pooler)
     else:
         learner = plain_learner(args, loaded.config, weights if resumed is None else resumed[0], place.device)
     if resumed is not None:
@@ -150,7 +152,7 @@ def _work(place: Place, args: argparse.Namespace, reports: Reports) -> None:
     if args.soft_targets_weight:
         teacher = from_weights(loaded.config, loaded.weights).to(place.device)
         soft = SoftTargets(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k)
-    trainer = Trainer(learner, dataset, run, place, reports, card, dev, soft)
+    trainer = Trainer(learner, dataset, run, place, reports, card, dev, soft, pooler)
     trainer.train(resumed[1]["step"] if resumed else 0)
 
 
@@ -206,8 +208,9 @@ def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
 
 
 def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
-                place: Place, reports: Reports, card: dict[str, Any], resumed) -> tuple[Learner, dict[str, Any]]:
-    """The learner of a WID run and what its checkpoints say about themselves."""
+                place: Place, reports: Reports, card: dict[str, Any], resumed,
+                pooler: dict[str, torch.Tensor]) -> tuple[Learner, dict[str, Any]]:
+    """The learner of a WID run and what its checkpoints say about themselves; a new start brings `pooler` along."""
     groups = build_groups(config, args.target_dim, args.compactor_mask_strategy)
     for group in groups.values():
         group.dropped = group.dropped.to(place.device)
@@ -221,10 +224,12 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     elif args.compactor_init == "calibrated":
         calibration = calibrate_groups(args, config, weights, groups, loader, place, reports)
         weights = apply_calibration(calibration, weights, groups)
+        pooler.update(shift_pooler(pooler, calibration.offset))
         if args.train == "student":
             master = Master(config, weights, groups)
             student = config.student(args.target_dim, args.compactor_mask_strategy)
             tensors = master.compose(multiply_out=True)
+            pooler.update(squeeze_pooler(pooler, weights[COLUMNS], tensors[last_gamma(config.layers_num)]))
             card = {**card, "kind": "plain", "teacher": student.to_dict(), "origin": config.to_dict()}
             return plain_learner(args, student, tensors, place.device), card
     tokens = args.batch_size * args.accumulation_steps * loader.dataset.header["seq_length"]

@@ -19,6 +19,7 @@ from uer.formats.teacher import config_path_for
 from uer.formats.uer_names import is_uer, to_published
 from uer.squeeze.mask_file import read_masks
 from uer.squeeze.merge import Merged, groups_for, master_from_checkpoint, merge
+from uer.squeeze.pooler import take_pooler
 from uer.tokenizers.vocab import Vocab
 
 RECORDED = {"loss": "MLM loss in training", "accuracy": "MLM accuracy in training", "dev_loss": "MLM loss, held-out",
@@ -44,7 +45,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
         raise UserError(f"checkpoint {path}: not a checkpoint of pretrain.py (its tensors are called "
                         f"{', '.join(list(raw)[:3])}, …)")
     state = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-             for name, tensor in to_published(raw).items() if name not in shapes.NSP_HEAD}
+             for name, tensor in to_published(raw).items() if name in shapes.POOLER or name not in shapes.NSP_HEAD}
     beside = Path(f"{path}.json")
     if not beside.is_file() and config_path_for(path).is_file():
         return state, {"teacher": read_json(config_path_for(path))}
@@ -112,7 +113,8 @@ def fact_problems(facts: Mapping[str, Any], options: argparse.Namespace) -> list
 
 
 def merge_checkpoint(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any], options: argparse.Namespace,
-                     say: Callable[[str], object] = print) -> tuple[Merged, ModelConfig, str]:
+                     say: Callable[[str], object] = print,
+                     pooler: Mapping[str, torch.Tensor] | None = None) -> tuple[Merged, ModelConfig, str]:
     """Masks, master, merge and the checks.
 
     Returns:
@@ -139,7 +141,8 @@ def merge_checkpoint(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
                         f"{facts['target_dim']}; a student exists once the masks are complete")
     for note in notes:
         say(f"note: {note}")
-    merged = merge(master_from_checkpoint(state, config, groups), keep_attention_scale=options.keep_attention_scale)
+    merged = merge(master_from_checkpoint(state, config, groups), keep_attention_scale=options.keep_attention_scale,
+                   pooler=pooler)
     _judge(merged, options, say)
     return merged, config, strategy
 
@@ -175,6 +178,7 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
         UserError
     """
     state, facts = read_checkpoint(options.load_model_path)
+    pooler = take_pooler(state)
     if options.vocab_path:
         _check_vocabulary(state, facts, options)
     lower_case = None if options.do_lower_case is None else options.do_lower_case == "true"
@@ -183,8 +187,8 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
         figures = [("MLM loss", "not recorded with the checkpoint")]
     teacher = None
     if has_compactors(state):
-        merged, teacher, strategy = merge_checkpoint(state, facts, options, say)
-        config, weights, report = merged.config, merged.weights, merged.report
+        merged, teacher, strategy = merge_checkpoint(state, facts, options, say, pooler)
+        config, weights, report, pooler = merged.config, merged.weights, merged.report, merged.extras
         figures += [("merged student against the trained model, its dropped entries at 0, fixed batch, float32",
                      f"largest logit difference {report.sparse_difference:.2g} (logits up to {report.scale:.3g})"),
                     ("merged student against the trained model as it is", f"{report.trained_difference:.2g}")]
@@ -199,7 +203,7 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
         f"{config.feedforward_size}, {parameter_count(weights):,} parameters")
     card = CardFacts(name="", source=Path(options.load_model_path).name, how=how, teacher=teacher,
                      parameters=parameter_count(weights), figures=figures, command=command)
-    return Source(config, weights, card, vocab_path=options.vocab_path, lower_case=lower_case)
+    return Source(config, weights, card, pooler, options.vocab_path, lower_case)
 
 
 def _check_vocabulary(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],

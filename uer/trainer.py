@@ -57,12 +57,14 @@ class Trainer:
         card: what checkpoints say about themselves.
         dev: held-out data, on the leading process.
         soft: soft labels.
+        carried: tensors that nothing here trains and every checkpoint has: the teacher's pooler.
     """
 
     def __init__(self, learner: Learner, batches: MlmLoader, run: Run, place: Place, reports: Reports,
-                 card: dict[str, Any], dev: MlmLoader | None = None, soft: SoftTargets | None = None):
+                 card: dict[str, Any], dev: MlmLoader | None = None, soft: SoftTargets | None = None,
+                 carried: dict[str, torch.Tensor] | None = None):
         self.learner, self.batches, self.run, self.place = learner, batches, run, place
-        self.reports, self.card, self.dev, self.soft = reports, card, dev, soft
+        self.reports, self.card, self.dev, self.soft, self.carried = reports, card, dev, soft, carried or {}
         self._clear()
 
     def train(self, start: int = 0) -> None:
@@ -203,7 +205,7 @@ class Trainer:
     def save(self, step: int) -> None:
         """Write the checkpoint of a step, and its masks; `UserError` instead if the weights are no finite numbers."""
         if self.place.leads:
-            tensors = self.learner.state_dict()
+            tensors = {**self.carried, **self.learner.state_dict()}
             if not all(tensor.isfinite().all() for tensor in tensors.values()):
                 raise UserError(f"the weights are no finite numbers any more at step {step}; {REMEDY}")
             groups = self.learner.groups()

@@ -46,12 +46,14 @@ class Calibration:
         keep: by group, the dimensions kept: bool [size] (attention: nominally, the first of each head).
         explained: (part, share of variance explained) in the order of the forward pass.
         tokens: tokens seen.
+        offset: constant part of the teacher's last states as the student's tell them: x ≈ C z + offset, [d].
     """
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     keep: dict[str, torch.Tensor] = field(default_factory=dict)
     explained: list[tuple[str, float]] = field(default_factory=list)
     tokens: int = 0
+    offset: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 class Calibrator:
@@ -351,6 +353,7 @@ class Calibrator:
     def _mlm(self, into: Affine) -> None:
         target = self.teacher.target
         linear, norm, vocabulary = target.mlm_linear_1, target.layer_norm, target.mlm_linear_2
+        self.result.offset = into.offset
         weight, bias = linear.weight @ into.matrix, linear.bias + linear.weight @ into.offset
         moments = self._moments(g=len(bias))
         for number, _, real in self._numbered():

@@ -25,6 +25,7 @@ from uer.models.build import from_weights
 from uer.objective import Evaluation, evaluate
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
+from uer.squeeze.pooler import COLUMNS, last_gamma, shift_pooler, squeeze_pooler, take_pooler
 from uer.tokenizers import Vocab, build_tokenizer
 
 SEQ_LENGTH = 128  # of a dataset made of --corpus_path
@@ -59,9 +60,12 @@ def make_student(args: argparse.Namespace, command: str) -> None:
         warning = token_warning(calibration, loaded.config)
         if warning:
             print(warning)
-        master = Master(loaded.config, apply_calibration(calibration, weights, groups), groups)
+        calibrated = apply_calibration(calibration, weights, groups)
+        master = Master(loaded.config, calibrated, groups)
         student_config = loaded.config.student(args.target_dim, args.compactor_mask_strategy)
         student = {name: tensor.detach() for name, tensor in master.compose(multiply_out=True).items()}
+        pooler = squeeze_pooler(shift_pooler(take_pooler(loaded.extras), calibration.offset), calibrated[COLUMNS],
+                                student[last_gamma(loaded.config.layers_num)])
         held_out, where = _held_out(args, dataset, vocab, loaded.config.max_seq_length)
         results = [_evaluate(model_config, tensors, held_out, place)
                    for model_config, tensors in ((loaded.config, weights), (student_config, student))]
@@ -73,7 +77,7 @@ def make_student(args: argparse.Namespace, command: str) -> None:
         parameters=sum(tensor.numel() for tensor in student.values()), command=command, teacher=loaded.config,
         figures=[(f"{who}, MLM on {where}", f"loss {result.loss:.3f}, accuracy {100 * result.accuracy:.1f} %")
                  for who, result in zip(("teacher", "student"), results)])
-    for line in write_outputs(Source(student_config, student, facts, vocab_path=args.vocab_path), paths):
+    for line in write_outputs(Source(student_config, student, facts, pooler, args.vocab_path), paths):
         print(f"written: {line}")
 
 

@@ -268,7 +268,8 @@ def _bare_config(raw: Mapping[str, torch.Tensor], path: Path) -> HuggingFaceConf
 def _take_extras(model: LoadedModel) -> None:
     for name in shapes.NSP_HEAD:
         if name in model.weights:
-            model.extras[name] = model.weights.pop(name)
+            tensor = model.weights.pop(name)
+            model.extras[name] = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
     if model.extras:
         model.notes.append("pooler or next-sentence head present: masked language modelling does not train it")
 

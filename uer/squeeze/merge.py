@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -20,6 +20,7 @@ from uer.formats import shapes
 from uer.models.bert import Bert
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.master import Master
+from uer.squeeze.pooler import COLUMNS, last_gamma, squeeze_pooler
 from uer.squeeze.sandwich import Sandwich
 from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes, layer_norms, masked_compactors
 
@@ -65,11 +66,12 @@ class MergeReport:
 
 @dataclass
 class Merged:
-    """A student: its config, its tensors under published names, and how it was checked."""
+    """A student: its config, its tensors under published names, how it was checked, and its pooler."""
 
     config: ModelConfig
     weights: dict[str, torch.Tensor]
     report: MergeReport
+    extras: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 # -- the checkpoint ----------------------------------------------------------------------------------------------------
@@ -273,13 +275,15 @@ def student_model(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> B
 
 
 @torch.no_grad()
-def merge(master: Master, *, keep_attention_scale: bool = False) -> Merged:
+def merge(master: Master, *, keep_attention_scale: bool = False,
+          pooler: Mapping[str, torch.Tensor] | None = None) -> Merged:
     """Merge the compactors into a student of uniform size. The master is left as it is.
 
     Args:
         master: from `master_from_checkpoint`; every group squeezed or with a mask that leaves its target.
         keep_attention_scale: do not fold √(new / old head size) into the query: what the published conversion writes,
             another function than the one that was trained.
+        pooler: the checkpoint's, of the teacher's size.
     Returns:
         the student and a report, which compares it with the trained model; with `keep_attention_scale` with the
         trained model under the student's attention scale.
@@ -296,7 +300,8 @@ def merge(master: Master, *, keep_attention_scale: bool = False) -> Merged:
         squeezed.squeeze(group)
     weights = {name: tensor.detach().contiguous() for name, tensor in squeezed.compose(multiply_out=True).items()}
     config = master.config.student(master.groups["hidden"].target, _strategy(master))
-    return Merged(config, weights, _report(master, config, weights, keep_attention_scale))
+    extras = squeeze_pooler(pooler or {}, squeezed.parameters[COLUMNS], weights[last_gamma(config.layers_num)])
+    return Merged(config, weights, _report(master, config, weights, keep_attention_scale), extras)
 
 
 def _strategy(master: Master) -> str:
