@@ -13,9 +13,9 @@ from uer.tokenizers.base import Tokenizer
 
 
 class Instance(NamedTuple):
-    """A tokenized example: token ids, how many of them belong to the first text, the label."""
+    """A tokenized example: token ids (int32 [tokens]), how many of them belong to the first text, the label."""
 
-    tokens: list[int]
+    tokens: np.ndarray
     first: int
     label: float | int | None
 
@@ -57,21 +57,21 @@ def encode(examples: Sequence[Example], tokenizer: Tokenizer, seq_length: int) -
         first = len(tokens)
         if b is not None:
             tokens += [*b[:second], vocab.sep_id]
-        out.append(Instance(tokens, first, label))
+        out.append(Instance(np.array(tokens, dtype=np.int32), first, label))
     return out
 
 
 def collate(instances: Sequence[Instance], pad_id: int) -> Batch:
     """A batch as wide as its longest instance."""
     width = max(len(instance.tokens) for instance in instances)
-    src = torch.full((len(instances), width), pad_id)
-    seg = torch.zeros(len(instances), width, dtype=torch.int64)
+    src = np.full((len(instances), width), pad_id, dtype=np.int64)
+    seg = np.zeros((len(instances), width), dtype=np.int64)
     for row, (tokens, first, _) in enumerate(instances):
-        src[row, : len(tokens)] = torch.tensor(tokens)
+        src[row, : len(tokens)] = tokens
         seg[row, : len(tokens)] = 2
         seg[row, :first] = 1
     labels = None if instances[0].label is None else torch.tensor([instance.label for instance in instances])
-    return Batch(src, seg, labels)
+    return Batch(torch.from_numpy(src), torch.from_numpy(seg), labels)
 
 
 def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:

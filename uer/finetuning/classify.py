@@ -130,7 +130,7 @@ def digest(instances: Sequence[Instance]) -> str:
     """A short fingerprint of tokenized data."""
     sha = hashlib.sha256()
     for instance in instances:
-        sha.update(repr(tuple(instance)).encode())
+        sha.update(instance.tokens.tobytes() + repr(instance[1:]).encode())
     return sha.hexdigest()[:16]
 
 

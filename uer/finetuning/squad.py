@@ -81,7 +81,7 @@ def find_answers(question: Question, parts: Sequence[Window], logits: Sequence[n
                 if value > found.get(text, NOWHERE):
                     found[text] = value
     ranked = sorted((Answer(text, value) for text, value in found.items()), key=lambda answer: -answer.score)
-    return Answers(ranked[:n_best] or [Answer("", NOWHERE)], null)
+    return Answers(ranked[:n_best] or [Answer("", null)], null)
 
 
 class Reading:
@@ -100,9 +100,8 @@ class Reading:
         self.n_best, self.max_length = args.n_best_size, args.max_answer_length
         sizes = {"seq_length": args.seq_length, "doc_stride": args.doc_stride,
                  "max_query_length": args.max_query_length}
-        self.train = [window for number, question in enumerate(train)
-                      for window in windows(number, question, tokenizer, **sizes)]
-        self.parts = [windows(number, question, tokenizer, **sizes) for number, question in enumerate(dev)]
+        self.train = [window for question in train for window in windows(question, tokenizer, **sizes)]
+        self.parts = [windows(question, tokenizer, **sizes) for question in dev]
         self.answers: list[Answers] = []
         self.chosen = 0.0
 

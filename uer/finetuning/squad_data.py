@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from uer.errors import UserError
 from uer.tokenizers.bert import BertTokenizer
@@ -76,6 +79,7 @@ class Tokens(NamedTuple):
     ends: list[int]
 
 
+@lru_cache(maxsize=2)  # the questions about a text follow one another
 def tokenize(tokenizer: BertTokenizer, text: str) -> Tokens:
     """The tokenizer's ids with their places.
 
@@ -139,30 +143,30 @@ class Window(NamedTuple):
     """A question with a part of its text.
 
     Attributes:
-        tokens: the whole sequence; `first` of them are [CLS] question [SEP].
-        starts, ends: characters of the text's tokens, which begin at `first`.
+        tokens: the whole sequence, int32; `first` of them are [CLS] question [SEP].
+        starts, ends: characters of the text's tokens, which begin at `first`; int32.
         best: for each of those, whether this is the window in which it has most context.
         answer: (first, last) position of the answer's tokens in the sequence; (0, 0): not in this window.
     """
 
-    question: int
-    tokens: list[int]
+    tokens: np.ndarray
     first: int
-    starts: list[int]
-    ends: list[int]
-    best: list[bool]
+    starts: np.ndarray
+    ends: np.ndarray
+    best: np.ndarray
     answer: tuple[int, int]
 
 
-def windows(number: int, question: Question, tokenizer: BertTokenizer, *, seq_length: int, doc_stride: int,
+def windows(question: Question, tokenizer: BertTokenizer, *, seq_length: int, doc_stride: int,
             max_query_length: int) -> list[Window]:
-    """All windows of a question (its first answer is the one to learn); `number` is the question's, to be kept."""
+    """All windows of a question; its first answer is the one to learn."""
     vocab = tokenizer.vocab
     asked = [vocab.cls_id, *tokenizer.encode(question.text)[:max_query_length], vocab.sep_id]
     text = tokenize(tokenizer, question.context)
     room = seq_length - len(asked) - 1
     spans = spans_of(len(text.ids), room, doc_stride)
-    owner = owners(spans, len(text.ids))
+    owner = np.array(owners(spans, len(text.ids)), dtype=np.int32)
+    starts, ends = np.array(text.starts, dtype=np.int32), np.array(text.ends, dtype=np.int32)
     out = []
     for index, (start, end) in enumerate(spans):
         answer = (0, 0)
@@ -170,8 +174,8 @@ def windows(number: int, question: Question, tokenizer: BertTokenizer, *, seq_le
             found = _covered(text, *question.answers[0], start, end)
             if found:
                 answer = (len(asked) + found[0] - start, len(asked) + found[1] - start)
-        out.append(Window(number, [*asked, *text.ids[start:end], vocab.sep_id], len(asked), text.starts[start:end],
-                          text.ends[start:end], [owner[i] == index for i in range(start, end)], answer))
+        tokens = np.array([*asked, *text.ids[start:end], vocab.sep_id], dtype=np.int32)
+        out.append(Window(tokens, len(asked), starts[start:end], ends[start:end], owner[start:end] == index, answer))
     return out
 
 

@@ -1,0 +1,190 @@
+"""Files of GLUE and UER, every kind of fault in them, and batches."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from corpora import TOKENS, write_vocab
+from hypothesis import given
+from hypothesis import strategies as st
+from tuning import LAYOUTS, glue_lines, write_glue
+
+from uer.errors import UserError
+from uer.finetuning.batches import by_length, collate, encode, kept_lengths, shuffled
+from uer.finetuning.options import TASKS
+from uer.finetuning.tasks import GLUE, read_glue, read_uer, uer_task
+from uer.tokenizers.bert import BertTokenizer
+from uer.tokenizers.vocab import Vocab
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    return BertTokenizer(Vocab.load(write_vocab(tmp_path)))
+
+
+# -- GLUE --------------------------------------------------------------------------------------------------------------
+
+
+def test_all_of_glues_tasks_are_there():
+    assert tuple(GLUE) == TASKS == tuple(LAYOUTS) and all(GLUE[name].name == name for name in TASKS)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_layout_is_read_as_it_stands(tmp_path, name):
+    write_glue(tmp_path, name)
+    for kind in ("train", "dev", "test"):
+        splits = read_glue(GLUE[name], tmp_path, kind)
+        assert [split.name for split in splits] == (["matched", "mismatched"] if name == "MNLI" and kind != "train"
+                                                    else [""])
+        for seed, split in enumerate(splits):
+            wanted = glue_lines(name, kind, len(split.examples), seed)[1]
+            assert [tuple(example) for example in split.examples] == wanted
+            assert len(split.examples) == (24 if kind == "train" else 12)
+    if name == "MNLI":
+        assert [split.submission for split in splits] == ["MNLI-m", "MNLI-mm"]
+    else:
+        assert splits[0].submission == name
+
+
+def test_windows_line_ends_and_a_byte_order_mark(tmp_path):
+    write_glue(tmp_path, "MRPC")
+    plain = read_glue(GLUE["MRPC"], tmp_path, "train")
+    data = (tmp_path / "train.tsv").read_bytes()
+    (tmp_path / "train.tsv").write_bytes(b"\xef\xbb\xbf" + data.replace(b"\n", b"\r\n") + b"\r\n\r\n")
+    assert read_glue(GLUE["MRPC"], tmp_path, "train") == plain
+
+
+def test_quotes_are_characters(tmp_path):
+    (tmp_path / "train.tsv").write_text('sentence\tlabel\n"one\t1\ntwo" three\t0\n""\t1\n\'x\t0\n')
+    examples = read_glue(GLUE["SST-2"], tmp_path, "train")[0].examples
+    assert [(example.text_a, example.label) for example in examples] == [('"one', 1), ('two" three', 0), ('""', 1),
+                                                                         ("'x", 0)]
+
+
+@pytest.mark.parametrize(("name", "text", "line", "words"), [
+    ("SST-2", "", None, "the file is empty"),
+    ("SST-2", "\n\n", None, "the file is empty"),
+    ("SST-2", "sentence\tlabel\n", None, "there is a header and nothing else"),
+    ("SST-2", "sentence\tlabel\na\t1\nb\n", 3, "column label is missing"),
+    ("SST-2", "sentence\tlabel\na\t1\n\nb\t1\n", 3, "column label is missing"),
+    ("SST-2", "sentence\tlabel\na\t1\nb\t2\n", 3, "label '2' is unknown; one of 0, 1"),
+    ("SST-2", "sentence\tlabel\na\t1\nb\0c\t1\n", 3, "holds a NUL"),
+    ("SST-2", "text\tlabel\na\t1\n", 1, "lacks the column(s) sentence"),
+    ("CoLA", "x\t1\t*\ta b\nx\t1\t*\n", 2, "column sentence is missing"),
+    ("CoLA", "x\tyes\t*\ta b\n", 1, "label 'yes' is unknown"),
+    ("RTE", "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailed\n", 2, "one of entailment, not_entailment"),
+    ("STS-B", "index genre filename year old_index source1 source2 sentence1 sentence2 score\n"
+     "0 g f y o s t a b 5.5\n".replace(" ", "\t"), 2, "a number from 0 to 5"),
+    ("STS-B", "index sentence1 sentence2 score\n0 a b nan\n".replace(" ", "\t"), 2, "a number from 0 to 5"),
+])
+def test_faults_are_named_by_file_and_line(tmp_path, name, text, line, words):
+    (tmp_path / "train.tsv").write_text(text.replace(" ", "\t") if name == "STS-B" else text)
+    with pytest.raises(UserError) as caught:
+        read_glue(GLUE[name], tmp_path, "train")
+    where = f"{tmp_path / 'train.tsv'}" + (f", line {line}: " if line else ": ")
+    assert str(caught.value).startswith(where) and words in str(caught.value)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "train.tsv").write_bytes("sentence\tlabel\nä\t1\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"train\.tsv, line 2: not UTF-8"):
+        read_glue(GLUE["SST-2"], tmp_path, "train")
+    with pytest.raises(UserError, match=r"dev\.tsv: no such file"):
+        read_glue(GLUE["SST-2"], tmp_path, "dev")
+    with pytest.raises(UserError, match=r"--data_dir .*: no such folder"):
+        read_glue(GLUE["SST-2"], tmp_path / "none", "dev")
+
+
+def test_the_few_broken_lines_of_qqp_are_left_out_and_told(tmp_path):
+    lines = glue_lines("QQP", "train", 3000)[0]
+    lines[7] = "5\t1\t2\ta question that goes on"
+    (tmp_path / "train.tsv").write_text("\n".join(lines))
+    split = read_glue(GLUE["QQP"], tmp_path, "train")[0]
+    assert len(split.examples) == 2999 and "left out 1 line(s)" in split.note and "line 8" in split.note
+    lines[20:30] = ["5\tx"] * 10  # more than the published file has
+    (tmp_path / "train.tsv").write_text("\n".join(lines))
+    with pytest.raises(UserError, match=r"train.tsv, line 8: column question2 is missing"):
+        read_glue(GLUE["QQP"], tmp_path, "train")
+
+
+# -- UER ---------------------------------------------------------------------------------------------------------------
+
+
+def test_uers_files(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_text('text_a\tlabel\tother\nx "y\t10\t.\nz\t2\t.\nx\t0\t.\n')
+    task = uer_task([path])
+    assert task.labels == ("0", "2", "10") and not task.regression and task.outputs == 3
+    assert [tuple(example) for example in read_uer(task, path)] == [('x "y', None, 2), ("z", None, 1), ("x", None, 0)]
+    assert [example.label for example in read_uer(task, path, labelled=False)] == [None] * 3
+    (tmp_path / "pair.tsv").write_text("label\ttext_a\ttext_b\nyes\tx\ty\nno\tz\tw\n")
+    task = uer_task([tmp_path / "pair.tsv"])
+    assert task.labels == ("no", "yes") and read_uer(task, tmp_path / "pair.tsv")[0] == ("x", "y", 1)
+    (tmp_path / "unlabelled.tsv").write_text("text_a\ttext_b\nx\ty\n")
+    assert read_uer(task, tmp_path / "unlabelled.tsv", labelled=None) == [("x", "y", None)]
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("label\ttext\n1\tx\n", r"line 1: the header lacks the column\(s\) text_a; it has label, text"),
+    ("label\ttext_a\n1\tx\n1\ty\n", r"all lines have the label '1'"),
+    ("label\ttext_a\n1\tx\n0\n", r"line 3: column text_a is missing"),
+    ("label\ttext_a\n1\tx\n0\ty\0\n", r"line 3: holds a NUL"),
+])
+def test_faults_in_uers_files(tmp_path, text, words):
+    (tmp_path / "t.tsv").write_text(text)
+    with pytest.raises(UserError, match=rf"t\.tsv.*{words}"):
+        read_uer(uer_task([tmp_path / "t.tsv"]), tmp_path / "t.tsv")
+
+
+def test_a_label_that_training_does_not_know(tmp_path):
+    (tmp_path / "train.tsv").write_text("label\ttext_a\n1\tx\n0\ty\n")
+    (tmp_path / "dev.tsv").write_text("label\ttext_a\n1\tx\n2\ty\n")
+    with pytest.raises(UserError, match=r"dev\.tsv, line 3: label '2' is unknown; one of 0, 1"):
+        read_uer(uer_task([tmp_path / "train.tsv"]), tmp_path / "dev.tsv")
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 80))
+def test_the_longer_text_is_cut_first(first, second, room):
+    a, b = first, second
+    while a + b > room:  # a token at a time
+        if a > b:
+            a -= 1
+        else:
+            b -= 1
+    assert kept_lengths(first, second, room) == (a, b)
+
+
+def test_sequences(tokenizer):
+    vocab = tokenizer.vocab
+    task = SimpleNamespace(text=lambda ids: " ".join(TOKENS[i] for i in ids))
+    single, pair, cut, cut_single = encode(
+        [("the river", None, 1), ("the", "new cafe", 0), ("a b c d e f", "x y", 1), ("a b c d e f g h", None, 0)],
+        tokenizer, 9)
+    assert task.text(single.tokens) == "[CLS] the river [SEP]" and single.first == 4
+    assert task.text(pair.tokens) == "[CLS] the [SEP] new cafe [SEP]" and pair.first == 3
+    assert task.text(cut.tokens) == "[CLS] a b c d [SEP] x y [SEP]"
+    assert task.text(cut_single.tokens) == "[CLS] a b c d e f g [SEP]"
+    batch = collate([single, pair], vocab.pad_id)
+    assert batch.src.tolist() == [[*single.tokens, vocab.pad_id, vocab.pad_id], [*pair.tokens]]
+    assert batch.seg.tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 2, 2, 2]] and batch.labels.tolist() == [1, 0]
+    assert collate([single._replace(label=None)], 0).labels is None
+    assert collate([single._replace(label=2.5)], 0).labels.dtype == torch.float32
+
+
+def test_an_epoch_has_everything_once_in_an_order_of_its_own(tokenizer):
+    orders = [[i for batch in shuffled(103, 10, seed, epoch) for i in batch]
+              for seed, epoch in ((1, 0), (1, 1), (2, 0))]
+    assert all(sorted(order) == list(range(103)) for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0] != list(range(103))
+    assert orders[0] == [i for batch in shuffled(103, 10, 1, 0) for i in batch]
+    assert [len(batch) for batch in shuffled(103, 10, 1, 0)] == [10] * 10 + [3]
+    instances = encode([("a " * (i % 7), None, 0) for i in range(30)], tokenizer, 32)
+    batches = list(by_length(instances, 8))
+    assert sorted(i for batch in batches for i in batch) == list(range(30))
+    lengths = [len(instances[i].tokens) for batch in batches for i in batch]
+    assert lengths == sorted(lengths, reverse=True)
