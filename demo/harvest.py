@@ -111,7 +111,8 @@ def topics() -> list[Document]:
     return [(f"topics/{name}", [text]) for name, text in sorted(texts.items())]
 
 
-def _read(module: tuple[str, Path]) -> Document:
+def read_module(module: tuple[str, Path]) -> Document:
+    """A module, (name, file), as a document."""
     return module[0], docstrings(module[1].read_bytes())
 
 
@@ -120,9 +121,9 @@ def documents(packages: Iterable[str], processes: int = 1) -> Iterator[Document]
     found = [module for package in packages for module in modules(package)]
     if processes > 1 and len(found) > 500:
         with ProcessPoolExecutor(processes) as pool:
-            yield from pool.map(_read, found, chunksize=50)
+            yield from pool.map(read_module, found, chunksize=50)
     else:
-        yield from map(_read, found)
+        yield from map(read_module, found)
     yield from topics()
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from corpora import TOKENS, write_vocab
 from small import THREE_BY_8, teacher
+from test_scripts import call
 
 from demo import runner
 from demo.harvest import docstrings, documents, harvest, held_out, paragraphs, without_repeats
@@ -21,6 +22,7 @@ from demo.report import Row, plot, read_metrics, table
 from demo.runner import Runner, empty, shown, work_folder
 from demo.setting import Speed, Teacher, find_teacher, measure_speed
 from uer.errors import UserError
+from uer.finetuning.tasks import read_uer, uer_task
 from uer.formats.export import save_uer
 from uer.models.build import from_weights
 
@@ -261,3 +263,20 @@ def test_the_plot_is_an_image_of_the_curves(tmp_path):
     plot(tmp_path / "plot.png", {"a": [(5, 3.0), (9, 2.0)], "b": [(5, 4.0), (9, 3.5)]}, {"kept": [(0, 1.0), (9, 0.5)]},
          "A title")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+# -- where a docstring comes from --------------------------------------------------------------------------------------
+
+
+def test_the_task_of_where_a_docstring_comes_from(tmp_path, capsys):
+    call("demo/origin.py", "--train_path", tmp_path / "train.tsv", "--dev_path", tmp_path / "dev.tsv", "--packages",
+         "asyncio", "email", "--train_examples", 30, "--dev_examples", 5)
+    task = uer_task([tmp_path / "train.tsv"])
+    train, dev = (read_uer(task, tmp_path / f"{kind}.tsv") for kind in ("train", "dev"))
+    assert task.labels == ("asyncio", "email") and (len(train), len(dev)) == (60, 10)
+    assert [example.label for example in train[:4]] == [0, 1, 0, 1]
+    assert not {example.text_a for example in train} & {example.text_a for example in dev}
+    with pytest.raises(SystemExit):
+        call("demo/origin.py", "--train_path", tmp_path / "t.tsv", "--dev_path", tmp_path / "d.tsv", "--packages",
+             "asyncio", "email", "--train_examples", 10**6)
+    assert "lower --train_examples" in capsys.readouterr().err and not (tmp_path / "t.tsv").exists()

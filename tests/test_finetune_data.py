@@ -44,6 +44,9 @@ def test_every_layout_is_read_as_it_stands(tmp_path, name):
             assert len(split.examples) == (24 if kind == "train" else 12)
     if name == "MNLI":
         assert [split.submission for split in splits] == ["MNLI-m", "MNLI-mm"]
+        (tmp_path / "diagnostic.tsv").write_text("index\tsentence1\tsentence2\n0\tx\ty\n")
+        last = read_glue(GLUE[name], tmp_path, "test")[2]
+        assert last.submission == "AX" and last.examples == [("x", "y", None)]
     else:
         assert splits[0].submission == name
 

@@ -91,6 +91,14 @@ def test_train_and_infer_from_the_shell(bench, tmp_path):
         assert sum(map(float, probabilities.split())) == pytest.approx(1, abs=1e-5)
 
 
+def test_what_scripts_written_for_uer_say(bench, tmp_path):
+    for embedding in (["word_pos_seg"], ["word", "pos", "seg"]):
+        call("finetune/run_classifier.py", *options(
+            bench, tmp_path / "c.bin", "--embedding", *embedding, "--encoder", "transformer", "--mask", "fully_visible",
+            "--optimizer", "adamw", "--scheduler", "linear", "--fp16_opt_level", "O1", "--epochs_num", 1))
+    assert results(tmp_path / "c.bin")["facts"]["scheduler"] == "linear"
+
+
 def test_mistakes_from_the_shell_are_one_sentence(bench, tmp_path):
     (tmp_path / "bad.tsv").write_text("label\ttext_a\n1\tx\n")
     done = shell("finetune/run_classifier.py", *options(bench, tmp_path / "c.bin", train=tmp_path / "bad.tsv"))
@@ -211,6 +219,10 @@ def test_grid_seeds_and_resume(bench, tmp_path, capsys):
     with pytest.raises(SystemExit):
         call("finetune/run_classifier.py", *options(bench, tmp_path / "parts.bin", "--resume", "--pooling", "max"))
     assert "has other runs: pooling is 'mean' there, 'max' here" in capsys.readouterr().err
+    (tmp_path / "parts.bin").unlink()
+    with pytest.raises(SystemExit):
+        call("finetune/run_classifier.py", *options(bench, tmp_path / "parts.bin", *grid, "--resume"))
+    assert "the best model of its runs" in capsys.readouterr().err
 
 
 def test_the_best_epoch_is_kept():

@@ -24,7 +24,7 @@ from uer.squeeze.mask_file import read_masks
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ["preprocess.py", "pretrain.py", "convert.py", "calibrate.py", "evaluate.py", "demo/run.py",
-           "demo/harvest.py", "demo/picking.py", "finetune/run_classifier.py", "finetune/run_glue.py",
+           "demo/harvest.py", "demo/picking.py", "demo/origin.py", "finetune/run_classifier.py", "finetune/run_glue.py",
            "finetune/run_squad.py", "inference/run_classifier_infer.py",
            *sorted(f"scripts/{path.name}" for path in ROOT.glob("scripts/convert*.py"))]
 TEACHER = ModelConfig(hidden_size=128, layers_num=2, heads_num=2, feedforward_size=256, max_seq_length=64)

@@ -22,7 +22,7 @@ from uer.finetuning.model import build_classifier, check_pooler, load_encoder, s
 from uer.finetuning.tasks import GLUE, Split, Task, read_glue, read_uer, uer_task
 from uer.finetuning.training import Combination, Evaluation, Outcome, Settings, in_words
 from uer.formats import LoadedModel, shapes
-from uer.formats.storage import PendingFiles
+from uer.formats.storage import PendingFiles, read_tensors
 from uer.pretraining import check_writable
 from uer.reports import Reports
 from uer.tokenizers import build_tokenizer
@@ -187,7 +187,7 @@ class ClassifierRun:
         sizes = ", ".join(f"{len(split.examples):,} {split.name} dev".replace("  ", " ") for split in self.data.dev)
         say(f"{task.name or 'classification'}: {len(self.train):,} training and {sizes} examples, "
             f"{'a score' if task.regression else 'labels ' + ', '.join(task.labels)}; on {self.device}")
-        results = Results(f"{args.output_model_path}.results.json", self._facts(), args.resume)
+        results = Results(args.output_model_path, self._facts(), args.resume)
         best = run_grid(combinations(args), results, self._start, self.problem, self.settings, self.device,
                         self.reports, self._keep)
         say(f"written: {args.output_model_path}, {args.output_model_path}.json, {results.path}")
@@ -219,8 +219,7 @@ class ClassifierRun:
         """Evaluate or predict the test data with the best model, as it was saved."""
         args, task = self.args, self.data.task
         model = self._start(combination.seed)
-        weights = torch.load(args.output_model_path, map_location="cpu", weights_only=True)
-        model.load_state_dict(weights)
+        model.load_state_dict(read_tensors(args.output_model_path))
         model.to(self.device).eval()
         with PendingFiles() as pending:
             for split in self.data.test:

@@ -53,18 +53,21 @@ class Results:
     """The results file: what the runs share (`facts`) and the runs that are finished.
 
     Args:
-        path: written whole after every run.
+        output: the model's path; `<output>.results.json` is written whole after every run.
         resume: begin with the runs that the file has.
     Raises:
-        UserError: a file that cannot be read, or that of other runs.
+        UserError: a file that cannot be read, that of other runs, or without the model that goes with it.
     """
 
-    def __init__(self, path: str, facts: dict[str, Any], resume: bool):
-        self.path, self.facts = path, json.loads(json.dumps(facts))
+    def __init__(self, output: str, facts: dict[str, Any], resume: bool):
+        self.path, self.facts = f"{output}.results.json", json.loads(json.dumps(facts))
         self.runs: list[dict[str, Any]] = []
-        check_writable(path)
-        if resume and Path(path).exists():
+        check_writable(output)
+        if resume and Path(self.path).exists():
             self.runs = self._read()
+            if not Path(output).is_file():
+                raise UserError(f"--resume: {self.path} is there, but not {output}, the best model of its runs; leave "
+                                f"--resume out to begin anew")
 
     def _read(self) -> list[dict[str, Any]]:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from uer.data.options import add_tokenizer_options
+from uer.opts import SCHEDULERS
 
 TASKS = ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI")
 POOLINGS = ("mean", "max", "first", "last", "pooler")
@@ -22,7 +23,8 @@ def add_tuning_options(parser: argparse.ArgumentParser, *, batch_size: int, seq_
     group.add_argument("--learning_rate", type=float, nargs="+", default=[rate], metavar="LR",
                        help=f"one, or several to try each (default: {rate:g})")
     group.add_argument("--warmup", type=float, default=0.1, metavar="SHARE",
-                       help="share of the steps in which the rate rises; then it falls linearly (default: 0.1)")
+                       help="share of the steps in which the rate rises (default: 0.1)")
+    group.add_argument("--scheduler", choices=SCHEDULERS, default="linear", help="what it does then (default: linear)")
     group.add_argument("--weight_decay", type=float, default=0.01, metavar="X", help="of matrices (default: 0.01)")
     group.add_argument("--max_grad_norm", type=float, default=1.0, metavar="X",
                        help="longer gradients are cut to this length; 0: never (default: 1)")
@@ -43,6 +45,16 @@ def add_pretrained_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--pretrained_model_path", required=True, metavar="PATH",
                        help="a UER file or a Hugging Face folder; a head for masked language modelling is not needed")
     group.add_argument("--config_path", metavar="FILE", help="model config, where there is none beside the model")
+
+
+def add_uer_options(parser: argparse.ArgumentParser) -> None:
+    """Options of UER's scripts that have one right value here; under names of their own, as configs have them too."""
+    group = parser.add_argument_group("what scripts written for UER may say")
+    for name, values in (("embedding", ("word_pos_seg", "word", "pos", "seg")), ("encoder", ("transformer",)),
+                         ("mask", ("fully_visible",)), ("layernorm_positioning", ("post",)), ("optimizer", ("adamw",)),
+                         ("fp16_opt_level", ("O0", "O1", "O2", "O3"))):
+        group.add_argument(f"--{name}", dest=f"uer_{name}", choices=values, help="changes nothing",
+                           nargs="+" if name == "embedding" else None)
 
 
 def add_pooling_option(group: argparse._ActionsContainer, default: str | None = "first") -> None:
@@ -80,13 +92,14 @@ def classifier_parser() -> argparse.ArgumentParser:
     add_pooling_option(parser.add_argument_group("head"))
     add_tuning_options(parser, batch_size=32, seq_length=128, rate=2e-5, epochs=3)
     group = parser.add_argument_group("output")
-    group.add_argument("--output_model_path", required=True, metavar="FILE",
+    group.add_argument("--output_model_path", default="models/finetuned_model.bin", metavar="FILE",
                        help="the best epoch of the best run; <FILE>.json says what it is, <FILE>.results.json has "
-                            "every run")
+                            "every run (default: models/finetuned_model.bin)")
     group.add_argument("--prediction_path", metavar="PATH",
                        help="predictions for the test data: a file, or with --task a folder for files in GLUE's "
                             "submission format")
     add_report_options(group)
+    add_uer_options(parser)
     return parser
 
 
@@ -109,6 +122,7 @@ def infer_parser() -> argparse.ArgumentParser:
     group.add_argument("--seq_length", type=int, metavar="N", help="tokens an instance at most (default: the model's)")
     group.add_argument("--batch_size", type=int, default=64, metavar="N", help="default: 64")
     group.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
+    add_uer_options(parser)
     return parser
 
 

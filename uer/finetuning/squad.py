@@ -225,7 +225,7 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
              "dropout": loaded.config.dropout,
              **{key: value for key, value in vars(settings).items() if key != "report_steps"},
              "train": _digest(train), "dev": _digest(dev)}
-    results = Results(f"{args.output_model_path}.results.json", facts, args.resume)
+    results = Results(args.output_model_path, facts, args.resume)
 
     def keep(outcome: Outcome, combination: Combination) -> None:
         model = build_span_finder(loaded, combination.seed).to(device).eval()

@@ -50,7 +50,7 @@ class Task:
         texts: columns of the text or texts.
         label: column of the label.
         metrics: their names in `uer.finetuning.metrics`; their mean is the task's score.
-        dev, test: (name of the split, file) pairs; `submissions` are GLUE's file names, one a test file.
+        dev: (name of the split, file) of each; test: with GLUE's name for the predictions ("": the task's).
         bare: columns of training and dev files that have no header.
         range: of a regression's score.
         broken_lines: the published file is known to have some lines with too few columns; they are left out.
@@ -62,8 +62,7 @@ class Task:
     label: str = "label"
     metrics: tuple[str, ...] = ("accuracy",)
     dev: tuple[tuple[str, str], ...] = (("", "dev.tsv"),)
-    test: tuple[tuple[str, str], ...] = (("", "test.tsv"),)
-    submissions: tuple[str, ...] = ()
+    test: tuple[tuple[str, str, str], ...] = (("", "test.tsv", ""),)
     bare: dict[str, int] | None = None
     range: tuple[float, float] = (0.0, 5.0)
     broken_lines: bool = False
@@ -94,7 +93,9 @@ class Task:
 
 
 MNLI_DEV = (("matched", "dev_matched.tsv"), ("mismatched", "dev_mismatched.tsv"))
-MNLI_TEST = (("matched", "test_matched.tsv"), ("mismatched", "test_mismatched.tsv"))
+DIAGNOSTIC = "diagnostic.tsv"  # GLUE's, answered by the model of MNLI, where the file is there
+MNLI_TEST = (("matched", "test_matched.tsv", "MNLI-m"), ("mismatched", "test_mismatched.tsv", "MNLI-mm"),
+             ("diagnostic", DIAGNOSTIC, "AX"))
 PAIR = ("sentence1", "sentence2")
 ENTAILED = ("entailment", "not_entailment")
 BINARY = ("0", "1")
@@ -105,8 +106,7 @@ GLUE = {task.name: task for task in (
     Task("MRPC", BINARY, ("#1 String", "#2 String"), "Quality", ("f1", "accuracy")),
     Task("STS-B", (), PAIR, "score", ("pearson", "spearman")),
     Task("QQP", BINARY, ("question1", "question2"), "is_duplicate", ("f1", "accuracy"), broken_lines=True),
-    Task("MNLI", ("contradiction", "entailment", "neutral"), PAIR, "gold_label", dev=MNLI_DEV, test=MNLI_TEST,
-         submissions=("MNLI-m", "MNLI-mm")),
+    Task("MNLI", ("contradiction", "entailment", "neutral"), PAIR, "gold_label", dev=MNLI_DEV, test=MNLI_TEST),
     Task("QNLI", ENTAILED, ("question", "sentence")),
     Task("RTE", ENTAILED, PAIR),
     Task("WNLI", BINARY, PAIR),
@@ -127,10 +127,10 @@ def read_glue(task: Task, folder: str | Path, kind: str) -> list[Split]:
                         f"and test.tsv")
     if kind == "train":
         return [_read(task, folder / "train.tsv", True)]
-    files = task.dev if kind == "dev" else task.test
-    submissions = task.submissions or (task.name,)
-    return [_read(task, folder / file, kind == "dev", name, submission)
-            for (name, file), submission in zip(files, submissions)]
+    if kind == "dev":
+        return [_read(task, folder / file, True, name) for name, file in task.dev]
+    return [_read(task, folder / file, False, name, submission or task.name) for name, file, submission in task.test
+            if file != DIAGNOSTIC or (folder / file).exists()]
 
 
 def _read(task: Task, path: Path, labelled: bool, name: str = "", submission: str = "") -> Split:

@@ -42,6 +42,7 @@ class Settings:
 
     epochs: int = 3
     warmup: float = 0.1
+    scheduler: str = "linear"
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     bias_correction: bool = True
@@ -52,8 +53,8 @@ class Settings:
     def of(cls, args: argparse.Namespace) -> Settings:
         """As the options say."""
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
-        return cls(args.epochs_num, args.warmup, args.weight_decay, args.max_grad_norm, args.bias_correction, precision,
-                   args.report_steps)
+        return cls(args.epochs_num, args.warmup, args.scheduler, args.weight_decay, args.max_grad_norm,
+                   args.bias_correction, precision, args.report_steps)
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The precision of matrix products."""
@@ -120,7 +121,7 @@ def tune(model: nn.Module, problem: Problem, combination: Combination, settings:
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
     per_epoch = len(problem.batches(combination.batch_size, combination.seed, 0))
     total = per_epoch * settings.epochs
-    factor, step, begun = schedule("linear", total, settings.warmup), 0, time.perf_counter()
+    factor, step, begun = schedule(settings.scheduler, total, settings.warmup), 0, time.perf_counter()
     best: Outcome | None = None
     history: list[dict[str, float]] = []
     for epoch in range(settings.epochs):
@@ -141,10 +142,9 @@ def tune(model: nn.Module, problem: Problem, combination: Combination, settings:
             losses += loss.detach()
             step += 1
             if step % settings.report_steps == 0:
-                _report(reports, spoken, (step, total), losses.item() / number, left)
-        mean = losses.item() / per_epoch
-        if not math.isfinite(mean):
-            raise UserError(f"{combination.words}: the loss is {mean} in epoch {epoch + 1}; {REMEDY}")
+                mean = _finite(losses.item() / number, combination)
+                reports.say(f"{spoken}step {step}/{total} | loss {mean:.4f}{left(step / total)}")
+        mean = _finite(losses.item() / per_epoch, combination)
         result = evaluate(model, problem, settings, device)
         history.append({"loss": mean, **result.figures})
         reports.say(f"{spoken}epoch {epoch + 1}/{settings.epochs} | loss {mean:.4f} | {in_words(result.figures)}"
@@ -158,9 +158,11 @@ def tune(model: nn.Module, problem: Problem, combination: Combination, settings:
     return best
 
 
-def _report(reports: Reports, spoken: str, steps: tuple[int, int], loss: float,
-            left: Callable[[float], str]) -> None:
-    reports.say(f"{spoken}step {steps[0]}/{steps[1]} | loss {loss:.4f}{left(steps[0] / steps[1])}")
+def _finite(loss: float, combination: Combination) -> float:
+    """The loss; `UserError` where it is no finite number."""
+    if not math.isfinite(loss):
+        raise UserError(f"{combination.words}: the loss is {loss}; {REMEDY}")
+    return loss
 
 
 @torch.no_grad()
