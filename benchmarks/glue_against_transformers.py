@@ -6,8 +6,8 @@ pad batches to their longest instance, and run AdamW (bias-corrected, eps 1e-6, 
 and decay, gradients cut at 1. The stock side has its own tokenizer, model, shuffling, dropout, and metrics
 (scikit-learn, scipy). Runs are kept in <work_path>/runs.json, so that an interrupted comparison goes on.
 
-With --paired both sides also get the same head, the same batches and no dropout, and the losses of the first steps are
-compared one by one in float32.
+With --paired nothing but this is done: both sides get the same head, the same batches and no dropout, and the losses of
+the first steps are compared one by one in float32.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--train_limit", type=int, metavar="N", help="the first N training lines only")
     out.add_argument("--sides", nargs="+", default=["here", "transformers"],
                      choices=("here", "here, UER's AdamW", "transformers"))
-    out.add_argument("--paired", type=int, metavar="STEPS", help="compare the losses of so many steps as well")
+    out.add_argument("--paired", type=int, metavar="STEPS", help="compare the losses of so many steps, one by one")
     out.add_argument("--float32", action="store_true", help="no bfloat16")
     return out
 
@@ -234,8 +234,10 @@ def main() -> None:
     args.work_path.mkdir(parents=True, exist_ok=True)
     path = args.work_path / "runs.json"
     runs = json.loads(path.read_text()) if path.exists() else []
-    for name in args.tasks if args.paired else ():
-        print("paired", paired(args, GLUE[name], task_folder(args, GLUE[name])), flush=True)
+    if args.paired:
+        for name in args.tasks:
+            print("paired", paired(args, GLUE[name], task_folder(args, GLUE[name])), flush=True)
+        return
     for seed in args.seeds:
         for name in args.tasks:
             for side in args.sides:

@@ -281,6 +281,7 @@ def test_adamw_with_and_without_bias_correction(corrected):
     (["--seq_length", 65], "a number from 8 to the model's 64 positions"),
     (["--pretrained_model_path", "none.bin"], "none.bin: no such file"),
     (["--output_model_path", "."], "cannot be written there"),
+    (["--prediction_path", "p.tsv"], "needs --test_path"),
     (["--vocab_path", "short.txt"], "word embeddings, the vocabulary"),
 ])
 def test_mistakes(bench, tmp_path, capsys, monkeypatch, more, words):

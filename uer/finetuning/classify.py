@@ -105,6 +105,8 @@ def read_data(args: argparse.Namespace, wants_test: bool) -> Data:
                     read_glue(task, args.data_dir, "test") if wants_test else [])
     if not args.train_path or not args.dev_path or args.data_dir:
         raise UserError("give --train_path and --dev_path (UER's TSV), or --task and --data_dir (GLUE's files)")
+    if wants_test and not args.test_path:
+        raise UserError(f"--prediction_path {args.prediction_path} needs --test_path, the texts to predict")
     task = uer_task([args.train_path])
     test = [Split("", read_uer(task, args.test_path, None))] if args.test_path else []
     return Data(task, Split("", read_uer(task, args.train_path)), [Split("", read_uer(task, args.dev_path))], test)
@@ -142,7 +144,8 @@ def run_classifier(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     problems = check_tuning_options(args)
     if problems:
         raise UserError("; ".join(problems))
-    for path in (args.output_model_path, args.log_path):
+    predictions = f"{args.prediction_path}/{args.task}.tsv" if args.task else args.prediction_path
+    for path in (args.output_model_path, args.log_path, args.prediction_path and predictions):
         if path:
             check_writable(path)
     data = read_data(args, bool(args.prediction_path))
@@ -211,8 +214,7 @@ class ClassifierRun:
         card = {"kind": "classifier", "config": self.loaded.config.to_dict(), "task": task.name,
                 "labels": list(task.labels), "pooling": self.args.pooling, "seq_length": self.args.seq_length,
                 "vocab_size": len(vocab), "vocab_sha256": vocab.sha256, "tokenizer": self.args.tokenizer,
-                "do_lower_case": self.lower_case,
-                **combination._asdict(), **outcome.to_dict()}
+                "do_lower_case": self.lower_case, **combination._asdict(), **outcome.to_dict()}
         save_tuned(self.args.output_model_path, outcome.weights, card)
 
     def _predict(self, combination: Combination) -> None:
@@ -221,6 +223,7 @@ class ClassifierRun:
         model = self._start(combination.seed)
         model.load_state_dict(read_tensors(args.output_model_path))
         model.to(self.device).eval()
+        written: list[str] = []
         with PendingFiles() as pending:
             for split in self.data.test:
                 instances = encode(split.examples, self.tokenizer, args.seq_length)
@@ -234,8 +237,10 @@ class ClassifierRun:
                         else Path(args.prediction_path)
                     lines = submission_lines(task, given) if task.name else prediction_lines(task, given)
                     pending.add(target).write_text("".join(lines), encoding="utf-8")
-                    self.reports.say(f"written: {target}")
+                    written.append(str(target))
             pending.publish()
+        if written:
+            self.reports.say(f"written: {', '.join(written)}")
 
 
 def submission_lines(task: Task, given: np.ndarray) -> Iterator[str]:
