@@ -57,6 +57,21 @@ def test_the_students_pooler_reads_what_the_sparse_model_has(shape, strategy, ta
     torch.testing.assert_close(given, wanted, rtol=0, atol=1e-10)
 
 
+def test_stock_transformers_pool_the_same(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    case, whole = trained(tmp_path, "dim"), pooler(128)
+    torch.save({**torch.load(case.checkpoint, weights_only=True), **whole}, case.checkpoint)
+    convert(monkeypatch, *case.options(tmp_path / "s.bin", "--output_format", "uer", "huggingface"))
+    src = torch.randint(5, 60, (3, 9), generator=torch.Generator().manual_seed(1))
+    loaded = load_encoder(str(tmp_path / "s.bin"), None)
+    model = build_classifier(loaded, 2, "pooler", 1).eval()
+    stock = transformers.AutoModel.from_pretrained(str(tmp_path / "s")).eval()
+    with torch.no_grad():
+        ours = torch.tanh(model.output_layer_1(model.hidden_states(src, torch.ones_like(src))[:, 0]))
+        torch.testing.assert_close(ours, stock(src).pooler_output, rtol=0, atol=2e-5)
+    assert ours.std() > 0.1
+
+
 def test_nothing_dropped_is_the_teachers_pooler():
     whole = pooler(24)
     same = squeeze_pooler(whole, torch.eye(24), torch.rand(24) + 0.5)
