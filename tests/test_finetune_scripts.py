@@ -91,6 +91,17 @@ def test_train_and_infer_from_the_shell(bench, tmp_path):
         assert sum(map(float, probabilities.split())) == pytest.approx(1, abs=1e-5)
 
 
+def test_fine_tuning_goes_on_from_a_fine_tuned_model(bench, tmp_path, capsys):
+    """With the file's own config: two heads of 8, which nobody would guess of a hidden size of 16."""
+    call("finetune/run_classifier.py", *options(bench, tmp_path / "first.bin", "--epochs_num", 1))
+    loaded = load_encoder(str(tmp_path / "first.bin"), None)
+    tuned = torch.load(tmp_path / "first.bin", weights_only=True)
+    assert loaded.config == CONFIG and "a fine-tuned head: output_layer_1.weight" in "".join(loaded.notes)
+    assert all(torch.equal(tensor, tuned[name]) for name, tensor in loaded.weights.items())
+    heads = {f"output_layer_{i}.{part}" for i in (1, 2) for part in ("weight", "bias")}
+    assert set(tuned) - set(loaded.weights) == heads
+
+
 def test_what_scripts_written_for_uer_say(bench, tmp_path):
     for embedding in (["word_pos_seg"], ["word", "pos", "seg"]):
         call("finetune/run_classifier.py", *options(

@@ -63,7 +63,7 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
         vocab_size: tokens of the vocabulary it is to be used with; None: not checked.
         allow_missing_head: make an MLM head where the file has none.
         seed: of the noise in such a head.
-        encoder_only: leave the MLM head out, whether the file has one or not.
+        encoder_only: leave the heads out, of masked language modelling or of a task, whether the file has them or not.
     Raises:
         UserError: anything wrong with the file, all of it in one message.
     """
@@ -82,7 +82,11 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
                      for name, tensor in model.weights.items()}
     problems = shapes.disagreements(model.config, model.weights, vocab_size)
     if encoder_only:
-        model.weights = {name: tensor for name, tensor in model.weights.items() if not name.startswith(shapes.HEAD)}
+        tuned = [name for name in model.weights if name.startswith(shapes.TASK_HEAD)]
+        if tuned:
+            model.notes.append(f"not taken over, a fine-tuned head: {shortened(tuned)}")
+        model.weights = {name: tensor for name, tensor in model.weights.items()
+                         if not name.startswith((shapes.HEAD, shapes.TASK_HEAD))}
     if not problems:
         if not encoder_only:
             _complete_head(model, allow_missing_head, seed)
@@ -196,8 +200,9 @@ def _uer_config(path: Path | None) -> ModelConfig | None:
     if path is None:
         return None
     data = read_json(path)
-    if "teacher" in data:
-        return config_from_dict(data["teacher"], f"config {path}")
+    own = data.get("teacher", data.get("config"))  # beside a checkpoint; beside a fine-tuned model
+    if isinstance(own, dict):
+        return config_from_dict(own, f"config {path}")
     return load_config(path) if "layers_num" in data else None
 
 
