@@ -32,11 +32,13 @@ def run_glue(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     reports = Reports(True, args.log_path)
     try:
         data = {task: read_data(_options(args, task, 0, folder), args.predict) for task in tasks}
+        done: set[tuple[str, str]] = set()
         for task in tasks:
             for number, name in enumerate(names):
                 reports.say(f"\n{task}, {name}")
                 _run(_options(args, task, number, folder / name), given, data[task], reports)
-                found = collect(args, folder, names, tasks)
+                done.add((name, task))
+                found = collect(args, folder, names, done)
                 write(found, folder, tasks)
         reports.say("\n" + table(found, tasks))
         reports.say(f"written: {folder}/glue.md, glue.json" + (", glue.png" if can_plot() else ""))
@@ -88,16 +90,18 @@ def _run(args: argparse.Namespace, given: set[str], data: Data, reports: Reports
 # -- results -----------------------------------------------------------------------------------------------------------
 
 
-def collect(args: argparse.Namespace, folder: Path, names: list[str], tasks: list[str]) -> dict[str, Any]:
-    """What the results files have: model -> task -> the best line of its grid, and the average over tasks."""
+def collect(args: argparse.Namespace, folder: Path, names: list[str], done: set[tuple[str, str]]) -> dict[str, Any]:
+    """From the results files: model -> task -> the best line of its grid, and the average over tasks.
+
+    `done`: (model, task) pairs whose files are of this table.
+    """
     grid, models = combinations(args), {}
     for name, path in zip(names, args.pretrained_model_path):
         found = {}
-        for task in tasks:
-            results = folder / name / f"{task}.bin.results.json"
-            if results.is_file():
-                runs = [run for run in json.loads(results.read_text(encoding="utf-8"))["runs"] if of(run) in grid]
-                found[task] = max(summary(runs), key=lambda line: line["score"]["median"])
+        for task in (task for task in TASKS if (name, task) in done):
+            results = json.loads((folder / name / f"{task}.bin.results.json").read_text(encoding="utf-8"))
+            runs = [run for run in results["runs"] if of(run) in grid]
+            found[task] = max(summary(runs), key=lambda line: line["score"]["median"])
         models[name] = {"path": path, "tasks": found, "average": average(found)}
     return {"format": FORMAT, "models": models}
 
