@@ -131,6 +131,38 @@ def test_uer_file_and_hugging_face_folder_are_the_same_model(bench, pooling):
     assert logits[0].std() > 1e-3
 
 
+def test_training_steps_are_those_of_stock_transformers(bench):
+    """Same head, same batches, no dropout: the losses of ten steps, AdamW and cut gradients included."""
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(
+        str(bench / "hf"), num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+    ours = build_classifier(load_encoder(str(bench / "hf"), None, dropout=0.0), 3, "pooler", 1).train()
+    ours.output_layer_2.load_state_dict(theirs.classifier.state_dict())
+    plain = ("bias", "LayerNorm.weight")
+    mine = AdamW(parameter_groups(ours.named_parameters(), 1e-2), bias_correction=True)
+    other = torch.optim.AdamW([
+        {"params": [p for name, p in theirs.named_parameters() if not name.endswith(plain)], "weight_decay": 0.01},
+        {"params": [p for name, p in theirs.named_parameters() if name.endswith(plain)], "weight_decay": 0.0}],
+        lr=1e-2, eps=1e-6)
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    for _ in range(10):
+        src = torch.randint(5, len(TOKENS), (6, 12), generator=generator)
+        seg, labels = torch.ones_like(src), torch.arange(6) % 3
+        seg[:, 6:], seg[2, 8:] = 2, 0
+        first = torch.nn.functional.cross_entropy(ours(src, seg), labels)
+        second = theirs(src, attention_mask=(seg > 0).long(), token_type_ids=(seg - 1).clamp(min=0), labels=labels).loss
+        losses.append((first.item(), second.item()))
+        for model, optimizer, loss in ((ours, mine, first), (theirs, other, second)):
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    table = np.array(losses)
+    assert table[:, 0].std() > 0.01
+    np.testing.assert_allclose(table[:, 0], table[:, 1], atol=2e-5)
+
+
 def test_poolings():
     hidden = torch.tensor([[[1.0, 9.0], [3.0, 4.0], [5.0, -2.0]], [[1.0, 2.0], [7.0, 0.0], [100.0, 100.0]]])
     seg = torch.tensor([[1, 1, 2], [1, 1, 0]])
