@@ -81,16 +81,23 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--train", choices=("compactors", "student"), default="compactors",
                        help="after calibration, train teacher and compactors through the student, or the merged "
                             "student itself (default: compactors)")
-    group.add_argument("--soft_targets_weight", type=float, default=0.0, metavar="W",
-                       help="share of a soft-label loss from the teacher (default: 0)")
-    group.add_argument("--soft_targets_temperature", type=float, default=1.0, metavar="T", help="default: 1")
-    group.add_argument("--soft_targets_top_k", type=int, default=128, metavar="K",
-                       help="tokens of the teacher's distribution that count (default: 128)")
     group.add_argument("--comp_only", action="store_true", help="train the compactors alone")
     group.add_argument("--mask_path", metavar="FILE", help="where the masks are recorded, for convert.py")
     group.add_argument("--squeeze_tolerance", type=float, default=1e-4, metavar="X",
                        help="masked dimensions leave for good once their compactor entries are below X (default: 1e-4)")
     group.add_argument("--no_squeeze", action="store_true", help="keep masked dimensions in the model to the end")
+
+
+def add_soft_target_options(parser: argparse.ArgumentParser) -> None:
+    """Soft labels."""
+    group = parser.add_argument_group("soft labels")
+    group.add_argument("--soft_targets_weight", type=float, default=0.0, metavar="W",
+                       help="share of a soft-label loss from a teacher that runs along (default: 0)")
+    group.add_argument("--soft_targets_teacher", metavar="PATH",
+                       help="that teacher (default: with --weight_squeeze the one at --pretrained_model_path)")
+    group.add_argument("--soft_targets_temperature", type=float, default=1.0, metavar="T", help="default: 1")
+    group.add_argument("--soft_targets_top_k", type=int, default=128, metavar="K",
+                       help="tokens of the teacher's distribution that count (default: 128)")
 
 
 def add_calibration_options(parser: argparse.ArgumentParser) -> None:
@@ -142,6 +149,7 @@ def pretrain_parser() -> argparse.ArgumentParser:
     add_optimization_options(parser)
     add_squeeze_options(parser)
     add_calibration_options(parser)
+    add_soft_target_options(parser)
     add_run_options(parser)
     add_distributed_options(parser)
     return parser

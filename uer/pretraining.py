@@ -20,6 +20,7 @@ from uer.distributed import Place, launch
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
 from uer.learner import Learner, PlainLearner
+from uer.memory import keep_freed_memory
 from uer.models.build import from_scratch, from_weights
 from uer.objective import SoftTargets
 from uer.optimizers import AdamW, parameter_groups, schedule
@@ -58,6 +59,12 @@ def check_options(args: argparse.Namespace, given: set[str]) -> None:
         if value is not None and not 0 <= value <= below:
             problems.append(f"--{name} is {value}, a number from 0 to {below:g} is needed")
     problems += _squeeze_problems(args, given)
+    if not 0 <= args.soft_targets_weight <= 1:
+        problems.append(f"--soft_targets_weight is {args.soft_targets_weight}, a number from 0 to 1 is needed")
+    if args.soft_targets_weight and not (args.soft_targets_teacher or args.weight_squeeze):
+        problems.append("--soft_targets_weight needs --soft_targets_teacher, the model that gives the labels")
+    if args.soft_targets_teacher and not args.soft_targets_weight:
+        problems.append("--soft_targets_teacher does nothing without --soft_targets_weight")
     if not args.pretrained_model_path and not args.config_path:
         problems.append("--config_path is needed to start from scratch (bert/base_config.json, say)")
     if not args.vocab_path:
@@ -82,11 +89,9 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
             problems.append("--weight_squeeze needs --mask_path, where the masks are recorded for convert.py")
         if args.train == "student" and args.compactor_init != "calibrated":
             problems.append("--train student needs --compactor_init calibrated: only then there is a student to train")
-        if args.soft_targets_weight and not 0 < args.soft_targets_weight <= 1:
-            problems.append(f"--soft_targets_weight is {args.soft_targets_weight}, a number from 0 to 1 is needed")
         return problems
     idle = ("target_dim", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate", "w_step", "l2_lambda",
-            "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train", "soft_targets_weight")
+            "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train")
     return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]
 
 
@@ -106,6 +111,7 @@ def check_writable(path: str) -> None:
 
 def work(place: Place, args: argparse.Namespace) -> None:
     """What every process does."""
+    keep_freed_memory()
     reports = Reports(place.leads, args.log_path, args.tb_path)
     try:
         _work(place, args, reports)
@@ -146,11 +152,7 @@ def _work(place: Place, args: argparse.Namespace, reports: Reports) -> None:
     run = Run(args.output_model_path, args.total_steps, schedule(args.scheduler, args.total_steps, args.warmup),
               args.accumulation_steps, args.save_checkpoint_steps, args.report_steps, args.eval_steps, args.seed,
               args.mask_path if args.weight_squeeze else None, args.bf16)
-    soft = None
-    if args.soft_targets_weight:
-        teacher = from_weights(loaded.config, loaded.weights).to(place.device)
-        soft = SoftTargets(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k)
-    trainer = Trainer(learner, dataset, run, place, reports, card, dev, soft)
+    trainer = Trainer(learner, dataset, run, place, reports, card, dev, soft_targets(args, loaded, len(vocab), place))
     trainer.train(resumed[1]["step"] if resumed else 0)
 
 
@@ -177,6 +179,16 @@ def load_teacher(args: argparse.Namespace, vocab_size: int) -> LoadedModel:
     assert config is not None
     weights = dict(from_scratch(config, vocab_size, args.seed).state_dict())
     return LoadedModel(config, weights, ["no --pretrained_model_path: the model starts from scratch"])
+
+
+def soft_targets(args: argparse.Namespace, loaded: LoadedModel, vocab_size: int, place: Place) -> SoftTargets | None:
+    """Soft labels, where asked for, from --soft_targets_teacher or else the teacher that is compressed."""
+    if not args.soft_targets_weight:
+        return None
+    if args.soft_targets_teacher:
+        loaded = load_model(args.soft_targets_teacher, vocab_size=vocab_size)
+    teacher = from_weights(loaded.config, loaded.weights).to(place.device)
+    return SoftTargets(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k)
 
 
 def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:

@@ -7,7 +7,6 @@ nor threads. Elsewhere they are started afresh (spawn).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import signal
 import sys
@@ -23,9 +22,9 @@ from uer.data.masking import MaskingOptions
 from uer.data.sources import BLOCK, Segment
 from uer.data.worker import BadByte, Result, SegmentWorker
 from uer.errors import UserError
+from uer.memory import keep_freed_memory
 from uer.tokenizers import Tokenizer, build_tokenizer
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
 AHEAD = 2  # segments a worker has in hand, so that it never waits for the next
 
 
@@ -145,18 +144,6 @@ def _interrupts_blocked() -> Iterator[None]:
 
 def _fork_is_safe() -> bool:
     return sys.platform == "linux" and "torch" not in sys.modules and threading.active_count() == 1
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what a block of text needed for the next one, instead of handing it back and faulting it in again.
-
-    The faults of several processes wait for each other in the kernel. Elsewhere than with glibc nothing is done.
-    """
-    with contextlib.suppress(OSError, AttributeError, ValueError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(M_TRIM_THRESHOLD, 128 << 20)
-        mallopt(M_TOP_PAD, 16 << 20)
 
 
 def _worker_main(connection: Connection, work: tuple[Any, ...], inherited: list[Connection]) -> None:

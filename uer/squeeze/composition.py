@@ -71,5 +71,5 @@ def _column_gradient(factor: torch.Tensor, gradient: torch.Tensor, some: torch.T
     """factorᵀ @ gradient, in the columns `some`."""
     if some is None:
         return factor.t() @ gradient
-    part = gradient[:, some].t() @ factor  # transposed, so that rows are put back, which is quicker than columns
-    return part.new_zeros(gradient.shape[1], part.shape[1]).index_copy_(0, some, part).t()
+    part = factor.t() @ gradient[:, some]
+    return part.new_zeros(len(part), gradient.shape[1]).index_copy_(1, some, part)
