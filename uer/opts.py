@@ -11,6 +11,7 @@ PENALTIES = ("published", "fade")
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial")
 FORMATS = ("uer", "uer-py", "huggingface", "onnx")
 COMPACTOR_INITS = ("identity", "calibrated")
+MASK_SCORES = ("norm", "taylor")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -73,6 +74,11 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
                        help="of the compactors (default: 5e-5)")
     group.add_argument("--w_step", type=int, default=500, metavar="N",
                        help="steps between mask updates (default: 500)")
+    group.add_argument("--mask_schedule_share", type=float, metavar="SHARE",
+                       help="sets --w_step so that the mask schedule takes this share of total_steps")
+    group.add_argument("--mask_scores", choices=MASK_SCORES, default="norm",
+                       help="what masks are chosen by. norm: column norms of the compactors; taylor: running mean of "
+                            "|gradient × value| (default: norm)")
     group.add_argument("--l2_lambda", type=float, default=20.0, metavar="λ",
                        help="strength of the published penalty (default: 20)")
     group.add_argument("--penalty", choices=PENALTIES, default="published",

@@ -25,6 +25,7 @@ from uer.objective import SoftTargets
 from uer.optimizers import AdamW, parameter_groups, schedule
 from uer.reports import Reports
 from uer.squeeze.groups import MaskGroup, build_groups
+from uer.squeeze.importance import build_scores
 from uer.squeeze.learner import WidLearner
 from uer.squeeze.mask_file import cut_masks, start_mask_file
 from uer.squeeze.master import Master
@@ -53,7 +54,7 @@ def check_options(args: argparse.Namespace, given: set[str]) -> None:
         value = getattr(args, name)
         if value is not None and not 0 <= value < float("inf"):
             problems.append(f"--{name} is {value}, a number from 0 is needed")
-    for name, below in (("warmup", 1.0), ("dropout", 1.0)):
+    for name, below in (("warmup", 1.0), ("dropout", 1.0), ("mask_schedule_share", 1.0)):
         value = getattr(args, name)
         if value is not None and not 0 <= value <= below:
             problems.append(f"--{name} is {value}, a number from 0 to {below:g} is needed")
@@ -82,11 +83,17 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
             problems.append("--weight_squeeze needs --mask_path, where the masks are recorded for convert.py")
         if args.train == "student" and args.compactor_init != "calibrated":
             problems.append("--train student needs --compactor_init calibrated: only then there is a student to train")
+        if args.mask_schedule_share is not None and "w_step" in given:
+            problems.append("--w_step and --mask_schedule_share say the same thing; give one of them")
+        idle = [name for name in ("mask_schedule_share", "mask_scores") if name in given]
+        if idle and args.compactor_init == "calibrated":
+            problems.append(f"--{idle[0]} does nothing with --compactor_init calibrated, where nothing is masked")
         if args.soft_targets_weight and not 0 < args.soft_targets_weight <= 1:
             problems.append(f"--soft_targets_weight is {args.soft_targets_weight}, a number from 0 to 1 is needed")
         return problems
     idle = ("target_dim", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate", "w_step", "l2_lambda",
-            "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train", "soft_targets_weight")
+            "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train", "soft_targets_weight", "mask_schedule_share",
+            "mask_scores")
     return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]
 
 
@@ -211,6 +218,9 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     groups = build_groups(config, args.target_dim, args.compactor_mask_strategy)
     for group in groups.values():
         group.dropped = group.dropped.to(place.device)
+    if args.mask_schedule_share is not None:
+        args.w_step = shared_w_step(groups, args.total_steps, args.mask_schedule_share)
+        reports.say(f"masks change every {args.w_step:,} steps (--w_step)")
     card = {**card, "kind": "wid"}
     if resumed is not None:
         weights = {name: tensor.to(place.device) for name, tensor in resumed[0].items()}
@@ -239,7 +249,10 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
                                        special_kind="compactor_learning_rate"))
     penalty = build_penalty(args.penalty, master, optimizer, args.w_step, args.l2_lambda)
     tolerance = None if args.no_squeeze else args.squeeze_tolerance
-    learner = WidLearner(master, optimizer, penalty, args.w_step, tolerance)
+    scores = build_scores(args.mask_scores, master)
+    if resumed is not None:
+        scores.load_state_dict(resumed[2].get("scores", {}))
+    learner = WidLearner(master, optimizer, penalty, args.w_step, tolerance, scores)
     if args.compactor_init == "identity":
         warn_of_decay(args, groups, reports)
     return learner, card
@@ -254,6 +267,11 @@ def restore_groups(groups: dict[str, MaskGroup], card: dict[str, Any], resume: d
         if not resume["penalised"][name]:
             group.dropped = group.dropped[:0]
         group.squeezed = name in card["squeezed"]
+
+
+def shared_w_step(groups: dict[str, MaskGroup], total_steps: int, share: float) -> int:
+    """The --w_step that completes the mask schedule after this share of the steps (rounded down, at least 1)."""
+    return max(1, int(total_steps * share) // max(group.last_interval for group in groups.values()))
 
 
 def warn_of_decay(args: argparse.Namespace, groups: dict[str, MaskGroup], reports: Reports) -> None:

@@ -214,6 +214,8 @@ class Trainer:
                 "keep": {name: group.keep.cpu() for name, group in groups.items() if group.keep is not None},
                 "penalised": {name: len(group.dropped) > 0 for name, group in groups.items()},
             }
+            if isinstance(self.learner, WidLearner):
+                resume["scores"] = self.learner.scores.state_dict()
             card = {**self.card, "squeezed": [name for name, group in groups.items() if group.squeezed]}
             path = save_checkpoint(self.run.output, step, tensors, card, resume)
             self.reports.say(f"step {step}: wrote {path}")

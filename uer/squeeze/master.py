@@ -17,7 +17,7 @@ from torch import nn
 from uer.config import ModelConfig
 from uer.models.bert import Bert
 from uer.models.sizes import BertSizes, LayerSizes
-from uer.squeeze.composition import effective
+from uer.squeeze.composition import applies_to_features, applies_to_rows, effective
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.wiring import (
     EMBEDDING_COMPACTOR,
@@ -154,7 +154,7 @@ class Master:
         rows = self.parameters[f"{EMBEDDING_COMPACTOR}.weight"]  # [hidden now, hidden of the teacher]
         tables = {name: self.parameters[name] for name in EMBEDDING_TABLES}
         tokens, _ = self.load
-        if not multiply_out and tokens < sum(table.shape[0] for table in tables.values()):
+        if not multiply_out and applies_to_rows(tokens, sum(table.shape[0] for table in tables.values())):
             return {**tables, "embedding.projection": rows}
         return {name: table @ rows.T for name, table in tables.items()}
 
@@ -164,9 +164,7 @@ class Master:
         bias = self.parameters[f"{VOCABULARY_LINEAR}.bias"]
         (vocab, inner), width = weight.shape, columns.shape[1]
         _, predicted = self.load
-        apply = predicted * inner * (width + vocab)
-        multiply = vocab * width * (inner + predicted)
-        if not multiply_out and apply < multiply:
+        if not multiply_out and applies_to_features(predicted, vocab, inner, width):
             return {f"{VOCABULARY_LINEAR}.weight": weight, f"{VOCABULARY_LINEAR}.bias": bias,
                     "target.projection": columns}
         return {f"{VOCABULARY_LINEAR}.weight": weight @ columns, f"{VOCABULARY_LINEAR}.bias": bias}
