@@ -29,7 +29,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Training and held-out data."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset_path", required=True, nargs="+", metavar="FILE",
+    group.add_argument("--dataset_path", nargs="+", metavar="FILE",
                        help="dataset file(s) of preprocess.py; a glob does as well")
     group.add_argument("--dev_path", nargs="+", metavar="FILE", help="held-out dataset, to evaluate on")
     group.add_argument("--data_processor", choices=("mlm",), default="mlm", help="default: mlm")
@@ -111,8 +111,7 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Output, reports, checkpoints."""
     group = parser.add_argument_group("output")
-    group.add_argument("--output_model_path", required=True, metavar="PATH",
-                       help="checkpoints are written to PATH-<step>")
+    group.add_argument("--output_model_path", metavar="PATH", help="checkpoints are written to PATH-<step>")
     group.add_argument("--save_checkpoint_steps", type=int, default=10000, metavar="N",
                        help="steps between checkpoints; the last step always writes one (default: 10000)")
     group.add_argument("--resume", nargs="?", const="newest", metavar="CHECKPOINT",
@@ -123,6 +122,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
                        help="steps between evaluations on --dev_path (default: at the end only)")
     group.add_argument("--tb_path", metavar="DIR", help="TensorBoard events and metrics.jsonl go here")
     group.add_argument("--log_path", metavar="FILE", help="the console's lines go here as well")
+    group.add_argument("--plan", action="store_true",
+                       help="print parameters, operations, memory and traffic of the run and leave; data, vocabulary "
+                            "and weights need not be there")
+    group.add_argument("--seq_length", type=int, metavar="N",
+                       help="with --plan: tokens per instance (default: the dataset's, else 128)")
 
 
 def add_distributed_options(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ from uer.learner import Learner, PlainLearner
 from uer.models.build import from_scratch, from_weights
 from uer.objective import SoftTargets
 from uer.optimizers import AdamW, parameter_groups, schedule
+from uer.plan import plan, shared_w_step
 from uer.reports import Reports
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.importance import build_scores
@@ -39,14 +40,26 @@ SWING = 0.1  # share of its size by which a masked entry may overshoot zero befo
 def pretrain(args: argparse.Namespace, given: set[str]) -> None:
     """Run pretrain.py with parsed options; `given`: those that the command line gave."""
     check_options(args, given)
-    launch(work, args)
+    if args.plan:
+        print(plan(args), end="")
+    else:
+        launch(work, args)
 
 
 def check_options(args: argparse.Namespace, given: set[str]) -> None:
     """Everything that can be known to be wrong before any work; all problems in one `UserError`."""
+    problems = _problems(args, given)
+    if problems:
+        raise UserError("; ".join(problems))
+    for path in () if args.plan else (args.output_model_path, args.mask_path, args.log_path):
+        if path:
+            check_writable(path)
+
+
+def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
     problems = []
-    for name in ("batch_size", "total_steps", "accumulation_steps", "report_steps", "save_checkpoint_steps", "w_step",
-                 "world_size", "eval_steps", "calibration_batches"):
+    for name in ("batch_size", "seq_length", "total_steps", "accumulation_steps", "report_steps",
+                 "save_checkpoint_steps", "w_step", "world_size", "eval_steps", "calibration_batches"):
         value = getattr(args, name)
         if value is not None and value < 1:
             problems.append(f"--{name} is {value}, at least 1 is needed")
@@ -61,15 +74,15 @@ def check_options(args: argparse.Namespace, given: set[str]) -> None:
     problems += _squeeze_problems(args, given)
     if not args.pretrained_model_path and not args.config_path:
         problems.append("--config_path is needed to start from scratch (bert/base_config.json, say)")
-    if not args.vocab_path:
-        problems.append("--vocab_path is needed")
+    if args.plan:
+        return problems
+    if "seq_length" in given:
+        problems.append("--seq_length goes with --plan; a run has its dataset's")
+    problems += [f"--{name} is needed" for name in ("vocab_path", "dataset_path", "output_model_path")
+                 if not getattr(args, name)]
     if args.eval_steps and not args.dev_path:
         problems.append("--eval_steps needs --dev_path")
-    if problems:
-        raise UserError("; ".join(problems))
-    for path in (args.output_model_path, args.mask_path, args.log_path):
-        if path:
-            check_writable(path)
+    return problems
 
 
 def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
@@ -77,23 +90,23 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         problems = []
         if not args.target_dim:
             problems.append("--weight_squeeze needs --target_dim, the student's hidden size")
-        if not args.pretrained_model_path:
+        if not args.pretrained_model_path and not args.plan:
             problems.append("--weight_squeeze needs --pretrained_model_path, the teacher")
-        if args.compactor_init == "identity" and not args.mask_path:
+        if args.compactor_init == "identity" and not args.mask_path and not args.plan:
             problems.append("--weight_squeeze needs --mask_path, where the masks are recorded for convert.py")
         if args.train == "student" and args.compactor_init != "calibrated":
             problems.append("--train student needs --compactor_init calibrated: only then there is a student to train")
         if args.mask_schedule_share is not None and "w_step" in given:
             problems.append("--w_step and --mask_schedule_share say the same thing; give one of them")
-        idle = [name for name in ("mask_schedule_share", "mask_scores") if name in given]
-        if idle and args.compactor_init == "calibrated":
-            problems.append(f"--{idle[0]} does nothing with --compactor_init calibrated, where nothing is masked")
+        unused = [name for name in ("mask_schedule_share", "mask_scores") if name in given]
+        if unused and args.compactor_init == "calibrated":
+            problems.append(f"--{unused[0]} does nothing with --compactor_init calibrated, where nothing is masked")
         if args.soft_targets_weight and not 0 < args.soft_targets_weight <= 1:
             problems.append(f"--soft_targets_weight is {args.soft_targets_weight}, a number from 0 to 1 is needed")
         return problems
     idle = ("target_dim", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate", "w_step", "l2_lambda",
-            "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train", "soft_targets_weight", "mask_schedule_share",
-            "mask_scores")
+            "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train", "soft_targets_weight",
+            "mask_schedule_share", "mask_scores")
     return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]
 
 
@@ -267,11 +280,6 @@ def restore_groups(groups: dict[str, MaskGroup], card: dict[str, Any], resume: d
         if not resume["penalised"][name]:
             group.dropped = group.dropped[:0]
         group.squeezed = name in card["squeezed"]
-
-
-def shared_w_step(groups: dict[str, MaskGroup], total_steps: int, share: float) -> int:
-    """The --w_step that completes the mask schedule after this share of the steps (rounded down, at least 1)."""
-    return max(1, int(total_steps * share) // max(group.last_interval for group in groups.values()))
 
 
 def warn_of_decay(args: argparse.Namespace, groups: dict[str, MaskGroup], reports: Reports) -> None:

@@ -1,8 +1,8 @@
 """Which dimensions matter: what a group's masks are chosen by.
 
     norm      ‖C[:, j]‖₂ of the scoring compactor, the published choice
-    taylor    Σ_i |g_ij · C_ij|, a running mean over the steps (Molchanov et al. 2017): to first order, how much the loss
-              changes if column j goes; g as it comes from the loss, before any penalty
+    taylor    Σ_i |g_ij · C_ij|, a running mean over the steps (Molchanov et al. 2017): to first order, how much the
+              loss changes if column j goes; g as it comes from the loss, before any penalty
 """
 
 from __future__ import annotations

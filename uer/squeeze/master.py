@@ -31,6 +31,18 @@ from uer.squeeze.wiring import (
 )
 
 
+def sizes_from_groups(config: ModelConfig, groups: Mapping[str, MaskGroup], vocab: int, positions: int,
+                      segments: int) -> BertSizes:
+    """The student's sizes as its groups are now, for a teacher of this config and tables of these many rows."""
+    def layer_sizes(layer: int) -> LayerSizes:
+        attention, ffn = groups[f"attention.{layer}"], groups[f"ffn.{layer}"]
+        heads = attention.width // config.head_size if attention.whole_blocks else config.heads_num
+        return LayerSizes(heads, attention.width // heads, ffn.width)
+
+    layers = tuple(layer_sizes(i) for i in range(config.layers_num))
+    return BertSizes(vocab, positions, segments, groups["hidden"].width, layers, groups["mlm"].width)
+
+
 class Master:
     """Teacher weights + compactors + mask groups.
 
@@ -78,13 +90,7 @@ class Master:
     def sizes(self) -> BertSizes:
         """The student's sizes now."""
         vocab, positions, segments = (self.parameters[name].shape[0] for name in EMBEDDING_TABLES)
-        layers = tuple(self._layer_sizes(i) for i in range(self.config.layers_num))
-        return BertSizes(vocab, positions, segments, self.groups["hidden"].width, layers, self.groups["mlm"].width)
-
-    def _layer_sizes(self, layer: int) -> LayerSizes:
-        attention, ffn = self.groups[f"attention.{layer}"], self.groups[f"ffn.{layer}"]
-        heads = attention.width // self.config.head_size if attention.whole_blocks else self.config.heads_num
-        return LayerSizes(heads, attention.width // heads, ffn.width)
+        return sizes_from_groups(self.config, self.groups, vocab, positions, segments)
 
     # -- composition -----------------------------------------------------------------------------------------------
 
