@@ -21,8 +21,9 @@ BLUE, BRICK, GREEN, PURPLE, OCHRE, TEAL = "#2b6399", "#c0513b", "#5a8a57", "#846
 RUN_COLOURS = (BLUE, BRICK, GREEN, PURPLE, OCHRE, TEAL)
 KIND_COLOURS = {"hidden": BLUE, "attention": BRICK, "ffn": GREEN, "mlm": PURPLE}
 KIND_WORDS = {"hidden": "residual stream", "attention": "attention", "ffn": "feed-forward", "mlm": "MLM head"}
+APPLIED = "teacher with compactors on activations"
 PART_COLOURS = {"embedding": "#9aa7b4", "attention": BRICK, "feed-forward": GREEN, "MLM head": PURPLE,
-                "composition": OCHRE, "compactors on activations": "#d5dade"}
+                "composition": OCHRE, APPLIED: "#d5dade"}
 NORMS = LinearSegmentedColormap.from_list("norms", ["#ffffff", "#c5d6e6", "#6d9bc3", "#2b6399", "#12304d"])
 STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT,
@@ -84,8 +85,8 @@ def label_ends(axes, labels: Sequence[tuple[float, str, str]]) -> None:
                       annotation_clip=False)
 
 
-def mark_squeezes(axes, run: Run, words: bool = True) -> None:
-    """A dashed line where groups left; their kinds beside it, or of many lines only the last one named."""
+def mark_squeezes(axes, run: Run, words: bool = False) -> None:
+    """A dashed line where groups left; with `words` their kinds beside it, or of many lines only the last one named."""
     left: dict[int, list[str]] = {}
     for line in run.squeeze:
         left.setdefault(line["step"], []).extend(dict.fromkeys(map(kind_of, line["groups"])))
@@ -94,9 +95,9 @@ def mark_squeezes(axes, run: Run, words: bool = True) -> None:
         if not words or (len(left) > SQUEEZES_NAMED and step != max(left)):
             continue
         named = ", ".join(KIND_WORDS.get(kind, kind) for kind in dict.fromkeys(kinds))
-        axes.annotate(f"squeezed: {named}" if len(left) <= SQUEEZES_NAMED else "last squeeze", (step, 1.0),
-                      xycoords=("data", "axes fraction"), xytext=(3, -2), textcoords="offset points", rotation=90,
-                      ha="left", va="top", fontsize=7.5, color=FAINT)
+        axes.annotate(f"squeezed: {named}" if len(left) <= SQUEEZES_NAMED else "last squeeze", (step, 0.0),
+                      xycoords=("data", "axes fraction"), xytext=(3, 4), textcoords="offset points", rotation=90,
+                      ha="left", va="bottom", fontsize=7.5, color=FAINT)
 
 
 def merged(curves: Sequence[tuple[str, str, Curve]]) -> list[tuple[str, str, Curve]]:
@@ -160,7 +161,7 @@ def learning(runs: Sequence[Run]):
             one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         one.set_title(title)
         if len(runs) == 1:
-            mark_squeezes(one, runs[0], words=False)
+            mark_squeezes(one, runs[0])
         label_ends(one, labels)
     return figure
 
@@ -177,7 +178,7 @@ def dimensions(runs: Sequence[Run]):
         curves = [(f"{KIND_WORDS[kind]}", KIND_COLOURS[kind], curve) for kind, curve in kept.items()]
         share_axis(axes, "Dimensions kept, of the teacher's")
         lines(axes, curves, run.last_step, "{:.0%}".format, drawstyle="steps-post")
-        mark_squeezes(axes, run)
+        mark_squeezes(axes, run, words=True)
         return figure
     figure, axes = panels(2)
     for one, kind in zip(axes, ("hidden", "ffn")):
@@ -325,14 +326,16 @@ def costs(runs: Sequence[Run]):
         name = f"{run.name}: " if len(runs) > 1 else ""
         first, last = run.model[0], run.model[-1]
         if len(runs) == 1 and first.get("on_activations"):
-            rows.append(("with compactors\non activations", {}, {"compactors on activations": first["on_activations"]}))
-        moments = [(f"{name}start", first)] + ([(f"{name}end", last)] if last is not first else [])
-        for label, line in moments:
+            rows.append(("with compactors\non activations", {APPLIED: first["trained"]},
+                         {APPLIED: first["on_activations"]}))
+        moments = [(f"{name}start", first), (f"{name}end", last)]
+        for label, line in moments if last is not first else [(run.name, last)]:
             rows.append((label, line["parameters"], {**line["operations"], "composition": line.get("composition", 0)}))
     figure, grid = pyplot.subplots(1, 2, figsize=(10.0, 1.7 + 0.42 * len(rows)), layout="constrained", sharey=True)
     unit, word = operation_unit(max(sum(row[2].values()) for row in rows))
-    bars(grid[0], [(label, {part: n / 1e6 for part, n in numbers.items()}) for label, numbers, _ in rows],
-         "Parameters of the model that runs (millions)")
+    size, many = (1e6, "millions") if max(sum(row[1].values()) for row in rows) >= 1e6 else (1e3, "thousands")
+    bars(grid[0], [(label, {part: n / size for part, n in numbers.items()}) for label, numbers, _ in rows],
+         f"Parameters in the forward pass ({many})")
     bars(grid[1], [(label, {part: n / unit for part, n in numbers.items()}) for label, _, numbers in rows],
          f"Operations of a step ({word}FLOP)")
     shown = [part for part in PART_COLOURS if any(row[1].get(part) or row[2].get(part) for row in rows)]
@@ -355,8 +358,7 @@ def bars(axes, rows: Sequence[tuple[str, dict[str, float]]], title: str) -> None
         for part, number in numbers.items():
             axes.barh(y, number, left=left, height=0.66, color=PART_COLOURS[part], edgecolor="white", linewidth=0.6)
             left += number
-        text = f"{left:.3g}" if left < 1000 else f"{left:,.0f}"
-        axes.text(left + 0.012 * widest, y, text if left else "-", va="center", fontsize=9)
+        axes.text(left + 0.012 * widest, y, f"{left:.3g}" if left < 1000 else f"{left:,.0f}", va="center", fontsize=9)
     axes.set_yticks(range(len(rows)), [label for label, _ in rows])
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(rows) - 0.4, -0.6)
