@@ -90,7 +90,7 @@ def test_two_runs(tmp_path, monkeypatch, capsys):
     page = check_folder(tmp_path / "report", "2 runs: a, b")
     rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
     assert [row[0] for row in rows[1:]] == ["a", "b"]
-    assert rows[1][1:] == ["1,000", "2.100", "24.4 %", "198 → 99 k", "2.38 → 1.19 GFLOP", "7.6 ×", "500 → 60 ms",
+    assert rows[1][1:] == ["1,000", "2.100", "24.4 %", "198 → 99 k", "2.38 → 1.19 GFLOP", "7.6", "500 → 60 ms",
                            "step 400"]
     assert rows[2][-1] == "step 200"
 

@@ -140,7 +140,7 @@ def plain_cost(config: ModelConfig, tables: Mapping[str, int], step: Step) -> Co
     count = parameters(shapes)
     weights = FLOAT * sum(count.values())
     memory = {"weights": weights, "optimizer": 2 * weights, "gradients": weights,
-              "activations": activation_bytes(sizes, config, step)}
+              "activations": activation_bytes(sizes, config, step) + temporary_bytes(sizes, step)}
     memory["peak"] = sum(memory.values()) + _buffer(weights, step)
     return Cost(count, count, model_operations(sizes, step), memory=memory, sent=_sent(weights, step))
 
@@ -162,7 +162,7 @@ def model_operations(sizes: BertSizes, step: Step, table_width: int | None = Non
 
 
 def activation_bytes(sizes: BertSizes, config: ModelConfig, step: Step, table_width: int = 0, inner: int = 0) -> int:
-    """What the forward pass of a micro-step keeps for the backward pass, and a slice of logits.
+    """What the forward pass of a micro-step keeps for the backward pass.
 
     A layer keeps its input, query, key, value, context, two sums or their standardised form, the input of the
     feed-forward network and its inner values before and after the activation. In bfloat16 the inputs of products are
@@ -176,9 +176,16 @@ def activation_bytes(sizes: BertSizes, config: ModelConfig, step: Step, table_wi
     for heads, size, feedforward in sizes.layers:
         kept += tokens * (product * (2 * hidden + 4 * heads * size + 2 * feedforward) + 2 * (FLOAT + dropped) * hidden)
         kept += tokens * FLOAT * heads  # log-sum-exp of the attention scores
-    kept += predicted * (product * (hidden + sizes.mlm) + FLOAT * sizes.mlm + product * (inner or sizes.mlm))
-    logits = SLICE_ELSEWHERE if step.cuda else SLICE["cpu"]
-    return kept + 2 * FLOAT * min(predicted * sizes.vocab, logits)
+    return kept + predicted * (product * (hidden + sizes.mlm) + FLOAT * sizes.mlm + product * (inner or sizes.mlm))
+
+
+def temporary_bytes(sizes: BertSizes, step: Step) -> int:
+    """The largest of what comes and goes: a slice of logits and of their gradients, or the gradients of the values
+    before and after the activation of a feed-forward network."""
+    predicted = step.predicted // step.micro_steps
+    logits = min(predicted * sizes.vocab, SLICE_ELSEWHERE if step.cuda else SLICE["cpu"])
+    inner = step.rows * step.seq * max(layer.feedforward for layer in sizes.layers)
+    return 2 * max(FLOAT * logits, (2 if step.bf16 else FLOAT) * inner)
 
 
 # -- weight-inherited distillation -------------------------------------------------------------------------------------
@@ -230,7 +237,8 @@ def wid_cost(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str
     own = FLOAT * _entries({name: shape for name, shape in student.items() if _is_composed(name, on_rows, on_features)})
     memory = {"weights": held, "optimizer": 2 * updated, "gradients": updated, "student": 2 * own,
               "composition": FLOAT * _inner_products(config, groups),
-              "activations": activation_bytes(sizes, config, step, size if on_rows else 0, size if on_features else 0)}
+              "activations": temporary_bytes(sizes, step) + activation_bytes(
+                  sizes, config, step, size if on_rows else 0, size if on_features else 0)}
     later = updated + _buffer(FLOAT * _entries(student), step)  # once the activations are gone
     memory["peak"] = (held + 2 * updated + memory["student"] + memory["composition"]
                       + max(memory["activations"], later))

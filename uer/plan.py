@@ -27,7 +27,7 @@ UNITS = {"memory": ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")),
 LABEL, COLUMN = 31, 16
 MEMORY_ROWS = {"weights": "weights", "optimizer": "Adam's moments", "gradients": "their gradients",
                "student": "student and its gradients", "composition": "kept by the composition",
-               "activations": "activations, slice of logits", "peak": "in all, at the peak"}
+               "activations": "activations, temporaries", "peak": "in all, at the peak"}
 
 
 class Teacher(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from statistics import median
@@ -32,7 +33,10 @@ STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "axes.axisbelow": True,
     "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "svg.hashsalt": "report",
     "lines.linewidth": 1.8, "lines.solid_capstyle": "round"}
-LABEL_GAP = 0.065  # of an axes' height, between two labels at the ends of lines
+LABEL_GAP = 0.062  # a line of a label at the end of a curve, as a share of an axes' height
+LABEL_WIDTH = 27  # characters
+SQUEEZE_WIDTH = 20
+NAME_WIDTH = 20  # of a run, beside its bars
 SQUEEZES_NAMED = 3
 LOG_FROM = 6  # ratio of the largest to the smallest step time from which the axis is logarithmic
 
@@ -63,7 +67,7 @@ def panels(count: int, height: float = 3.6, width: float = 10.0):
 def step_axis(axes) -> None:
     """Steps along x, with commas in their thousands."""
     axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
@@ -72,17 +76,20 @@ def label_ends(axes, labels: Sequence[tuple[float, str, str]]) -> None:
     low, high = axes.get_ylim()
     scale = axes.yaxis.get_transform().transform
     bottom, top = scale(low), scale(high)
-    wanted = sorted(((scale(y) - bottom) / (top - bottom), text, colour) for y, text, colour in labels)
+    wanted = sorted(((scale(y) - bottom) / (top - bottom), textwrap.fill(text, LABEL_WIDTH), colour)
+                    for y, text, colour in labels)
+    heights = [LABEL_GAP * (1 + text.count("\n")) for _, text, _ in wanted]
     places: list[float] = []
-    for at, _, _ in wanted:
-        places.append(max(at, places[-1] + LABEL_GAP) if places else max(at, 0.0))
-    ceiling = 1.0
+    for i, (at, _, _) in enumerate(wanted):
+        below = places[-1] + (heights[i - 1] + heights[i]) / 2 if places else 0.0
+        places.append(max(at, below))
+    ceiling = 1.0 + LABEL_GAP
     for i in reversed(range(len(places))):
-        places[i] = min(places[i], ceiling)
-        ceiling = places[i] - LABEL_GAP
+        places[i] = min(places[i], ceiling - heights[i] / 2)
+        ceiling = places[i] - heights[i] / 2
     for place, (_, text, colour) in zip(places, wanted):
         axes.annotate(text, (1.015, place), xycoords="axes fraction", color=colour, va="center", fontsize=9,
-                      annotation_clip=False)
+                      linespacing=1.15, annotation_clip=False)
 
 
 def mark_squeezes(axes, run: Run, words: bool = False) -> None:
@@ -94,10 +101,11 @@ def mark_squeezes(axes, run: Run, words: bool = False) -> None:
         axes.axvline(step, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=0.5)
         if not words or (len(left) > SQUEEZES_NAMED and step != max(left)):
             continue
-        named = ", ".join(KIND_WORDS.get(kind, kind) for kind in dict.fromkeys(kinds))
-        axes.annotate(f"squeezed: {named}" if len(left) <= SQUEEZES_NAMED else "last squeeze", (step, 0.0),
-                      xycoords=("data", "axes fraction"), xytext=(3, 4), textcoords="offset points", rotation=90,
-                      ha="left", va="bottom", fontsize=7.5, color=FAINT)
+        named = ", ".join(KIND_WORDS[kind] for kind in KINDS if kind in kinds)
+        text = "all squeezed" if set(kinds) == set(KINDS) else f"squeezed: {named}"
+        text = textwrap.fill(text, SQUEEZE_WIDTH) if len(left) <= SQUEEZES_NAMED else "last squeeze"
+        axes.annotate(text, (step, 0.0), xycoords=("data", "axes fraction"), xytext=(3, 4), textcoords="offset points",
+                      rotation=90, ha="left", va="bottom", fontsize=7.5, color=FAINT).set_in_layout(False)
 
 
 def merged(curves: Sequence[tuple[str, str, Curve]]) -> list[tuple[str, str, Curve]]:
@@ -323,19 +331,19 @@ def costs(runs: Sequence[Run]):
         return figure
     rows: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
     for run in known:
-        name = f"{run.name}: " if len(runs) > 1 else ""
+        name = f"{textwrap.shorten(run.name, NAME_WIDTH, placeholder=' …')}: " if len(runs) > 1 else ""
         first, last = run.model[0], run.model[-1]
         if len(runs) == 1 and first.get("on_activations"):
             rows.append(("with compactors\non activations", {APPLIED: first["trained"]},
                          {APPLIED: first["on_activations"]}))
         moments = [(f"{name}start", first), (f"{name}end", last)]
-        for label, line in moments if last is not first else [(run.name, last)]:
+        for label, line in moments if last is not first else [(name.rstrip(": ") or "the model", last)]:
             rows.append((label, line["parameters"], {**line["operations"], "composition": line.get("composition", 0)}))
     figure, grid = pyplot.subplots(1, 2, figsize=(10.0, 1.7 + 0.42 * len(rows)), layout="constrained", sharey=True)
     unit, word = operation_unit(max(sum(row[2].values()) for row in rows))
     size, many = (1e6, "millions") if max(sum(row[1].values()) for row in rows) >= 1e6 else (1e3, "thousands")
     bars(grid[0], [(label, {part: n / size for part, n in numbers.items()}) for label, numbers, _ in rows],
-         f"Parameters in the forward pass ({many})")
+         f"Parameters ({many})")
     bars(grid[1], [(label, {part: n / unit for part, n in numbers.items()}) for label, _, numbers in rows],
          f"Operations of a step ({word}FLOP)")
     shown = [part for part in PART_COLOURS if any(row[1].get(part) or row[2].get(part) for row in rows)]

@@ -155,7 +155,7 @@ def figures_of(run: Run) -> dict[str, str]:
         found["parameters"] = change(*sizes, *((1e6, "M") if sizes[0] >= 1e6 else (1e3, "k")))
         found["operations a step"] = change(operations(first), operations(last), unit, f"{word}FLOP")
         if first.get("on_activations"):
-            found["cheaper than on activations"] = f"{first['on_activations'] / operations(last):.1f} ×"
+            found["times cheaper than on activations"] = f"{first['on_activations'] / operations(last):.1f}"
     curve = run.curve("train", "seconds_per_step")
     if curve:
         early = figures.first_median(curve) if run.squeeze else figures.last_median(curve)
