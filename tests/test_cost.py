@@ -70,10 +70,10 @@ def float_teacher() -> dict[str, torch.Tensor]:
 
 
 def learner_in(phase: str, step: Step, strategy: str, scores: str = "norm", tied: bool = False,
-               comp_only: bool = False) -> WidLearner:
+               comp_only: bool = False, mlm: int | None = None) -> WidLearner:
     """A learner before its first masks, with all of them, or squeezed."""
     config = SHAPE.config(tie_weights=tied)
-    groups = build_groups(config, 24, strategy)
+    groups = build_groups(config, 24, strategy, mlm)
     alone = step.processes == 1
     load = (step.tokens, step.predicted) if alone else (1 << 40, 1 << 40)
     weights = float_teacher()
@@ -107,7 +107,7 @@ def test_a_plain_model(load):
 @pytest.mark.parametrize("load", STEPS)
 @pytest.mark.parametrize("phase", ["fresh", "masked", "squeezed"])
 @pytest.mark.parametrize("strategy", ["dim", "head"])
-@pytest.mark.parametrize("variant", [{}, {"scores": "taylor"}, {"comp_only": True}, {"tied": True}])
+@pytest.mark.parametrize("variant", [{}, {"scores": "taylor"}, {"comp_only": True}, {"tied": True}, {"mlm": 40}])
 def test_a_step_of_master_and_student(load, phase, strategy, variant):
     step = STEPS[load]
     learner = learner_in(phase, step, strategy, **variant)

@@ -22,7 +22,7 @@ from math import prod
 import torch
 
 from uer.config import ModelConfig
-from uer.formats.shapes import expected_shapes
+from uer.formats.shapes import expected_shapes, sizes_of
 from uer.models.sizes import BertSizes
 from uer.squeeze.composition import applies_to_features, applies_to_rows, rows_first
 from uer.squeeze.groups import MaskGroup
@@ -132,8 +132,7 @@ def plain_cost(config: ModelConfig, tables: Mapping[str, int], step: Step) -> Co
     Args:
         tables: rows of its embedding tables: `vocab`, `positions`, `segments`.
     """
-    sizes = BertSizes.uniform(hidden=config.hidden_size, layers=config.layers_num, heads=config.heads_num,
-                              feedforward=config.feedforward_size, **tables)
+    sizes = sizes_of(config, **tables)
     shapes = expected_shapes(sizes, config)
     if config.tie_weights:
         del shapes[f"{VOCABULARY_LINEAR}.weight"]
@@ -193,9 +192,7 @@ def temporary_bytes(sizes: BertSizes, step: Step) -> int:
 
 def master_shapes(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str, MaskGroup]) -> Shapes:
     """Published name -> shape of everything a master holds, squeezed groups at their targets; a tied table once."""
-    teacher = BertSizes.uniform(hidden=config.hidden_size, layers=config.layers_num, heads=config.heads_num,
-                                feedforward=config.feedforward_size, **tables)
-    shapes = expected_shapes(teacher, config)
+    shapes = expected_shapes(sizes_of(config, **tables), config)
     if config.tie_weights:
         del shapes[f"{VOCABULARY_LINEAR}.weight"]
     for name, owner in layer_norms(config.layers_num):
@@ -223,22 +220,22 @@ def wid_cost(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str
     alone = step.processes == 1
     rows = sum(tables[kind] for kind in ("vocab", "positions", "segments"))
     on_rows = applies_to_rows(step.tokens if alone else MANY, rows)
-    size, width = config.hidden_size, sizes.mlm
-    on_features = applies_to_features(step.predicted if alone else MANY, sizes.vocab, size, width)
+    size, inner, width = config.hidden_size, config.mlm_width, sizes.mlm
+    on_features = applies_to_features(step.predicted if alone else MANY, sizes.vocab, inner, width)
     composition = _composition(config, groups, comp_only, spares)
     if not on_rows:
         composition["embedding"] += (2 if comp_only else 3) * 2 * rows * size * sizes.hidden
     if not on_features:
-        composition["MLM head"] += (2 if comp_only else 3) * 2 * sizes.vocab * size * width
+        composition["MLM head"] += (2 if comp_only else 3) * 2 * sizes.vocab * inner * width
     student = student_shapes(config, sizes, on_rows, on_features)
-    operations = model_operations(sizes, step, size if on_rows else None, size if on_features else None)
+    operations = model_operations(sizes, step, size if on_rows else None, inner if on_features else None)
     trained = {name: shape for name, shape in shapes.items() if not comp_only or "compactor" in name}
     held, updated = FLOAT * _entries(shapes), FLOAT * _entries(trained)
     own = FLOAT * _entries({name: shape for name, shape in student.items() if _is_composed(name, on_rows, on_features)})
     memory = {"weights": held, "optimizer": 2 * updated, "gradients": updated, "student": 2 * own,
               "composition": FLOAT * _inner_products(config, groups),
               "activations": temporary_bytes(sizes, step) + activation_bytes(
-                  sizes, config, step, size if on_rows else 0, size if on_features else 0)}
+                  sizes, config, step, size if on_rows else 0, inner if on_features else 0)}
     later = updated + _buffer(FLOAT * _entries(student), step)  # once the activations are gone
     memory["peak"] = (held + 2 * updated + memory["student"] + memory["composition"]
                       + max(memory["activations"], later))
@@ -258,19 +255,18 @@ def student_shapes(config: ModelConfig, sizes: BertSizes, on_rows: bool = False,
         shapes |= {name: (shapes[name][0], config.hidden_size) for name in EMBEDDING_TABLES}
         shapes["embedding.projection"] = (sizes.hidden, config.hidden_size)
     if on_features:
-        shapes[f"{VOCABULARY_LINEAR}.weight"] = (sizes.vocab, config.hidden_size)
-        shapes["target.projection"] = (config.hidden_size, sizes.mlm)
+        shapes[f"{VOCABULARY_LINEAR}.weight"] = (sizes.vocab, config.mlm_width)
+        shapes["target.projection"] = (config.mlm_width, sizes.mlm)
     return shapes
 
 
 def activations_cost(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str, MaskGroup],
                      step: Step) -> Cost:
     """The teacher with its compactors applied to activations: parameters, operations, bytes sent."""
-    sizes = BertSizes.uniform(hidden=config.hidden_size, layers=config.layers_num, heads=config.heads_num,
-                              feedforward=config.feedforward_size, **tables)
+    sizes = sizes_of(config, **tables)
     whole = {name: replace(group, squeezed=False) for name, group in groups.items()}
     trained = parameters(master_shapes(config, tables, whole))
-    operations = model_operations(sizes, step, table_width=config.hidden_size, inner=config.hidden_size)
+    operations = model_operations(sizes, step, table_width=config.hidden_size, inner=config.mlm_width)
     for linear in wrapped_linears(config.layers_num)[:-1]:
         assert linear.leaves
         tokens = step.predicted if linear.enters == "hidden" and linear.leaves == "mlm" else step.tokens

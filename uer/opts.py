@@ -64,6 +64,9 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weight_squeeze", action="store_true",
                        help="compress the teacher; without it, this is a plain MLM run")
     group.add_argument("--target_dim", type=int, metavar="D", help="hidden size of the student")
+    group.add_argument("--mlm_target_dim", type=int, metavar="D",
+                       help="features of the student's MLM head (default: --target_dim); with another width, a student "
+                            "cannot be written for Hugging Face or UER-py")
     group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
                        help="dim: every head gets thinner; head: whole heads leave (default: dim)")
     group.add_argument("--compactor_init", choices=COMPACTOR_INITS, default="identity",

@@ -59,7 +59,7 @@ def plan(args: argparse.Namespace) -> str:
     if args.soft_targets_weight:
         teacher.notes.append("soft labels: the teacher's own forward pass and weights are not counted")
     if args.weight_squeeze:
-        groups = build_groups(config, args.target_dim, args.compactor_mask_strategy)
+        groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim)
         phases = wid_phases(args, teacher, groups, step)
         to = f" to {args.target_dim} ({args.compactor_mask_strategy})"
     else:
@@ -132,7 +132,7 @@ def wid_phases(args: argparse.Namespace, teacher: Teacher, groups: dict[str, Mas
     """Compactors on activations (for comparison), before and after the squeeze, the student alone."""
     config, tables = teacher.config, teacher.tables
     options = {"comp_only": args.comp_only, "spares": args.mask_scores == "norm"}
-    student = config.student(args.target_dim, args.compactor_mask_strategy)
+    student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
     phases = [Phase("on activations", activations_cost(config, tables, groups, step))]
     calibrated, alone = args.compactor_init == "calibrated", args.train == "student"
     before = 0.0 if calibrated else steps_before_squeeze(args, groups) / args.total_steps

@@ -104,9 +104,9 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         if args.soft_targets_weight and not 0 < args.soft_targets_weight <= 1:
             problems.append(f"--soft_targets_weight is {args.soft_targets_weight}, a number from 0 to 1 is needed")
         return problems
-    idle = ("target_dim", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate", "w_step", "l2_lambda",
-            "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train", "soft_targets_weight",
-            "mask_schedule_share", "mask_scores")
+    idle = ("target_dim", "mlm_target_dim", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate",
+            "w_step", "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train",
+            "soft_targets_weight", "mask_schedule_share", "mask_scores")
     return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]
 
 
@@ -146,7 +146,8 @@ def _work(place: Place, args: argparse.Namespace, reports: Reports) -> None:
     weights = {name: tensor.to(place.device) for name, tensor in loaded.weights.items()}
     card: dict[str, Any] = {
         "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
-        "target_dim": args.target_dim, "vocab_size": len(vocab), "vocab_sha256": vocab.sha256}
+        "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim, "vocab_size": len(vocab),
+        "vocab_sha256": vocab.sha256}
     resumed = None
     if args.resume:
         path = newest_checkpoint(args.output_model_path) if args.resume == "newest" else Path(args.resume)
@@ -203,7 +204,8 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
     found = {**found, "teacher": found.get("origin", found.get("teacher"))}
     differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here"
-              for key in ("teacher", "vocab_sha256", "target_dim") if found.get(key) != wanted[key]]
+              for key in ("teacher", "vocab_sha256", "target_dim", "mlm_target_dim")
+              if found.get(key) != wanted[key]]
     if differ:
         raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ))
 
@@ -228,7 +230,7 @@ def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
 def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
                 place: Place, reports: Reports, card: dict[str, Any], resumed) -> tuple[Learner, dict[str, Any]]:
     """The learner of a WID run and what its checkpoints say about themselves."""
-    groups = build_groups(config, args.target_dim, args.compactor_mask_strategy)
+    groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim)
     for group in groups.values():
         group.dropped = group.dropped.to(place.device)
     if args.mask_schedule_share is not None:
@@ -238,7 +240,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     if resumed is not None:
         weights = {name: tensor.to(place.device) for name, tensor in resumed[0].items()}
         if resumed[1]["kind"] == "plain":
-            student = config.student(args.target_dim, args.compactor_mask_strategy)
+            student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
             return plain_learner(args, student, weights, place.device), {**card, **resumed[1]}
         restore_groups(groups, resumed[1], resumed[2], place.device)
     elif args.compactor_init == "calibrated":
@@ -246,7 +248,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
         weights = apply_calibration(calibration, weights, groups)
         if args.train == "student":
             master = Master(config, weights, groups)
-            student = config.student(args.target_dim, args.compactor_mask_strategy)
+            student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
             tensors = master.compose(multiply_out=True)
             card = {**card, "kind": "plain", "teacher": student.to_dict(), "origin": config.to_dict()}
             return plain_learner(args, student, tensors, place.device), card
