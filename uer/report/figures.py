@@ -36,6 +36,7 @@ STYLE: Any = {
 LABEL_GAP = 0.062  # a line of a label at the end of a curve, as a share of an axes' height
 LABEL_WIDTH = 27  # characters
 SQUEEZE_WIDTH = 20
+EMPTY_HEIGHT = 1.5  # inches
 NAME_WIDTH = 20  # of a run, beside its bars
 SQUEEZES_NAMED = 3
 LOG_FROM = 6  # ratio of the largest to the smallest step time from which the axis is logarithmic
@@ -126,6 +127,8 @@ def nothing(axes, why: str) -> None:
     axes.grid(False)
     axes.set(xticks=[], yticks=[], xlabel="")
     axes.spines[["left", "bottom"]].set_visible(False)
+    if len(axes.figure.axes) == 1:
+        axes.figure.set_figheight(EMPTY_HEIGHT)
 
 
 def lines(axes, curves: Sequence[tuple[str, str, Curve]], last_step: int, form: Callable[[float], str],
@@ -135,7 +138,7 @@ def lines(axes, curves: Sequence[tuple[str, str, Curve]], last_step: int, form: 
     for _, colour, curve in curves:
         axes.plot(*zip(*curve), color=colour, **how)
     axes.set_xlim(0, last_step)
-    label_ends(axes, [(curve[-1][1], f"{text} {form(curve[-1][1])}".strip(), colour) for text, colour, curve in curves])
+    label_ends(axes, [(curve[-1][1], f"{text}\u00a0{form(curve[-1][1])}", colour) for text, colour, curve in curves])
 
 
 # -- the pictures ------------------------------------------------------------------------------------------------------
@@ -210,7 +213,7 @@ def norms(runs: Sequence[Run]):
     """Heat maps of the sorted column norms of the scoring compactors over time, a row for each run."""
     found = [(run, run.norms()) for run in runs if run.norms()]
     if not found:
-        figure, (axes,) = panels(1, width=7.6, height=1.6)
+        figure, (axes,) = panels(1, width=7.6)
         nothing(axes, "no mask updates noted in these logs")
         return figure
     figure, grid = pyplot.subplots(len(found), len(KINDS), figsize=(10.0, 0.7 + 2.4 * len(found)), squeeze=False,
@@ -326,7 +329,7 @@ def costs(runs: Sequence[Run]):
     """Parameters and operations a step by part, at the start and at the end."""
     known = [run for run in runs if run.model]
     if not known:
-        figure, (axes,) = panels(1, width=7.6, height=1.6)
+        figure, (axes,) = panels(1, width=7.6)
         nothing(axes, "these logs do not say what the model costs")
         return figure
     rows: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
