@@ -60,7 +60,9 @@ class Recorder:
                                             **values})
 
     def _tables(self) -> dict[str, int]:
-        return table_rows({name: parameter.shape for name, parameter in self.learner.named_parameters()})
+        learner = self.learner
+        tensors = learner.master.parameters if isinstance(learner, WidLearner) else dict(learner.named_parameters())
+        return table_rows({name: tensor.shape for name, tensor in tensors.items()})
 
     def _cost(self) -> Cost:
         if not isinstance(self.learner, WidLearner):
@@ -71,16 +73,15 @@ class Recorder:
                         spares=not self.learner.scores.needs_gradients)
 
     def masks(self, step: int) -> None:
-        """Note the masks chosen at `step`."""
-        if self.reports.metrics is None or not isinstance(self.learner, WidLearner):
+        """Note the masks chosen at `step`. Every process must call it: scores may have to travel."""
+        if not isinstance(self.learner, WidLearner):
             return
         groups = [group for group in self.learner.groups().values() if not group.squeezed and group.keep is not None]
         stable = {group.name: self._stable(group) for group in groups}
         if groups and is_noted(step // self.learner.w_step):
-            master = self.learner.master
             self.reports.record(step, "masks", {"groups": {group.name: {
                 "kept": group.kept, "stable": stable[group.name],
-                "norms": binned(master.scores(group))} for group in groups}})
+                "norms": binned(self.learner.master.scores(group))} for group in groups}})
 
     def _stable(self, group: MaskGroup) -> float | None:
         """The share of what was dropped at the update before that is dropped now; None where nothing was."""
