@@ -216,6 +216,7 @@ class Trainer:
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a step, and its masks; `UserError` instead if the weights are no finite numbers."""
+        scores = self.learner.scores.state_dict() if isinstance(self.learner, WidLearner) else {}
         if self.place.leads:
             tensors = self.learner.state_dict()
             if not all(tensor.isfinite().all() for tensor in tensors.values()):
@@ -227,9 +228,8 @@ class Trainer:
                 "optimizer": optimizer_state(self.learner.named_parameters(), self.learner.optimizer),
                 "keep": {name: group.keep.cpu() for name, group in groups.items() if group.keep is not None},
                 "penalised": {name: len(group.dropped) > 0 for name, group in groups.items()},
+                "scores": scores,
             }
-            if isinstance(self.learner, WidLearner):
-                resume["scores"] = self.learner.scores.state_dict()
             card = {**self.card, "squeezed": [name for name, group in groups.items() if group.squeezed]}
             path = save_checkpoint(self.run.output, step, tensors, card, resume)
             self.reports.say(f"step {step}: wrote {path}")

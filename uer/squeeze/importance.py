@@ -32,7 +32,7 @@ class NormScores:
         """Called once per optimizer step, with the gradients of the loss in the master's parameters."""
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What has to be kept for a resumed run to choose the same masks."""
+        """What has to be kept for a resumed run to choose the same masks. Every process must call it."""
         return {}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
@@ -46,11 +46,11 @@ class TaylorScores(NormScores):
 
     def __init__(self, master: Master):
         super().__init__(master)
-        self.means = {name: torch.zeros(group.size, dtype=torch.float64, device=self._compactor(group).device)
+        self.means = {name: torch.zeros(group.size, dtype=torch.float64, device=group.dropped.device)
                       for name, group in master.groups.items() if not group.squeezed}
 
     def of(self, group: MaskGroup) -> torch.Tensor:
-        return self.means[group.name]
+        return self.master.told(group, self.means[group.name])
 
     @torch.no_grad()
     def observe(self) -> None:
@@ -61,7 +61,8 @@ class TaylorScores(NormScores):
                 mean.lerp_((compactor.grad * compactor).abs().sum(0).double(), 1 - MEMORY)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        return {name: mean.cpu() for name, mean in self.means.items() if not self.master.groups[name].squeezed}
+        waiting = [self.master.groups[name] for name in self.means if not self.master.groups[name].squeezed]
+        return {group.name: self.of(group).cpu() for group in waiting}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         missing = [name for name in self.means if name not in state]

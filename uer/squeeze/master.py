@@ -211,6 +211,10 @@ class Master:
         """Column norms of the compactor that scores a group: float64 [width]."""
         return self.parameters[f"{group.scored_by}.weight"].double().norm(dim=0)
 
+    def told(self, group: MaskGroup, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of a group as all processes are to know them: here everybody has found the same ones."""
+        return scores
+
     @torch.no_grad()
     def largest_dropped(self, group: MaskGroup) -> torch.Tensor:
         """Largest magnitude among the dropped compactor entries of a group (0 where none): a scalar."""
