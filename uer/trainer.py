@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from uer.checkpoint import optimizer_state, save_checkpoint
+from uer.cost import Step
 from uer.distributed import Place, sum_over_ranks, wait_for_all
 from uer.errors import UserError
 from uer.learner import Learner
 from uer.objective import SoftTargets, evaluate, training_loss
+from uer.record import Recorder
 from uer.reports import Reports, duration
 from uer.squeeze.learner import WidLearner
 from uer.squeeze.mask_file import append_masks
@@ -44,6 +46,10 @@ class Run:
     mask_path: str | None = None
     bf16: bool = False
 
+    def facts(self) -> dict[str, Any]:
+        """What a report on the run is to know."""
+        return {"total_steps": self.total_steps, "output": self.output, "mask_path": self.mask_path}
+
 
 class Trainer:
     """Trains a learner.
@@ -65,6 +71,9 @@ class Trainer:
                  carried: dict[str, torch.Tensor] | None = None):
         self.learner, self.batches, self.run, self.place = learner, batches, run, place
         self.reports, self.card, self.dev, self.soft, self.carried = reports, card, dev, soft, carried or {}
+        step = Step(batches.batch_size, batches.dataset.header["seq_length"], run.accumulation_steps, place.world_size,
+                    run.bf16, place.device.type == "cuda")
+        self.recorder = Recorder(learner, reports, step, {**card, **asdict(step), **run.facts()})
         self._clear()
 
     def train(self, start: int = 0) -> None:
@@ -72,6 +81,7 @@ class Trainer:
         run = self.run
         stream = self.batches.stream(start * run.accumulation_steps)
         self.learner.student.train()
+        self.recorder.start(start)
         self.begun = time.perf_counter()
         try:
             for step in range(start + 1, run.total_steps + 1):
@@ -107,6 +117,7 @@ class Trainer:
             if changed:
                 self._record_masks(step)
             if step % self.learner.w_step == 0:
+                self.recorder.masks(step)
                 self._squeeze(step, batches[0])
 
     def _precision(self) -> torch.autocast:
@@ -130,6 +141,7 @@ class Trainer:
         names = [group.name for group in leaving]
         change = (after - before) / before
         self.reports.record(step, "squeeze", {"groups": names, "loss_before": before, "loss_after": after})
+        self.recorder.squeezed(step)
         self.reports.say(f"step {step}: squeezed {summary(names)}; loss of a batch {before:.5f} -> {after:.5f} "
                          f"({change:+.1e})")
 
@@ -146,12 +158,13 @@ class Trainer:
 
     def _clear(self) -> None:
         self.sums = torch.zeros(3, device=self.place.device)  # cross entropy, right predictions, predictions
-        self.tokens, self.since = 0, time.perf_counter()
+        self.tokens, self.steps, self.since = 0, 0, time.perf_counter()
 
     def _count(self, report: torch.Tensor, batches: list[MlmBatch]) -> None:
         predicted = sum(len(batch.labels) for batch in batches)
         self.sums += torch.cat([report, report.new_tensor([predicted])])
         self.tokens += sum(batch.tokens for batch in batches)
+        self.steps += 1
 
     def _report(self, step: int, start: int) -> None:
         tokens = torch.tensor(float(self.tokens), device=self.place.device)
@@ -159,7 +172,8 @@ class Trainer:
         loss, correct, predicted = self.sums.tolist()
         seconds = time.perf_counter() - self.since
         values: dict[str, Any] = {"loss": loss / max(predicted, 1), "accuracy": correct / max(predicted, 1),
-                                  "tokens_per_second": tokens.item() / seconds}
+                                  "tokens_per_second": tokens.item() / seconds,
+                                  "seconds_per_step": seconds / self.steps}
         if not math.isfinite(values["loss"]):
             raise UserError(f"the loss is {values['loss']} at step {step}; {REMEDY}")
         factor = self.run.factor(step - 1)
@@ -204,6 +218,7 @@ class Trainer:
 
     def save(self, step: int) -> None:
         """Write the checkpoint of a step, and its masks; `UserError` instead if the weights are no finite numbers."""
+        scores = self.learner.scores.state_dict() if isinstance(self.learner, WidLearner) else {}
         if self.place.leads:
             tensors = {**self.carried, **self.learner.state_dict()}
             if not all(tensor.isfinite().all() for tensor in tensors.values()):
@@ -215,6 +230,7 @@ class Trainer:
                 "optimizer": optimizer_state(self.learner.named_parameters(), self.learner.optimizer),
                 "keep": {name: group.keep.cpu() for name, group in groups.items() if group.keep is not None},
                 "penalised": {name: len(group.dropped) > 0 for name, group in groups.items()},
+                "scores": scores,
             }
             card = {**self.card, "squeezed": [name for name, group in groups.items() if group.squeezed]}
             path = save_checkpoint(self.run.output, step, tensors, card, resume)

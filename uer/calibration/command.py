@@ -62,7 +62,7 @@ def make_student(args: argparse.Namespace, command: str) -> None:
             print(warning)
         calibrated = apply_calibration(calibration, weights, groups)
         master = Master(loaded.config, calibrated, groups)
-        student_config = loaded.config.student(args.target_dim, args.compactor_mask_strategy)
+        student_config = loaded.config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
         student = {name: tensor.detach() for name, tensor in master.compose(multiply_out=True).items()}
         pooler = squeeze_pooler(shift_pooler(take_pooler(loaded.extras), calibration.offset), calibrated[COLUMNS],
                                 student[last_gamma(loaded.config.layers_num)])

@@ -8,6 +8,7 @@ from torch import nn
 from uer.models.bert import Bert
 from uer.optimizers import AdamW
 from uer.squeeze.groups import MaskGroup
+from uer.squeeze.importance import NormScores
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import Penalty
 
@@ -24,11 +25,13 @@ class WidLearner:
         w_step: steps between mask updates.
         squeeze_tolerance: a group whose schedule is complete leaves for good once its dropped compactor entries are
             all below this; None: never.
+        scores: what masks are chosen by (default: column norms).
     """
 
     def __init__(self, master: Master, optimizer: AdamW, penalty: Penalty, w_step: int,
-                 squeeze_tolerance: float | None = None):
+                 squeeze_tolerance: float | None = None, scores: NormScores | None = None):
         self.master = master
+        self.scores = scores or NormScores(master)
         self.optimizer = optimizer
         self.penalty = penalty
         self.w_step = w_step
@@ -61,7 +64,9 @@ class WidLearner:
             whether masks changed.
         """
         changed = step % self.w_step == 0 and self.update_masks(step)
-        self.master.backward(spare_dropped=step > self.w_step)  # from then on the penalty replaces these gradients
+        spare = step > self.w_step and not self.scores.needs_gradients  # the penalty replaces these gradients
+        self.master.backward(spare_dropped=spare)
+        self.scores.observe()
         self.penalty.before_update(step)
         self.optimizer.set_factor(factor)
         self.optimizer.step()
@@ -75,7 +80,7 @@ class WidLearner:
         changed = False
         for group in self.master.groups.values():
             if not group.squeezed:
-                changed |= group.set_keep(group.choose(self.master.scores(group), k))
+                changed |= group.set_keep(group.choose(self.scores.of(group), k))
         if changed:
             self.master.set_norm_masks(self.student)
         return changed
