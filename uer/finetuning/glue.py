@@ -183,8 +183,9 @@ def plot(path: Path, found: dict[str, Any], tasks: list[str]) -> None:
             x = place + (number - (len(models) - 1) / 2) * width
             height = score["median"]
             axes.bar(x, height, 0.92 * width, color=COLOURS[number % len(COLOURS)], label=None if first else name)
-            axes.errorbar(x, height, [[height - score["lowest"]], [score["highest"] - height]], color="#333333",
-                          capsize=3, linewidth=1)
+            if score["highest"] > score["lowest"]:
+                axes.errorbar(x, height, [[height - score["lowest"]], [score["highest"] - height]], color="#333333",
+                              capsize=3, linewidth=1)
             axes.annotate(f"{height:.1f}", (x, max(score["highest"], 0)), xytext=(0, 4), textcoords="offset points",
                           ha="center", fontsize=8)
     axes.set_xticks(range(len(groups)), groups)
