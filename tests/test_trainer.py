@@ -117,6 +117,19 @@ def test_resume_equals_the_uninterrupted_run(bench, tmp_path, monkeypatch, kind)
             assert Path("masks.txt").read_text() == Path("../whole/masks.txt").read_text()
 
 
+def test_a_model_from_scratch_learns_from_soft_labels(bench, tmp_path, monkeypatch):
+    """With all of the weight on them, the teacher's labels decide: another teacher, other weights."""
+    monkeypatch.chdir(tmp_path)
+    made = []
+    for seed in (1, 2):
+        save_uer(Path("other.bin"), from_scratch(CONFIG, len(TOKENS), seed=seed).state_dict())
+        Path("other_config.json").write_text(CONFIG.to_json())
+        run(options(bench, "--soft_targets_weight", "1", "--soft_targets_teacher", "other.bin", "--learning_rate",
+                    "1e-3", teacher=False, total_steps=2))
+        made.append(load_checkpoint(Path("model.bin-2"))[0])
+    assert not torch.equal(*(weights["embedding.word_embedding.weight"] for weights in made))
+
+
 def test_the_run_with_fade_covers_every_phase(bench, tmp_path, monkeypatch):
     """Before the schedule, inside it, between squeezes, after the last: what the resumes above rest on."""
     monkeypatch.chdir(tmp_path)

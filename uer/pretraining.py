@@ -210,7 +210,7 @@ def soft_targets(args: argparse.Namespace, loaded: LoadedModel, vocab_size: int,
     if not args.soft_targets_weight:
         return None
     if args.soft_targets_teacher:
-        loaded = load_model(args.soft_targets_teacher, vocab_size=vocab_size)
+        loaded = load_model(args.soft_targets_teacher, config=None, vocab_size=vocab_size)
     teacher = from_weights(loaded.config, loaded.weights).to(place.device)
     return SoftTargets(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k)
 
