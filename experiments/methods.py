@@ -19,7 +19,7 @@ class Method:
     Attributes:
         start: teacher, random or norm (weights picked from it), or scratch.
         extra: options of pretrain.py.
-        rates: learning rates to try; "" where nothing is trained.
+        rates: learning rates to try, the likelier one first; "" where nothing is trained.
     """
 
     name: str
@@ -53,11 +53,11 @@ METHODS = (
     UNTRAINED,
     Method("calibrated, merged student trained", "teacher", STUDENT, ("1e-4", "2e-4")),
     Method("calibrated, compactors and teacher trained", "teacher", CALIBRATED, ("2e-5", "5e-5")),
-    Method("calibrated, merged student, soft labels", "teacher", (*STUDENT, *SOFT), ("2e-4", "4e-4")),
+    Method("calibrated, merged student, soft labels", "teacher", (*STUDENT, *SOFT), ("4e-4", "2e-4")),
     Method("published start, dim", "teacher", FADING, ("1e-4",)),
     Method("published start, head", "teacher", FADING, ("1e-4",), "head"),
     Method("weights picked by norm", "norm", (), ("3e-4", "6e-4")),
     Method("weights picked at random", "random", (), ("3e-4", "6e-4")),
-    Method("from scratch", "scratch", (), ("5e-4", "1e-3")),
-    Method("from scratch, soft labels", "scratch", SOFT, ("5e-4", "1e-3")),
+    Method("from scratch", "scratch", (), ("1e-3", "5e-4")),
+    Method("from scratch, soft labels", "scratch", SOFT, ("1e-3", "5e-4")),
 )

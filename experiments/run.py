@@ -38,10 +38,11 @@ def main() -> None:
     if args.glue_path:
         experiment.glue()
         return
-    for target in args.target_dim:
-        for method in METHODS:
-            if args.rows is None or method.name in args.rows:
-                for rate in method.rates:
+    chosen = [method for method in METHODS if args.rows is None or method.name in args.rows]
+    for turn in range(max(len(method.rates) for method in chosen)):  # the likelier rates of all rows come first
+        for target in args.target_dim:
+            for method in chosen:
+                for rate in method.rates[turn:turn + 1]:
                     experiment.student(target, method, rate)
     print(experiment.table())
 
