@@ -26,7 +26,11 @@ class AdamW(torch.optim.AdamW):
 
     Args:
         groups: dicts with `params`, `lr` and `weight_decay`.
+
+    `found_inf`, where set to a float tensor, is looked at on the device: not 0 leaves weights and moments as they are.
     """
+
+    found_inf: torch.Tensor | None = None
 
     def __init__(self, groups: Iterable[dict]):
         super().__init__(list(groups), betas=BETAS, eps=EPS, fused=True)

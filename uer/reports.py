@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uer.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Reports:
@@ -58,6 +61,11 @@ class Reports:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
                     self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def histogram(self, step: int, name: str, values: torch.Tensor) -> None:
+        """A distribution, for TensorBoard."""
+        if self.board:
+            self.board.add_histogram(name, values.float().cpu(), step)
 
     def close(self) -> None:
         """Flush and close everything."""

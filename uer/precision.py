@@ -1,0 +1,100 @@
+"""Which numbers run in which format, and what is done to gradients before the update.
+
+    student     float32, or bfloat16 / float16 products by autocast; its weights and gradients stay float32
+    master      float32, always: weights, compactors, moments, updates
+    composing   full float32, or TF32 products on GPUs that have them (`--compose_tf32`)
+
+Clipping acts on the gradient of the student, summed over all processes and micro-batches, before it is carried on to
+the master: its norm is the same on all processes, and a penalty on masked entries is not scaled with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from uer.errors import UserError
+
+START, GROWTH_STEPS, LOWEST = 2.0**16, 2000, 2.0**-14
+
+
+class LossScale:
+    """fp16: the loss is multiplied so that small gradients do not vanish; a power of two, so nothing is rounded.
+
+    Halved when a gradient overflows (that step's update is left out), doubled after `GROWTH_STEPS` steps without.
+    """
+
+    def __init__(self) -> None:
+        self.value, self.good = START, 0
+
+    def update(self, finite: bool, step: int) -> None:
+        """Take note of whether a step's gradients were finite; `UserError` where no scale helps."""
+        self.good = self.good + 1 if finite else 0
+        if not finite:
+            self.value /= 2
+        elif self.good == GROWTH_STEPS:
+            self.value, self.good = self.value * 2, 0
+        if self.value < LOWEST:
+            raise UserError(f"--fp16: gradients overflow at every loss scale at step {step}; --bf16 has the range "
+                            f"that this model needs")
+
+    def state(self) -> dict[str, float]:
+        """What going on needs."""
+        return {"value": self.value, "good": self.good}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """The inverse of `state`."""
+        self.value, self.good = float(state["value"]), int(state["good"])
+
+
+class Precision:
+    """The formats of a run.
+
+    Args:
+        device: where it runs.
+        half: dtype of the student's products, None = float32.
+        compose_tf32: let the composition's products use TF32.
+        max_grad_norm: largest norm of the student's gradient, None = any.
+    """
+
+    def __init__(self, device: torch.device, half: torch.dtype | None = None, compose_tf32: bool = False,
+                 max_grad_norm: float | None = None):
+        self.device, self.half, self.compose_tf32, self.max_grad_norm = device, half, compose_tf32, max_grad_norm
+        self.scale = LossScale() if half is torch.float16 else None
+
+    @property
+    def needs_norm(self) -> bool:
+        """Whether the norm of the student's gradient has to be known."""
+        return self.scale is not None or self.max_grad_norm is not None
+
+    def products(self) -> torch.autocast:
+        """Around the student's forward pass."""
+        return torch.autocast(self.device.type, self.half or torch.bfloat16, enabled=self.half is not None)
+
+    @contextmanager
+    def composing(self) -> Iterator[None]:
+        """Around composition and its backward pass."""
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if self.compose_tf32 else "highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    def scaled(self, loss: torch.Tensor) -> torch.Tensor:
+        """What to run backward on."""
+        return loss if self.scale is None else loss * self.scale.value
+
+    def rescale(self, gradients: list[torch.Tensor], norm: torch.Tensor) -> None:
+        """Take the loss scale out of the gradients and clip them, in place.
+
+        Args:
+            norm: of all processes' gradients, without the loss scale; a scalar on the device.
+        """
+        factor = norm.new_full((), 1.0 if self.scale is None else 1 / self.scale.value)
+        if self.max_grad_norm is not None:
+            factor = factor * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        if gradients:
+            torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
