@@ -16,6 +16,7 @@ from uer.learner import Learner, PlainLearner
 from uer.models.build import from_weights
 from uer.optimizers import AdamW, parameter_groups, schedule
 from uer.reports import Reports
+from uer.sharding import ShardedLearner, ShardedMaster
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.learner import WidLearner
 from uer.squeeze.master import Master
@@ -65,7 +66,10 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     for group in groups.values():
         group.dropped = group.dropped.to(place.device)
     card = {**card, "kind": "wid"}
-    weights = {name: tensor.to(place.device) for name, tensor in (resumed[0] if resumed else weights).items()}
+    weights = resumed[0] if resumed else weights
+    sharded = args.shard_master and place.world_size > 1
+    if not sharded or args.compactor_init == "calibrated":
+        weights = {name: tensor.to(place.device) for name, tensor in weights.items()}
     if resumed is not None:
         if resumed[1]["kind"] == "plain":
             student = config.student(args.target_dim, args.compactor_mask_strategy)
@@ -83,7 +87,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     tokens = args.batch_size * args.accumulation_steps * loader.dataset.header["seq_length"]
     many = 1 << 40  # several processes send gradients in the student's size
     shape = (tokens, tokens * 15 // 100) if place.world_size == 1 else (many, many)
-    master = Master(config, weights, groups, *shape)
+    master = ShardedMaster(config, weights, groups, place) if sharded else Master(config, weights, groups, *shape)
     if args.comp_only:
         for name, parameter in master.named_parameters():
             parameter.requires_grad_("compactor" in name)
@@ -92,7 +96,8 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
                                        special_kind="compactor_learning_rate"))
     penalty = build_penalty(args.penalty, master, optimizer, args.w_step, args.l2_lambda)
     tolerance = None if args.no_squeeze else args.squeeze_tolerance
-    learner = WidLearner(master, optimizer, penalty, args.w_step, tolerance)
+    kind = ShardedLearner if sharded else WidLearner
+    learner = kind(master, optimizer, penalty, args.w_step, tolerance)
     if args.compactor_init == "identity":
         warn_of_decay(args, groups, reports)
     return learner, card

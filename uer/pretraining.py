@@ -26,6 +26,7 @@ from uer.objective import SoftTargets
 from uer.optimizers import schedule
 from uer.precision import Precision
 from uer.reports import Reports
+from uer.sharding import ShardedLearner
 from uer.signals import StopSignals
 from uer.squeeze.learner import WidLearner
 from uer.squeeze.mask_file import cut_masks, start_mask_file
@@ -71,6 +72,8 @@ def check_options(args: argparse.Namespace, given: set[str]) -> None:
         problems.append("--tb_histograms_steps needs --tb_path")
     if args.bf16 and args.fp16:
         problems.append("--bf16 and --fp16 exclude each other")
+    if args.shard_master and (not args.weight_squeeze or args.train == "student"):
+        problems.append("--shard_master shares out the master of --weight_squeeze; there is none in this run")
     if problems:
         raise UserError("; ".join(problems))
     for path in (args.output_model_path, args.mask_path, args.log_path):
@@ -211,10 +214,14 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
 
 def describe(learner: Learner, place: Place, args: argparse.Namespace) -> str:
     """One line on what is about to run."""
-    parameters = sum(p.numel() for _, p in learner.named_parameters())
+    whole = learner.master.parameters.values() if isinstance(learner, WidLearner) else learner.student.parameters()
+    parameters = sum(p.numel() for p in {id(p): p for p in whole}.values())
     student = sum(p.numel() for p in learner.student.parameters())
     trained = f"{parameters / 1e6:.1f} M parameters trained"
     if isinstance(learner, WidLearner):
         trained += f" (teacher and compactors) through a student of {student / 1e6:.1f} M"
+    if isinstance(learner, ShardedLearner):
+        mine = sum(p.numel() for _, p in learner.named_parameters())
+        trained += f", {mine / 1e6:.1f} M of them by this process"
     return (f"{trained}; {args.total_steps:,} steps of {place.world_size} × {args.accumulation_steps} × "
             f"{args.batch_size} instances on {place.device}")

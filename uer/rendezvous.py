@@ -117,6 +117,7 @@ class Watch:
     def stop(self) -> None:
         """This process is about to leave in peace."""
         self._over.set()
+        self._thread.join(PATIENCE)  # a thread inside the store must not outlive the interpreter
 
     def tell(self, message: str) -> bool:
         """Tell the others that this process fails; returns whether it was the first to do so."""
