@@ -12,14 +12,18 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+import uer.exchange
 import uer.pretraining
 from uer.config import parse_with_config
-from uer.distributed import Place
+from uer.distributed import Place, differing, sum_over_ranks
 from uer.errors import UserError
+from uer.exchange import GradientExchange
 from uer.launch import launch
 from uer.opts import pretrain_parser
+from uer.precision import norm_of
 from uer.reports import Reports
 from uer.signals import StopSignals
+from uer.trainer import step_seed
 
 
 def processes(worker, world_size: int, **values) -> None:
@@ -83,14 +87,46 @@ def runs_in_float64(place: Place, args: argparse.Namespace) -> None:
 
 
 def one_fails(place: Place, args: argparse.Namespace) -> None:
-    """Rank `args.culprit` ends as `args.how` says; the others wait for it in a collective, or busily."""
-    if place.rank == args.culprit:
-        time.sleep(0.5)
+    """Rank 1 ends as `args.how` says; the others wait for it in a collective, or know nothing of it."""
+    dist.barrier()
+    if place.rank == 1:
         if args.how == "user":
             raise UserError("the disk of this rank is full")
         if args.how == "error":
             raise KeyError("no such thing")
         os.kill(os.getpid(), signal.SIGKILL)
     if args.waiting == "collective":
-        dist.all_reduce(torch.zeros(1))
+        sum_over_ranks([torch.zeros(1)])
     time.sleep(120)
+
+
+def exchanges(place: Place, args: argparse.Namespace) -> None:
+    """What two processes tell each other: gradients in buckets, what differs, held-out data."""
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3), torch.nn.Linear(4, 3))  # the last: idle
+    uer.exchange.BUCKET_BYTES = 100  # several buckets
+    for owner in (None, lambda name: int(name[0]) % 2):
+        exchange = GradientExchange(model, owner)
+        model.zero_grad()
+        for micro in range(2):
+            if micro == 1:
+                exchange.expect()
+            model[:2](torch.full((2, 5), 1.0 + place.rank + 10 * micro)).square().sum().backward()
+        expected = [p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
+        exchange.finish()
+        sum_over_ranks(expected)
+        for (name, parameter), wanted in zip(model.named_parameters(), expected):
+            if owner is None or owner(name) == place.rank:
+                torch.testing.assert_close(parameter.grad, wanted)
+            else:
+                assert parameter.grad is None
+        whole = torch.stack([wanted.norm() for wanted in expected]).norm().double()
+        torch.testing.assert_close(norm_of(exchange.gradients(), place.device, shared=owner is not None), whole)
+        assert exchange.bytes == sum(p.nbytes for p in model.parameters())
+    named = list(model.named_parameters())
+    assert differing(named) == []
+    if place.rank == 1:
+        with torch.no_grad():
+            named[2][1][1, 2] += 1e-7
+    assert differing(named) == [(1, named[2][0])]
+    assert [step_seed(7, 3, rank) for rank in (0, 1)].index(step_seed(7, 3, place.rank)) == place.rank

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from uer.distributed import collective, sum_over_ranks
+from uer.distributed import collective
 
 BUCKET_BYTES = 25 << 20
 
@@ -93,14 +93,3 @@ class GradientExchange:
     def gradients(self) -> list[torch.Tensor]:
         """The gradients that this process holds after `finish`."""
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-
-    def norm(self) -> torch.Tensor:
-        """Norm of the whole student's gradient, float32 or wider: the same scalar on every process."""
-        held = self.gradients()
-        dtype = torch.promote_types(self.parameters[0].dtype, torch.float32)
-        square = torch.zeros((), dtype=dtype, device=self.parameters[0].device)
-        if held:
-            square += torch.stack(torch._foreach_norm(held)).to(dtype).square().sum()
-        if self.owner:
-            sum_over_ranks([square])
-        return square.sqrt()

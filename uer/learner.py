@@ -13,6 +13,7 @@ from uer.models.bert import Bert
 from uer.optimizers import AdamW
 from uer.squeeze.groups import MaskGroup
 
+Clip = Callable[[list[torch.Tensor]], None]
 State = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
@@ -29,8 +30,11 @@ class Learner(Protocol):
     def prepare(self) -> None:
         """Bring the student's parameters up to date and clear their gradients."""
 
-    def finish(self, step: int, factor: float, update: bool = True) -> bool:
-        """Update the weights from the student's gradients (or let them be); returns whether masks changed."""
+    def finish(self, step: int, factor: float, update: bool = True, clip: Clip | None = None) -> bool:
+        """Update the weights from the student's gradients (or let them be); returns whether masks changed.
+
+        `clip` may change the gradients of this process's weights in place.
+        """
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """What this process's optimizer trains, under the names of checkpoints."""
@@ -59,8 +63,10 @@ class PlainLearner:
     def prepare(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
-    def finish(self, step: int, factor: float, update: bool = True) -> bool:
+    def finish(self, step: int, factor: float, update: bool = True, clip: Clip | None = None) -> bool:
         if update:
+            if clip is not None:
+                clip([p.grad for p in self.student.parameters() if p.grad is not None])
             self.optimizer.set_factor(factor)
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

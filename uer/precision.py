@@ -4,8 +4,8 @@
     master      float32, always: weights, compactors, moments, updates
     composing   full float32, or TF32 products on GPUs that have them (`--compose_tf32`)
 
-Clipping acts on the gradient of the student, summed over all processes and micro-batches, before it is carried on to
-the master: its norm is the same on all processes, and a penalty on masked entries is not scaled with it.
+Clipping acts on the gradient of all that is trained, weights and compactors together, summed over all processes and
+micro-batches, before the penalty on masked entries is added: the norm does not depend on how many processes there are.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 
 import torch
 
+from uer.distributed import sum_over_ranks
 from uer.errors import UserError
 
 START, GROWTH_STEPS, LOWEST = 2.0**16, 2000, 2.0**-14
@@ -56,18 +57,14 @@ class Precision:
         device: where it runs.
         half: dtype of the student's products, None = float32.
         compose_tf32: let the composition's products use TF32.
-        max_grad_norm: largest norm of the student's gradient, None = any.
+        max_grad_norm: largest norm of the gradient, None = any.
     """
 
     def __init__(self, device: torch.device, half: torch.dtype | None = None, compose_tf32: bool = False,
                  max_grad_norm: float | None = None):
         self.device, self.half, self.compose_tf32, self.max_grad_norm = device, half, compose_tf32, max_grad_norm
         self.scale = LossScale() if half is torch.float16 else None
-
-    @property
-    def needs_norm(self) -> bool:
-        """Whether the norm of the student's gradient has to be known."""
-        return self.scale is not None or self.max_grad_norm is not None
+        self.norm: torch.Tensor | None = None  # of the last gradient that `clip` has seen
 
     def products(self) -> torch.autocast:
         """Around the student's forward pass."""
@@ -87,14 +84,36 @@ class Precision:
         """What to run backward on."""
         return loss if self.scale is None else loss * self.scale.value
 
-    def rescale(self, gradients: list[torch.Tensor], norm: torch.Tensor) -> None:
-        """Take the loss scale out of the gradients and clip them, in place.
+    def facts(self) -> dict[str, float]:
+        """What is worth recording: the last gradient's norm, the loss scale."""
+        facts = {} if self.norm is None else {"gradient_norm": self.norm.item()}
+        return facts if self.scale is None else {**facts, "loss_scale": self.scale.value}
+
+    def unscale(self, gradients: list[torch.Tensor]) -> None:
+        """Take the loss scale out of gradients, in place."""
+        if self.scale is not None and gradients:
+            torch._foreach_mul_(gradients, 1 / self.scale.value)
+
+    @torch.no_grad()
+    def clip(self, gradients: list[torch.Tensor], shared: bool) -> None:
+        """Scale gradients down to `max_grad_norm`, in place, where their norm is larger.
 
         Args:
-            norm: of all processes' gradients, without the loss scale; a scalar on the device.
+            shared: these are this process's part of the gradient; every process must call it then.
         """
-        factor = norm.new_full((), 1.0 if self.scale is None else 1 / self.scale.value)
-        if self.max_grad_norm is not None:
-            factor = factor * (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+        if self.max_grad_norm is None:
+            return
+        self.norm = norm_of(gradients, self.device, shared)
+        factor = (self.max_grad_norm / (self.norm + 1e-6)).clamp(max=1.0)
         if gradients:
             torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
+
+
+def norm_of(tensors: list[torch.Tensor], device: torch.device, shared: bool) -> torch.Tensor:
+    """Norm of all tensors together, a float64 scalar; `shared`: of those of all processes."""
+    square = torch.zeros((), dtype=torch.float64, device=device)
+    if tensors:
+        square += torch.stack(torch._foreach_norm(tensors)).double().square().sum()
+    if shared:
+        sum_over_ranks([square])
+    return square.sqrt()

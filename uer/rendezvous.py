@@ -9,6 +9,7 @@ process that is gone.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import threading
 import time
@@ -50,9 +51,10 @@ def open_store(meeting: Meeting, rank: int) -> Store:
     """The store, kept by this process or by another; `UserError` where none is found."""
     keeps = rank == 0 and not meeting.hosted
     try:
+        _probe(meeting, listen=keeps)  # first without the store, which floods the console where it fails
         store = TCPStore(meeting.host, meeting.port, None, keeps, timedelta(seconds=meeting.timeout),
                          wait_for_workers=False)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         if keeps:
             raise UserError(f"--master_ip {meeting.url}: this process, rank 0, cannot listen there ({reason}); give "
@@ -61,6 +63,24 @@ def open_store(meeting: Meeting, rank: int) -> Store:
                         f"start the machine with rank 0, and give its address as --master_ip on every machine "
                         f"({reason})") from None
     return PrefixStore(f"attempt {meeting.attempt}", store)
+
+
+def _probe(meeting: Meeting, listen: bool) -> None:
+    """`OSError` where the port is taken, or where nobody listens in time."""
+    if listen:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", meeting.port))
+        return
+    deadline = time.monotonic() + meeting.timeout
+    while True:
+        try:
+            socket.create_connection((meeting.host, meeting.port), timeout=meeting.timeout).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def meet(store: Store, meeting: Meeting, rank: int, world_size: int) -> None:

@@ -24,7 +24,7 @@ from uer.errors import Stopped, UserError
 from uer.exchange import GradientExchange
 from uer.learner import Learner
 from uer.objective import SoftTargets, evaluate, training_loss
-from uer.precision import Precision
+from uer.precision import Precision, norm_of
 from uer.progress import Progress, histograms, summary
 from uer.reports import Reports
 from uer.signals import StopSignals
@@ -84,7 +84,6 @@ class Trainer:
         self.broken = torch.zeros((), device=place.device)  # 1 once a step's figures were no finite numbers
         self.stopping: int | None = None  # the signal that ends the run
         self.progress = Progress(reports, place.device, 0, run.total_steps)
-        self.more: dict[str, float] = {}
 
     def train(self, start: int = 0) -> None:
         """Run the steps after `start` up to the last one; writes checkpoints, the last step's included.
@@ -118,7 +117,7 @@ class Trainer:
         if due(run.check_replicas_steps) and not (leaving and not last):
             self.check_replicas(step)
         if due(run.report_steps):
-            self.progress.report(step, self.learner, run.factor(step - 1), self.more)
+            self.progress.report(step, self.learner, run.factor(step - 1), self.precision.facts())
         if run.tb_histograms_steps and step % run.tb_histograms_steps == 0:
             histograms(self.reports, step, self.learner)
         if self.dev is not None and due(run.eval_steps):
@@ -152,16 +151,20 @@ class Trainer:
             self.precision.scaled(loss / told[0].to(loss.dtype).clamp_min(1)).backward()
             report += sums
         self.exchange.finish()
+        self.precision.unscale(self.exchange.gradients())
         sum_over_ranks([report])
         update = self._judge(step, report, told)
         with self.precision.composing():
-            changed = self.learner.finish(step, factor, update)
+            changed = self.learner.finish(step, factor, update, self._clip)
         self.progress.count(torch.cat([report, told[:2]]))
         if isinstance(self.learner, WidLearner):
             if changed:
                 self._record_masks(step)
             if step % self.learner.w_step == 0:
                 self.squeeze(self.learner.ready_to_leave(step), step, batches[0])
+
+    def _clip(self, gradients: list[torch.Tensor]) -> None:
+        self.precision.clip(gradients, shared=self.learner.owner is not None)
 
     def _judge(self, step: int, report: torch.Tensor, told: torch.Tensor) -> bool:
         """Look at a step's loss, gradient and signals before its update; returns whether there is to be an update.
@@ -172,8 +175,8 @@ class Trainer:
         loss = report[0] / told[0].clamp_min(1)
         update, scale = True, self.precision.scale
         figures = [loss, *told[2:]]
-        if self.precision.needs_norm:
-            norm = self.exchange.norm() / (1.0 if scale is None else scale.value)
+        if scale is not None or self.precision.max_grad_norm is not None:
+            norm = norm_of(self.exchange.gradients(), self.place.device, shared=self.learner.owner is not None)
             if scale is not None:
                 update = bool(norm.isfinite()) or not bool(loss.isfinite())  # a loss that is lost is told below
                 scale.update(update, step)
@@ -181,8 +184,7 @@ class Trainer:
                     self.reports.say(f"step {step}: a gradient overflowed in float16; this update is left out, the "
                                      f"loss scale is {scale.value:g} now")
             if update:
-                self.precision.rescale(self.exchange.gradients(), norm)
-                figures.append(norm.double())
+                figures.append(norm)
         values = torch.stack(figures)
         if self.delayed.lag:
             self.broken = torch.maximum(self.broken, (~values.isfinite().all()).float())
@@ -198,10 +200,6 @@ class Trainer:
             if not all(map(math.isfinite, [loss, *norm])):
                 what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm[0]}"
                 raise UserError(f"{what} at step {step}; {REMEDY}; {self._hints(step)}")
-            if norm:
-                self.more = {"gradient_norm": norm[0]}
-            if self.precision.scale is not None:
-                self.more["loss_scale"] = self.precision.scale.value
             self.stopping = self.stopping or self.signals.agreed(flags)
 
     def _hints(self, step: int) -> str:

@@ -61,19 +61,23 @@ class WidLearner:
         """Compose the student's parameters for this step."""
         self.master.compose_into(self.student)
 
-    def finish(self, step: int, factor: float, update: bool = True) -> bool:
+    def finish(self, step: int, factor: float, update: bool = True,
+               clip: Callable[[list[torch.Tensor]], None] | None = None) -> bool:
         """From the student's gradients to updated master parameters.
 
         Args:
             step: the optimizer step, counted from 1.
             factor: of the base learning rates in this step.
             update: False leaves weights, moments and penalty as they are; masks are chosen all the same.
+            clip: changes the master's gradients in place, before the penalty.
         Returns:
             whether masks changed.
         """
         changed = step % self.w_step == 0 and self.update_masks(step)
         if update:
             self.master.backward(spare_dropped=step > self.w_step)  # from then on the penalty replaces these gradients
+            if clip is not None:
+                clip([p.grad for _, p in self.named_parameters() if p.grad is not None])
             self.penalty.before_update(step)
             self.optimizer.set_factor(factor)
             self.optimizer.step()
