@@ -58,11 +58,13 @@ class Precision:
         half: dtype of the student's products, None = float32.
         compose_tf32: let the composition's products use TF32.
         max_grad_norm: largest norm of the gradient, None = any.
+        compiled: compile the student.
     """
 
     def __init__(self, device: torch.device, half: torch.dtype | None = None, compose_tf32: bool = False,
-                 max_grad_norm: float | None = None):
+                 max_grad_norm: float | None = None, compiled: bool = False):
         self.device, self.half, self.compose_tf32, self.max_grad_norm = device, half, compose_tf32, max_grad_norm
+        self.compiled = compiled
         self.scale = LossScale() if half is torch.float16 else None
         self.norm: torch.Tensor | None = None  # of the last gradient that `clip` has seen
 

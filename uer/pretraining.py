@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from uer.checkpoint import checkpoint_steps, find_checkpoint, open_checkpoint, sweep
+from uer.compilation import check_compiler
 from uer.config import load_config
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmLoader
@@ -130,6 +131,8 @@ def work(place: Place, args: argparse.Namespace) -> None:
 def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
                   signals: StopSignals) -> tuple[Trainer, int]:
     """Everything loaded, checked against everything else; the trainer and the step after which it is to start."""
+    if args.compile:
+        check_compiler(place.device)
     dataset, dev, vocab = open_data(args, place)
     loaded = load_teacher(args, len(vocab))
     for note in loaded.notes:
@@ -149,7 +152,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         check_card(resumed[1], card, path)
         reports.say(f"going on from {path}")
     learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed)
-    precision = Precision(place.device, half_dtype(args), args.compose_tf32, args.max_grad_norm)
+    precision = Precision(place.device, half_dtype(args), args.compose_tf32, args.max_grad_norm, args.compile)
     if precision.scale is not None and resumed is not None and "loss_scale" in resumed[2]:
         precision.scale.restore(resumed[2]["loss_scale"])
     if args.mask_path and place.leads and args.weight_squeeze:  # after all checks, as an older one may be there

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from uer.checkpoint import checkpoint_path, checkpoint_steps, save_checkpoint
+from uer.compilation import compile_encoder
 from uer.delayed import Delayed
 from uer.distributed import Place, differing, sum_over_ranks, wait_for_all
 from uer.errors import Stopped, UserError
@@ -79,7 +80,7 @@ class Trainer:
         self.reports, self.card, self.dev, self.soft = reports, card, dev, soft
         self.precision = precision or Precision(place.device)
         self.signals = signals or StopSignals()
-        self.exchange = GradientExchange(learner.student, learner.owner)
+        self.exchange = self._wire()
         self.delayed = Delayed(place.device, lag)
         self.broken = torch.zeros((), device=place.device)  # 1 once a step's figures were no finite numbers
         self.stopping: int | None = None  # the signal that ends the run
@@ -141,7 +142,7 @@ class Trainer:
         with self.precision.composing():
             self.learner.prepare()
         if self.exchange.student is not self.learner.student:
-            self.exchange = GradientExchange(self.learner.student, self.learner.owner)
+            self.exchange = self._wire()
         report = torch.zeros(2, dtype=torch.float64, device=self.place.device)
         for number, batch in enumerate(batches, 1):
             with self.precision.products():
@@ -162,6 +163,12 @@ class Trainer:
                 self._record_masks(step)
             if step % self.learner.w_step == 0:
                 self.squeeze(self.learner.ready_to_leave(step), step, batches[0])
+
+    def _wire(self) -> GradientExchange:
+        """Make a student that has just been built ready for training."""
+        if self.precision.compiled:
+            compile_encoder(self.learner.student)
+        return GradientExchange(self.learner.student, self.learner.owner)
 
     def _clip(self, gradients: list[torch.Tensor]) -> None:
         self.precision.clip(gradients, shared=self.learner.owner is not None)
