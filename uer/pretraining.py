@@ -38,7 +38,12 @@ from uer.trainer import Run, Trainer
 def pretrain(args: argparse.Namespace, given: set[str]) -> None:
     """Run pretrain.py with parsed options; `given`: those that the command line gave."""
     check_options(args, given)
-    launch(work, args)
+    if args.dryrun:
+        from uer.dryrun import dryrun
+
+        dryrun(args)
+    else:
+        launch(work, args)
 
 
 def check_options(args: argparse.Namespace, given: set[str]) -> None:
