@@ -48,9 +48,11 @@ def build(words: list[str], device: str = "cpu"):
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_saves_and_ends_the_run(bench, tmp_path, monkeypatch, capsys, number):
-    words = options(bench, *FADE, total_steps=10, report_steps=2, accumulation_steps=2)
+    words = options(bench, *FADE, total_steps=10, report_steps=2, accumulation_steps=2, tb_path="logs")
     monkeypatch.chdir(tmp_path)
     run([*words, "--output_model_path", "whole"])
+    losses = [entry["loss"] for entry in reports(Path("logs"), "train")]
+    shutil.rmtree("logs")
     take = uer.trainer.training_loss
     calls = iter(range(100))
 
@@ -68,8 +70,11 @@ def test_a_signal_saves_and_ends_the_run(bench, tmp_path, monkeypatch, capsys, n
     assert checkpoint_steps("model.bin") == [6]  # every process has heard of it by the next step
     assert f"step 6: {signal.Signals(number).name} ended the run; the same command with --resume" in \
         capsys.readouterr().out
+    with open("logs/metrics.jsonl", "a", encoding="utf-8") as log:
+        log.write('{"step": 8, "kind": "train", "loss": 3}\n{"step": 9, "ki')  # of a run that was killed later
     run([*words, "--resume"])
     assert_same(load_checkpoint(Path("model.bin-10")), load_checkpoint(Path("whole-10")))
+    assert [entry["loss"] for entry in reports(Path("logs"), "train")] == losses
 
 
 def start(words: list[str], folder: Path, **more) -> subprocess.Popen:
@@ -166,7 +171,7 @@ def test_a_lost_loss_ends_the_run_before_its_update(bench, tmp_path, monkeypatch
     """With a lag, as on a GPU, the host hears of it a step later, and the device has kept the weights meanwhile."""
     monkeypatch.chdir(tmp_path)
     trainer, _ = build(options(bench, *WID, *more, total_steps=9, w_step=100))
-    trainer.delayed.lag = lag
+    trainer.judge.delayed.lag = lag
     seen = {}
 
     def lost(student, batch, soft):

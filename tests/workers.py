@@ -16,7 +16,6 @@ import uer.exchange
 import uer.pretraining
 from uer.config import parse_with_config
 from uer.distributed import Place, differing, sum_over_ranks
-from uer.errors import UserError
 from uer.exchange import GradientExchange
 from uer.launch import launch
 from uer.opts import pretrain_parser
@@ -88,10 +87,8 @@ def runs_in_float64(place: Place, args: argparse.Namespace) -> None:
 
 def one_fails(place: Place, args: argparse.Namespace) -> None:
     """Rank 1 ends as `args.how` says; the others wait for it in a collective, or know nothing of it."""
-    dist.barrier()
+    exchanges(place)
     if place.rank == 1:
-        if args.how == "user":
-            raise UserError("the disk of this rank is full")
         if args.how == "error":
             raise KeyError("no such thing")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -100,7 +97,7 @@ def one_fails(place: Place, args: argparse.Namespace) -> None:
     time.sleep(120)
 
 
-def exchanges(place: Place, args: argparse.Namespace) -> None:
+def exchanges(place: Place) -> None:
     """What two processes tell each other: gradients in buckets, what differs, held-out data."""
     torch.manual_seed(1)
     model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3), torch.nn.Linear(4, 3))  # the last: idle

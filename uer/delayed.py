@@ -1,10 +1,16 @@
-"""Numbers that the host reads without making the device wait."""
+"""Numbers that pass between host and device without making either wait."""
 
 from __future__ import annotations
 
 from collections import deque
 
 import torch
+
+
+def sent(values: list[float], device: torch.device) -> torch.Tensor:
+    """Numbers of the host on a device, float64 [n]."""
+    host = torch.tensor(values, dtype=torch.float64)
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
 
 
 class Delayed:

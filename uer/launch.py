@@ -174,21 +174,24 @@ def _run(index: int, plan: Plan, worker: Worker, args: argparse.Namespace, end: 
     meet(store, plan.meeting, rank, plan.world_size)
     watch = Watch(plan.meeting, rank, plan.world_size, end)
     watch.start()
+    stopped = None
     try:
         dist.init_process_group(plan.backend, store=dist.PrefixStore("group", store), rank=rank,
                                 world_size=plan.world_size, timeout=COLLECTIVE_TIMEOUT,
                                 device_id=device if plan.backend == "nccl" else None)
-        worker(place, args)
+        try:
+            worker(place, args)
+        except Stopped as signal:
+            stopped = signal
         wait_for_all()
-    except Stopped:
-        wait_for_all()
-        raise
     except BaseException as error:
         _fail(error, watch)
         raise
     finally:
         watch.stop()
     dist.destroy_process_group()
+    if stopped is not None:
+        raise stopped
 
 
 def _fail(error: BaseException, watch: Watch) -> None:

@@ -78,13 +78,15 @@ def evaluate(model: Bert, batches: Iterable[MlmBatch], device: torch.device, sha
     """
     training = model.training
     model.eval()
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
+    sums, predicted = torch.zeros(3, dtype=torch.float64, device=device), 0
     for batch in batches:
         batch = batch.to(device)
         loss, correct = loss_of(model, batch)
-        sums += torch.stack([loss.double(), correct.double(), sums.new_tensor(len(batch.labels))])
+        sums[:2] += torch.stack([loss.double(), correct.double()])
+        predicted += len(batch.labels)
     model.train(training)
+    sums[2] = predicted
     if share:
         sum_over_ranks([sums])
-    loss_sum, correct_sum, predicted = sums.tolist()
-    return Evaluation(loss_sum / max(predicted, 1), correct_sum / max(predicted, 1), int(predicted))
+    loss_sum, correct_sum, count = sums.tolist()
+    return Evaluation(loss_sum / max(count, 1), correct_sum / max(count, 1), int(count))

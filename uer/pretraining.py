@@ -155,6 +155,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         path = find_checkpoint(args.output_model_path, wanted)
         resumed = open_checkpoint(path)
         check_card(resumed[1], card, path)
+        reports.go_on_from(resumed[1]["step"])
         reports.say(f"going on from {path}")
     learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed)
     precision = Precision(place.device, half_dtype(args), args.compose_tf32, args.max_grad_norm, args.compile)

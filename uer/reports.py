@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uer.errors import UserError
+from uer.formats.storage import write_via
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,19 @@ class Reports:
         """A distribution, for TensorBoard."""
         if self.board:
             self.board.add_histogram(name, values.float().cpu(), step)
+
+    def go_on_from(self, step: int) -> None:
+        """Drop what an interrupted run recorded after a step: it will be recorded again."""
+        if self.metrics:
+            path = Path(self.metrics.name)
+            self.metrics.close()
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+                     if line.endswith("\n") and json.loads(line)["step"] <= step]  # a kill may cut the last one off
+            write_via(path, lambda temporary: temporary.write_text("".join(lines), encoding="utf-8"))
+            self.metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        if self.board:
+            self.board.close()
+            self.board = type(self.board)(self.board.log_dir, purge_step=step + 1)
 
     def close(self) -> None:
         """Flush and close everything."""

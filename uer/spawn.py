@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -128,7 +129,8 @@ def _passing_signals_on(processes: list) -> Iterator[None]:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, number)
 
-    before = {number: signal.signal(number, forward) for number in SIGNALS}
+    here = threading.current_thread() is threading.main_thread()  # elsewhere signals do not arrive
+    before = {number: signal.signal(number, forward) for number in SIGNALS if here}
     try:
         yield
     finally:

@@ -2,14 +2,10 @@
 
 Every random choice is a pure function of (seed, step, rank): batches by their number, dropout by a generator that is
 seeded anew each step. So a run goes on from a step number alone.
-
-A step whose loss is no finite number is never taken: on a CPU the loss is looked at before the update; on a GPU, where
-looking would make the device wait, the update is masked there and the host hears of it a step later.
 """
 
 from __future__ import annotations
 
-import math
 import signal
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -17,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from uer.checkpoint import checkpoint_path, checkpoint_steps, save_checkpoint
+from uer.checkpoint import save_checkpoint
 from uer.compilation import compile_encoder
-from uer.delayed import Delayed
+from uer.delayed import sent
 from uer.distributed import Place, differing, sum_over_ranks, wait_for_all
 from uer.errors import Stopped, UserError
 from uer.exchange import GradientExchange
+from uer.judge import REMEDY, Judge
 from uer.learner import Learner
 from uer.objective import SoftTargets, evaluate, training_loss
-from uer.precision import Precision, norm_of
+from uer.precision import Precision
 from uer.progress import Progress, histograms, summary
 from uer.reports import Reports
 from uer.signals import StopSignals
@@ -34,8 +31,6 @@ from uer.squeeze.mask_file import append_masks
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch, MlmLoader
-
-REMEDY = "a smaller --learning_rate or --compactor_learning_rate, or a longer --warmup, is what usually helps"
 
 
 @dataclass
@@ -81,9 +76,7 @@ class Trainer:
         self.precision = precision or Precision(place.device)
         self.signals = signals or StopSignals()
         self.exchange = self._wire()
-        self.delayed = Delayed(place.device, lag)
-        self.broken = torch.zeros((), device=place.device)  # 1 once a step's figures were no finite numbers
-        self.stopping: int | None = None  # the signal that ends the run
+        self.judge = Judge(learner, self.precision, reports, run.factor, run.output, place.device, lag)
         self.progress = Progress(reports, place.device, 0, run.total_steps)
 
     def train(self, start: int = 0) -> None:
@@ -110,7 +103,7 @@ class Trainer:
     def _after(self, step: int) -> None:
         """What some steps are followed by."""
         run = self.run
-        last, leaving = step == run.total_steps, self.stopping is not None
+        last, leaving = step == run.total_steps, self.judge.stopping is not None
 
         def due(every: int | None) -> bool:
             return last or bool(every and step % every == 0)
@@ -125,18 +118,18 @@ class Trainer:
             self.evaluate(step)
         if due(run.save_checkpoint_steps) or leaving:
             self.save(step)
-        if self.stopping is not None and not last:
-            name = signal.Signals(self.stopping).name
+        if self.judge.stopping is not None and not last:
+            name = signal.Signals(self.judge.stopping).name
             self.reports.say(f"step {step}: {name} ended the run; the same command with --resume goes on from here")
-            raise Stopped(self.stopping)
+            raise Stopped(self.judge.stopping)
 
     # -- one step --------------------------------------------------------------------------------------------------
 
     def step(self, step: int, stream: Generator[MlmBatch, None, None], factor: float) -> None:
         """One optimizer step, and the squeeze if it is time for one."""
         batches = [next(stream).to(self.place.device) for _ in range(self.run.accumulation_steps)]
-        told = torch.tensor([sum(len(batch.labels) for batch in batches), sum(batch.tokens for batch in batches),
-                             *self.signals.flags()], dtype=torch.float64, device=self.place.device)
+        told = sent([sum(len(batch.labels) for batch in batches), sum(batch.tokens for batch in batches),
+                     *self.signals.flags()], self.place.device)
         sum_over_ranks([told])
         torch.manual_seed(step_seed(self.run.seed, step, self.place.rank))
         with self.precision.composing():
@@ -154,7 +147,8 @@ class Trainer:
         self.exchange.finish()
         self.precision.unscale(self.exchange.gradients())
         sum_over_ranks([report])
-        update = self._judge(step, report, told)
+        loss = report[0] / told[0].clamp_min(1)
+        update = self.judge.update(step, loss, told[2:], self.exchange.gradients())
         with self.precision.composing():
             changed = self.learner.finish(step, factor, update, self._clip)
         self.progress.count(torch.cat([report, told[:2]]))
@@ -172,52 +166,6 @@ class Trainer:
 
     def _clip(self, gradients: list[torch.Tensor]) -> None:
         self.precision.clip(gradients, shared=self.learner.owner is not None)
-
-    def _judge(self, step: int, report: torch.Tensor, told: torch.Tensor) -> bool:
-        """Look at a step's loss, gradient and signals before its update; returns whether there is to be an update.
-
-        Raises:
-            UserError: a loss or (float16 apart) a gradient that is no finite number.
-        """
-        loss = report[0] / told[0].clamp_min(1)
-        update, scale = True, self.precision.scale
-        figures = [loss, *told[2:]]
-        if scale is not None or self.precision.max_grad_norm is not None:
-            norm = norm_of(self.exchange.gradients(), self.place.device, shared=self.learner.owner is not None)
-            if scale is not None:
-                update = bool(norm.isfinite()) or not bool(loss.isfinite())  # a loss that is lost is told below
-                scale.update(update, step)
-                if not update:
-                    self.reports.say(f"step {step}: a gradient overflowed in float16; this update is left out, the "
-                                     f"loss scale is {scale.value:g} now")
-            if update:
-                figures.append(norm)
-        values = torch.stack(figures)
-        if self.delayed.lag:
-            self.broken = torch.maximum(self.broken, (~values.isfinite().all()).float())
-            self.learner.optimizer.found_inf = self.broken  # the fused update looks at it
-        self.delayed.put(step, values)
-        self._heed()
-        return update
-
-    def _heed(self, everything: bool = False) -> None:
-        """Act on what the host hears of earlier steps (on a CPU: of this one)."""
-        for step, (loss, *more) in self.delayed.take(everything):
-            flags, norm = more[:len(self.signals.flags())], more[len(self.signals.flags()):]
-            if not all(map(math.isfinite, [loss, *norm])):
-                what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm[0]}"
-                raise UserError(f"{what} at step {step}; {REMEDY}; {self._hints(step)}")
-            self.stopping = self.stopping or self.signals.agreed(flags)
-
-    def _hints(self, step: int) -> str:
-        """What to look at, and where to go on, when a step cannot be taken."""
-        rates = sorted({f"{group['kind']} {group['base_lr'] * self.run.factor(step - 1):.2e}"
-                        for group in self.learner.optimizer.param_groups})
-        steps = checkpoint_steps(self.run.output)
-        onward = f"go on from {checkpoint_path(self.run.output, steps[-1])} with --resume" if steps else "start again"
-        format_ = "" if self.precision.half is None else f", {self.precision.half} products (float32 is the default)"
-        return (f"no weight was updated with it. Look at this step's rates ({', '.join(rates)}){format_} and at "
-                f"--max_grad_norm, then {onward}")
 
     def squeeze(self, leaving: list, step: int, batch: MlmBatch) -> None:
         """Let groups leave, and say what it did to the loss of a batch."""
@@ -275,7 +223,7 @@ class Trainer:
 
         Every process must call it.
         """
-        self._heed(everything=True)
+        self.judge.heed(everything=True)
         tensors, moments = self.learner.checkpoint()
         if self.place.leads:
             if not all(tensor.isfinite().all() for tensor in tensors.values()):
