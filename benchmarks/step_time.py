@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 
 from uer.config import ModelConfig
+from uer.memory import keep_freed_memory
 from uer.models.bert import Bert, initialise
 from uer.models.sizes import BertSizes
 from uer.optimizers import AdamW, parameter_groups
@@ -237,6 +238,7 @@ def report_memory(phase: str, args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
+    keep_freed_memory()  # as pretrain.py does
     torch.set_num_threads(args.threads)
     if args.memory_of:
         report_memory(args.memory_of, args)

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""A student by picking: some of the teacher's dimensions at random, the rest left out.
+"""A student by picking: some of the teacher's dimensions, at random or those of the largest norm; the rest is left out.
 
 What people do who have no better idea, and so what the demo compares with. The same hidden dimensions are picked
 everywhere (the residual stream must stay aligned), in every head the same number, and of each feed-forward network and
-of the MLM head its own.
+of the MLM head its own. The norm of a dimension is that of the weights that write to it, times that of the weights that
+read it where these are one matrix: columns of the word table for the residual stream, rows of query, key and value in a
+head, rows of linear_1 and columns of linear_2 in a feed-forward network, columns of the decoder in the MLM head.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: int,
-         seed: int) -> tuple[dict[str, torch.Tensor], ModelConfig]:
+def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: int, seed: int,
+         by: str = "random") -> tuple[dict[str, torch.Tensor], ModelConfig]:
     """The picked student.
 
     Args:
@@ -32,6 +34,7 @@ def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: i
         config: its config.
         target_dim: hidden size of the student, a multiple of the number of heads.
         seed: of the choice.
+        by: random or norm.
     Returns:
         weights and config of the student.
     Raises:
@@ -45,14 +48,22 @@ def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: i
     student = config.student(target_dim, "dim")
     generator = torch.Generator().manual_seed(seed)
 
-    def some(count: int, of: int) -> torch.Tensor:
-        return torch.randperm(of, generator=generator)[:count].sort().values
+    def some(count: int, norms: torch.Tensor) -> torch.Tensor:
+        order = torch.randperm(len(norms), generator=generator) if by == "random" else norms.argsort(descending=True)
+        return order[:count].sort().values
 
-    hidden = some(target_dim, config.hidden_size)
-    mlm = some(target_dim, config.hidden_size)
-    inside = [torch.cat([head * config.head_size + some(student.head_size, config.head_size)
-                         for head in range(config.heads_num)]) for _ in range(config.layers_num)]
-    ffn = [some(student.feedforward_size, config.feedforward_size) for _ in range(config.layers_num)]
+    def norm(name: str, dim: int) -> torch.Tensor:
+        return weights[f"{name}.weight"].float().norm(dim=dim)
+
+    hidden = some(target_dim, norm("embedding.word_embedding", 0))
+    mlm = some(target_dim, norm("target.mlm_linear_2", 0))
+    inside, ffn = [], []
+    for layer in range(config.layers_num):
+        block = f"encoder.transformer.{layer}"
+        heads = sum(norm(f"{block}.self_attn.linear_layers.{i}", 1) for i in range(3)).view(config.heads_num, -1)
+        inside.append(torch.cat([i * config.head_size + some(student.head_size, head) for i, head in enumerate(heads)]))
+        ffn.append(some(student.feedforward_size, norm(f"{block}.feed_forward.linear_1", 1)
+                        * norm(f"{block}.feed_forward.linear_2", 0)))
 
     def rows_and_columns(name: str) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """What is picked along the first and the second dimension of a tensor (None: everything)."""
@@ -84,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--pretrained_model_path", required=True, metavar="PATH", help="teacher, with an MLM head")
     out.add_argument("--config_path", metavar="FILE", help="its config, where there is none beside it")
     out.add_argument("--target_dim", required=True, type=int, metavar="D", help="hidden size of the student")
+    out.add_argument("--by", choices=("random", "norm"), default="random", help="default: random")
     out.add_argument("--seed", type=int, default=7, help="default: 7")
     out.add_argument("--output_model_path", required=True, metavar="FILE",
                      help="student to write; its config goes to <name without .bin>_config.json")
@@ -101,12 +113,13 @@ def main() -> None:
 
     config = load_config(args.config_path) if args.config_path else None
     teacher = load_model(args.pretrained_model_path, config=config, vocab_size=None)
-    weights, student = pick(teacher.weights, teacher.config, args.target_dim, args.seed)
+    weights, student = pick(teacher.weights, teacher.config, args.target_dim, args.seed, args.by)
     with PendingFiles() as pending:
         write_uer(pending.add(args.output_model_path), weights, "published")
         pending.add(config_path_for(args.output_model_path)).write_text(student.to_json(), encoding="utf-8")
         pending.publish()
-    print(f"{args.output_model_path}: {args.target_dim} of {teacher.config.hidden_size} dimensions, picked at random")
+    print(f"{args.output_model_path}: {args.target_dim} of {teacher.config.hidden_size} dimensions, picked by "
+          f"{args.by}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from uer.models.bert import Bert
 from uer.models.sizes import BertSizes
 from uer.optimizers import AdamW, parameter_groups
 from uer.squeeze.groups import build_groups
+from uer.squeeze.importance import build_scores
 from uer.squeeze.learner import WidLearner
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty
@@ -103,10 +104,11 @@ class Product:
     def __init__(self, shape: Shape, weights: Mapping[str, torch.Tensor], *, target_dim: int, strategy: str,
                  w_step: int, l2_lambda: float, learning_rate: float, compactor_learning_rate: float,
                  penalty: str = "published", load: tuple[int, int] = MULTIPLIED,
-                 squeeze_tolerance: float | None = None, compactors_only: bool = False,
+                 squeeze_tolerance: float | None = None, compactors_only: bool = False, scores: str = "norm",
+                 mlm_target_dim: int | None = None,
                  factor: Callable[[int], float] = lambda step: 1.0, **config):
         self.config = shape.config(**config)
-        self.groups = build_groups(self.config, target_dim, strategy)
+        self.groups = build_groups(self.config, target_dim, strategy, mlm_target_dim)
         copies = {name: tensor.clone() for name, tensor in weights.items()}
         self.master = Master(self.config, copies, self.groups, tokens=load[0], predicted=load[1])
         if compactors_only:
@@ -117,7 +119,7 @@ class Product:
             lambda name: compactor_learning_rate if "compactor" in name else None))
         self.learner = WidLearner(self.master, self.optimizer,
                                   build_penalty(penalty, self.master, self.optimizer, w_step, l2_lambda), w_step,
-                                  squeeze_tolerance)
+                                  squeeze_tolerance, build_scores(scores, self.master))
         self.factor = factor
         self.step_number = 0
 

@@ -26,8 +26,9 @@ from uer.rendezvous import Meeting, Watch, meet, open_store
 from uer.sharding import assign
 
 STEPS = 22
-FADE = [*WID, "--penalty", "fade", "--w_step", "1", "--max_grad_norm", "0.5", "--total_steps", str(STEPS),
-        "--report_steps", "2", "--save_checkpoint_steps", "12"]  # masks at 1, 2, … 16; squeezes at 10 and 18
+# masks at 1, 2, … 16; squeezes at 10 and 18
+FADE = [*WID, "--penalty", "fade", "--mask_scores", "taylor", "--w_step", "1", "--max_grad_norm", "0.5",
+        "--total_steps", str(STEPS), "--report_steps", "2", "--save_checkpoint_steps", "12"]
 PUBLISHED = [*WID, "--w_step", "1", "--total_steps", "8", "--report_steps", "2", "--compactor_mask_strategy", "head"]
 KINDS = {1: {"": [("fade", 1), ("fade", 2), ("published", 1)]},  # world size: sharded or not: method, accumulation
          2: {"": [("fade", 2), ("published", 1)], "sharded": [("fade", 2), ("published", 1)]},

@@ -24,6 +24,8 @@ def bench(tmp_path_factory):
 RUNS = {
     # masks at 6, 12, … 96; groups leave for good in several steps until about 110
     "fade": ([*WID, "--penalty", "fade", "--w_step", "6", "--total_steps", "120"], (5, 40, 60, 115)),
+    "taylor": ([*WID, "--penalty", "fade", "--mask_scores", "taylor", "--mask_schedule_share", "0.8", "--total_steps",
+                "100"], (5, 60)),
     "published": ([*WID, "--w_step", "2", "--total_steps", "30", "--compactor_mask_strategy", "head"], (10, 25)),
     "calibrated": ([*WID, "--compactor_init", "calibrated", "--calibration_batches", "2", "--total_steps", "10"], (5,)),
     "student": ([*WID[:-2], "--compactor_init", "calibrated", "--calibration_batches", "2", "--total_steps", "10",

@@ -17,10 +17,10 @@ LAYERNORM_EPS = {"uer": 1e-6, "huggingface": 1e-12}
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a config JSON says about a BERT. UER's keys; `layernorm*` and `tie_weights` are ours.
+    """What a config JSON says about a BERT. UER's keys; `layernorm*`, `tie_weights` and `mlm_size` are ours.
 
     `layernorm` is the form of the denominator (see `uer.layers.layer_norm`): `uer` for UER's own models, `huggingface`
-    for models that were trained there.
+    for models that were trained there. `mlm_size` is the width of the MLM head's features (None: hidden_size).
     """
 
     hidden_size: int
@@ -33,21 +33,30 @@ class ModelConfig:
     layernorm: str = "uer"
     layernorm_eps: float = 1e-6
     tie_weights: bool = False
+    mlm_size: int | None = None
+
+    @property
+    def mlm_width(self) -> int:
+        """Features of the MLM head, before the vocabulary."""
+        return self.mlm_size or self.hidden_size
 
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.heads_num
 
-    def student(self, target_dim: int, strategy: str) -> ModelConfig:
-        """The config of the student that `strategy` leaves at `target_dim`."""
+    def student(self, target_dim: int, strategy: str, mlm_target_dim: int | None = None) -> ModelConfig:
+        """The config of the student that `strategy` leaves at `target_dim`, with an MLM head of `mlm_target_dim`."""
+        mlm_size = None if mlm_target_dim == target_dim else mlm_target_dim
         heads = self.heads_num if strategy == "dim" else target_dim // self.head_size
-        return replace(self, hidden_size=target_dim, heads_num=heads, tie_weights=False,
+        return replace(self, hidden_size=target_dim, heads_num=heads, tie_weights=False, mlm_size=mlm_size,
                        feedforward_size=self.feedforward_size * target_dim // self.hidden_size)
 
     def to_dict(self) -> dict[str, Any]:
         """The config under UER's keys."""
         fields = asdict(self)
-        ours = {key: fields.pop(key) for key in ("layernorm", "layernorm_eps", "tie_weights")}
+        ours = {key: fields.pop(key) for key in ("layernorm", "layernorm_eps", "tie_weights", "mlm_size")}
+        if self.mlm_size is None:
+            del ours["mlm_size"]
         uer = {"emb_size": self.hidden_size, **fields, "data_processor": "mlm", "embedding": "word_pos_seg",
                "encoder": "transformer", "target": "mlm"}
         return {**uer, **ours}
@@ -107,6 +116,11 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
     if not isinstance(values["layernorm_eps"], float) or not 0 <= values["layernorm_eps"] < 1:
         problems.append(f"layernorm_eps is {values['layernorm_eps']!r}, a small number such as 1e-6 is needed")
     values["tie_weights"] = bool(data.get("tie_weights", False))
+    values["mlm_size"] = data.get("mlm_size")
+    if values["mlm_size"] is not None and (not isinstance(values["mlm_size"], int) or values["mlm_size"] < 1):
+        problems.append(f"mlm_size is {values['mlm_size']!r}, a positive whole number is needed")
+    if values["tie_weights"] and values["mlm_size"] not in (None, values["hidden_size"]):
+        problems.append(f"mlm_size {values['mlm_size']} differs from hidden_size, so tie_weights cannot be true")
     emb_size = data.get("emb_size", values["hidden_size"])
     if emb_size != values["hidden_size"]:
         problems.append(f"emb_size {emb_size} differs from hidden_size {values['hidden_size']}; they must be equal")

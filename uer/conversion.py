@@ -17,7 +17,7 @@ import torch
 from uer.config import ModelConfig, read_json
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model, shapes, stock
-from uer.formats.export import check_vocabulary, config_text, write_huggingface, write_uer
+from uer.formats.export import check_head, check_vocabulary, config_text, write_huggingface, write_uer
 from uer.formats.model_card import CardFacts, model_card
 from uer.formats.onnx_export import check_packages, onnx_logits, write_onnx
 from uer.formats.storage import PendingFiles
@@ -103,6 +103,8 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
     """
     if source.vocab_path is not None and "huggingface" in paths:
         check_vocabulary(source.vocab_path, len(source.weights[shapes.WORDS]))
+    for name in paths:
+        check_head(source.config, name)
     check = Check(source)
     with PendingFiles() as pending:
         lines = []

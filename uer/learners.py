@@ -15,9 +15,11 @@ from uer.distributed import Place
 from uer.learner import Learner, PlainLearner
 from uer.models.build import from_weights
 from uer.optimizers import AdamW, parameter_groups, schedule
+from uer.plan import shared_w_step
 from uer.reports import Reports
 from uer.sharding import ShardedLearner, ShardedMaster
 from uer.squeeze.groups import MaskGroup, build_groups
+from uer.squeeze.importance import build_scores
 from uer.squeeze.learner import WidLearner
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty, simulate_decay
@@ -62,9 +64,12 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
                 place: Place, reports: Reports, card: dict[str, Any],
                 resumed: Checkpoint | None) -> tuple[Learner, dict[str, Any]]:
     """The learner of a WID run and what its checkpoints say about themselves."""
-    groups = build_groups(config, args.target_dim, args.compactor_mask_strategy)
+    groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim)
     for group in groups.values():
         group.dropped = group.dropped.to(place.device)
+    if args.mask_schedule_share is not None:
+        args.w_step = shared_w_step(groups, args.total_steps, args.mask_schedule_share)
+        reports.say(f"masks change every {args.w_step:,} steps (--w_step)")
     card = {**card, "kind": "wid"}
     weights = resumed[0] if resumed else weights
     sharded = args.shard_master and place.world_size > 1
@@ -72,7 +77,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
         weights = {name: tensor.to(place.device) for name, tensor in weights.items()}
     if resumed is not None:
         if resumed[1]["kind"] == "plain":
-            student = config.student(args.target_dim, args.compactor_mask_strategy)
+            student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
             return plain_learner(args, student, weights, place.device), {**card, **resumed[1]}
         restore_groups(groups, resumed[1], resumed[2], place.device)
     elif args.compactor_init == "calibrated":
@@ -80,7 +85,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
         weights = apply_calibration(calibration, weights, groups)
         if args.train == "student":
             master = Master(config, weights, groups)
-            student = config.student(args.target_dim, args.compactor_mask_strategy)
+            student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
             tensors = master.compose(multiply_out=True)
             card = {**card, "kind": "plain", "teacher": student.to_dict(), "origin": config.to_dict()}
             return plain_learner(args, student, tensors, place.device), card
@@ -96,8 +101,11 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
                                        special_kind="compactor_learning_rate"))
     penalty = build_penalty(args.penalty, master, optimizer, args.w_step, args.l2_lambda)
     tolerance = None if args.no_squeeze else args.squeeze_tolerance
+    scores = build_scores(args.mask_scores, master)
+    if resumed is not None:
+        scores.load_state_dict(resumed[2].get("scores", {}))
     kind = ShardedLearner if sharded else WidLearner
-    learner = kind(master, optimizer, penalty, args.w_step, tolerance)
+    learner = kind(master, optimizer, penalty, args.w_step, tolerance, scores)
     if args.compactor_init == "identity":
         warn_of_decay(args, groups, reports)
     return learner, card

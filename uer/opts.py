@@ -11,6 +11,7 @@ PENALTIES = ("published", "fade")
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial")
 FORMATS = ("uer", "uer-py", "huggingface", "onnx")
 COMPACTOR_INITS = ("identity", "calibrated")
+MASK_SCORES = ("norm", "taylor")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Training and held-out data."""
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset_path", required=True, nargs="+", metavar="FILE",
+    group.add_argument("--dataset_path", nargs="+", metavar="FILE",
                        help="dataset file(s) of preprocess.py; a glob does as well")
     group.add_argument("--dev_path", nargs="+", metavar="FILE", help="held-out dataset, to evaluate on")
     group.add_argument("--data_processor", choices=("mlm",), default="mlm", help="default: mlm")
@@ -71,6 +72,9 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--weight_squeeze", action="store_true",
                        help="compress the teacher; without it, this is a plain MLM run")
     group.add_argument("--target_dim", type=int, metavar="D", help="hidden size of the student")
+    group.add_argument("--mlm_target_dim", type=int, metavar="D",
+                       help="features of the student's MLM head (default: --target_dim); with another width, a student "
+                            "cannot be written for Hugging Face or UER-py")
     group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
                        help="dim: every head gets thinner; head: whole heads leave (default: dim)")
     group.add_argument("--compactor_init", choices=COMPACTOR_INITS, default="identity",
@@ -81,6 +85,11 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
                        help="of the compactors (default: 5e-5)")
     group.add_argument("--w_step", type=int, default=500, metavar="N",
                        help="steps between mask updates (default: 500)")
+    group.add_argument("--mask_schedule_share", type=float, metavar="SHARE",
+                       help="sets --w_step so that the mask schedule takes this share of total_steps")
+    group.add_argument("--mask_scores", choices=MASK_SCORES, default="norm",
+                       help="what masks are chosen by. norm: column norms of the compactors; taylor: running mean of "
+                            "|gradient × value| (default: norm)")
     group.add_argument("--l2_lambda", type=float, default=20.0, metavar="λ",
                        help="strength of the published penalty (default: 20)")
     group.add_argument("--penalty", choices=PENALTIES, default="published",
@@ -89,16 +98,23 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--train", choices=("compactors", "student"), default="compactors",
                        help="after calibration, train teacher and compactors through the student, or the merged "
                             "student itself (default: compactors)")
-    group.add_argument("--soft_targets_weight", type=float, default=0.0, metavar="W",
-                       help="share of a soft-label loss from the teacher (default: 0)")
-    group.add_argument("--soft_targets_temperature", type=float, default=1.0, metavar="T", help="default: 1")
-    group.add_argument("--soft_targets_top_k", type=int, default=128, metavar="K",
-                       help="tokens of the teacher's distribution that count (default: 128)")
     group.add_argument("--comp_only", action="store_true", help="train the compactors alone")
     group.add_argument("--mask_path", metavar="FILE", help="where the masks are recorded, for convert.py")
     group.add_argument("--squeeze_tolerance", type=float, default=1e-4, metavar="X",
                        help="masked dimensions leave for good once their compactor entries are below X (default: 1e-4)")
     group.add_argument("--no_squeeze", action="store_true", help="keep masked dimensions in the model to the end")
+
+
+def add_soft_target_options(parser: argparse.ArgumentParser) -> None:
+    """Soft labels."""
+    group = parser.add_argument_group("soft labels")
+    group.add_argument("--soft_targets_weight", type=float, default=0.0, metavar="W",
+                       help="share of a soft-label loss from a teacher that runs along (default: 0)")
+    group.add_argument("--soft_targets_teacher", metavar="PATH",
+                       help="that teacher (default: with --weight_squeeze the one at --pretrained_model_path)")
+    group.add_argument("--soft_targets_temperature", type=float, default=1.0, metavar="T", help="default: 1")
+    group.add_argument("--soft_targets_top_k", type=int, default=128, metavar="K",
+                       help="tokens of the teacher's distribution that count (default: 128)")
 
 
 def add_calibration_options(parser: argparse.ArgumentParser) -> None:
@@ -113,8 +129,7 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Output, reports, checkpoints."""
     group = parser.add_argument_group("output")
-    group.add_argument("--output_model_path", required=True, metavar="PATH",
-                       help="checkpoints are written to PATH-<step>")
+    group.add_argument("--output_model_path", metavar="PATH", help="checkpoints are written to PATH-<step>")
     group.add_argument("--save_checkpoint_steps", type=int, default=10000, metavar="N",
                        help="steps between checkpoints; the last step always writes one (default: 10000)")
     group.add_argument("--keep_checkpoints", type=int, metavar="N",
@@ -132,6 +147,11 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dryrun", action="store_true",
                        help="run every stage once on a few instances, in a temporary folder, and say how long each "
                             "took")
+    group.add_argument("--plan", action="store_true",
+                       help="print parameters, operations, memory and traffic of the run and leave; data, vocabulary "
+                            "and weights need not be there")
+    group.add_argument("--seq_length", type=int, metavar="N",
+                       help="with --plan: tokens per instance (default: the dataset's, else 128)")
 
 
 def add_distributed_options(parser: argparse.ArgumentParser) -> None:
@@ -165,6 +185,7 @@ def pretrain_parser() -> argparse.ArgumentParser:
     add_optimization_options(parser)
     add_squeeze_options(parser)
     add_calibration_options(parser)
+    add_soft_target_options(parser)
     add_run_options(parser)
     add_distributed_options(parser)
     return parser

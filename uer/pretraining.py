@@ -22,9 +22,11 @@ from uer.formats import LoadedModel, load_model
 from uer.launch import launch, restarted
 from uer.learner import Learner
 from uer.learners import build_learner
+from uer.memory import keep_freed_memory
 from uer.models.build import from_scratch, from_weights
 from uer.objective import SoftTargets
 from uer.optimizers import schedule
+from uer.plan import plan
 from uer.precision import Precision
 from uer.reports import Reports
 from uer.sharding import ShardedLearner
@@ -38,7 +40,9 @@ from uer.trainer import Run, Trainer
 def pretrain(args: argparse.Namespace, given: set[str]) -> None:
     """Run pretrain.py with parsed options; `given`: those that the command line gave."""
     check_options(args, given)
-    if args.dryrun:
+    if args.plan:
+        print(plan(args), end="")
+    elif args.dryrun:
         from uer.dryrun import dryrun
 
         dryrun(args)
@@ -48,10 +52,19 @@ def pretrain(args: argparse.Namespace, given: set[str]) -> None:
 
 def check_options(args: argparse.Namespace, given: set[str]) -> None:
     """Everything that can be known to be wrong before any work; all problems in one `UserError`."""
+    problems = _problems(args, given)
+    if problems:
+        raise UserError("; ".join(problems))
+    for path in () if args.plan else (args.output_model_path, args.mask_path, args.log_path):
+        if path:
+            check_writable(path)
+
+
+def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
     problems = []
-    for name in ("batch_size", "total_steps", "accumulation_steps", "report_steps", "save_checkpoint_steps", "w_step",
-                 "world_size", "eval_steps", "calibration_batches", "keep_checkpoints", "check_replicas_steps",
-                 "tb_histograms_steps"):
+    for name in ("batch_size", "seq_length", "total_steps", "accumulation_steps", "report_steps",
+                 "save_checkpoint_steps", "w_step", "world_size", "eval_steps", "calibration_batches",
+                 "keep_checkpoints", "check_replicas_steps", "tb_histograms_steps"):
         value = getattr(args, name)
         if value is not None and value < 1:
             problems.append(f"--{name} is {value}, at least 1 is needed")
@@ -63,15 +76,25 @@ def check_options(args: argparse.Namespace, given: set[str]) -> None:
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             problems.append(f"--{name} is {value}, a number above 0 is needed")
-    for name, below in (("warmup", 1.0), ("dropout", 1.0)):
+    for name, below in (("warmup", 1.0), ("dropout", 1.0), ("mask_schedule_share", 1.0)):
         value = getattr(args, name)
         if value is not None and not 0 <= value <= below:
             problems.append(f"--{name} is {value}, a number from 0 to {below:g} is needed")
     problems += _squeeze_problems(args, given)
+    if not 0 <= args.soft_targets_weight <= 1:
+        problems.append(f"--soft_targets_weight is {args.soft_targets_weight}, a number from 0 to 1 is needed")
+    if args.soft_targets_weight and not (args.soft_targets_teacher or args.weight_squeeze):
+        problems.append("--soft_targets_weight needs --soft_targets_teacher, the model that gives the labels")
+    if args.soft_targets_teacher and not args.soft_targets_weight:
+        problems.append("--soft_targets_teacher does nothing without --soft_targets_weight")
     if not args.pretrained_model_path and not args.config_path:
         problems.append("--config_path is needed to start from scratch (bert/base_config.json, say)")
-    if not args.vocab_path:
-        problems.append("--vocab_path is needed")
+    if args.plan:
+        return problems
+    if "seq_length" in given:
+        problems.append("--seq_length goes with --plan; a run has its dataset's")
+    problems += [f"--{name} is needed" for name in ("vocab_path", "dataset_path", "output_model_path")
+                 if not getattr(args, name)]
     if args.eval_steps and not args.dev_path:
         problems.append("--eval_steps needs --dev_path")
     if args.tb_histograms_steps and not args.tb_path:
@@ -80,11 +103,7 @@ def check_options(args: argparse.Namespace, given: set[str]) -> None:
         problems.append("--bf16 and --fp16 exclude each other")
     if args.shard_master and (not args.weight_squeeze or args.train == "student"):
         problems.append("--shard_master shares out the master of --weight_squeeze; there is none in this run")
-    if problems:
-        raise UserError("; ".join(problems))
-    for path in (args.output_model_path, args.mask_path, args.log_path):
-        if path:
-            check_writable(path)
+    return problems
 
 
 def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
@@ -92,17 +111,21 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         problems = []
         if not args.target_dim:
             problems.append("--weight_squeeze needs --target_dim, the student's hidden size")
-        if not args.pretrained_model_path:
+        if not args.pretrained_model_path and not args.plan:
             problems.append("--weight_squeeze needs --pretrained_model_path, the teacher")
-        if args.compactor_init == "identity" and not args.mask_path:
+        if args.compactor_init == "identity" and not args.mask_path and not args.plan:
             problems.append("--weight_squeeze needs --mask_path, where the masks are recorded for convert.py")
         if args.train == "student" and args.compactor_init != "calibrated":
             problems.append("--train student needs --compactor_init calibrated: only then there is a student to train")
-        if args.soft_targets_weight and not 0 < args.soft_targets_weight <= 1:
-            problems.append(f"--soft_targets_weight is {args.soft_targets_weight}, a number from 0 to 1 is needed")
+        if args.mask_schedule_share is not None and "w_step" in given:
+            problems.append("--w_step and --mask_schedule_share say the same thing; give one of them")
+        unused = [name for name in ("mask_schedule_share", "mask_scores") if name in given]
+        if unused and args.compactor_init == "calibrated":
+            problems.append(f"--{unused[0]} does nothing with --compactor_init calibrated, where nothing is masked")
         return problems
-    idle = ("target_dim", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate", "w_step", "l2_lambda",
-            "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train", "soft_targets_weight")
+    idle = ("target_dim", "mlm_target_dim", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate",
+            "w_step", "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train",
+            "mask_schedule_share", "mask_scores")
     return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]
 
 
@@ -122,6 +145,7 @@ def check_writable(path: str) -> None:
 
 def work(place: Place, args: argparse.Namespace) -> None:
     """What every process does."""
+    keep_freed_memory()
     with StopSignals() as signals:
         reports = Reports(place.leads, args.log_path, args.tb_path)
         try:
@@ -149,7 +173,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
             loader.dataset.check_positions(loaded.config.max_seq_length)
     card: dict[str, Any] = {
         "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
-        "target_dim": args.target_dim, "vocab_size": len(vocab), "vocab_sha256": vocab.sha256}
+        "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim, "vocab_size": len(vocab),
+        "vocab_sha256": vocab.sha256}
     resumed = None
     if wanted := resume_wish(args):
         path = find_checkpoint(args.output_model_path, wanted)
@@ -168,10 +193,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
               args.accumulation_steps, args.save_checkpoint_steps, args.keep_checkpoints, args.report_steps,
               args.eval_steps, args.check_replicas_steps, args.tb_histograms_steps, args.seed,
               args.mask_path if args.weight_squeeze else None)
-    soft = None
-    if args.soft_targets_weight:
-        teacher = from_weights(loaded.config, loaded.weights).to(place.device)
-        soft = SoftTargets(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k)
+    soft = soft_targets(args, loaded, len(vocab), place)
     trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, soft)
     return trainer, resumed[1]["step"] if resumed else 0
 
@@ -212,11 +234,22 @@ def load_teacher(args: argparse.Namespace, vocab_size: int) -> LoadedModel:
     return LoadedModel(config, weights, ["no --pretrained_model_path: the model starts from scratch"])
 
 
+def soft_targets(args: argparse.Namespace, loaded: LoadedModel, vocab_size: int, place: Place) -> SoftTargets | None:
+    """Soft labels, where asked for, from --soft_targets_teacher or else the teacher that is compressed."""
+    if not args.soft_targets_weight:
+        return None
+    if args.soft_targets_teacher:
+        loaded = load_model(args.soft_targets_teacher, config=None, vocab_size=vocab_size)
+    teacher = from_weights(loaded.config, loaded.weights).to(place.device)
+    return SoftTargets(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k)
+
+
 def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
     found = {**found, "teacher": found.get("origin", found.get("teacher"))}
     differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here"
-              for key in ("teacher", "vocab_sha256", "target_dim") if found.get(key) != wanted[key]]
+              for key in ("teacher", "vocab_sha256", "target_dim", "mlm_target_dim")
+              if found.get(key) != wanted[key]]
     if differ:
         raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ))
 

@@ -30,11 +30,12 @@ class Progress:
 
     def _clear(self) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
-        self.since = time.perf_counter()
+        self.steps, self.since = 0, time.perf_counter()
 
     def count(self, sums: torch.Tensor) -> None:
         """Add a step: cross entropy, right predictions, predictions, tokens, summed over all processes."""
         self.sums += sums
+        self.steps += 1
 
     def report(self, step: int, learner: Learner, factor: float, more: dict[str, float]) -> None:
         """Tell what the steps since the last report were like. Every process must call it.
@@ -44,8 +45,9 @@ class Progress:
             more: numbers to record beside the others.
         """
         loss, correct, predicted, tokens = self.sums.tolist()
+        seconds = time.perf_counter() - self.since
         values: dict[str, Any] = {"loss": loss / max(predicted, 1), "accuracy": correct / max(predicted, 1),
-                                  "tokens_per_second": tokens / (time.perf_counter() - self.since)}
+                                  "tokens_per_second": tokens / seconds, "seconds_per_step": seconds / self.steps}
         for group in learner.optimizer.param_groups:
             values[group["kind"]] = group["base_lr"] * factor
         line = (f"step {step}/{self.last} | loss {values['loss']:.4f} | accuracy {100 * values['accuracy']:.1f} % | "

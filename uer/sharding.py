@@ -151,11 +151,13 @@ class ShardedMaster(Master):
 
     @torch.no_grad()
     def scores(self, group: MaskGroup) -> torch.Tensor:
-        owner = self.owner(group.scored_by)
-        scores = super().scores(group) if owner == self.place.rank else \
-            torch.empty(group.width, dtype=torch.float64, device=self.like.device)
+        mine = self.owns(group.scored_by)
+        return self.told(group, super().scores(group) if mine else self.like.new_empty(group.width).double())
+
+    def told(self, group: MaskGroup, scores: torch.Tensor) -> torch.Tensor:
+        """The scores that the owner of the scoring compactor has found; what others pass in is written over."""
         with collective():
-            dist.broadcast(scores, owner)
+            dist.broadcast(scores, self.owner(group.scored_by))
         return scores
 
     @torch.no_grad()

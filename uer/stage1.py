@@ -132,7 +132,7 @@ def merge_checkpoint(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
         if step is None:
             raise UserError("--mask_path needs --mask_step, the step of the checkpoint")
         where, masks = f"mask file {options.mask_path}, step {step}", read_masks(options.mask_path, step)
-    groups, notes = groups_for(state, config, strategy, masks, where)
+    groups, notes = groups_for(state, config, strategy, masks, where, facts.get("mlm_target_dim"))
     target = groups["hidden"].target
     if facts.get("target_dim") not in (None, target):
         raise UserError(f"{where}: leaves {target} hidden dimensions, the run's --target_dim was "

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from uer.checkpoint import save_checkpoint
 from uer.compilation import compile_encoder
+from uer.cost import Step
 from uer.delayed import sent
 from uer.distributed import Place, differing, sum_over_ranks, wait_for_all
 from uer.errors import Stopped, UserError
@@ -24,6 +25,7 @@ from uer.learner import Learner
 from uer.objective import SoftTargets, evaluate, training_loss
 from uer.precision import Precision
 from uer.progress import Progress, histograms, summary
+from uer.record import Recorder
 from uer.reports import Reports
 from uer.signals import StopSignals
 from uer.squeeze.learner import WidLearner
@@ -49,6 +51,10 @@ class Run:
     tb_histograms_steps: int | None = None
     seed: int = 7
     mask_path: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What a report on the run is to know."""
+        return {"total_steps": self.total_steps, "output": self.output, "mask_path": self.mask_path}
 
 
 class Trainer:
@@ -78,6 +84,9 @@ class Trainer:
         self.exchange = self._wire()
         self.judge = Judge(learner, self.precision, reports, run.factor, run.output, place.device, lag)
         self.progress = Progress(reports, place.device, 0, run.total_steps)
+        step = Step(batches.batch_size, batches.dataset.header["seq_length"], run.accumulation_steps, place.world_size,
+                    self.precision.half is not None, place.device.type == "cuda")
+        self.recorder = Recorder(learner, reports, step, {**card, **asdict(step), **run.facts()})
 
     def train(self, start: int = 0) -> None:
         """Run the steps after `start` up to the last one; writes checkpoints, the last step's included.
@@ -89,6 +98,7 @@ class Trainer:
         run = self.run
         stream = self.batches.stream(start * run.accumulation_steps)
         self.learner.student.train()
+        self.recorder.start(start)
         self.progress = Progress(self.reports, self.place.device, start, run.total_steps)
         if self.exchange.active:
             self.reports.say(f"each step sends {self.exchange.bytes / 1e6:,.1f} MB of gradients, the student's")
@@ -156,6 +166,7 @@ class Trainer:
             if changed:
                 self._record_masks(step)
             if step % self.learner.w_step == 0:
+                self.recorder.masks(step)
                 self.squeeze(self.learner.ready_to_leave(step), step, batches[0])
 
     def _wire(self) -> GradientExchange:
@@ -179,6 +190,7 @@ class Trainer:
         names = [group.name for group in leaving]
         change = (after - before) / before
         self.reports.record(step, "squeeze", {"groups": names, "loss_before": before, "loss_after": after})
+        self.recorder.squeezed(step)
         self.reports.say(f"step {step}: squeezed {summary(names)}; loss of a batch {before:.5f} -> {after:.5f} "
                          f"({change:+.1e})")
 
@@ -225,6 +237,7 @@ class Trainer:
         """
         self.judge.heed(everything=True)
         tensors, moments = self.learner.checkpoint()
+        scores = self.learner.scores.state_dict() if isinstance(self.learner, WidLearner) else {}
         if self.place.leads:
             if not all(tensor.isfinite().all() for tensor in tensors.values()):
                 raise UserError(f"the weights are no finite numbers any more at step {step}; {REMEDY}")
@@ -235,6 +248,7 @@ class Trainer:
                 "optimizer": moments,
                 "keep": {name: group.keep.cpu() for name, group in groups.items() if group.keep is not None},
                 "penalised": {name: len(group.dropped) > 0 for name, group in groups.items()},
+                "scores": scores,
             }
             if self.precision.scale is not None:
                 resume["loss_scale"] = self.precision.scale.state()

@@ -60,7 +60,7 @@ def make_student(args: argparse.Namespace, command: str) -> None:
         if warning:
             print(warning)
         master = Master(loaded.config, apply_calibration(calibration, weights, groups), groups)
-        student_config = loaded.config.student(args.target_dim, args.compactor_mask_strategy)
+        student_config = loaded.config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
         student = {name: tensor.detach() for name, tensor in master.compose(multiply_out=True).items()}
         held_out, where = _held_out(args, dataset, vocab, loaded.config.max_seq_length)
         results = [_evaluate(model_config, tensors, held_out, place)

@@ -22,6 +22,7 @@ from uer.data.masking import MaskingOptions
 from uer.data.sources import BLOCK, Segment
 from uer.data.worker import BadByte, Result, SegmentWorker
 from uer.errors import UserError
+from uer.memory import keep_freed_memory
 from uer.tokenizers import Tokenizer, build_tokenizer
 
 AHEAD = 2  # segments a worker has in hand, so that it never waits for the next
@@ -38,6 +39,7 @@ def run_segments(
         RuntimeError: a worker's own failure, with its traceback.
     """
     if args.processes_num == 1:
+        keep_freed_memory()
         with contextlib.closing(SegmentWorker(args, masking, folder, 0, tokenizer)) as worker:
             for segment in segments:
                 try:
@@ -148,6 +150,7 @@ def _worker_main(connection: Connection, work: tuple[Any, ...], inherited: list[
     """Serve segments until the parent closes the connection, or is no more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    keep_freed_memory()
     for other in inherited:
         other.close()
     worker: SegmentWorker | None = None

@@ -38,6 +38,14 @@ def write_uer(path: Path, weights: Mapping[str, torch.Tensor], generation: str) 
     save_state_dict(to_uer_py(weights) if generation == "uer-py" else weights, path)
 
 
+def check_head(config: ModelConfig, name: str) -> None:
+    """`UserError` where a format has no place for an MLM head whose features are not as wide as the hidden states."""
+    if config.mlm_width != config.hidden_size and name in ("huggingface", "uer-py"):
+        raise UserError(f"--output_format {name}: MLM heads there are as wide as the hidden states "
+                        f"({config.hidden_size}), this model's has {config.mlm_width} features (--mlm_target_dim); uer "
+                        f"and onnx can hold it")
+
+
 def config_text(config: ModelConfig, weights: Mapping[str, torch.Tensor], generation: str) -> str:
     """The config JSON that goes with a UER file, as the code of its generation reads it.
 
@@ -69,6 +77,7 @@ def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, t
                       vocab_path: str | Path | None = None, lower_case: bool | None = None,
                       card: str | None = None) -> None:
     """`save_huggingface` in place."""
+    check_head(config, "huggingface")
     tables = shapes.table_sizes(weights)
     vocab = check_vocabulary(vocab_path, tables["vocab"]) if vocab_path else None
     folder.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,8 @@ def expected_shapes(sizes: BertSizes, config: ModelConfig) -> dict[str, tuple[in
 def sizes_of(config: ModelConfig, *, vocab: int, positions: int, segments: int) -> BertSizes:
     """The sizes of a uniform BERT."""
     return BertSizes.uniform(vocab=vocab, hidden=config.hidden_size, layers=config.layers_num, heads=config.heads_num,
-                             feedforward=config.feedforward_size, positions=positions, segments=segments)
+                             feedforward=config.feedforward_size, positions=positions, segments=segments,
+                             mlm=config.mlm_size)
 
 
 def table_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
@@ -40,7 +41,10 @@ def table_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
 
 
 def measured(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """hidden_size, layers_num and feedforward_size as the tensors have them (those that can be told)."""
+    """hidden_size, layers_num and feedforward_size as the tensors have them (those that can be told).
+
+    mlm_size as well, where it differs from hidden_size.
+    """
     sizes = {}
     if WORDS in tensors and tensors[WORDS].dim() == 2:
         sizes["hidden_size"] = tensors[WORDS].shape[1]
@@ -50,6 +54,9 @@ def measured(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     inner = tensors.get("encoder.transformer.0.feed_forward.linear_1.weight")
     if inner is not None and inner.dim() == 2:
         sizes["feedforward_size"] = inner.shape[0]
+    head = tensors.get("target.mlm_linear_1.bias")
+    if head is not None and "hidden_size" in sizes and head.numel() != sizes["hidden_size"]:
+        sizes["mlm_size"] = head.numel()
     return sizes
 
 

@@ -141,6 +141,20 @@ def _json_beside(path: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
+def config_beside(path: str | Path) -> tuple[ModelConfig, int | None] | None:
+    """Config and vocabulary size (None: not said) of a model as the JSON beside it has them; None if there is none.
+
+    The weights are not read.
+    """
+    beside = _json_beside(Path(path))
+    data = read_json(beside) if beside else {}
+    if "num_hidden_layers" in data:
+        theirs = parse_config(data, f"config {beside}")
+        return theirs.config, theirs.vocab_size
+    config = _uer_config(beside)
+    return None if config is None else (config, None)
+
+
 def config_path_for(path: str | Path) -> Path:
     """Where the config of a UER file goes: beside it, `<name without .bin>_config.json`."""
     path = Path(path)

@@ -15,7 +15,7 @@ def sizes_of(config: ModelConfig, vocab_size: int) -> BertSizes:
     """The sizes of a plain BERT with this config."""
     return BertSizes.uniform(vocab=vocab_size, hidden=config.hidden_size, layers=config.layers_num,
                              heads=config.heads_num, feedforward=config.feedforward_size,
-                             positions=config.max_seq_length)
+                             positions=config.max_seq_length, mlm=config.mlm_size)
 
 
 def from_scratch(config: ModelConfig, vocab_size: int, seed: int) -> Bert:

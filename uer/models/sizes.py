@@ -27,7 +27,7 @@ class BertSizes:
 
     @classmethod
     def uniform(cls, *, vocab: int, hidden: int, layers: int, heads: int, feedforward: int, positions: int = 512,
-                segments: int = 3) -> BertSizes:
-        """Sizes of a usual BERT: all layers alike, heads as wide together as the hidden states, MLM head too."""
+                segments: int = 3, mlm: int | None = None) -> BertSizes:
+        """Sizes of a usual BERT: layers alike, heads as wide together as the hidden states, MLM head too (or `mlm`)."""
         layer = LayerSizes(heads, hidden // heads, feedforward)
-        return cls(vocab, positions, segments, hidden, (layer,) * layers, hidden)
+        return cls(vocab, positions, segments, hidden, (layer,) * layers, mlm or hidden)

@@ -17,6 +17,21 @@ import torch
 Wanted = Callable[[], tuple[torch.Tensor | None, torch.Tensor | None]]
 
 
+def rows_first(now: int, out: int, size: int, now_in: int) -> bool:
+    """Whether (R W) C costs no more than R (W C), for R [now, out], W [out, size], C [size, now_in]."""
+    return now * size * (out + now_in) <= out * now_in * (size + now)
+
+
+def applies_to_rows(tokens: int, table_rows: int) -> bool:
+    """Whether a compactor on the gathered embeddings of `tokens` costs less than multiplying the tables out."""
+    return tokens < table_rows
+
+
+def applies_to_features(predicted: int, vocab: int, inner: int, width: int) -> bool:
+    """Whether C [inner, width] costs less on `predicted` features than multiplied with a table [vocab, inner]."""
+    return predicted * inner * (width + vocab) < vocab * width * (inner + predicted)
+
+
 def effective(rows: torch.Tensor, weight: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor,
               wanted: Wanted = lambda: (None, None)) -> tuple[torch.Tensor, torch.Tensor]:
     """R W C and R b.
@@ -34,7 +49,7 @@ class _Effective(torch.autograd.Function):
     def forward(ctx, rows: torch.Tensor, weight: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor,
                 wanted: Wanted) -> tuple[torch.Tensor, torch.Tensor]:
         (now, out), (size, now_in) = rows.shape, columns.shape
-        ctx.rows_first = now * size * (out + now_in) <= out * now_in * (size + now)
+        ctx.rows_first = rows_first(now, out, size, now_in)
         inner = rows @ weight if ctx.rows_first else weight @ columns
         ctx.save_for_backward(rows, weight, columns, bias, inner)
         ctx.wanted = wanted
@@ -71,5 +86,5 @@ def _column_gradient(factor: torch.Tensor, gradient: torch.Tensor, some: torch.T
     """factorᵀ @ gradient, in the columns `some`."""
     if some is None:
         return factor.t() @ gradient
-    part = gradient[:, some].t() @ factor  # transposed, so that rows are put back, which is quicker than columns
-    return part.new_zeros(gradient.shape[1], part.shape[1]).index_copy_(0, some, part).t()
+    part = factor.t() @ gradient[:, some]
+    return part.new_zeros(len(part), gradient.shape[1]).index_copy_(1, some, part)

@@ -4,7 +4,7 @@
     hidden        hidden_size               C of layer 0's value projection    as many of each head-sized block /
     attention.i   heads_num * head_size     C of the attention output          whole blocks
     ffn.i         feedforward_size          C of linear_2                      any
-    mlm           hidden_size               C of mlm_linear_2                  any
+    mlm           mlm_size                  C of mlm_linear_2                  any
 
 Score of dimension j: ‖C[:, j]‖₂ in float64; lowest leave first, ties by index. Masks are chosen from scratch every
 w_step steps; the number dropped grows linearly in k = step // w_step: over 8 intervals (`dim` blocks), over 16 (free
@@ -152,9 +152,18 @@ def check_target(config: ModelConfig, target_dim: int, strategy: str) -> None:
                         f"{size} is not a whole number")
 
 
-def build_groups(config: ModelConfig, target_dim: int, strategy: str) -> dict[str, MaskGroup]:
-    """All groups of a teacher, by name, none masked yet; `UserError` where the target does not fit."""
+def build_groups(config: ModelConfig, target_dim: int, strategy: str,
+                 mlm_target_dim: int | None = None) -> dict[str, MaskGroup]:
+    """All groups of a teacher, by name, none masked yet; `UserError` where the target does not fit.
+
+    Args:
+        mlm_target_dim: dimensions that `mlm` is to keep (default: target_dim, as in the published method).
+    """
     check_target(config, target_dim, strategy)
+    mlm_target = min(target_dim, config.mlm_width) if mlm_target_dim is None else mlm_target_dim
+    if not 0 < mlm_target <= config.mlm_width:
+        raise UserError(f"--mlm_target_dim {mlm_target}: must be from 1 to the {config.mlm_width} features of the "
+                        f"teacher's MLM head")
     whole = strategy == "head"
     size, heads = config.hidden_size, config.heads_num
     ffn_target = config.feedforward_size * target_dim // size
@@ -165,5 +174,5 @@ def build_groups(config: ModelConfig, target_dim: int, strategy: str) -> dict[st
                                 f"{layer}.self_attn.final_linear_left_compactor"))
         groups.append(MaskGroup(f"ffn.{i}", config.feedforward_size, ffn_target, 0, False,
                                 f"{layer}.feed_forward.linear_2_left_compactor"))
-    groups.append(MaskGroup("mlm", size, target_dim, 0, False, "target.mlm_linear_2_left_compactor"))
+    groups.append(MaskGroup("mlm", config.mlm_width, mlm_target, 0, False, "target.mlm_linear_2_left_compactor"))
     return {group.name: group for group in groups}

@@ -12,6 +12,7 @@ from uer.checkpoint import optimizer_state
 from uer.models.bert import Bert
 from uer.optimizers import AdamW
 from uer.squeeze.groups import MaskGroup
+from uer.squeeze.importance import NormScores
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import Penalty
 
@@ -28,13 +29,15 @@ class WidLearner:
         w_step: steps between mask updates.
         squeeze_tolerance: a group whose schedule is complete leaves for good once its dropped compactor entries are
             all below this; None: never.
+        scores: what masks are chosen by (default: column norms).
     """
 
     owner: Callable[[str], int] | None = None
 
     def __init__(self, master: Master, optimizer: AdamW, penalty: Penalty, w_step: int,
-                 squeeze_tolerance: float | None = None):
+                 squeeze_tolerance: float | None = None, scores: NormScores | None = None):
         self.master = master
+        self.scores = scores or NormScores(master)
         self.optimizer = optimizer
         self.penalty = penalty
         self.w_step = w_step
@@ -75,7 +78,9 @@ class WidLearner:
         """
         changed = step % self.w_step == 0 and self.update_masks(step)
         if update:
-            self.master.backward(spare_dropped=step > self.w_step)  # from then on the penalty replaces these gradients
+            spare = step > self.w_step and not self.scores.needs_gradients  # the penalty replaces these gradients
+            self.master.backward(spare_dropped=spare)
+            self.scores.observe()
             if clip is not None:
                 clip([p.grad for _, p in self.named_parameters() if p.grad is not None])
             self.penalty.before_update(step)
@@ -91,7 +96,7 @@ class WidLearner:
         changed = False
         for group in self.master.groups.values():
             if not group.squeezed:
-                changed |= group.set_keep(group.choose(self.master.scores(group), k))
+                changed |= group.set_keep(group.choose(self.scores.of(group), k))
         if changed:
             self.master.set_norm_masks(self.student)
         return changed

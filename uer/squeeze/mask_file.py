@@ -107,6 +107,16 @@ def read_masks(path: str | Path, step: int) -> dict[str, list[int]]:
     return masks
 
 
+def recorded_masks(path: str | Path) -> Iterator[tuple[int, str, list[int]]]:
+    """(step, scoring compactor, dropped dimensions or blocks) of every line, in the order of the file.
+
+    Raises:
+        UserError: no such file, or a malformed line (named).
+    """
+    for where, step, name, entry in _lines(Path(path)):
+        yield step, name, _indices(entry, where)
+
+
 def _lines(path: Path) -> Iterator[tuple[str, int, str, str]]:
     """(where, step, compactor, list as text) of every line."""
     try:

@@ -17,7 +17,7 @@ from torch import nn
 from uer.config import ModelConfig
 from uer.models.bert import Bert
 from uer.models.sizes import BertSizes, LayerSizes
-from uer.squeeze.composition import effective
+from uer.squeeze.composition import applies_to_features, applies_to_rows, effective
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.wiring import (
     EMBEDDING_COMPACTOR,
@@ -29,6 +29,18 @@ from uer.squeeze.wiring import (
     masked_compactors,
     wrapped_linears,
 )
+
+
+def sizes_from_groups(config: ModelConfig, groups: Mapping[str, MaskGroup], vocab: int, positions: int,
+                      segments: int) -> BertSizes:
+    """The student's sizes as its groups are now, for a teacher of this config and tables of these many rows."""
+    def layer_sizes(layer: int) -> LayerSizes:
+        attention, ffn = groups[f"attention.{layer}"], groups[f"ffn.{layer}"]
+        heads = attention.width // config.head_size if attention.whole_blocks else config.heads_num
+        return LayerSizes(heads, attention.width // heads, ffn.width)
+
+    layers = tuple(layer_sizes(i) for i in range(config.layers_num))
+    return BertSizes(vocab, positions, segments, groups["hidden"].width, layers, groups["mlm"].width)
 
 
 class Master:
@@ -80,13 +92,7 @@ class Master:
     def sizes(self) -> BertSizes:
         """The student's sizes now."""
         vocab, positions, segments = (self.parameters[name].shape[0] for name in EMBEDDING_TABLES)
-        layers = tuple(self._layer_sizes(i) for i in range(self.config.layers_num))
-        return BertSizes(vocab, positions, segments, self.groups["hidden"].width, layers, self.groups["mlm"].width)
-
-    def _layer_sizes(self, layer: int) -> LayerSizes:
-        attention, ffn = self.groups[f"attention.{layer}"], self.groups[f"ffn.{layer}"]
-        heads = attention.width // self.config.head_size if attention.whole_blocks else self.config.heads_num
-        return LayerSizes(heads, attention.width // heads, ffn.width)
+        return sizes_from_groups(self.config, self.groups, vocab, positions, segments)
 
     # -- composition -----------------------------------------------------------------------------------------------
 
@@ -155,7 +161,7 @@ class Master:
         rows = self.parameters[f"{EMBEDDING_COMPACTOR}.weight"]  # [hidden now, hidden of the teacher]
         tables = {name: self.parameters[name] for name in EMBEDDING_TABLES}
         tokens, _ = self.load
-        if not multiply_out and tokens < sum(table.shape[0] for table in tables.values()):
+        if not multiply_out and applies_to_rows(tokens, sum(table.shape[0] for table in tables.values())):
             return {**tables, "embedding.projection": rows}
         return {name: table @ rows.T for name, table in tables.items()}
 
@@ -165,9 +171,7 @@ class Master:
         bias = self.parameters[f"{VOCABULARY_LINEAR}.bias"]
         (vocab, inner), width = weight.shape, columns.shape[1]
         _, predicted = self.load
-        apply = predicted * inner * (width + vocab)
-        multiply = vocab * width * (inner + predicted)
-        if not multiply_out and apply < multiply:
+        if not multiply_out and applies_to_features(predicted, vocab, inner, width):
             return {f"{VOCABULARY_LINEAR}.weight": weight, f"{VOCABULARY_LINEAR}.bias": bias,
                     "target.projection": columns}
         return {f"{VOCABULARY_LINEAR}.weight": weight @ columns, f"{VOCABULARY_LINEAR}.bias": bias}
@@ -207,6 +211,10 @@ class Master:
     def scores(self, group: MaskGroup) -> torch.Tensor:
         """Column norms of the compactor that scores a group: float64 [width]."""
         return self.parameters[f"{group.scored_by}.weight"].double().norm(dim=0)
+
+    def told(self, group: MaskGroup, scores: torch.Tensor) -> torch.Tensor:
+        """Scores of a group as all processes are to know them: here everybody has found the same ones."""
+        return scores
 
     @torch.no_grad()
     def largest_dropped(self, group: MaskGroup) -> torch.Tensor:

@@ -105,7 +105,8 @@ def checkpoint_problems(state: Mapping[str, torch.Tensor], config: ModelConfig) 
                 shapes.expected_shapes(shapes.sizes_of(config, **shapes.table_sizes(state)), config).items()}
     for name, group in layer_norms(config.layers_num):
         for part in ("gamma", "beta"):
-            expected[f"{name}.{part}"] = [squeezed.get(group, config.hidden_size)]
+            whole = config.mlm_width if group == "mlm" else config.hidden_size
+            expected[f"{name}.{part}"] = [squeezed.get(group, whole)]
     for tensor in masked_compactors(config.layers_num):
         shape = [compactor_sizes(config)[tensor.name]] * 2
         shape[tensor.dim] = squeezed.get(tensor.group, shape[tensor.dim])
@@ -144,7 +145,8 @@ def master_from_checkpoint(state: Mapping[str, torch.Tensor], config: ModelConfi
 
 
 def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy: str,
-               masks: Mapping[str, list[int]], where: str) -> tuple[dict[str, MaskGroup], list[str]]:
+               masks: Mapping[str, list[int]], where: str,
+               mlm_target_dim: int | None = None) -> tuple[dict[str, MaskGroup], list[str]]:
     """Groups with their masks, for a checkpoint and what the mask file has for its step.
 
     The target is what the masks (or the squeezed shapes) leave of `hidden`; every other group must agree with it. A
@@ -154,6 +156,7 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
     Args:
         masks: from `read_masks`; may be empty if everything has been squeezed.
         where: names the mask file and step in messages.
+        mlm_target_dim: dimensions of the student's MLM head, where they are not those of its hidden states.
     Returns:
         the groups, and notes on what was resolved.
     Raises:
@@ -163,7 +166,7 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
     entries = _by_group(masks, config, where)
     target = _target(squeezed, entries, config, strategy, where)
     try:
-        groups = build_groups(config, target, strategy)
+        groups = build_groups(config, target, strategy, mlm_target_dim)
     except UserError as error:
         raise UserError(f"{where}: leaves {target} of {config.hidden_size} hidden dimensions under strategy {strategy} "
                         f"({error}); was the run one of the other strategy?") from None
@@ -238,7 +241,7 @@ def _follows_hidden(group: MaskGroup, hidden: MaskGroup, state: Mapping[str, tor
     weight = state.get(f"{group.scored_by}.weight")
     if not group.name.startswith(FOLLOWERS_OF_HIDDEN) or hidden.keep is None or weight is None:
         return False
-    if group.size != hidden.size or weight.shape[1] != group.size:
+    if (group.size, group.target) != (hidden.size, hidden.target) or weight.shape[1] != group.size:
         return False
     scores = weight.double().norm(dim=0)
     return bool(hidden.keep.all()) or bool(scores[~hidden.keep].max() < scores[hidden.keep].min())
@@ -295,7 +298,7 @@ def merge(master: Master, *, keep_attention_scale: bool = False) -> Merged:
             group.keep = torch.ones(group.size, dtype=torch.bool)
         squeezed.squeeze(group)
     weights = {name: tensor.detach().contiguous() for name, tensor in squeezed.compose(multiply_out=True).items()}
-    config = master.config.student(master.groups["hidden"].target, _strategy(master))
+    config = master.config.student(master.groups["hidden"].target, _strategy(master), master.groups["mlm"].target)
     return Merged(config, weights, _report(master, config, weights, keep_attention_scale))
 
 

@@ -91,7 +91,7 @@ def masked_vectors(layers_num: int) -> list[MaskedTensor]:
 
 def compactor_sizes(config) -> dict[str, int]:
     """name -> teacher dimensions of every compactor (square before a squeeze)."""
-    sizes = {"hidden": config.hidden_size, "mlm": config.hidden_size}
+    sizes = {"hidden": config.hidden_size, "mlm": config.mlm_width}
     for i in range(config.layers_num):
         sizes[f"attention.{i}"] = config.hidden_size
         sizes[f"ffn.{i}"] = config.feedforward_size

@@ -9,9 +9,8 @@ gradients are taken while it is there; the backward pass only scales them.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 
-SLICE = {"cpu": 1 << 23}  # logits at a time: no more than caches hold and the allocator keeps
+SLICE = {"cpu": 1 << 23}  # logits at a time: no more than caches hold
 SLICE_ELSEWHERE = 1 << 28
 
 
@@ -36,21 +35,24 @@ class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor,
                 training: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        table, offset = weight.to(features.dtype), bias.to(features.dtype)
+        table = weight.to(features.dtype)
         full = torch.promote_types(features.dtype, torch.float32)
         loss = torch.zeros((), dtype=full, device=features.device)
         correct = torch.zeros((), dtype=torch.long, device=features.device)
         gradients = _Gradients(features, table, full) if training else None
-        rows = max(1, SLICE.get(features.device.type, SLICE_ELSEWHERE) // len(table))
-        for start in range(0, len(features), rows):
+        rows = min(len(features), max(1, SLICE.get(features.device.type, SLICE_ELSEWHERE) // len(table)))
+        room = table.new_empty(rows, len(table))
+        probabilities = room.new_empty(room.shape, dtype=full)
+        for start in range(0, len(features), max(1, rows)):
             part = slice(start, start + rows)
             label = labels[part, None]
-            logits = torch.addmm(offset, features[part], table.t())
-            correct += (logits.argmax(1, keepdim=True) == label).sum()
-            log_p = F.log_softmax(logits, 1, dtype=full)
-            loss -= log_p.gather(1, label).sum()
+            logits = torch.mm(features[part], table.t(), out=room[: len(label)]).to(full).add_(bias)
+            (largest, chosen), wanted = logits.max(1, keepdim=True), logits.gather(1, label)
+            p = torch.softmax(logits, 1, out=probabilities[: len(label)])
+            correct += (chosen == label).sum()
+            loss += (largest - wanted - p.gather(1, chosen).log()).sum()  # log Σ exp = largest − log its probability
             if gradients is not None:
-                gradients.add(part, log_p.exp_().scatter_add_(1, label, log_p.new_full(label.shape, -1.0)))
+                gradients.add(part, p.scatter_add_(1, label, p.new_full(label.shape, -1.0)))
         if gradients is not None:
             ctx.save_for_backward(gradients.features, gradients.weight.to(weight.dtype), gradients.bias.to(bias.dtype))
         ctx.mark_non_differentiable(correct)

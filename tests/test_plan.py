@@ -1,0 +1,85 @@
+"""pretrain.py --plan: the README's command before anything of it is there, what is read where it is, mistakes."""
+
+import json
+import re
+
+import pytest
+import torch
+from test_scripts import SMALLER, TEACHER, bench, call, pretrain_options, readme_commands, refused  # noqa: F401
+
+from uer.cost import Step, plain_cost, wid_cost
+from uer.formats import load_model
+from uer.formats.export import save_huggingface
+from uer.squeeze.groups import build_groups
+
+
+def planned(capsys, *options) -> str:
+    call("pretrain.py", "--plan", *options)
+    return capsys.readouterr().out
+
+
+def cells(text: str, label: str) -> list[str]:
+    """The cells of the line that begins with this label."""
+    line = next(line for line in text.splitlines() if line.strip().startswith(label))
+    return re.split(r"  +", line.strip().removeprefix(label).strip())
+
+
+def test_the_readmes_command_before_anything_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert/base_config.json").write_text(TEACHER.to_json())
+    line = readme_commands()[1]
+    for pattern, smaller in SMALLER[1:-1]:
+        line = line if "batch_size" in pattern else re.sub(pattern, smaller, line)
+    words = line.replace("--target_dim 192", "--target_dim 32").split()[2:]
+    text = planned(capsys, *words)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["base_config.json"]
+    assert text.count("is not there") == 2 and "8 x 1 x 120 instances of 64 tokens" in text
+    assert "40 steps, squeezed at step" in text or "40 steps, never squeezed" in text
+    groups, tables = build_groups(TEACHER, 32, "dim"), {"vocab": 30522, "positions": 64, "segments": 3}
+    step = Step(rows=120, seq=64, processes=8, cuda=True)
+    costs = [wid_cost(TEACHER, tables, groups, step)]
+    for group in groups.values():
+        group.squeezed = True
+    costs += [wid_cost(TEACHER, tables, groups, step), plain_cost(TEACHER.student(32, "dim"), tables, step)]
+    assert cells(text, "parameters that run")[1:] == [f"{sum(c.student.values()) / 1e6:.2f} M" for c in costs]
+    operations = [float(cell) for cell in cells(text, "operations a step (GFLOP)")[1:]]
+    assert operations == pytest.approx([c.all_operations / 1e9 for c in costs], rel=1e-2)
+    times = [float(cell.rstrip("x")) for cell in cells(text, "times cheaper")]
+    assert times[0] == 1 < times[1] < times[2] < times[3]
+
+
+def test_what_is_there_is_read(bench, tmp_path, capsys):  # noqa: F811
+    text = planned(capsys, *pretrain_options(bench, tmp_path / "m.bin"))
+    vocab = len((bench / "vocab.txt").read_text().splitlines())
+    assert "note" not in text and f"vocabulary {vocab}; a step: 1 x 1 x 4 instances of 32 tokens" in text
+    parameters = sum(tensor.numel() for tensor in torch.load(bench / "teacher.bin", weights_only=True).values())
+    assert cells(text, "parameters trained") == [f"{parameters / 1e6:.2f} M"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_teacher_tells_its_sizes(bench, tmp_path, capsys):  # noqa: F811
+    model = load_model(bench / "teacher.bin", config=TEACHER, vocab_size=None)
+    save_huggingface(tmp_path / "folder", model.config, model.weights)
+    (tmp_path / "folder/model.safetensors").unlink()
+    squeeze = ["--weight_squeeze", "--target_dim", 32, "--compactor_init", "calibrated", "--train", "student"]
+    texts = [planned(capsys, "--pretrained_model_path", path, "--seq_length", 64, *squeeze)
+             for path in (tmp_path / "folder", bench / "teacher.bin")]
+    assert texts[0].partition("\n\n")[2] == texts[1].partition("\n\n")[2]
+    assert "before squeeze" not in texts[0] and "student's size from the first step" in texts[0]
+    assert json.loads((tmp_path / "folder/config.json").read_text())["vocab_size"] == len(model.weights[
+        "embedding.word_embedding.weight"])
+
+
+@pytest.mark.parametrize(("more", "message"), [
+    (["--plan"], "--config_path is needed"),
+    (["--plan", "--config_path", "absent.json"], "absent.json: cannot be read"),
+    (["--plan", "--config_path", "CONFIG", "--weight_squeeze"], "--weight_squeeze needs --target_dim"),
+    (["--plan", "--config_path", "CONFIG", "--weight_squeeze", "--target_dim", "33"], "--target_dim 33"),
+    (["--plan", "--config_path", "CONFIG", "--seq_length", "0"], "--seq_length is 0"),
+    (["--plan", "--config_path", "CONFIG", "--seq_length", "65"], "--seq_length is 65, the model has 64 positions"),
+    (["--config_path", "CONFIG", "--seq_length", "64"], "--seq_length goes with --plan"),
+    (["--config_path", "CONFIG"], "--dataset_path is needed; --output_model_path is needed")])
+def test_mistakes(bench, tmp_path, capsys, more, message):  # noqa: F811
+    words = [str(bench / "config.json") if word == "CONFIG" else word for word in more]
+    assert message in refused(capsys, tmp_path, "pretrain.py", *words)

@@ -1,0 +1,24 @@
+"""The memory allocator of processes that need much the same memory again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
+UNTRIMMED = 1 << 30
+GROWTH = 1 << 24
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory that a step (or a block of text) needed for the next one.
+
+    As it comes, it hands large blocks back to the system at once, which has to clear them, page by page, whenever they
+    are asked for again: a tenth of the time of a small student's training step, and a third of that of a second
+    process in preprocessing. Without glibc, nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, UNTRIMMED)
+        mallopt(M_TOP_PAD, GROWTH)

@@ -1,0 +1,216 @@
+"""`pretrain.py --plan`: what a run will cost in each of its phases, before anything of it is there."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from uer.config import ModelConfig, load_config
+from uer.cost import PARTS, Cost, Step, activations_cost, plain_cost, wid_cost
+from uer.data.dataset import Dataset
+from uer.errors import UserError
+from uer.formats import load_model, shapes
+from uer.formats.teacher import config_beside
+from uer.optimizers import schedule
+from uer.squeeze.groups import MaskGroup, build_groups
+from uer.squeeze.penalty import FADE_PER_INTERVAL, simulate_decay
+from uer.tokenizers import build_tokenizer
+
+VOCABULARY, SEQ_LENGTH, SEGMENTS = 30522, 128, 3  # BERT's vocabulary; the default of preprocess.py; UER's table
+UNITS = {"memory": ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")),
+         "operations": ((10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M")),
+         "sent": ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))}
+LABEL, COLUMN = 31, 16
+MEMORY_ROWS = {"weights": "weights", "optimizer": "Adam's moments", "gradients": "their gradients",
+               "student": "student and its gradients", "composition": "kept by the composition",
+               "activations": "activations, temporaries", "peak": "in all, at the peak"}
+
+
+class Teacher(NamedTuple):
+    """A config, the rows of its tables, and what had to be assumed."""
+
+    config: ModelConfig
+    tables: dict[str, int]
+    notes: list[str]
+
+
+class Phase(NamedTuple):
+    """A column of the plan, and the share of the run's steps that are of it."""
+
+    title: str
+    cost: Cost
+    share: float = 0.0
+
+
+def plan(args: argparse.Namespace) -> str:
+    """The text that --plan prints."""
+    teacher = read_teacher(args)
+    if args.dropout is not None:
+        teacher = teacher._replace(config=replace(teacher.config, dropout=args.dropout))
+    seq_length = seq_length_of(args, teacher)
+    processes = max(args.world_size, 1)
+    step = Step(args.batch_size, seq_length, args.accumulation_steps, processes, args.bf16,
+                cuda=bool(args.gpu_ranks) or torch.cuda.is_available())
+    config = teacher.config
+    if args.soft_targets_weight:
+        teacher.notes.append("soft labels: the teacher's own forward pass and weights are not counted")
+    if args.weight_squeeze:
+        groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim)
+        phases = wid_phases(args, teacher, groups, step)
+        to = f" to {args.target_dim} ({args.compactor_mask_strategy})"
+    else:
+        phases, to = [Phase("the model", plain_cost(config, teacher.tables, step), 1.0)], ""
+    head = (f"{config.layers_num} layers x {config.hidden_size}{to}, vocabulary {teacher.tables['vocab']:,}; a step: "
+            f"{processes} x {step.micro_steps} x {step.rows} instances of {seq_length} tokens; "
+            f"{'bfloat16' if step.bf16 else 'float32'}")
+    lines = [head, *(f"note: {note}" for note in teacher.notes), "", *table(phases, args.weight_squeeze)]
+    if args.weight_squeeze:
+        lines += ["", *whole_run(args, phases)]
+    return "\n".join(lines) + "\n"
+
+
+# -- what is known -----------------------------------------------------------------------------------------------------
+
+
+def read_teacher(args: argparse.Namespace) -> Teacher:
+    """The config and the rows of the tables, from what is there: --config_path, --vocab_path, the teacher.
+
+    The teacher's weights are read only where nothing else tells.
+    """
+    notes: list[str] = []
+    path = Path(args.pretrained_model_path) if args.pretrained_model_path else None
+    beside = config_beside(path) if path is not None else None
+    config = load_config(args.config_path) if args.config_path else beside[0] if beside else None
+    vocab = beside[1] if beside else None
+    if args.vocab_path and Path(args.vocab_path).exists():
+        vocab = len(build_tokenizer(args).vocab)
+    if path is not None and (config is None or (vocab is None and path.exists())):
+        loaded = load_model(path, config=config, vocab_size=vocab, allow_missing_head=True)
+        return Teacher(loaded.config, shapes.table_sizes(loaded.weights), loaded.notes)
+    assert config is not None
+    if vocab is None:
+        vocab = VOCABULARY
+        missing = f"{args.vocab_path} is not there" if args.vocab_path else "no --vocab_path"
+        notes.append(f"{missing}: a vocabulary of {vocab:,} tokens is assumed")
+    return Teacher(config, {"vocab": vocab, "positions": config.max_seq_length, "segments": SEGMENTS}, notes)
+
+
+def seq_length_of(args: argparse.Namespace, teacher: Teacher) -> int:
+    """--seq_length, the dataset's, or the default of preprocess.py; notes what is assumed.
+
+    Raises:
+        UserError: more than the model has positions.
+    """
+    positions = teacher.config.max_seq_length
+    if args.seq_length:
+        if args.seq_length > positions:
+            raise UserError(f"--seq_length is {args.seq_length}, the model has {positions} positions")
+        return args.seq_length
+    if args.dataset_path and all(Path(path).exists() for path in args.dataset_path):
+        dataset = Dataset.open(args.dataset_path)
+        dataset.check_positions(positions)
+        return dataset.header["seq_length"]
+    missing = f"{' '.join(args.dataset_path)} is not there" if args.dataset_path else "no --dataset_path"
+    length = min(SEQ_LENGTH, positions)
+    teacher.notes.append(f"{missing}: instances of {length} tokens are assumed (--seq_length)")
+    return length
+
+
+def shared_w_step(groups: dict[str, MaskGroup], total_steps: int, share: float) -> int:
+    """The --w_step that completes the mask schedule after this share of the steps (rounded down, at least 1)."""
+    return max(1, int(total_steps * share) // max(group.last_interval for group in groups.values()))
+
+
+# -- phases ------------------------------------------------------------------------------------------------------------
+
+
+def wid_phases(args: argparse.Namespace, teacher: Teacher, groups: dict[str, MaskGroup], step: Step) -> list[Phase]:
+    """Compactors on activations (for comparison), before and after the squeeze, the student alone."""
+    config, tables = teacher.config, teacher.tables
+    options = {"comp_only": args.comp_only, "spares": args.mask_scores == "norm"}
+    student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
+    phases = [Phase("on activations", activations_cost(config, tables, groups, step))]
+    calibrated, alone = args.compactor_init == "calibrated", args.train == "student"
+    before = 0.0 if calibrated else steps_before_squeeze(args, groups) / args.total_steps
+    if not calibrated:
+        phases.append(Phase("before squeeze", wid_cost(config, tables, groups, step, **options), before))
+    for group in groups.values():
+        group.squeezed = True
+    return [*phases, Phase("after squeeze", wid_cost(config, tables, groups, step, **options), 1 - before - alone),
+            Phase("student alone", plain_cost(student, tables, step), float(alone))]
+
+
+def steps_before_squeeze(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> int:
+    """The step of the last squeeze, from the schedule and the decay of an entry that starts at 1; at most all steps."""
+    if args.mask_schedule_share is not None:
+        args.w_step = shared_w_step(groups, args.total_steps, args.mask_schedule_share)
+    last = args.w_step * max(group.last_interval for group in groups.values())
+    if args.no_squeeze or last >= args.total_steps:
+        return args.total_steps
+    if args.penalty == "fade":
+        path = [FADE_PER_INTERVAL ** (t / args.w_step) for t in range(1, args.total_steps - last + 1)]
+    else:
+        factor = schedule(args.scheduler, args.total_steps, args.warmup)
+        rates = [args.compactor_learning_rate * factor(t) for t in range(last, args.total_steps)]
+        path = simulate_decay(rates, args.l2_lambda)
+    decayed = (t for t in range(args.w_step, len(path) + 1, args.w_step) if abs(path[t - 1]) < args.squeeze_tolerance)
+    return last + next(decayed, args.total_steps - last)
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def table(phases: list[Phase], wid: bool) -> list[str]:
+    """The lines of the table: parameters, operations, memory, traffic."""
+    costs = [phase.cost for phase in phases]
+    work = unit("operations", max(cost.all_operations for cost in costs))
+    memory = unit("memory", max(cost.memory.get("peak", 0) for cost in costs))
+    traffic = unit("sent", max(cost.sent for cost in costs))
+    rows = [("", [phase.title for phase in phases]),
+            ("parameters that run", [millions(sum(cost.student.values())) for cost in costs]),
+            *((f"  {part}", [millions(cost.student[part]) for cost in costs]) for part in PARTS),
+            ("parameters trained", [millions(sum(cost.trained.values())) for cost in costs]),
+            (f"operations a step ({work[1]}FLOP)", [amount(cost.all_operations, work) for cost in costs]),
+            *((f"  {part}", [amount(cost.operations[part], work) for cost in costs]) for part in PARTS)]
+    if wid:
+        rows += [("  composing the weights", [amount(sum(cost.composition.values()), work) for cost in costs]),
+                 ("times cheaper", [f"{costs[0].all_operations / cost.all_operations:.1f}x" for cost in costs])]
+    rows += [(f"memory of a device ({memory[1]})", [])]
+    rows += [(f"  {label}", [amount(cost.memory[key], memory) if key in cost.memory else "-" for cost in costs])
+             for key, label in MEMORY_ROWS.items() if any(key in cost.memory for cost in costs)]
+    if any(cost.sent for cost in costs):
+        rows += [(f"sent by a process ({traffic[1]})", [amount(cost.sent, traffic) for cost in costs])]
+    return [label.ljust(LABEL) + "".join(cell.rjust(COLUMN) for cell in cells) for label, cells in rows]
+
+
+def whole_run(args: argparse.Namespace, phases: list[Phase]) -> list[str]:
+    """The operations of all steps on one process, against those with compactors on activations."""
+    activations = phases[0].cost.all_operations * args.total_steps
+    ours = round(sum(phase.cost.all_operations * phase.share for phase in phases) * args.total_steps)
+    scale = unit("operations", activations)
+    before = next((phase.share for phase in phases if phase.title == "before squeeze"), 0.0)
+    when = "of the student's size from the first step"
+    if before:
+        when = f"squeezed at step {round(before * args.total_steps):,}" if before < 1 else "never squeezed"
+    return [f"{args.total_steps:,} steps, {when}: {amount(ours, scale)} {scale[1]}FLOP on a process; with compactors "
+            f"on activations {amount(activations, scale)}, {activations / ours:.1f} times as many",
+            "counted: matrix products; memory: tensors, without buffers of kernels and the framework's own"]
+
+
+def unit(kind: str, largest: int) -> tuple[int, str]:
+    """The unit in which the largest of some numbers is at least 1 (the smallest one there is, otherwise)."""
+    return next((entry for entry in UNITS[kind] if largest >= entry[0]), UNITS[kind][-1])
+
+
+def amount(number: int, scale: tuple[int, str]) -> str:
+    """A number in a unit, with three digits that matter."""
+    value = number / scale[0]
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def millions(number: int) -> str:
+    return f"{number / 1e6:,.2f} M" if number < 10**7 else f"{number / 1e6:,.1f} M"

@@ -1,0 +1,103 @@
+"""What a run notes for its report besides losses: what its model costs, and how its masks come about.
+
+Two kinds of lines in metrics.jsonl:
+
+    model    when a run starts (`start`: with the facts that a report needs) and after a squeeze: parameters and
+             operations by part
+    masks    at mask updates: for each group that has not left, the dimensions kept, its sorted column norms in at most
+             `BINS` means, and the share of the dimensions dropped before that are still dropped
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from uer.cost import Cost, Step, activations_cost, plain_cost, table_rows, wid_cost
+from uer.learner import Learner
+from uer.reports import Reports
+from uer.squeeze.groups import MaskGroup
+from uer.squeeze.learner import WidLearner
+
+BINS = 32
+ALL_UPDATES = 128  # mask updates that are all noted; of as many again every second, then every fourth, …
+
+
+class Recorder:
+    """Writes those lines.
+
+    Args:
+        learner: what is trained.
+        reports: where lines go; without a metrics.jsonl nothing is done.
+        step: what a process does in an optimizer step.
+        facts: what the start of a run is noted with.
+    """
+
+    def __init__(self, learner: Learner, reports: Reports, step: Step, facts: dict[str, Any]):
+        self.learner, self.reports, self.step, self.facts = learner, reports, step, facts
+        self.before = {name: group.keep for name, group in learner.groups().items() if group.keep is not None}
+
+    def start(self, step: int) -> None:
+        """Note a run that starts after `step`."""
+        sizes = {name: [group.size, group.target] for name, group in self.learner.groups().items()}
+        self._model(step, {"start": {**self.facts, "groups": sizes}})
+
+    def squeezed(self, step: int) -> None:
+        """Note what a squeeze has made of the model."""
+        self._model(step, {})
+
+    def _model(self, step: int, more: dict[str, Any]) -> None:
+        if self.reports.metrics is None:
+            return
+        cost, values = self._cost(), more
+        if isinstance(self.learner, WidLearner):
+            master = self.learner.master
+            other = activations_cost(master.config, self._tables(), master.groups, self.step)
+            values = {**values, "composition": sum(cost.composition.values()), "on_activations": other.all_operations}
+        self.reports.record(step, "model", {"parameters": cost.student, "trained": sum(cost.trained.values()),
+                                            "operations": cost.operations, "peak_memory": cost.memory["peak"],
+                                            **values})
+
+    def _tables(self) -> dict[str, int]:
+        learner = self.learner
+        tensors = learner.master.parameters if isinstance(learner, WidLearner) else dict(learner.named_parameters())
+        return table_rows({name: tensor.shape for name, tensor in tensors.items()})
+
+    def _cost(self) -> Cost:
+        if not isinstance(self.learner, WidLearner):
+            return plain_cost(self.learner.student.config, self._tables(), self.step)
+        master = self.learner.master
+        comp_only = not all(parameter.requires_grad for _, parameter in master.named_parameters())
+        return wid_cost(master.config, self._tables(), master.groups, self.step, comp_only=comp_only,
+                        spares=not self.learner.scores.needs_gradients)
+
+    def masks(self, step: int) -> None:
+        """Note the masks chosen at `step`. Every process must call it: scores may have to travel."""
+        if not isinstance(self.learner, WidLearner):
+            return
+        groups = [group for group in self.learner.groups().values() if not group.squeezed and group.keep is not None]
+        stable = {group.name: self._stable(group) for group in groups}
+        if groups and is_noted(step // self.learner.w_step):
+            self.reports.record(step, "masks", {"groups": {group.name: {
+                "kept": group.kept, "stable": stable[group.name],
+                "norms": binned(self.learner.master.scores(group))} for group in groups}})
+
+    def _stable(self, group: MaskGroup) -> float | None:
+        """The share of what was dropped at the update before that is dropped now; None where nothing was."""
+        assert group.keep is not None
+        before, self.before[group.name] = self.before.get(group.name), group.keep
+        if before is None or bool(before.all()):
+            return None
+        return float((~before & ~group.keep).sum() / (~before).sum())
+
+
+def is_noted(k: int) -> bool:
+    """Whether the k-th mask update is noted: their number grows with the logarithm of k only."""
+    return k % (1 << max(0, (k // ALL_UPDATES).bit_length())) == 0
+
+
+def binned(norms: torch.Tensor) -> list[float]:
+    """float [n] -> the values in descending order, in at most `BINS` means of neighbours."""
+    ordered = norms.sort(descending=True).values.cpu()
+    return [float(f"{part.mean():.4g}") for part in ordered.tensor_split(min(BINS, len(ordered)))]

@@ -1,0 +1,1 @@
+"""Reports on runs: `python3 -m uer.report RUN…` turns their logs into a page and pictures."""

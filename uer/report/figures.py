@@ -1,0 +1,379 @@
+"""The pictures of a report. One run is shown in detail, several are laid over each other."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, PercentFormatter
+
+from uer.report.log import KINDS, Curve, Run, kind_of
+
+INK, FAINT, GRID = "#1d2530", "#69737f", "#e3e7eb"
+BLUE, BRICK, GREEN, PURPLE, OCHRE, TEAL = "#2b6399", "#c0513b", "#5a8a57", "#84639f", "#c08a2d", "#3a8f96"
+RUN_COLOURS = (BLUE, BRICK, GREEN, PURPLE, OCHRE, TEAL)
+KIND_COLOURS = {"hidden": BLUE, "attention": BRICK, "ffn": GREEN, "mlm": PURPLE}
+KIND_WORDS = {"hidden": "residual stream", "attention": "attention", "ffn": "feed-forward", "mlm": "MLM head"}
+APPLIED = "teacher with compactors on activations"
+PART_COLOURS = {"embedding": "#9aa7b4", "attention": BRICK, "feed-forward": GREEN, "MLM head": PURPLE,
+                "composition": OCHRE, APPLIED: "#d5dade"}
+NORMS = LinearSegmentedColormap.from_list("norms", ["#ffffff", "#c5d6e6", "#6d9bc3", "#2b6399", "#12304d"])
+STYLE: Any = {
+    "font.family": "DejaVu Sans", "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT,
+    "xtick.color": FAINT, "ytick.color": FAINT, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
+    "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 10,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID, "axes.axisbelow": True,
+    "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "svg.hashsalt": "report",
+    "lines.linewidth": 1.8, "lines.solid_capstyle": "round"}
+LABEL_GAP = 0.062  # a line of a label at the end of a curve, as a share of an axes' height
+LABEL_WIDTH = 27  # characters
+SQUEEZE_WIDTH = 20
+EMPTY_HEIGHT = 1.5  # inches
+NAME_WIDTH = 20  # of a run, beside its bars
+SQUEEZES_NAMED = 3
+LOG_FROM = 6  # ratio of the largest to the smallest step time from which the axis is logarithmic
+
+
+@contextmanager
+def style():
+    """The look of all pictures."""
+    with pyplot.rc_context(STYLE):
+        yield
+
+
+def colour_of(number: int) -> str:
+    """Of the run of this number."""
+    return RUN_COLOURS[number % len(RUN_COLOURS)]
+
+
+# -- pieces ------------------------------------------------------------------------------------------------------------
+
+
+def panels(count: int, height: float = 3.6, width: float = 10.0):
+    """A figure with axes side by side."""
+    figure, axes = pyplot.subplots(1, count, figsize=(width, height), layout="constrained", squeeze=False)
+    for one in axes[0]:
+        step_axis(one)
+    return figure, list(axes[0])
+
+
+def step_axis(axes) -> None:
+    """Steps along x, with commas in their thousands."""
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def label_ends(axes, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Write (y, text, colour) right of the axes at these heights, moved apart where they would touch."""
+    low, high = axes.get_ylim()
+    scale = axes.yaxis.get_transform().transform
+    bottom, top = scale(low), scale(high)
+    wanted = sorted(((scale(y) - bottom) / (top - bottom), textwrap.fill(text, LABEL_WIDTH), colour)
+                    for y, text, colour in labels)
+    heights = [LABEL_GAP * (1 + text.count("\n")) for _, text, _ in wanted]
+    places: list[float] = []
+    for i, (at, _, _) in enumerate(wanted):
+        below = places[-1] + (heights[i - 1] + heights[i]) / 2 if places else 0.0
+        places.append(max(at, below))
+    ceiling = 1.0 + LABEL_GAP
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], ceiling - heights[i] / 2)
+        ceiling = places[i] - heights[i] / 2
+    for place, (_, text, colour) in zip(places, wanted):
+        axes.annotate(text, (1.015, place), xycoords="axes fraction", color=colour, va="center", fontsize=9,
+                      linespacing=1.15, annotation_clip=False)
+
+
+def mark_squeezes(axes, run: Run, words: bool = False) -> None:
+    """A dashed line where groups left; with `words` their kinds beside it, or of many lines only the last one named."""
+    left: dict[int, list[str]] = {}
+    for line in run.squeeze:
+        left.setdefault(line["step"], []).extend(dict.fromkeys(map(kind_of, line["groups"])))
+    for step, kinds in left.items():
+        axes.axvline(step, color=FAINT, linestyle=(0, (4, 3)), linewidth=0.9, zorder=0.5)
+        if not words or (len(left) > SQUEEZES_NAMED and step != max(left)):
+            continue
+        named = ", ".join(KIND_WORDS[kind] for kind in KINDS if kind in kinds)
+        text = "all squeezed" if set(kinds) == set(KINDS) else f"squeezed: {named}"
+        text = textwrap.fill(text, SQUEEZE_WIDTH) if len(left) <= SQUEEZES_NAMED else "last squeeze"
+        axes.annotate(text, (step, 0.0), xycoords=("data", "axes fraction"), xytext=(3, 4), textcoords="offset points",
+                      rotation=90, ha="left", va="bottom", fontsize=7.5, color=FAINT).set_in_layout(False)
+
+
+def merged(curves: Sequence[tuple[str, str, Curve]]) -> list[tuple[str, str, Curve]]:
+    """(label, colour, curve) with those that lie on each other as one."""
+    found: list[tuple[str, str, Curve]] = []
+    for text, colour, curve in curves:
+        same = next((i for i, other in enumerate(found) if other[2] == curve), None)
+        if same is None:
+            found.append((text, colour, curve))
+        else:
+            found[same] = (f"{found[same][0]}, {text}", found[same][1], curve)
+    return found
+
+
+def nothing(axes, why: str) -> None:
+    """Say in the middle of empty axes why they are empty."""
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color=FAINT)
+    axes.grid(False)
+    axes.set(xticks=[], yticks=[], xlabel="")
+    axes.spines[["left", "bottom"]].set_visible(False)
+    if len(axes.figure.axes) == 1:
+        axes.figure.set_figheight(EMPTY_HEIGHT)
+
+
+def lines(axes, curves: Sequence[tuple[str, str, Curve]], last_step: int, form: Callable[[float], str],
+          **how: Any) -> None:
+    """Draw (label, colour, curve) and write the labels with the last values at the ends."""
+    curves = merged(curves)
+    for _, colour, curve in curves:
+        axes.plot(*zip(*curve), color=colour, **how)
+    axes.set_xlim(0, last_step)
+    label_ends(axes, [(curve[-1][1], f"{text}\u00a0{form(curve[-1][1])}", colour) for text, colour, curve in curves])
+
+
+# -- the pictures ------------------------------------------------------------------------------------------------------
+
+
+def learning(runs: Sequence[Run]):
+    """Loss and accuracy: training and held-out for one run; held-out, where all have it, for several."""
+    figure, axes = panels(2)
+    held_out = all(len(run.dev) > 1 for run in runs)
+    last = max(run.last_step for run in runs)
+    for one, key, title, form in ((axes[0], "loss", "Masked-token loss (nats)", "{:.2f}".format),
+                                  (axes[1], "accuracy", "Masked-token accuracy", "{:.1%}".format)):
+        if len(runs) == 1:
+            one.plot(*zip(*runs[0].curve("train", key)), color=BLUE, alpha=0.75, linewidth=1.3)
+            labels = [(runs[0].curve("train", key)[-1][1], "training", BLUE)]
+            if runs[0].dev:
+                curve = runs[0].curve("dev", key)
+                one.plot(*zip(*curve), color=BRICK, marker="o", markersize=4)
+                labels.append((curve[-1][1], f"held-out {form(curve[-1][1])}", BRICK))
+            one.set_xlim(0, last)
+        else:
+            labels = []
+            for i, run in enumerate(runs):
+                curve = run.curve("dev" if held_out else "train", key)
+                one.plot(*zip(*curve), color=colour_of(i), marker="o" if held_out else "", markersize=3.5)
+                labels.append((curve[-1][1], f"{run.name} {form(curve[-1][1])}", colour_of(i)))
+            one.set_xlim(0, last)
+            title += ", held-out" if held_out else ", training"
+        if key == "accuracy":
+            one.set_ylim(bottom=0)
+            one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        one.set_title(title)
+        if len(runs) == 1:
+            mark_squeezes(one, runs[0])
+        label_ends(one, labels)
+    return figure
+
+
+def dimensions(runs: Sequence[Run]):
+    """Share of the teacher's dimensions that are kept: by kind of group, or of all kinds for several runs."""
+    several = [(i, run, run.kept()) for i, run in enumerate(runs) if run.kept()]
+    if len(runs) == 1:
+        figure, (axes,) = panels(1, width=7.6)
+        if not several:
+            nothing(axes, "no dimensions leave in this run")
+            return figure
+        _, run, kept = several[0]
+        curves = [(f"{KIND_WORDS[kind]}", KIND_COLOURS[kind], curve) for kind, curve in kept.items()]
+        share_axis(axes, "Dimensions kept, of the teacher's")
+        lines(axes, curves, run.last_step, "{:.0%}".format, drawstyle="steps-post")
+        mark_squeezes(axes, run, words=True)
+        return figure
+    figure, axes = panels(2)
+    for one, kind in zip(axes, ("hidden", "ffn")):
+        share_axis(one, f"Dimensions kept: {KIND_WORDS[kind]}")
+        curves = [(run.name, colour_of(i), kept[kind]) for i, run, kept in several if kind in kept]
+        if not curves:
+            nothing(one, "no dimensions leave in these runs")
+            continue
+        lines(one, curves, max(run.last_step for run in runs), "{:.0%}".format, drawstyle="steps-post")
+    return figure
+
+
+def share_axis(axes, title: str) -> None:
+    """Shares from 0 to 100 % along y."""
+    axes.set_title(title)
+    axes.set_ylim(0, 1.04)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def norms(runs: Sequence[Run]):
+    """Heat maps of the sorted column norms of the scoring compactors over time, a row for each run."""
+    found = [(run, run.norms()) for run in runs if run.norms()]
+    if not found:
+        figure, (axes,) = panels(1, width=7.6)
+        nothing(axes, "no mask updates noted in these logs")
+        return figure
+    figure, grid = pyplot.subplots(len(found), len(KINDS), figsize=(10.0, 0.7 + 2.4 * len(found)), squeeze=False,
+                                   layout="constrained", sharey=True)
+    highest = max(value for _, maps in found for columns in maps.values() for _, bins in columns for value in bins)
+    mesh: Any = None
+    for number, (row, (run, maps)) in enumerate(zip(grid, found)):
+        end = max(step for columns in maps.values() for step, _ in columns)
+        for axes, kind in zip(row, KINDS):
+            columns = maps.get(kind, [])
+            if not columns:
+                nothing(axes, "has left")
+                continue
+            mesh = heat_map(axes, columns, highest)
+            axes.set_xlim(columns[0][0], max(end, columns[0][0] + 1))
+            step_axis(axes)
+            axes.xaxis.set_major_locator(MaxNLocator(3, integer=True))
+            axes.yaxis.set_major_formatter(PercentFormatter(100))
+            axes.set_title(KIND_WORDS[kind] if number == 0 else "")
+            axes.set_xlabel("step" if number == len(found) - 1 else "")
+            if columns[-1][0] < end:
+                axes.axvspan(columns[-1][0], end, color="#f2f4f6", zorder=0)
+                axes.annotate("has left", ((columns[-1][0] + end) / 2, 50), ha="center", va="center", color=FAINT,
+                              fontsize=8, rotation=90)
+        row[0].set_ylabel((f"{run.name}\n" if len(runs) > 1 else "") + "dimensions, by norm")
+    bar = figure.colorbar(mesh, ax=grid, shrink=0.9, aspect=30, pad=0.015)
+    bar.set_label("column norm")
+    bar.outline.set_visible(False)
+    return figure
+
+
+def heat_map(axes, columns: Sequence[tuple[int, list[float]]], highest: float):
+    """(step, norms from large to small) as columns of colour, the largest at the bottom."""
+    steps = [step for step, _ in columns]
+    edges = [*steps, steps[-1] + (steps[-1] - steps[-2] if len(steps) > 1 else 1)]
+    bins = len(columns[0][1])
+    values = [[norms[row] for _, norms in columns] for row in range(bins)]
+    axes.grid(False)
+    return axes.pcolormesh(edges, [100 * i / bins for i in range(bins + 1)], values, cmap=NORMS, vmin=0, vmax=highest,
+                           rasterized=True)
+
+
+def stability(runs: Sequence[Run]):
+    """Share of the dropped dimensions that the next mask update drops again."""
+    figure, (axes,) = panels(1, width=7.6)
+    if len(runs) == 1:
+        curves = [(KIND_WORDS[kind], KIND_COLOURS[kind], curve) for kind, curve in runs[0].stability().items()]
+    else:
+        curves = [(run.name, colour_of(i), together(list(run.stability().values())))
+                  for i, run in enumerate(runs) if run.stability()]
+    if not curves:
+        nothing(axes, "no two masks to compare in these logs")
+        return figure
+    share_axis(axes, "Dropped dimensions that stay dropped at the next update")
+    lines(axes, curves, max(step for _, _, curve in curves for step, _ in curve), "{:.0%}".format, marker="o",
+          markersize=3)
+    return figure
+
+
+def together(curves: Sequence[Curve]) -> Curve:
+    """The mean of curves at each step that one of them has."""
+    values: dict[int, list[float]] = {}
+    for curve in curves:
+        for step, value in curve:
+            values.setdefault(step, []).append(value)
+    return [(step, sum(x) / len(x)) for step, x in sorted(values.items())]
+
+
+def step_time(runs: Sequence[Run]):
+    """Seconds of an optimizer step."""
+    figure, (axes,) = panels(1, width=7.6)
+    timed = [(i, run, run.curve("train", "seconds_per_step")) for i, run in enumerate(runs)
+             if run.curve("train", "seconds_per_step")]
+    if not timed:
+        nothing(axes, "these logs do not say how long a step took")
+        return figure
+    values = [value for _, _, curve in timed for _, value in curve]
+    axes.set_title("Time of a step")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value) if value else "0"))
+    if max(values) / min(values) > LOG_FROM:
+        axes.set_yscale("log", subs=[])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value)))
+        axes.set_title("Time of a step (logarithmic)")
+    else:
+        axes.set_ylim(0, 1.08 * max(values))
+    for i, _, curve in timed:
+        axes.plot(*zip(*curve), color=colour_of(i), linewidth=1.4)
+    axes.set_xlim(0, max(run.last_step for run in runs))
+    if len(runs) == 1:
+        mark_squeezes(axes, runs[0])
+    label_ends(axes, [(last_median(curve), f"{run.name if len(runs) > 1 else ''} {seconds(last_median(curve))}".strip(),
+                       colour_of(i)) for i, run, curve in timed])
+    return figure
+
+
+def last_median(curve: Curve) -> float:
+    """The median of the last fifth of a curve."""
+    return median(value for _, value in curve[-max(1, len(curve) // 5):])
+
+
+def first_median(curve: Curve) -> float:
+    """The median of the first fifth of a curve."""
+    return median(value for _, value in curve[:max(1, len(curve) // 5)])
+
+
+def seconds(value: float) -> str:
+    """1.23 s or 45 ms"""
+    return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
+
+
+def costs(runs: Sequence[Run]):
+    """Parameters and operations a step by part, at the start and at the end."""
+    known = [run for run in runs if run.model]
+    if not known:
+        figure, (axes,) = panels(1, width=7.6)
+        nothing(axes, "these logs do not say what the model costs")
+        return figure
+    rows: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
+    for run in known:
+        name = f"{textwrap.shorten(run.name, NAME_WIDTH, placeholder=' …')}: " if len(runs) > 1 else ""
+        first, last = run.model[0], run.model[-1]
+        if len(runs) == 1 and first.get("on_activations"):
+            rows.append(("with compactors\non activations", {APPLIED: first["trained"]},
+                         {APPLIED: first["on_activations"]}))
+        moments = [(f"{name}start", first), (f"{name}end", last)]
+        for label, line in moments if last is not first else [(name.rstrip(": ") or "the model", last)]:
+            rows.append((label, line["parameters"], {**line["operations"], "composition": line.get("composition", 0)}))
+    figure, grid = pyplot.subplots(1, 2, figsize=(10.0, 1.7 + 0.42 * len(rows)), layout="constrained", sharey=True)
+    unit, word = operation_unit(max(sum(row[2].values()) for row in rows))
+    size, many = (1e6, "millions") if max(sum(row[1].values()) for row in rows) >= 1e6 else (1e3, "thousands")
+    bars(grid[0], [(label, {part: n / size for part, n in numbers.items()}) for label, numbers, _ in rows],
+         f"Parameters ({many})")
+    bars(grid[1], [(label, {part: n / unit for part, n in numbers.items()}) for label, _, numbers in rows],
+         f"Operations of a step ({word}FLOP)")
+    shown = [part for part in PART_COLOURS if any(row[1].get(part) or row[2].get(part) for row in rows)]
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=PART_COLOURS[part]) for part in shown]
+    figure.legend(handles, shown, loc="outside lower center", ncols=len(shown), frameon=False, handlelength=1,
+                  handleheight=1, columnspacing=1.6)
+    return figure
+
+
+def operation_unit(largest: float) -> tuple[float, str]:
+    """The unit in which the largest number is at least 1."""
+    return next(((size, word) for size, word in ((1e15, "P"), (1e12, "T"), (1e9, "G")) if largest >= size), (1e6, "M"))
+
+
+def bars(axes, rows: Sequence[tuple[str, dict[str, float]]], title: str) -> None:
+    """Stacked horizontal bars of (label, number by part), the first on top, each with its sum at its end."""
+    widest = max(sum(numbers.values()) for _, numbers in rows)
+    for y, (_, numbers) in enumerate(rows):
+        left = 0.0
+        for part, number in numbers.items():
+            axes.barh(y, number, left=left, height=0.66, color=PART_COLOURS[part], edgecolor="white", linewidth=0.6)
+            left += number
+        axes.text(left + 0.012 * widest, y, f"{left:.3g}" if left < 1000 else f"{left:,.0f}", va="center", fontsize=9)
+    axes.set_yticks(range(len(rows)), [label for label, _ in rows])
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, 1.14 * widest)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.set_title(title)
