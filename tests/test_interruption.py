@@ -162,6 +162,13 @@ def test_leftovers_of_killed_runs_are_swept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".m.123.tmp.bin-best", ".other.123.tmp.bin-400"]
 
 
+def test_nothing_is_loaded_that_could_run_code():
+    calls = [(path, call) for path in ROOT.rglob("*.py") if not {".venv", "tests"} & set(path.relative_to(ROOT).parts)
+             for call in re.findall(r"torch\.load\([^`]*?\)\n", path.read_text(encoding="utf-8"))]
+    assert len(calls) >= 3
+    assert [path for path, call in calls if "weights_only=True" not in call] == []
+
+
 # -- losses that are no numbers ----------------------------------------------------------------------------------------
 
 

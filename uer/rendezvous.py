@@ -22,7 +22,7 @@ from torch.distributed import PrefixStore, Store, TCPStore
 from uer.errors import UserError
 
 BEAT = 2.0  # seconds between signs of life
-LOST_AFTER = 15  # signs that may fail to appear
+LOST_AFTER = 20  # signs that may fail to appear: everybody knows within a minute
 PATIENCE = 10.0  # seconds that others get to hear a verdict
 
 

@@ -1,6 +1,7 @@
 #!/bin/bash
 # The published recipe by torchrun. A process that fails is started again with all others, up to three times, and the run
-# goes on from its newest checkpoint: save often.
+# goes on from its newest checkpoint: save often. Asked to end (SIGTERM, Ctrl-C), torchrun gives the processes 30 seconds
+# to save.
 #
 #   bash scripts/cluster/torchrun.sh                                     # one machine with eight GPUs
 #   NODES=2 HEAD=first:29500 bash scripts/cluster/torchrun.sh            # on each of two machines
