@@ -114,6 +114,14 @@ def test_picked_weights_are_the_teachers():
         pick(weights, config, 1, seed=3)
 
 
+def test_picking_by_norm_takes_the_largest():
+    config, weights = THREE_BY_8.config(), teacher(THREE_BY_8)
+    small = torch.arange(config.hidden_size) % 2 == 0
+    weights["embedding.word_embedding.weight"][:, small] *= 1e-3
+    picked, _ = pick(weights, config, config.hidden_size // 2, seed=3, by="norm")
+    assert torch.equal(picked["embedding.word_embedding.weight"], weights["embedding.word_embedding.weight"][:, ~small])
+
+
 @pytest.mark.parametrize(("hidden", "heads", "dim", "head"),
                          [(384, 12, 192, 192), (768, 12, 384, 384), (96, 3, 48, 32)])
 def test_half_of_a_teacher(hidden, heads, dim, head):

@@ -276,6 +276,9 @@ def test_targets_that_no_strategy_reaches(bench, tmp_path, capsys, more, message
     ({"total_steps": 0}, "--total_steps is 0"),
     ({"learning_rate": "nan"}, "--learning_rate is nan"),
     ({"target_dim": 32}, "--target_dim does nothing without --weight_squeeze"),
+    ({"soft_targets_weight": 0.5}, "--soft_targets_weight needs --soft_targets_teacher"),
+    ({"soft_targets_weight": 1.5}, "--soft_targets_weight is 1.5"),
+    ({"soft_targets_teacher": "t.bin"}, "--soft_targets_teacher does nothing without --soft_targets_weight"),
     ({"eval_steps": 5}, "--eval_steps needs --dev_path"),
     ({"resume": "newest"}, "no checkpoint"),
     ({"world_size": 2, "gpu_ranks": 3}, "--gpu_ranks 3 does not fit --world_size 2")])

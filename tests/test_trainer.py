@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench import ROOT, WID, assert_same, make_bench, options, reports, run
+from bench import CONFIG, ROOT, WID, assert_same, make_bench, options, reports, run
+from corpora import TOKENS
 
 from uer.checkpoint import load_checkpoint
 from uer.errors import UserError
+from uer.formats.export import save_uer
+from uer.models.build import from_scratch
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,19 @@ def test_resume_equals_the_uninterrupted_run(bench, tmp_path, monkeypatch, kind)
         assert again == {at: loss for at, loss in losses.items() if at > step}
         if Path("masks.txt").exists():
             assert Path("masks.txt").read_text() == Path("../whole/masks.txt").read_text()
+
+
+def test_a_model_from_scratch_learns_from_soft_labels(bench, tmp_path, monkeypatch):
+    """With all of the weight on them, the teacher's labels decide: another teacher, other weights."""
+    monkeypatch.chdir(tmp_path)
+    made = []
+    for seed in (1, 2):
+        save_uer(Path("other.bin"), from_scratch(CONFIG, len(TOKENS), seed=seed).state_dict())
+        Path("other_config.json").write_text(CONFIG.to_json())
+        run(options(bench, "--soft_targets_weight", "1", "--soft_targets_teacher", "other.bin", "--learning_rate",
+                    "1e-3", teacher=False, total_steps=2))
+        made.append(load_checkpoint(Path("model.bin-2"))[0])
+    assert not torch.equal(*(weights["embedding.word_embedding.weight"] for weights in made))
 
 
 def test_the_run_with_fade_covers_every_phase(bench, tmp_path, monkeypatch):

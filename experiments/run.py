@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""Students of one teacher by every way to make them: same data, same number of steps; the tables of RESULTS.md.
+
+    python3 experiments/run.py --work_path work --teacher teacher.bin --vocab_path vocab.txt \
+        --dataset_path train.pt --dev_path dev.pt --target_dim 192 96 [--rows "from scratch" …]
+    python3 experiments/run.py --work_path work … --glue_path glue        # fine-tunes the best of each row
+
+The teacher has an MLM head; `--teacher_from <encoder>` adapts one first. Each row runs the real scripts once per
+learning rate of its grid and keeps the figures in <work_path>/rows; what is there already is not run again, so rows may
+be run one by one, or by several processes at once. The table shows the better rate of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments.methods import METHODS, UNTRAINED, Method
+
+ROOT = Path(__file__).resolve().parents[1]
+BATCH_SIZE = 16
+GLUE_EPOCHS, GLUE_RATE, GLUE_SEEDS = "3", "1e-4", ("1", "2", "3")
+
+
+def main() -> None:
+    """Run the rows that are missing, print the table."""
+    args = parser().parse_args()
+    experiment = Experiment(args)
+    if args.teacher_from and not Path(args.teacher).exists():
+        experiment.adapt_teacher()
+    experiment.evaluate("teacher", args.teacher, 0.0)
+    if args.glue_path:
+        experiment.glue()
+        return
+    for target in args.target_dim:
+        for method in METHODS:
+            if args.rows is None or method.name in args.rows:
+                for rate in method.rates:
+                    experiment.student(target, method, rate)
+    print(experiment.table())
+
+
+class Experiment:
+    """Rows of figures, a file each."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args, self.work = args, Path(args.work_path)
+        self.precision = ["--bf16"] if args.bf16 else []
+        (self.work / "rows").mkdir(parents=True, exist_ok=True)
+
+    def adapt_teacher(self) -> None:
+        """Give an encoder an MLM head and let both get used to the corpus."""
+        trained = self.work / "adapted"
+        steps = str(self.args.teacher_steps)
+        self._run("pretrain.py", "--pretrained_model_path", self.args.teacher_from, "--allow_missing_head",
+                  *self._data(), "--output_model_path", trained, "--total_steps", steps, "--learning_rate", "1e-4",
+                  "--head_learning_rate", "3e-4")
+        self._run("convert.py", "--load_model_path", f"{trained}-{steps}", "--output_model_path", self.args.teacher)
+
+    def student(self, target: int, method: Method, rate: str) -> None:
+        """One student: made, trained, merged, evaluated."""
+        row = row_name(target, method, rate)
+        if self._file(row).exists():
+            return
+        output = self._model(row)
+        teacher = ["--pretrained_model_path", self.args.teacher, "--target_dim", target, "--compactor_mask_strategy",
+                   method.strategy]
+        if method is UNTRAINED:
+            seconds = self._run("calibrate.py", *teacher, "--dataset_path", self.args.dataset_path, "--vocab_path",
+                                self.args.vocab_path, "--output_model_path", output)
+            self.evaluate(row, output, seconds)
+            return
+        steps = self.args.steps
+        options = [*method.options(steps, self.args.teacher), *method.rate_options(rate)]
+        if method.start == "teacher":
+            options += [*teacher, "--mask_path", f"{output}.masks.txt"]
+        else:
+            options += self._start(method.start, target)
+        checkpoint = f"{output}-{steps}"
+        seconds = self._run("pretrain.py", *options, *self._data(), "--output_model_path", output, "--total_steps",
+                            steps, "--warmup", 0.05, "--dropout", 0, "--tb_path", f"{output}.logs")
+        self._run("convert.py", "--load_model_path", checkpoint, "--output_model_path", output,
+                  *(["--mask_path", f"{output}.masks.txt", "--mask_step", steps] if method.masked else []))
+        self.evaluate(row, output, seconds)
+        for left in self.work.glob(f"{Path(checkpoint).name}*"):  # the student is all that is wanted
+            left.unlink()
+
+    def evaluate(self, row: str, model: str | Path, seconds: float) -> None:
+        """Write a row's figures."""
+        if self._file(row).exists():
+            return
+        figures = self._file(row).with_suffix(".tmp")
+        self._run("evaluate.py", "--model_path", model, "--dataset_path", self.args.dev_path, "--output_path", figures,
+                  *self.precision)
+        self._file(row).write_text(json.dumps({"name": row, **json.loads(figures.read_text()), "seconds": seconds}))
+        figures.unlink()
+
+    def glue(self) -> None:
+        """Fine-tune the teacher and the best student of each row on the GLUE tasks in a folder."""
+        models, names = [self.args.teacher], ["teacher"]
+        for target in self.args.target_dim:
+            for method in METHODS:
+                best = self._best(target, method)
+                if best and (self.args.rows is None or method.name in self.args.rows):
+                    models.append(str(self._model(best["name"])))
+                    names.append(f"{target}: {method.name}")
+        self._run("finetune/run_glue.py", "--data_dir", self.args.glue_path, "--vocab_path", self.args.vocab_path,
+                  "--pretrained_model_path", *models, "--model_names", *names, "--output_path", self.work / "glue",
+                  "--pooling", "mean", "--epochs_num", GLUE_EPOCHS, "--learning_rate", GLUE_RATE, "--seeds",
+                  *GLUE_SEEDS, "--resume", *self.precision)
+
+    def table(self) -> str:
+        """The best row of each method as Markdown."""
+        teacher = json.loads(self._file("teacher").read_text())
+        rows = [("teacher", "", teacher)]
+        for target in self.args.target_dim:
+            rows += [(f"{target}: {method.name}", best["name"].rpartition(" ")[2], best) for method in METHODS
+                     if (best := self._best(target, method))]
+        lines = ["| model | rate | parameters | MLM loss | accuracy | of the teacher's | seconds |",
+                 "|---|---:|---:|---:|---:|---:|---:|"]
+        lines += [f"| {name} | {rate} | {row['parameters'] / 1e6:.1f} M | {row['loss']:.3f} | "
+                  f"{100 * row['accuracy']:.1f} % | {100 * row['accuracy'] / teacher['accuracy']:.0f} % | "
+                  f"{row['seconds']:.0f} |" for name, rate, row in rows]
+        return "\n".join(lines)
+
+    def _best(self, target: int, method: Method) -> dict | None:
+        files = [self._file(row_name(target, method, rate)) for rate in method.rates]
+        rows = [json.loads(file.read_text()) for file in files if file.exists()]
+        return min(rows, key=lambda row: row["loss"], default=None)
+
+    def _file(self, row: str) -> Path:
+        return self.work / "rows" / f"{file_name(row)}.json"
+
+    def _model(self, row: str) -> Path:
+        return self.work / f"{file_name(row)}.bin"
+
+    def _data(self) -> list:
+        return ["--dataset_path", self.args.dataset_path, "--vocab_path", self.args.vocab_path, "--batch_size",
+                BATCH_SIZE, "--seed", 11, *self.precision]
+
+    def _start(self, start: str, target: int) -> list:
+        """Options for a model that starts from picked weights, or from nothing but their config."""
+        by = start if start in ("random", "norm") else "norm"
+        picked = self.work / f"picked-{by}-{target}.bin"
+        config = self.work / f"picked-{by}-{target}_config.json"
+        if not config.exists():
+            self._run("demo/picking.py", "--pretrained_model_path", self.args.teacher, "--target_dim", target, "--by",
+                      by, "--output_model_path", picked)
+        return ["--config_path", config, *(["--pretrained_model_path", picked] if start != "scratch" else [])]
+
+    def _run(self, script: str, *options) -> float:
+        """Run a script of the repository, its output goes to log.txt; returns the seconds it took."""
+        command = [sys.executable, str(ROOT / script), *map(str, options)]
+        with open(self.work / "log.txt", "a") as log:
+            log.write(" ".join(command) + "\n")
+            log.flush()
+            begun = time.perf_counter()
+            if subprocess.run(command, stdout=log, stderr=log).returncode:
+                sys.exit(f"{script} failed; the end of {log.name} says why")
+            return time.perf_counter() - begun
+
+
+def row_name(target: int, method: Method, rate: str) -> str:
+    """What a row is called: "192: from scratch, rate 5e-4"."""
+    return f"{target}: {method.name}" + (f", rate {rate}" if rate else "")
+
+
+def file_name(row: str) -> str:
+    """The same as a file name."""
+    return "".join(letter if letter.isalnum() or letter == "-" else "-" for letter in row.replace(": ", "-")).lower()
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("work_path", "teacher", "vocab_path", "dataset_path", "dev_path"):
+        out.add_argument(f"--{name}", required=True, metavar="PATH")
+    out.add_argument("--teacher_from", metavar="PATH", help="encoder to make the teacher from, where there is none yet")
+    out.add_argument("--teacher_steps", type=int, default=250, help="default: 250")
+    out.add_argument("--target_dim", type=int, nargs="+", required=True)
+    out.add_argument("--steps", type=int, default=300, help="default: 300")
+    out.add_argument("--rows", nargs="+", metavar="NAME", choices=[method.name for method in METHODS],
+                     help="only these methods")
+    out.add_argument("--glue_path", metavar="FOLDER", help="fine-tune on these GLUE tasks instead")
+    out.add_argument("--bf16", action="store_true", help="bfloat16 products everywhere")
+    return out
+
+
+if __name__ == "__main__":
+    main()
