@@ -60,7 +60,8 @@ def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: i
     inside, ffn = [], []
     for layer in range(config.layers_num):
         block = f"encoder.transformer.{layer}"
-        heads = sum(norm(f"{block}.self_attn.linear_layers.{i}", 1) for i in range(3)).view(config.heads_num, -1)
+        rows = torch.stack([norm(f"{block}.self_attn.linear_layers.{i}", 1) for i in range(3)]).sum(0)
+        heads = rows.view(config.heads_num, -1)
         inside.append(torch.cat([i * config.head_size + some(student.head_size, head) for i, head in enumerate(heads)]))
         ffn.append(some(student.feedforward_size, norm(f"{block}.feed_forward.linear_1", 1)
                         * norm(f"{block}.feed_forward.linear_2", 0)))

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
+from uer.learners import warn_of_decay
 from uer.models.bert import mlm_loss
 from uer.models.build import from_scratch
 from uer.objective import SoftTargets, evaluate, logits_of, training_loss
 from uer.optimizers import AdamW, parameter_groups
 from uer.opts import pretrain_parser
-from uer.pretraining import warn_of_decay
 from uer.reports import Reports
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master

@@ -1,13 +1,15 @@
 """Checkpoints: `<output>-<step>` (tensors), `.json` beside it (what they are), `.resume` (what going on needs).
 
 The files are written under temporary names, flushed to the disk and renamed, the tensors last: a checkpoint that is
-there is whole.
+there is whole. What a disk or a copy spoils later is found by the checksums of every part when it is read.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from uer.errors import UserError
 from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, torch_load, write_json
 
 FORMAT = 1
+Checkpoint = tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]  # tensors, card, resume
 
 
 def checkpoint_path(output: str, step: int) -> Path:
@@ -24,38 +27,129 @@ def checkpoint_path(output: str, step: int) -> Path:
     return Path(f"{output}-{step}")
 
 
+def checkpoint_steps(output: str) -> list[int]:
+    """The steps of which there is a checkpoint, ascending."""
+    pattern = re.compile(re.escape(Path(output).name) + r"-(\d+)")
+    return sorted(int(match[1]) for file in Path(output).parent.glob("*") if (match := pattern.fullmatch(file.name)))
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
 def save_checkpoint(output: str, step: int, tensors: dict[str, torch.Tensor], card: dict[str, Any],
-                    resume: dict[str, Any]) -> Path:
-    """Write a checkpoint's three files; returns the path of the tensors."""
+                    resume: dict[str, Any], keep: int | None = None) -> Path:
+    """Write a checkpoint's three files, then delete all but the newest `keep` checkpoints (None: no one).
+
+    Returns:
+        the path of the tensors.
+    Raises:
+        UserError: it cannot be written (a full disk, say); those that were there before still are.
+    """
     path = checkpoint_path(output, step)
-    with PendingFiles() as pending:
-        torch.save({"format": FORMAT, "step": step, **resume}, pending.add(f"{path}.resume"))
-        write_json({**card, "format": FORMAT, "step": step}, pending.add(f"{path}.json"))
-        save_state_dict(tensors, pending.add(path))
-        pending.publish()
+    try:
+        with PendingFiles() as pending:
+            torch.save({"format": FORMAT, "step": step, **resume}, pending.add(f"{path}.resume"))
+            write_json({**card, "format": FORMAT, "step": step}, pending.add(f"{path}.json"))
+            save_state_dict(tensors, pending.add(path))
+            path.unlink(missing_ok=True)  # one of another run: its tensors must not stand beside this one's files
+            pending.publish()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"checkpoint {path}: cannot be written ({_reason(error, path)}); "
+                        f"{_last_good(output)}") from None
+    for old in checkpoint_steps(output)[:-keep] if keep else []:
+        for ending in ("", ".json", ".resume"):  # the tensors first: without them it is no checkpoint
+            Path(f"{checkpoint_path(output, old)}{ending}").unlink(missing_ok=True)
     return path
 
 
-def newest_checkpoint(output: str) -> Path:
-    """The checkpoint of `output` with the highest step; `UserError` where there is none."""
-    folder = Path(output).parent
-    steps = [int(match[1]) for file in folder.glob("*")
-             if (match := re.fullmatch(re.escape(Path(output).name) + r"-(\d+)", file.name))]
+def _reason(error: Exception, path: Path) -> str:
+    words = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
+    return f"{words}; {shutil.disk_usage(path.absolute().parent).free / 1e6:,.0f} MB are free there"
+
+
+def _last_good(output: str) -> str:
+    steps = checkpoint_steps(output)
+    return (f"{checkpoint_path(output, steps[-1])} is the last good one: make room, then go on with --resume" if steps
+            else "there is none before it")
+
+
+def sweep(output: str) -> None:
+    """Delete the temporary files that killed runs of this output left behind."""
+    target = re.compile(re.escape(Path(output).name) + r"-\d+(\.json|\.resume)?")
+    for file in Path(output).parent.glob(".*.tmp*"):
+        match = re.fullmatch(r"\.(.+)\.\d+\.tmp(.*)", file.name)
+        if match and target.fullmatch(match[1] + match[2]):
+            file.unlink(missing_ok=True)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def find_checkpoint(output: str, wanted: str) -> Path:
+    """The checkpoint that --resume asks for: `newest` of `output`, or a path; `UserError` where there is none."""
+    if wanted != "newest":
+        return Path(wanted)
+    steps = checkpoint_steps(output)
     if not steps:
         raise UserError(f"--resume: no checkpoint {output}-<step> is there; leave --resume out to start a new run")
-    return checkpoint_path(output, max(steps))
+    return checkpoint_path(output, steps[-1])
 
 
-def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
-    """(tensors, card, resume) of a checkpoint written by `save_checkpoint`."""
-    tensors, resume = read_tensors(path, "checkpoint"), torch_load(Path(f"{path}.resume"), "checkpoint")
+def open_checkpoint(path: Path) -> Checkpoint:
+    """`load_checkpoint`, whose error also names the newest of the earlier checkpoints that can be read."""
     try:
-        card = json.loads(Path(f"{path}.json").read_text())
+        return load_checkpoint(path)
+    except UserError as error:
+        raise UserError(f"--resume: {error}; {_offer(path)}") from None
+
+
+def _offer(path: Path) -> str:
+    output, _, step = str(path).rpartition("-")
+    for earlier in reversed(checkpoint_steps(output) if step.isdecimal() else []):
+        if earlier >= int(step):
+            continue
+        before = checkpoint_path(output, earlier)
+        try:
+            load_checkpoint(before)
+        except UserError:
+            continue
+        return f"the one before it can be used: --resume {before}"
+    return "there is no earlier one that can be used"
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """(tensors, card, resume) of a checkpoint written by `save_checkpoint`.
+
+    Raises:
+        UserError: a file is absent, damaged, or of another checkpoint.
+    """
+    resume_path = Path(f"{path}.resume")
+    for file in (path, resume_path):
+        if not file.is_file():
+            raise UserError(f"checkpoint {path}: {file.name} is not there")
+        check_whole(file)
+    tensors, resume = read_tensors(path, "checkpoint"), torch_load(resume_path, "checkpoint")
+    try:
+        card = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}.json: cannot be read ({error})") from None
+        raise UserError(f"checkpoint {path}: {path.name}.json cannot be read ({error})") from None
     if not (card.get("format") == resume.get("format") == FORMAT and card.get("step") == resume.get("step")):
-        raise UserError(f"{path}: its .json and .resume files do not belong together")
+        raise UserError(f"checkpoint {path}: its .json and .resume files do not belong together")
     return tensors, card, resume
+
+
+def check_whole(path: Path) -> None:
+    """`UserError` where a file of `torch.save` is cut off or a part of it has another checksum than when written."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"checkpoint {path}: half written or damaged ({error})") from None
+    if bad is not None:
+        raise UserError(f"checkpoint {path}: damaged, the checksum of {bad} is not what was written")
+
+
+# -- the optimizer -----------------------------------------------------------------------------------------------------
 
 
 def optimizer_state(named: list[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

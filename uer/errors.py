@@ -1,13 +1,27 @@
-"""One exception for what a user can put right; scripts turn it into one sentence and exit code 2."""
+"""What ends a script on purpose: a mistake that the user can put right, or a signal."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
 
 class UserError(ValueError):
     """Bad input. The message says what is wrong, where, and what would be right."""
+
+
+class Stopped(Exception):
+    """A signal ended the run, and what it had done is saved."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+    @property
+    def code(self) -> int:
+        """The exit code, 128 + the signal's number, as shells have it: SIGINT 130, SIGUSR1 138, SIGTERM 143."""
+        return 128 + self.number
 
 
 def run_script(main: Callable[[], object]) -> None:
@@ -17,6 +31,8 @@ def run_script(main: Callable[[], object]) -> None:
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+    except Stopped as stopped:
+        sys.exit(stopped.code)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from uer.checkpoint import optimizer_state
 from uer.models.bert import Bert
 from uer.optimizers import AdamW
 from uer.squeeze.groups import MaskGroup
+
+Clip = Callable[[list[torch.Tensor]], None]
+State = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 class Learner(Protocol):
@@ -18,17 +23,30 @@ class Learner(Protocol):
     student: Bert
     optimizer: AdamW
 
+    @property
+    def owner(self) -> Callable[[str], int] | None:
+        """Student parameter -> rank that needs its gradient; None: every process does."""
+
     def prepare(self) -> None:
         """Bring the student's parameters up to date and clear their gradients."""
 
-    def finish(self, step: int, factor: float) -> bool:
-        """Update the weights from the student's gradients; returns whether masks changed."""
+    def finish(self, step: int, factor: float, update: bool = True, clip: Clip | None = None) -> bool:
+        """Update the weights from the student's gradients (or let them be); returns whether masks changed.
+
+        `clip` may change the gradients of this process's weights in place.
+        """
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """What the optimizer trains, under the names of checkpoints."""
+        """What this process's optimizer trains, under the names of checkpoints."""
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """The checkpoint's tensors under the published names."""
+    def checkpoint(self) -> State:
+        """The checkpoint's tensors under the published names, and the optimizer's moments; every process calls it.
+
+        Whole on the leading process.
+        """
+
+    def replicated(self) -> list[tuple[str, torch.Tensor]]:
+        """What all processes must hold in the same values."""
 
     def groups(self) -> dict[str, MaskGroup]:
         """The mask groups; none in a plain run."""
@@ -37,23 +55,32 @@ class Learner(Protocol):
 class PlainLearner:
     """A BERT trained as it is."""
 
+    owner = None
+
     def __init__(self, student: Bert, optimizer: AdamW):
         self.student, self.optimizer = student, optimizer
 
     def prepare(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
-    def finish(self, step: int, factor: float) -> bool:
-        self.optimizer.set_factor(factor)
-        self.optimizer.step()
+    def finish(self, step: int, factor: float, update: bool = True, clip: Clip | None = None) -> bool:
+        if update:
+            if clip is not None:
+                clip([p.grad for p in self.student.parameters() if p.grad is not None])
+            self.optimizer.set_factor(factor)
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return False
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.student.named_parameters())
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        return {name: tensor.detach() for name, tensor in self.student.state_dict().items()}
+    def checkpoint(self) -> State:
+        tensors = {name: tensor.detach() for name, tensor in self.student.state_dict().items()}
+        return tensors, optimizer_state(self.named_parameters(), self.optimizer)
+
+    def replicated(self) -> list[tuple[str, torch.Tensor]]:
+        return [(name, parameter.detach()) for name, parameter in self.named_parameters()]
 
     def groups(self) -> dict[str, MaskGroup]:
         return {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from uer.distributed import sum_over_ranks
 from uer.models.bert import Bert, mlm_loss
 
 if TYPE_CHECKING:
@@ -69,16 +70,23 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(model: Bert, batches: Iterable[MlmBatch], device: torch.device) -> Evaluation:
-    """MLM loss and accuracy of a model, dropout off."""
+def evaluate(model: Bert, batches: Iterable[MlmBatch], device: torch.device, share: bool = False) -> Evaluation:
+    """MLM loss and accuracy of a model, dropout off.
+
+    Args:
+        share: the batches are this process's share of the data; the result is that of all processes.
+    """
     training = model.training
     model.eval()
-    sums, predicted = torch.zeros(2, dtype=torch.float64, device=device), 0
+    sums, predicted = torch.zeros(3, dtype=torch.float64, device=device), 0
     for batch in batches:
         batch = batch.to(device)
         loss, correct = loss_of(model, batch)
-        sums += torch.stack([loss.double(), correct.double()])
+        sums[:2] += torch.stack([loss.double(), correct.double()])
         predicted += len(batch.labels)
     model.train(training)
-    loss_sum, correct_sum = sums.tolist()
-    return Evaluation(loss_sum / max(predicted, 1), correct_sum / max(predicted, 1), predicted)
+    sums[2] = predicted
+    if share:
+        sum_over_ranks([sums])
+    loss_sum, correct_sum, count = sums.tolist()
+    return Evaluation(loss_sum / max(count, 1), correct_sum / max(count, 1), int(count))

@@ -27,7 +27,11 @@ class AdamW(torch.optim.AdamW):
     Args:
         groups: dicts with `params`, `lr` and `weight_decay`.
         bias_correction: divide m by 1 − β₁ᵗ and v by 1 − β₂ᵗ after all.
+
+    `found_inf`, where set to a float tensor, is looked at on the device: not 0 leaves weights and moments as they are.
     """
+
+    found_inf: torch.Tensor | None = None
 
     def __init__(self, groups: Iterable[dict], bias_correction: bool = False):
         super().__init__(list(groups), betas=BETAS, eps=EPS, fused=True)

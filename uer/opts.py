@@ -55,6 +55,14 @@ def add_optimization_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--scheduler", choices=SCHEDULERS, default="linear", help="default: linear")
     group.add_argument("--bf16", action="store_true",
                        help="run the student in bfloat16 (weights, compactors and updates stay float32)")
+    group.add_argument("--fp16", action="store_true",
+                       help="the same in float16, with a loss scale; an update whose gradient overflows is left out")
+    group.add_argument("--compose_tf32", action="store_true",
+                       help="let the products that compose the student's weights use TF32 (default: full float32)")
+    group.add_argument("--compile", action="store_true",
+                       help="compile the student's encoder with torch.compile, anew at each squeeze")
+    group.add_argument("--max_grad_norm", type=float, metavar="X",
+                       help="scale the student's gradient down to this norm where it is larger (default: never)")
     group.add_argument("--seed", type=int, default=7, help="default: 7")
 
 
@@ -124,6 +132,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--output_model_path", metavar="PATH", help="checkpoints are written to PATH-<step>")
     group.add_argument("--save_checkpoint_steps", type=int, default=10000, metavar="N",
                        help="steps between checkpoints; the last step always writes one (default: 10000)")
+    group.add_argument("--keep_checkpoints", type=int, metavar="N",
+                       help="delete all but the newest N checkpoints (default: keep all)")
     group.add_argument("--resume", nargs="?", const="newest", metavar="CHECKPOINT",
                        help="go on from a checkpoint of this run (without a value: the newest)")
     group.add_argument("--report_steps", type=int, default=100, metavar="N",
@@ -131,7 +141,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--eval_steps", type=int, metavar="N",
                        help="steps between evaluations on --dev_path (default: at the end only)")
     group.add_argument("--tb_path", metavar="DIR", help="TensorBoard events and metrics.jsonl go here")
+    group.add_argument("--tb_histograms_steps", type=int, metavar="N",
+                       help="steps between histograms of all weights in TensorBoard (default: none)")
     group.add_argument("--log_path", metavar="FILE", help="the console's lines go here as well")
+    group.add_argument("--dryrun", action="store_true",
+                       help="run every stage once on a few instances, in a temporary folder, and say how long each "
+                            "took")
     group.add_argument("--plan", action="store_true",
                        help="print parameters, operations, memory and traffic of the run and leave; data, vocabulary "
                             "and weights need not be there")
@@ -145,8 +160,16 @@ def add_distributed_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--world_size", type=int, default=1, metavar="N", help="processes in all (default: 1)")
     group.add_argument("--gpu_ranks", type=int, nargs="+", default=[], metavar="RANK",
                        help="ranks that run on this machine, one GPU each (CPU processes where there is no GPU)")
-    group.add_argument("--master_ip", default="tcp://localhost:12345", metavar="URL",
-                       help="where the processes meet (default: tcp://localhost:12345)")
+    group.add_argument("--master_ip", metavar="URL",
+                       help="where the processes meet, tcp://<machine of rank 0>:<port> (default: a free port, which "
+                            "does for one machine)")
+    group.add_argument("--backend", choices=("nccl", "gloo"), help="default: nccl on GPUs, gloo on CPUs")
+    group.add_argument("--rendezvous_timeout", type=float, default=300.0, metavar="SECONDS",
+                       help="how long the processes wait for each other at the start (default: 300)")
+    group.add_argument("--shard_master", action="store_true",
+                       help="every process keeps, composes and updates a part of the layers only")
+    group.add_argument("--check_replicas_steps", type=int, default=1000, metavar="N",
+                       help="steps between comparisons of the processes' weights (default: 1000)")
 
 
 def pretrain_parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""pretrain.py's work: check everything, load data and teacher, build the learner, train."""
+"""pretrain.py's work: check everything, load data and teacher, train."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ from typing import Any
 
 import torch
 
-from uer.calibration.student import apply_calibration, calibrate_groups
-from uer.checkpoint import load_checkpoint, newest_checkpoint, restore_optimizer
-from uer.config import ModelConfig, load_config
+from uer.checkpoint import checkpoint_steps, find_checkpoint, open_checkpoint, sweep
+from uer.compilation import check_compiler
+from uer.config import load_config
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmLoader
 from uer.data.options import masking_options
-from uer.distributed import Place, launch
+from uer.distributed import Place
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
-from uer.learner import Learner, PlainLearner
+from uer.launch import launch, restarted
+from uer.learner import Learner
+from uer.learners import build_learner
 from uer.memory import keep_freed_memory
 from uer.models.build import from_scratch, from_weights
 from uer.objective import SoftTargets
-from uer.optimizers import AdamW, parameter_groups, schedule
-from uer.plan import plan, shared_w_step
+from uer.optimizers import schedule
+from uer.plan import plan
+from uer.precision import Precision
 from uer.reports import Reports
-from uer.squeeze.groups import MaskGroup, build_groups
-from uer.squeeze.importance import build_scores
+from uer.sharding import ShardedLearner
+from uer.signals import StopSignals
 from uer.squeeze.learner import WidLearner
 from uer.squeeze.mask_file import cut_masks, start_mask_file
-from uer.squeeze.master import Master
-from uer.squeeze.penalty import build_penalty, simulate_decay
-from uer.squeeze.pooler import COLUMNS, last_gamma, shift_pooler, squeeze_pooler, take_pooler
+from uer.squeeze.pooler import take_pooler
 from uer.tokenizers import Vocab, build_tokenizer
 from uer.trainer import Run, Trainer
-
-SWING = 0.1  # share of its size by which a masked entry may overshoot zero before a run is warned
 
 
 def pretrain(args: argparse.Namespace, given: set[str]) -> None:
@@ -44,6 +43,10 @@ def pretrain(args: argparse.Namespace, given: set[str]) -> None:
     check_options(args, given)
     if args.plan:
         print(plan(args), end="")
+    elif args.dryrun:
+        from uer.dryrun import dryrun
+
+        dryrun(args)
     else:
         launch(work, args)
 
@@ -61,7 +64,8 @@ def check_options(args: argparse.Namespace, given: set[str]) -> None:
 def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
     problems = []
     for name in ("batch_size", "seq_length", "total_steps", "accumulation_steps", "report_steps",
-                 "save_checkpoint_steps", "w_step", "world_size", "eval_steps", "calibration_batches"):
+                 "save_checkpoint_steps", "w_step", "world_size", "eval_steps", "calibration_batches",
+                 "keep_checkpoints", "check_replicas_steps", "tb_histograms_steps"):
         value = getattr(args, name)
         if value is not None and value < 1:
             problems.append(f"--{name} is {value}, at least 1 is needed")
@@ -69,6 +73,10 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         value = getattr(args, name)
         if value is not None and not 0 <= value < float("inf"):
             problems.append(f"--{name} is {value}, a number from 0 is needed")
+    for name in ("max_grad_norm", "rendezvous_timeout"):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < float("inf"):
+            problems.append(f"--{name} is {value}, a number above 0 is needed")
     for name, below in (("warmup", 1.0), ("dropout", 1.0), ("mask_schedule_share", 1.0)):
         value = getattr(args, name)
         if value is not None and not 0 <= value <= below:
@@ -90,6 +98,12 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
                  if not getattr(args, name)]
     if args.eval_steps and not args.dev_path:
         problems.append("--eval_steps needs --dev_path")
+    if args.tb_histograms_steps and not args.tb_path:
+        problems.append("--tb_histograms_steps needs --tb_path")
+    if args.bf16 and args.fp16:
+        problems.append("--bf16 and --fp16 exclude each other")
+    if args.shard_master and (not args.weight_squeeze or args.train == "student"):
+        problems.append("--shard_master shares out the master of --weight_squeeze; there is none in this run")
     return problems
 
 
@@ -133,14 +147,22 @@ def check_writable(path: str) -> None:
 def work(place: Place, args: argparse.Namespace) -> None:
     """What every process does."""
     keep_freed_memory()
-    reports = Reports(place.leads, args.log_path, args.tb_path)
-    try:
-        _work(place, args, reports)
-    finally:
-        reports.close()
+    with StopSignals() as signals:
+        reports = Reports(place.leads, args.log_path, args.tb_path)
+        try:
+            trainer, start = build_trainer(place, args, reports, signals)
+            if place.leads:
+                sweep(args.output_model_path)
+            trainer.train(start)
+        finally:
+            reports.close()
 
 
-def _work(place: Place, args: argparse.Namespace, reports: Reports) -> None:
+def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
+                  signals: StopSignals) -> tuple[Trainer, int]:
+    """Everything loaded, checked against everything else; the trainer and the step after which it is to start."""
+    if args.compile:
+        check_compiler(place.device)
     dataset, dev, vocab = open_data(args, place)
     loaded = load_teacher(args, len(vocab))
     for note in loaded.notes:
@@ -150,34 +172,43 @@ def _work(place: Place, args: argparse.Namespace, reports: Reports) -> None:
     for loader in (dataset, dev):
         if loader is not None:
             loader.dataset.check_positions(loaded.config.max_seq_length)
-    weights = {name: tensor.to(place.device) for name, tensor in loaded.weights.items()}
     card: dict[str, Any] = {
         "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
         "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim, "vocab_size": len(vocab),
         "vocab_sha256": vocab.sha256}
     resumed, pooler = None, take_pooler(loaded.extras)
-    if args.resume:
-        path = newest_checkpoint(args.output_model_path) if args.resume == "newest" else Path(args.resume)
-        resumed = load_checkpoint(path)
+    if wanted := resume_wish(args):
+        path = find_checkpoint(args.output_model_path, wanted)
+        resumed = open_checkpoint(path)
         check_card(resumed[1], card, path)
         pooler = take_pooler(resumed[0])
+        reports.go_on_from(resumed[1]["step"])
         reports.say(f"going on from {path}")
-    learner: Learner
-    if args.weight_squeeze:
-        learner, card = wid_learner(args, loaded.config, weights, dataset, place, reports, card, resumed, pooler)
-    else:
-        learner = plain_learner(args, loaded.config, weights if resumed is None else resumed[0], place.device)
-    if resumed is not None:
-        restore_optimizer(resumed[2]["optimizer"], learner.named_parameters(), learner.optimizer)
+    learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed,
+                                  pooler)
+    precision = Precision(place.device, half_dtype(args), args.compose_tf32, args.max_grad_norm, args.compile)
+    if precision.scale is not None and resumed is not None and "loss_scale" in resumed[2]:
+        precision.scale.restore(resumed[2]["loss_scale"])
     if args.mask_path and place.leads and args.weight_squeeze:  # after all checks, as an older one may be there
         start_mask_file(args.mask_path) if resumed is None else cut_masks(args.mask_path, resumed[1]["step"])
     reports.say(describe(learner, place, args))
     run = Run(args.output_model_path, args.total_steps, schedule(args.scheduler, args.total_steps, args.warmup),
-              args.accumulation_steps, args.save_checkpoint_steps, args.report_steps, args.eval_steps, args.seed,
-              args.mask_path if args.weight_squeeze else None, args.bf16)
-    trainer = Trainer(learner, dataset, run, place, reports, card, dev, soft_targets(args, loaded, len(vocab), place),
-                      pooler)
-    trainer.train(resumed[1]["step"] if resumed else 0)
+              args.accumulation_steps, args.save_checkpoint_steps, args.keep_checkpoints, args.report_steps,
+              args.eval_steps, args.check_replicas_steps, args.tb_histograms_steps, args.seed,
+              args.mask_path if args.weight_squeeze else None)
+    soft = soft_targets(args, loaded, len(vocab), place)
+    trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, soft, pooler)
+    return trainer, resumed[1]["step"] if resumed else 0
+
+
+def resume_wish(args: argparse.Namespace) -> str | None:
+    """What to go on from: as --resume says; the newest checkpoint, if any, where torchrun has started again."""
+    return "newest" if restarted() and checkpoint_steps(args.output_model_path) else args.resume
+
+
+def half_dtype(args: argparse.Namespace) -> torch.dtype | None:
+    """The dtype of the student's products, None = float32."""
+    return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
 
 
 def open_data(args: argparse.Namespace, place: Place) -> tuple[MlmLoader, MlmLoader | None, Vocab]:
@@ -191,7 +222,8 @@ def open_data(args: argparse.Namespace, place: Place) -> tuple[MlmLoader, MlmLoa
                          pin_memory=place.device.type == "cuda", **options)
 
     train = loader(args.dataset_path, rank=place.rank, world_size=place.world_size, masking=masking_options(args))
-    return train, loader(args.dev_path) if args.dev_path else None, vocab
+    dev = loader(args.dev_path, rank=place.rank, world_size=place.world_size) if args.dev_path else None
+    return train, dev, vocab
 
 
 def load_teacher(args: argparse.Namespace, vocab_size: int) -> LoadedModel:
@@ -225,115 +257,16 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
         raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ))
 
 
-# -- learners ----------------------------------------------------------------------------------------------------------
-
-
-def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor],
-                  device: torch.device) -> PlainLearner:
-    """A plain MLM run of a model with these weights."""
-    model = from_weights(config, weights).to(device)
-    head = args.head_learning_rate
-
-    def special(name: str) -> float | None:
-        return head if head is not None and name.startswith("target.") else None
-
-    named = [(name, parameter) for name, parameter in model.named_parameters()]
-    return PlainLearner(model, AdamW(parameter_groups(named, args.learning_rate, special,
-                                                      special_kind="head_learning_rate")))
-
-
-def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
-                place: Place, reports: Reports, card: dict[str, Any], resumed,
-                pooler: dict[str, torch.Tensor]) -> tuple[Learner, dict[str, Any]]:
-    """The learner of a WID run and what its checkpoints say about themselves; a new start brings `pooler` along."""
-    groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim)
-    for group in groups.values():
-        group.dropped = group.dropped.to(place.device)
-    if args.mask_schedule_share is not None:
-        args.w_step = shared_w_step(groups, args.total_steps, args.mask_schedule_share)
-        reports.say(f"masks change every {args.w_step:,} steps (--w_step)")
-    card = {**card, "kind": "wid"}
-    if resumed is not None:
-        weights = {name: tensor.to(place.device) for name, tensor in resumed[0].items()}
-        if resumed[1]["kind"] == "plain":
-            student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
-            return plain_learner(args, student, weights, place.device), {**card, **resumed[1]}
-        restore_groups(groups, resumed[1], resumed[2], place.device)
-    elif args.compactor_init == "calibrated":
-        calibration = calibrate_groups(args, config, weights, groups, loader, place, reports)
-        weights = apply_calibration(calibration, weights, groups)
-        pooler.update(shift_pooler(pooler, calibration.offset))
-        if args.train == "student":
-            master = Master(config, weights, groups)
-            student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
-            tensors = master.compose(multiply_out=True)
-            pooler.update(squeeze_pooler(pooler, weights[COLUMNS], tensors[last_gamma(config.layers_num)]))
-            card = {**card, "kind": "plain", "teacher": student.to_dict(), "origin": config.to_dict()}
-            return plain_learner(args, student, tensors, place.device), card
-    tokens = args.batch_size * args.accumulation_steps * loader.dataset.header["seq_length"]
-    many = 1 << 40  # several processes send gradients in the student's size
-    shape = (tokens, tokens * 15 // 100) if place.world_size == 1 else (many, many)
-    master = Master(config, weights, groups, *shape)
-    if args.comp_only:
-        for name, parameter in master.named_parameters():
-            parameter.requires_grad_("compactor" in name)
-    optimizer = AdamW(parameter_groups(master.named_parameters(), args.learning_rate,
-                                       lambda name: args.compactor_learning_rate if "compactor" in name else None,
-                                       special_kind="compactor_learning_rate"))
-    penalty = build_penalty(args.penalty, master, optimizer, args.w_step, args.l2_lambda)
-    tolerance = None if args.no_squeeze else args.squeeze_tolerance
-    scores = build_scores(args.mask_scores, master)
-    if resumed is not None:
-        scores.load_state_dict(resumed[2].get("scores", {}))
-    learner = WidLearner(master, optimizer, penalty, args.w_step, tolerance, scores)
-    if args.compactor_init == "identity":
-        warn_of_decay(args, groups, reports)
-    return learner, card
-
-
-def restore_groups(groups: dict[str, MaskGroup], card: dict[str, Any], resume: dict[str, Any],
-                   device: torch.device) -> None:
-    """Bring the mask groups to where a checkpoint left them."""
-    for name, group in groups.items():
-        if name in resume["keep"]:
-            group.set_keep(resume["keep"][name].to(device))
-        if not resume["penalised"][name]:
-            group.dropped = group.dropped[:0]
-        group.squeezed = name in card["squeezed"]
-
-
-def warn_of_decay(args: argparse.Namespace, groups: dict[str, MaskGroup], reports: Reports) -> None:
-    """Say so when masked entries will not be gone at the end of the run, by running the update on one entry."""
-    intervals = max(group.last_interval for group in groups.values())
-    last = intervals * args.w_step
-    if last >= args.total_steps:
-        reports.say(f"warning: the mask schedule ends at step {last:,}, after the last step "
-                    f"{args.total_steps:,}; a --w_step of {max(1, args.total_steps // 2 // intervals)} would "
-                    f"leave half of the run for the finished student")
-        return
-    if args.penalty != "published":
-        return
-    factor = schedule(args.scheduler, args.total_steps, args.warmup)
-    rates = [args.compactor_learning_rate * factor(t) for t in range(args.total_steps)]
-    swing = -min(simulate_decay(rates[args.w_step:last], args.l2_lambda))
-    left = abs(simulate_decay(rates[last:], args.l2_lambda)[-1])
-    product = f"--compactor_learning_rate {args.compactor_learning_rate:g} × --l2_lambda {args.l2_lambda:g}"
-    if swing > SWING:
-        reports.say(f"warning: {product} is past the stability limit of the published penalty: a masked entry "
-                    f"overshoots zero by {100 * swing:.0f} % instead of fading (a product of 0.02 is about the limit); "
-                    f"lower one of them, or take --penalty fade")
-    elif left > args.squeeze_tolerance:
-        reports.say(f"warning: with {product}, entries masked last are still at {left:.1e} of their size after the "
-                    f"last step, above --squeeze_tolerance {args.squeeze_tolerance:g}, so their groups stay; "
-                    f"more steps, a larger rate, or --penalty fade would do")
-
-
 def describe(learner: Learner, place: Place, args: argparse.Namespace) -> str:
     """One line on what is about to run."""
-    parameters = sum(p.numel() for _, p in learner.named_parameters())
+    whole = learner.master.parameters.values() if isinstance(learner, WidLearner) else learner.student.parameters()
+    parameters = sum(p.numel() for p in {id(p): p for p in whole}.values())
     student = sum(p.numel() for p in learner.student.parameters())
     trained = f"{parameters / 1e6:.1f} M parameters trained"
     if isinstance(learner, WidLearner):
         trained += f" (teacher and compactors) through a student of {student / 1e6:.1f} M"
+    if isinstance(learner, ShardedLearner):
+        mine = sum(p.numel() for _, p in learner.named_parameters())
+        trained += f", {mine / 1e6:.1f} M of them by this process"
     return (f"{trained}; {args.total_steps:,} steps of {place.world_size} × {args.accumulation_steps} × "
             f"{args.batch_size} instances on {place.device}")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uer.errors import UserError
+from uer.formats.storage import write_via
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Reports:
@@ -58,6 +62,24 @@ class Reports:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
                     self.board.add_scalar(f"{kind}/{name}", value, step)
+
+    def histogram(self, step: int, name: str, values: torch.Tensor) -> None:
+        """A distribution, for TensorBoard."""
+        if self.board:
+            self.board.add_histogram(name, values.float().cpu(), step)
+
+    def go_on_from(self, step: int) -> None:
+        """Drop what an interrupted run recorded after a step: it will be recorded again."""
+        if self.metrics:
+            path = Path(self.metrics.name)
+            self.metrics.close()
+            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+                     if line.endswith("\n") and json.loads(line)["step"] <= step]  # a kill may cut the last one off
+            write_via(path, lambda temporary: temporary.write_text("".join(lines), encoding="utf-8"))
+            self.metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        if self.board:
+            self.board.close()
+            self.board = type(self.board)(self.board.log_dir, purge_step=step + 1)
 
     def close(self) -> None:
         """Flush and close everything."""

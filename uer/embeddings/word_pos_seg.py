@@ -19,9 +19,9 @@ class WordPosSegEmbedding(nn.Module):
 
     def __init__(self, sizes: BertSizes, *, dropout: float, layernorm: str, layernorm_eps: float):
         super().__init__()
-        self.word_embedding = nn.Embedding(sizes.vocab, sizes.hidden)
-        self.position_embedding = nn.Embedding(sizes.positions, sizes.hidden)
-        self.segment_embedding = nn.Embedding(sizes.segments, sizes.hidden)
+        self.word_embedding = _table(sizes.vocab, sizes.hidden)
+        self.position_embedding = _table(sizes.positions, sizes.hidden)
+        self.segment_embedding = _table(sizes.segments, sizes.hidden)
         self.projection: nn.Parameter | None
         self.register_parameter("projection", None)
         self.layer_norm = LayerNorm(sizes.hidden, layernorm, layernorm_eps)
@@ -35,3 +35,8 @@ class WordPosSegEmbedding(nn.Module):
         """The embedding before its LayerNorm: [batch, seq, hidden]."""
         rows = self.word_embedding(src) + self.position_embedding.weight[: src.shape[1]] + self.segment_embedding(seg)
         return rows if self.projection is None else F.linear(rows, self.projection)
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """An empty table: weights always come from somewhere, and torch takes seconds to draw the first ones for `meta`."""
+    return nn.Embedding.from_pretrained(torch.zeros(rows, width), freeze=False)

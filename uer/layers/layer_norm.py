@@ -21,13 +21,13 @@ DEFAULT_EPS = {"uer": 1e-6, "huggingface": 1e-12}
 
 
 def standardise(x: torch.Tensor, style: str, eps: float, keep: torch.Tensor | None = None,
-                kept: int | None = None) -> torch.Tensor:
+                kept: int | torch.Tensor | None = None) -> torch.Tensor:
     """LayerNorm without gamma and beta: x [..., size] -> [..., size]; `keep` and `kept` as in `LayerNorm`."""
     return _statistics(x, style, eps, keep, x.shape[-1] if kept is None else kept)[0]
 
 
 def _statistics(x: torch.Tensor, style: str, eps: float, keep: torch.Tensor | None,
-                n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+                n: int | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Standardised x [..., size]; its scale s and the q of `_Norm`'s gradient, both [..., 1]."""
     if keep is None:
         centred = x - x.mean(-1, keepdim=True)
@@ -52,7 +52,7 @@ class _Norm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, style: str, eps: float,
-                keep: torch.Tensor | None, n: int) -> torch.Tensor:
+                keep: torch.Tensor | None, n: int | torch.Tensor) -> torch.Tensor:
         z, scale, q = _statistics(x, style, eps, keep, n)
         ctx.save_for_backward(z, scale, q, gamma, keep)
         ctx.n = n
@@ -91,16 +91,17 @@ class LayerNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(size))
         self.beta = nn.Parameter(torch.zeros(size))
         self.keep: torch.Tensor | None = None
-        self.kept = size
+        self.kept: int | torch.Tensor = size  # a tensor where masked: a compiled graph must not depend on its value
 
     def set_keep(self, keep: torch.Tensor | None, kept: int) -> None:
         """Let only `kept` dimensions, those where `keep` [size] is 1, count for mean and std; `None`: all count."""
-        self.keep, self.kept = keep, kept
+        self.keep, self.kept = keep, kept if keep is None else keep.new_tensor(kept)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x [..., size] -> [..., size]"""
         n = self.kept
         if self.keep is None and self._kernel_serves(x):
+            assert isinstance(n, int)
             eps = self.eps if self.style == "huggingface" else self.eps**2
             return F.layer_norm(x, (n,), self.gamma * math.sqrt((n - 1) / n), self.beta, eps)
         with torch.autocast(x.device.type, enabled=False):

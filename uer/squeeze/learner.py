@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
+from uer.checkpoint import optimizer_state
 from uer.models.bert import Bert
 from uer.optimizers import AdamW
 from uer.squeeze.groups import MaskGroup
@@ -28,6 +32,8 @@ class WidLearner:
         scores: what masks are chosen by (default: column norms).
     """
 
+    owner: Callable[[str], int] | None = None
+
     def __init__(self, master: Master, optimizer: AdamW, penalty: Penalty, w_step: int,
                  squeeze_tolerance: float | None = None, scores: NormScores | None = None):
         self.master = master
@@ -42,9 +48,13 @@ class WidLearner:
         """What the optimizer trains, under the published names."""
         return list(self.master.named_parameters())
 
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """The stage-1 checkpoint's tensors."""
-        return self.master.state_dict()
+    def checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """The stage-1 checkpoint's tensors and the optimizer's moments."""
+        return self.master.state_dict(), optimizer_state(self.named_parameters(), self.optimizer)
+
+    def replicated(self) -> list[tuple[str, torch.Tensor]]:
+        """What all processes must hold in the same values: the master."""
+        return [(name, parameter.detach()) for name, parameter in self.named_parameters()]
 
     def groups(self) -> dict[str, MaskGroup]:
         """The mask groups by name."""
@@ -54,23 +64,29 @@ class WidLearner:
         """Compose the student's parameters for this step."""
         self.master.compose_into(self.student)
 
-    def finish(self, step: int, factor: float) -> bool:
+    def finish(self, step: int, factor: float, update: bool = True,
+               clip: Callable[[list[torch.Tensor]], None] | None = None) -> bool:
         """From the student's gradients to updated master parameters.
 
         Args:
             step: the optimizer step, counted from 1.
             factor: of the base learning rates in this step.
+            update: False leaves weights, moments and penalty as they are; masks are chosen all the same.
+            clip: changes the master's gradients in place, before the penalty.
         Returns:
             whether masks changed.
         """
         changed = step % self.w_step == 0 and self.update_masks(step)
-        spare = step > self.w_step and not self.scores.needs_gradients  # the penalty replaces these gradients
-        self.master.backward(spare_dropped=spare)
-        self.scores.observe()
-        self.penalty.before_update(step)
-        self.optimizer.set_factor(factor)
-        self.optimizer.step()
-        self.penalty.after_update(step)
+        if update:
+            spare = step > self.w_step and not self.scores.needs_gradients  # the penalty replaces these gradients
+            self.master.backward(spare_dropped=spare)
+            self.scores.observe()
+            if clip is not None:
+                clip([p.grad for _, p in self.named_parameters() if p.grad is not None])
+            self.penalty.before_update(step)
+            self.optimizer.set_factor(factor)
+            self.optimizer.step()
+            self.penalty.after_update(step)
         self.optimizer.zero_grad(set_to_none=True)
         return changed
 

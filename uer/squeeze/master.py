@@ -66,6 +66,8 @@ class Master:
         if config.tie_weights:
             self.parameters[f"{VOCABULARY_LINEAR}.weight"] = self.parameters[EMBEDDING_TABLES[0]]
         like = self.parameters[EMBEDDING_TABLES[0]]
+        self.like = like.new_empty(0)  # of the master's dtype, on its device
+        self.compactors = masked_compactors(config.layers_num)
         for name, size in compactor_sizes(config).items():
             if name not in self.parameters:
                 self.parameters[name] = nn.Parameter(torch.eye(size, dtype=like.dtype, device=like.device))
@@ -109,8 +111,7 @@ class Master:
         """Let the student's LayerNorms count the kept dimensions only, where a group is masked and not squeezed."""
         for name in ("hidden", "mlm"):
             group = self.groups[name]
-            like = self.parameters[EMBEDDING_TABLES[0]]
-            keep = group.keep.to(like.device, like.dtype) if group.masked and group.keep is not None else None
+            keep = group.keep.to(self.like.device, self.like.dtype) if group.masked and group.keep is not None else None
             for norm in student.layer_norms(hidden=name == "hidden"):
                 norm.set_keep(keep, group.kept if group.masked else group.width)
 
@@ -218,11 +219,10 @@ class Master:
     @torch.no_grad()
     def largest_dropped(self, group: MaskGroup) -> torch.Tensor:
         """Largest magnitude among the dropped compactor entries of a group (0 where none): a scalar."""
-        like = self.parameters[EMBEDDING_TABLES[0]]
-        largest = torch.zeros((), dtype=like.dtype, device=like.device)
+        largest = self.like.new_zeros(())
         if group.squeezed or not len(group.dropped):
             return largest
-        for tensor in masked_compactors(self.config.layers_num):
+        for tensor in self.compactors:
             if tensor.group == group.name:
                 entries = self.parameters[tensor.name].index_select(tensor.dim, group.dropped)
                 largest = torch.maximum(largest, entries.abs().max())

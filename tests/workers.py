@@ -1,0 +1,129 @@
+"""What tests let several processes do: pretrain.py's work in float64, watched."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+import uer.exchange
+import uer.pretraining
+from uer.config import parse_with_config
+from uer.distributed import Place, differing, sum_over_ranks
+from uer.exchange import GradientExchange
+from uer.launch import launch
+from uer.opts import pretrain_parser
+from uer.precision import norm_of
+from uer.reports import Reports
+from uer.signals import StopSignals
+from uer.trainer import step_seed
+
+
+def processes(worker, world_size: int, **values) -> None:
+    """Run `worker(place, args)` in this many processes; `values` become attributes of args."""
+    settings = {"gpu_ranks": [], "master_ip": None, "backend": "gloo", "rendezvous_timeout": 60.0}
+    launch(worker, argparse.Namespace(world_size=world_size, **{**settings, **values}))
+
+
+class Sent:
+    """Counts the bytes that a process hands to collectives, by their name."""
+
+    def __init__(self) -> None:
+        self.bytes: dict[str, int] = {}
+        for name in ("all_reduce", "reduce", "broadcast"):
+            setattr(dist, name, self._counting(name, getattr(dist, name)))
+
+    def _counting(self, name: str, function):
+        def counted(tensor, *more, **options):
+            self.bytes[name] = self.bytes.get(name, 0) + tensor.nbytes
+            return function(tensor, *more, **options)
+
+        return counted
+
+
+def runs_in_float64(place: Place, args: argparse.Namespace) -> None:
+    """The runs of `args.runs`, command lines, one after the other; what they held and sent goes to <output>.facts."""
+    load = uer.pretraining.load_teacher
+
+    def load_double(options: argparse.Namespace, vocab_size: int):
+        loaded = load(options, vocab_size)
+        for name, tensor in loaded.weights.items():  # not exactly 0 anywhere: there rounding would decide
+            away = 0.01 * torch.arange(1, tensor.numel() + 1, dtype=torch.float64).sin().view_as(tensor)
+            loaded.weights[name] = tensor.double() + away
+        return loaded
+
+    uer.pretraining.load_teacher = load_double
+    sent = Sent() if place.world_size > 1 else None
+    try:
+        for words in args.runs:
+            options, _ = parse_with_config(pretrain_parser, words)
+            reports = Reports(place.leads)
+            if place.leads:  # without TensorBoard, which takes seconds to import
+                reports.metrics = open(f"{options.output_model_path}.metrics", "w", encoding="utf-8")  # noqa: SIM115
+            trainer, start = uer.pretraining.build_trainer(place, options, reports, StopSignals())
+            first = trainer.exchange
+            if sent is not None:
+                sent.bytes.clear()
+            trainer.train(start)
+            reports.close()
+            held = sum(p.nbytes for _, p in trainer.learner.named_parameters()) + sum(
+                tensor.nbytes for state in trainer.learner.optimizer.state.values() for tensor in state.values())
+            everyone = [held] * place.world_size
+            if place.world_size > 1:
+                dist.all_gather_object(everyone, held)
+            if place.leads:
+                Path(f"{options.output_model_path}.facts").write_text(json.dumps({
+                    "held": everyone, "sent": sent.bytes if sent else {}, "gradients": first.bytes,
+                    "student": sum(p.nbytes for p in first.student.parameters())}))
+    finally:
+        uer.pretraining.load_teacher = load
+
+
+def one_fails(place: Place, args: argparse.Namespace) -> None:
+    """Rank 1 ends as `args.how` says; the others wait for it in a collective, or know nothing of it."""
+    exchanges(place)
+    if place.rank == 1:
+        if args.how == "error":
+            raise KeyError("no such thing")
+        os.kill(os.getpid(), signal.SIGKILL)
+    if args.waiting == "collective":
+        sum_over_ranks([torch.zeros(1)])
+    time.sleep(120)
+
+
+def exchanges(place: Place) -> None:
+    """What two processes tell each other: gradients in buckets, what differs, held-out data."""
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3), torch.nn.Linear(4, 3))  # the last: idle
+    uer.exchange.BUCKET_BYTES = 100  # several buckets
+    for owner in (None, lambda name: int(name[0]) % 2):
+        exchange = GradientExchange(model, owner)
+        model.zero_grad()
+        for micro in range(2):
+            if micro == 1:
+                exchange.expect()
+            model[:2](torch.full((2, 5), 1.0 + place.rank + 10 * micro)).square().sum().backward()
+        expected = [p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
+        exchange.finish()
+        sum_over_ranks(expected)
+        for (name, parameter), wanted in zip(model.named_parameters(), expected):
+            if owner is None or owner(name) == place.rank:
+                torch.testing.assert_close(parameter.grad, wanted)
+            else:
+                assert parameter.grad is None
+        whole = torch.stack([wanted.norm() for wanted in expected]).norm().double()
+        torch.testing.assert_close(norm_of(exchange.gradients(), place.device, shared=owner is not None), whole)
+        assert exchange.bytes == sum(p.nbytes for p in model.parameters())
+    named = list(model.named_parameters())
+    assert differing(named) == []
+    if place.rank == 1:
+        with torch.no_grad():
+            named[2][1][1, 2] += 1e-7
+    assert differing(named) == [(1, named[2][0])]
+    assert [step_seed(7, 3, rank) for rank in (0, 1)].index(step_seed(7, 3, place.rank)) == place.rank

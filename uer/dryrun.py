@@ -1,0 +1,175 @@
+"""`--dryrun`: every stage of a run once, on a few instances, before hours are spent in a queue.
+
+Teacher, data, options and processes are the real ones; batches are small, the mask schedule is done in one leap, and
+whatever is written goes to a folder beside the output that is removed at the end (so its disk is tried as well).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+from uer.checkpoint import load_checkpoint
+from uer.conversion import output_paths, write_outputs
+from uer.data.loader import MlmBatch, MlmLoader
+from uer.distributed import Place, wait_for_all
+from uer.errors import UserError
+from uer.launch import launch
+from uer.pretraining import build_trainer
+from uer.progress import memory_gb
+from uer.reports import Reports
+from uer.signals import StopSignals
+from uer.squeeze.learner import WidLearner
+from uer.stage1 import student_source
+from uer.trainer import Trainer
+
+BATCH_SIZE, ACCUMULATION_STEPS, CALIBRATION_BATCHES, EVALUATION_BATCHES = 4, 2, 1, 2
+
+
+def dryrun(args: argparse.Namespace) -> None:
+    """Rehearse the run that the options describe, in all its processes, and print how long each stage took.
+
+    Raises:
+        UserError: what the run would fail with.
+    """
+    folder = dry_folder(args)
+    try:
+        launch(rehearse, small(args, folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def dry_folder(args: argparse.Namespace) -> Path:
+    """Where the rehearsal writes."""
+    output = Path(args.output_model_path)
+    return output.absolute().parent / f".{output.name}.dryrun"
+
+
+def small(args: argparse.Namespace, folder: Path) -> argparse.Namespace:
+    """The options of the rehearsal."""
+    changed = {
+        "output_model_path": str(folder / "model.bin"), "mask_path": args.mask_path and str(folder / "masks.txt"),
+        "tb_path": None, "log_path": None, "resume": None, "keep_checkpoints": None,
+        "batch_size": min(args.batch_size, BATCH_SIZE),
+        "accumulation_steps": min(args.accumulation_steps, ACCUMULATION_STEPS),
+        "calibration_batches": min(args.calibration_batches, CALIBRATION_BATCHES)}
+    return argparse.Namespace(**{**vars(args), **changed})
+
+
+class Stages:
+    """Names and seconds of what has been done."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds[name] = time.perf_counter() - begun
+
+    def table(self) -> list[str]:
+        """A line per stage, and their sum."""
+        rows = [*self.seconds.items(), ("all", sum(self.seconds.values()))]
+        return [f"{'stage':<28}{'seconds':>9}", *(f"{name:<28}{seconds:9.2f}" for name, seconds in rows)]
+
+
+def rehearse(place: Place, args: argparse.Namespace) -> None:
+    """What every process of the rehearsal does."""
+    reports, stage = Reports(place.leads), Stages()
+    with StopSignals() as signals:
+        with stage("load teacher and data"):
+            trainer, _ = build_trainer(place, args, reports, signals)
+        stream = trainer.batches.stream()
+        trainer.learner.student.train()
+        try:
+            with stage("step"):
+                trainer.step(1, stream, 1.0)
+            last = _masks_and_squeeze(trainer, stream, stage) if isinstance(trainer.learner, WidLearner) else 1
+        finally:
+            stream.close()
+        with stage("comparison of processes"):
+            trainer.check_replicas(last)
+        with stage("evaluation"):
+            trainer.dev = _Few(trainer.dev or trainer.batches)  # type: ignore[assignment]
+            trainer.evaluate(last)
+        with stage("checkpoint"):
+            trainer.save(last)
+        del trainer
+        with stage("resume, step"):
+            _resume(place, argparse.Namespace(**{**vars(args), "resume": "newest"}), reports, signals, last)
+    if place.leads:
+        with stage("merge, conversion"):
+            _merge(args, last, reports)
+    wait_for_all()
+    for line in stage.table():
+        reports.say(line)
+    reports.say(f"the dry run found nothing wrong; {memory_gb(place.device):.1f} GB of memory at most (batches of "
+                f"{args.batch_size})")
+
+
+class _Few:
+    """The first batches of a loader's fixed order."""
+
+    def __init__(self, loader: MlmLoader):
+        self.loader = loader
+
+    def sequential(self) -> Iterator[MlmBatch]:
+        return itertools.islice(self.loader.sequential(), EVALUATION_BATCHES)
+
+
+def _masks_and_squeeze(trainer: Trainer, stream, stage: Stages) -> int:
+    """The last masks of the schedule at once, then their groups leave; returns the last step's number."""
+    learner = trainer.learner
+    assert isinstance(learner, WidLearner)
+    groups = learner.groups().values()
+    if all(group.squeezed for group in groups):  # calibrated
+        return 1
+    step = learner.w_step * max(group.last_interval for group in groups)
+    with stage("step with new masks"):
+        trainer.step(step, stream, 1.0)
+    if learner.squeeze_tolerance is None:
+        return step
+    with stage("squeeze"):
+        trainer.squeeze([group for group in groups if group.masked], step, next(stream).to(trainer.place.device))
+    with stage("step after the squeeze"):
+        trainer.step(step + 1, stream, 1.0)
+    return step + 1
+
+
+def _resume(place: Place, args: argparse.Namespace, reports: Reports, signals: StopSignals, last: int) -> None:
+    """Build everything from the checkpoint, compare, make a step."""
+    trainer, start = build_trainer(place, args, reports, signals)
+    tensors, _ = trainer.learner.checkpoint()
+    if place.leads:
+        saved, _, _ = load_checkpoint(Path(f"{args.output_model_path}-{last}"))
+        unlike = [name for name, tensor in saved.items() if not torch.equal(tensor, tensors[name].cpu())]
+        if unlike or start != last:
+            raise UserError(f"dry run: what was resumed is not what was saved ({', '.join(unlike[:5])}); is another "
+                            f"run writing to {args.output_model_path}?")
+    stream = trainer.batches.stream(start)
+    trainer.learner.student.train()
+    trainer.step(start + 1, stream, 1.0)
+    stream.close()
+
+
+def _merge(args: argparse.Namespace, step: int, reports: Reports) -> None:
+    """What convert.py does with the checkpoint."""
+    squeezed = args.weight_squeeze and not args.no_squeeze
+    masks = args.mask_path if args.weight_squeeze and not squeezed else None
+    options = SimpleNamespace(
+        load_model_path=f"{args.output_model_path}-{step}", layers_num=None, hidden_size=None, feedforward_size=None,
+        heads_num=None, config_path=None, compactor_mask_strategy=None, mask_path=masks,
+        mask_step=step if masks else None, keep_attention_scale=False, vocab_path=None, do_lower_case=None)
+    paths = output_paths(str(Path(args.output_model_path).with_name("student.bin")), ["uer"])
+    write_outputs(student_source(options, "--dryrun", reports.say), paths)  # type: ignore[arg-type]

@@ -1,0 +1,152 @@
+"""From options, a teacher and perhaps a checkpoint to what the trainer trains."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+
+from uer.calibration.student import apply_calibration, calibrate_groups
+from uer.checkpoint import Checkpoint, restore_optimizer
+from uer.config import ModelConfig
+from uer.data.loader import MlmLoader
+from uer.distributed import Place
+from uer.learner import Learner, PlainLearner
+from uer.models.build import from_weights
+from uer.optimizers import AdamW, parameter_groups, schedule
+from uer.plan import shared_w_step
+from uer.reports import Reports
+from uer.sharding import ShardedLearner, ShardedMaster
+from uer.squeeze.groups import MaskGroup, build_groups
+from uer.squeeze.importance import build_scores
+from uer.squeeze.learner import WidLearner
+from uer.squeeze.master import Master
+from uer.squeeze.penalty import build_penalty, simulate_decay
+from uer.squeeze.pooler import COLUMNS, last_gamma, shift_pooler, squeeze_pooler
+
+SWING = 0.1  # share of its size by which a masked entry may overshoot zero before a run is warned
+
+
+def build_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
+                  place: Place, reports: Reports, card: dict[str, Any], resumed: Checkpoint | None,
+                  pooler: dict[str, torch.Tensor]) -> tuple[Learner, dict[str, Any]]:
+    """The learner that the options ask for, at its start or where a checkpoint left it, and its card.
+
+    Args:
+        weights: the teacher's, on any device.
+        card: what checkpoints of any kind say about themselves.
+        pooler: the teacher's; a new start brings it along.
+    """
+    learner: Learner
+    if args.weight_squeeze:
+        learner, card = wid_learner(args, config, weights, loader, place, reports, card, resumed, pooler)
+    else:
+        learner = plain_learner(args, config, weights if resumed is None else resumed[0], place.device)
+    if resumed is not None:
+        restore_optimizer(resumed[2]["optimizer"], learner.named_parameters(), learner.optimizer)
+    return learner, card
+
+
+def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor],
+                  device: torch.device) -> PlainLearner:
+    """A plain MLM run of a model with these weights."""
+    model = from_weights(config, weights).to(device)
+    head = args.head_learning_rate
+
+    def special(name: str) -> float | None:
+        return head if head is not None and name.startswith("target.") else None
+
+    named = [(name, parameter) for name, parameter in model.named_parameters()]
+    return PlainLearner(model, AdamW(parameter_groups(named, args.learning_rate, special,
+                                                      special_kind="head_learning_rate")))
+
+
+def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
+                place: Place, reports: Reports, card: dict[str, Any], resumed: Checkpoint | None,
+                pooler: dict[str, torch.Tensor]) -> tuple[Learner, dict[str, Any]]:
+    """The learner of a WID run and what its checkpoints say about themselves."""
+    groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim)
+    for group in groups.values():
+        group.dropped = group.dropped.to(place.device)
+    if args.mask_schedule_share is not None:
+        args.w_step = shared_w_step(groups, args.total_steps, args.mask_schedule_share)
+        reports.say(f"masks change every {args.w_step:,} steps (--w_step)")
+    card = {**card, "kind": "wid"}
+    weights = resumed[0] if resumed else weights
+    sharded = args.shard_master and place.world_size > 1
+    if not sharded or args.compactor_init == "calibrated":
+        weights = {name: tensor.to(place.device) for name, tensor in weights.items()}
+    if resumed is not None:
+        if resumed[1]["kind"] == "plain":
+            student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
+            return plain_learner(args, student, weights, place.device), {**card, **resumed[1]}
+        restore_groups(groups, resumed[1], resumed[2], place.device)
+    elif args.compactor_init == "calibrated":
+        calibration = calibrate_groups(args, config, weights, groups, loader, place, reports)
+        weights = apply_calibration(calibration, weights, groups)
+        pooler.update(shift_pooler(pooler, calibration.offset))
+        if args.train == "student":
+            master = Master(config, weights, groups)
+            student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
+            tensors = master.compose(multiply_out=True)
+            pooler.update(squeeze_pooler(pooler, weights[COLUMNS], tensors[last_gamma(config.layers_num)]))
+            card = {**card, "kind": "plain", "teacher": student.to_dict(), "origin": config.to_dict()}
+            return plain_learner(args, student, tensors, place.device), card
+    tokens = args.batch_size * args.accumulation_steps * loader.dataset.header["seq_length"]
+    many = 1 << 40  # several processes send gradients in the student's size
+    shape = (tokens, tokens * 15 // 100) if place.world_size == 1 else (many, many)
+    master = ShardedMaster(config, weights, groups, place) if sharded else Master(config, weights, groups, *shape)
+    if args.comp_only:
+        for name, parameter in master.named_parameters():
+            parameter.requires_grad_("compactor" in name)
+    optimizer = AdamW(parameter_groups(master.named_parameters(), args.learning_rate,
+                                       lambda name: args.compactor_learning_rate if "compactor" in name else None,
+                                       special_kind="compactor_learning_rate"))
+    penalty = build_penalty(args.penalty, master, optimizer, args.w_step, args.l2_lambda)
+    tolerance = None if args.no_squeeze else args.squeeze_tolerance
+    scores = build_scores(args.mask_scores, master)
+    if resumed is not None:
+        scores.load_state_dict(resumed[2].get("scores", {}))
+    kind = ShardedLearner if sharded else WidLearner
+    learner = kind(master, optimizer, penalty, args.w_step, tolerance, scores)
+    if args.compactor_init == "identity":
+        warn_of_decay(args, groups, reports)
+    return learner, card
+
+
+def restore_groups(groups: dict[str, MaskGroup], card: dict[str, Any], resume: dict[str, Any],
+                   device: torch.device) -> None:
+    """Bring the mask groups to where a checkpoint left them."""
+    for name, group in groups.items():
+        if name in resume["keep"]:
+            group.set_keep(resume["keep"][name].to(device))
+        if not resume["penalised"][name]:
+            group.dropped = group.dropped[:0]
+        group.squeezed = name in card["squeezed"]
+
+
+def warn_of_decay(args: argparse.Namespace, groups: dict[str, MaskGroup], reports: Reports) -> None:
+    """Say so when masked entries will not be gone at the end of the run, by running the update on one entry."""
+    intervals = max(group.last_interval for group in groups.values())
+    last = intervals * args.w_step
+    if last >= args.total_steps:
+        reports.say(f"warning: the mask schedule ends at step {last:,}, after the last step "
+                    f"{args.total_steps:,}; a --w_step of {max(1, args.total_steps // 2 // intervals)} would "
+                    f"leave half of the run for the finished student")
+        return
+    if args.penalty != "published":
+        return
+    factor = schedule(args.scheduler, args.total_steps, args.warmup)
+    rates = [args.compactor_learning_rate * factor(t) for t in range(args.total_steps)]
+    swing = -min(simulate_decay(rates[args.w_step:last], args.l2_lambda))
+    left = abs(simulate_decay(rates[last:], args.l2_lambda)[-1])
+    product = f"--compactor_learning_rate {args.compactor_learning_rate:g} × --l2_lambda {args.l2_lambda:g}"
+    if swing > SWING:
+        reports.say(f"warning: {product} is past the stability limit of the published penalty: a masked entry "
+                    f"overshoots zero by {100 * swing:.0f} % instead of fading (a product of 0.02 is about the limit); "
+                    f"lower one of them, or take --penalty fade")
+    elif left > args.squeeze_tolerance:
+        reports.say(f"warning: with {product}, entries masked last are still at {left:.1e} of their size after the "
+                    f"last step, above --squeeze_tolerance {args.squeeze_tolerance:g}, so their groups stay; "
+                    f"more steps, a larger rate, or --penalty fade would do")

@@ -1,0 +1,49 @@
+"""Signals that ask a run to save and end: SIGTERM (scancel, a time limit), SIGINT (Ctrl-C), SIGUSR1 (Slurm's --signal).
+
+A handler only takes note. Every step the processes tell each other what they have received, so all of them end after
+the same step. SIGQUIT (Ctrl-\\) still ends a process at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
+
+
+class StopSignals:
+    """Takes note of `SIGNALS` while it is entered (in a main thread; elsewhere signals do not arrive).
+
+        with StopSignals() as signals:
+            flags = signals.flags()       # summed over the processes
+            number = signals.agreed(flags)
+    """
+
+    def __init__(self) -> None:
+        self._received: set[int] = set()
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received.add(number)
+
+    def flags(self) -> list[float]:
+        """1 or 0 for each of `SIGNALS`: whether this process has received it."""
+        return [float(number in self._received) for number in SIGNALS]
+
+    @staticmethod
+    def agreed(flags: Sequence[float]) -> int | None:
+        """The first of `SIGNALS` that any process has received, from the sum of their flags."""
+        return next((number for number, count in zip(SIGNALS, flags) if count), None)
