@@ -25,7 +25,7 @@ from experiments.methods import METHODS, UNTRAINED, Method
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH_SIZE = 16
-GLUE_EPOCHS, GLUE_RATE, GLUE_SEEDS = "3", "1e-4", ("1", "2", "3")
+GLUE_EPOCHS, GLUE_RATE, GLUE_SEEDS = "2", "2e-4", ("1", "2", "3")
 
 
 def main() -> None:
