@@ -45,6 +45,7 @@ def main() -> None:
                 for rate in method.rates[turn:turn + 1]:
                     experiment.student(target, method, rate)
     print(experiment.table())
+    experiment.picture()
 
 
 class Experiment:
@@ -107,9 +108,9 @@ class Experiment:
         models, names = [self.args.teacher], ["teacher"]
         for target in self.args.target_dim:
             for method in METHODS:
-                best = self._best(target, method)
+                rate, best = self._best(target, method)
                 if best and (self.args.rows is None or method.name in self.args.rows):
-                    models.append(str(self._model(best["name"])))
+                    models.append(str(self._model(row_name(target, method, rate))))
                     names.append(f"{target}: {method.name}")
         self._run("finetune/run_glue.py", "--data_dir", self.args.glue_path, "--vocab_path", self.args.vocab_path,
                   "--pretrained_model_path", *models, "--model_names", *names, "--output_path", self.work / "glue",
@@ -121,8 +122,8 @@ class Experiment:
         teacher = json.loads(self._file("teacher").read_text())
         rows = [("teacher", "", teacher)]
         for target in self.args.target_dim:
-            rows += [(f"{target}: {method.name}", best["name"].rpartition(" ")[2], best) for method in METHODS
-                     if (best := self._best(target, method))]
+            best = {method.name: self._best(target, method) for method in METHODS}
+            rows += [(f"{target}: {name}", rate, row) for name, (rate, row) in best.items() if row]
         lines = ["| model | rate | parameters | MLM loss | accuracy | of the teacher's | seconds |",
                  "|---|---:|---:|---:|---:|---:|---:|"]
         lines += [f"| {name} | {rate} | {row['parameters'] / 1e6:.1f} M | {row['loss']:.3f} | "
@@ -130,10 +131,27 @@ class Experiment:
                   f"{row['seconds']:.0f} |" for name, rate, row in rows]
         return "\n".join(lines)
 
-    def _best(self, target: int, method: Method) -> dict | None:
-        files = [self._file(row_name(target, method, rate)) for rate in method.rates]
-        rows = [json.loads(file.read_text()) for file in files if file.exists()]
-        return min(rows, key=lambda row: row["loss"], default=None)
+    def picture(self) -> None:
+        """Draw the table's accuracies to <work_path>/students.png; where matplotlib is missing, say so."""
+        try:
+            from experiments.figure import draw
+        except ImportError:
+            print("no picture: the package matplotlib is not installed")
+            return
+        teacher = json.loads(self._file("teacher").read_text())["accuracy"]
+        best = {target: {method.name: self._best(target, method)[1] for method in METHODS}
+                for target in self.args.target_dim}
+        shares = {target: {name: row["accuracy"] / teacher for name, row in rows.items() if row}
+                  for target, rows in best.items()}
+        ours = {method.name for method in METHODS if "--weight_squeeze" in method.extra or method is UNTRAINED}
+        draw(self.work / "students.png", {target: rows for target, rows in shares.items() if rows}, ours,
+             f"Held-out MLM accuracy after {self.args.steps} steps, of the teacher's (blue: weight-inherited)")
+
+    def _best(self, target: int, method: Method) -> tuple[str, dict]:
+        """The rate with the lowest loss and its figures; ("", {}) where nothing has been run."""
+        files = {rate: self._file(row_name(target, method, rate)) for rate in method.rates}
+        rows = {rate: json.loads(file.read_text()) for rate, file in files.items() if file.exists()}
+        return min(rows.items(), key=lambda item: item[1]["loss"], default=("", {}))
 
     def _file(self, row: str) -> Path:
         return self.work / "rows" / f"{file_name(row)}.json"
