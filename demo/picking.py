@@ -3,8 +3,9 @@
 
 What people do who have no better idea, and so what the demo compares with. The same hidden dimensions are picked
 everywhere (the residual stream must stay aligned), in every head the same number, and of each feed-forward network and
-of the MLM head its own. Norms are those of the columns of the word table for the residual stream, of the rows of query, key and value in a head,
-of the rows of linear_1 times the columns of linear_2 in a feed-forward network, of the decoder's columns in the MLM head.
+of the MLM head its own. Norms are those of the columns of the word table for the residual stream, of the rows of query,
+key and value in a head, of the rows of linear_1 times the columns of linear_2 in a feed-forward network, of the
+decoder's columns in the MLM head.
 """
 
 from __future__ import annotations
