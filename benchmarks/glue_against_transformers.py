@@ -6,8 +6,8 @@ pad batches to their longest instance, and run AdamW (bias-corrected, eps 1e-6, 
 and decay, gradients cut at 1. The stock side has its own tokenizer, model, shuffling, dropout, and metrics
 (scikit-learn, scipy). Runs are kept in <work_path>/runs.json, so that an interrupted comparison goes on.
 
-With --paired nothing but this is done: both sides get the same head, the same batches and no dropout, and the losses of
-the first steps are compared one by one in float32.
+With --paired nothing but this is done: both sides get the same head, the same batches and no dropout, one epoch or its
+first steps are run in float32, and the losses of each step are compared, then the predictions on the dev data.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--train_limit", type=int, metavar="N", help="the first N training lines only")
     out.add_argument("--sides", nargs="+", default=["here", "transformers"],
                      choices=("here", "here, UER's AdamW", "transformers"))
-    out.add_argument("--paired", type=int, metavar="STEPS", help="compare the losses of so many steps, one by one")
+    out.add_argument("--paired", type=int, metavar="STEPS", nargs="?", const=1 << 30,
+                     help="compare step by step, so many steps (default: an epoch)")
     out.add_argument("--float32", action="store_true", help="no bfloat16")
     return out
 
@@ -156,24 +157,32 @@ class Stock:
         return {"figures": figures, "seconds": time.perf_counter() - begun}
 
     @torch.no_grad()
-    def evaluate(self, model) -> dict[str, float]:
-        """Metric -> value on the dev data."""
+    def predict(self, model) -> dict[str, np.ndarray]:
+        """Dev split -> classes, or scores."""
         model.eval()
-        figures = {}
-        for name, (rows, labels) in self.dev.items():
+        given = {}
+        for name, (rows, _) in self.dev.items():
             with self.precision():
                 logits = torch.cat([model(**self.pad(rows[i:i + 64])).logits.float() for i in range(0, len(rows), 64)])
-            given = logits[:, 0] if self.task.regression else logits.argmax(1)
-            for metric in self.task.metrics:
-                figures[f"{name} {metric}".strip()] = float(METRICS[metric](given.numpy(), labels.numpy()))
-        return figures
+            given[name] = (logits[:, 0] if self.task.regression else logits.argmax(1)).numpy()
+        return given
+
+    def figures(self, given: dict[str, np.ndarray]) -> dict[str, float]:
+        """Metric -> value on the dev data."""
+        return {f"{name} {metric}".strip(): float(METRICS[metric](given[name], labels.numpy()))
+                for name, (_, labels) in self.dev.items() for metric in self.task.metrics}
+
+    def evaluate(self, model) -> dict[str, float]:
+        """Metric -> value on the dev data."""
+        return self.figures(self.predict(model))
 
 
 # -- step by step ------------------------------------------------------------------------------------------------------
 
 
 def paired(args: argparse.Namespace, task: Task, folder: Path) -> str:
-    """Largest difference of the losses of the first steps: same head, same batches, no dropout, float32."""
+    """Losses of an epoch's steps and dev predictions: same head, same batches, no dropout, float32."""
+    args.float32 = True
     stock = Stock(args, task, folder)
     theirs = stock.model(1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
     loaded = load_encoder(args.model_path, None, dropout=0.0)
@@ -205,9 +214,28 @@ def paired(args: argparse.Namespace, task: Task, folder: Path) -> str:
             optimizer.step()
             optimizer.zero_grad()
         scheduler.step()
-    table = np.array(losses)
-    return (f"{task.name}: {len(steps)} steps, loss {table[0, 0]:.4f} to {table[-1, 0]:.4f}; largest difference of a "
-            f"step's loss {np.abs(table[:, 0] - table[:, 1]).max():.1e}")
+    gaps = np.abs(np.subtract(*np.array(losses).T))
+    text = (f"{task.name}: {len(steps)} steps, loss {losses[0][0]:.4f} to {losses[-1][0]:.4f}; difference of a step's "
+            f"loss {np.median(gaps):.1e} (median), {gaps.max():.1e} (largest)")
+    their_choice, our_choice, ours = stock.predict(theirs), {}, ours.eval()
+    for split in read_glue(task, folder, "dev"):
+        dev = [collate(rows, tokenizer.vocab.pad_id) for rows in batched(encode(split.examples, tokenizer, SEQ_LENGTH))]
+        with torch.no_grad():
+            logits = torch.cat([ours(batch.src, batch.seg) for batch in dev])
+        our_choice[split.name] = (logits[:, 0] if task.regression else logits.argmax(1)).numpy()
+        same, name = (our_choice[split.name] == their_choice[split.name]).sum(), f" {split.name}".rstrip()
+        text += f"; dev{name}: {same} of {len(logits)} predictions are the same"
+    return f"{text}; here {percents(stock.figures(our_choice))}, transformers {percents(stock.figures(their_choice))}"
+
+
+def batched(rows: list, size: int = 64) -> list[list]:
+    """Rows in their order."""
+    return [rows[i:i + size] for i in range(0, len(rows), size)]
+
+
+def percents(figures: dict[str, float]) -> str:
+    """Metrics and their values in percent."""
+    return ", ".join(f"{name} {100 * value:.1f}" for name, value in figures.items())
 
 
 # -- results -----------------------------------------------------------------------------------------------------------

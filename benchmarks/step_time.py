@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 
 from uer.config import ModelConfig
+from uer.cost import ZIPF
 from uer.memory import keep_freed_memory
 from uer.models.bert import Bert, initialise
 from uer.models.sizes import BertSizes
@@ -60,6 +61,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--target_dim", type=int, default=192, help="the student's (default: 192)")
     parser.add_argument("--vocabulary", type=int, default=30522, help="default: 30522")
     parser.add_argument("--strategy", choices=("dim", "head"), default="dim", help="default: dim")
+    parser.add_argument("--tokens", choices=("text", "uniform"), default="text",
+                        help="as frequent as in text (Zipf's law), or all alike (default: text)")
     parser.add_argument("--turns", type=int, default=3, help="timed turns of each phase (default: 3)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="what to count (default: wall)")
@@ -82,11 +85,12 @@ def random_bert(args: argparse.Namespace, config: ModelConfig) -> Bert:
     return model
 
 
-def random_batch(args: argparse.Namespace) -> Batch:
-    """Full rows, 15 % of the positions to predict."""
+def random_batch(args: argparse.Namespace, tokens_as: str = "text") -> Batch:
+    """Full rows of tokens as frequent as in `text`, or `uniform`; 15 % of the positions to predict."""
     generator = torch.Generator().manual_seed(2)
     tokens = args.batch_size * args.seq_length
-    src = torch.randint(5, args.vocabulary, (args.batch_size, args.seq_length), generator=generator)
+    frequencies = torch.arange(1, args.vocabulary + 1, dtype=torch.float64) ** -(ZIPF if tokens_as == "text" else 0)
+    src = torch.multinomial(frequencies, tokens, replacement=True, generator=generator).view(-1, args.seq_length)
     positions = torch.randperm(tokens, generator=generator)[: round(0.15 * tokens)].sort().values
     return src, torch.ones_like(src), positions, src.flatten()[positions]
 
@@ -228,7 +232,7 @@ def status_mb(key: str) -> float:
 
 def report_memory(phase: str, args: argparse.Namespace) -> None:
     """Resident memory of this process after, and its peak during, some steps of a phase."""
-    step = build(phase, args, random_batch(args))
+    step = build(phase, args, random_batch(args, args.tokens))
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     for _ in range(3):
         step()
@@ -246,7 +250,8 @@ def main() -> None:
     print(machine())
     print(f"{args.layers_num} layers x {args.hidden_size} -> {args.target_dim} ({args.strategy}), vocabulary "
           f"{args.vocabulary}, batch {args.batch_size} x {args.seq_length}, fp32", flush=True)
-    batch = random_batch(args)
+    batch = random_batch(args, args.tokens)
+    print(f"{len(batch[0].unique())} distinct tokens", flush=True)
     steps = {phase: build(phase, args, batch) for phase in args.phases}
     first = {phase: step() for phase, step in steps.items()}  # warm-up, and the loss at the start
     clock = time.perf_counter if args.clock == "wall" else time.process_time

@@ -8,6 +8,7 @@ WID = ("--weight_squeeze", "--compactor_init")
 CALIBRATED = (*WID, "calibrated")
 STUDENT = (*CALIBRATED, "--train", "student")
 FADING = (*WID, "identity", "--penalty", "fade")  # the published penalty needs thousands of steps
+EARLY = ("--mask_schedule_share", "0.3")
 SOFT = ("--soft_targets_weight", "0.5")
 INTERVALS = 24  # mask updates in a run; the schedule of 12 heads takes 16 of them
 
@@ -36,7 +37,7 @@ class Method:
     def options(self, steps: int, teacher: str) -> list[str]:
         """Options of pretrain.py for a run of this many steps."""
         options = list(self.extra)
-        if self.masked:
+        if self.masked and "--mask_schedule_share" not in options:
             options += ["--w_step", str(max(1, steps // INTERVALS))]
         if "--soft_targets_weight" in options and self.start != "teacher":
             options += ["--soft_targets_teacher", teacher]
@@ -52,10 +53,12 @@ UNTRAINED = Method("calibrated, no training", "teacher")
 METHODS = (
     UNTRAINED,
     Method("calibrated, merged student trained", "teacher", STUDENT, ("1e-4", "2e-4")),
-    Method("calibrated, compactors and teacher trained", "teacher", CALIBRATED, ("2e-5", "5e-5")),
+    Method("calibrated, compactors and teacher trained", "teacher", CALIBRATED, ("2e-5", "5e-5", "1e-5")),
     Method("calibrated, merged student, soft labels", "teacher", (*STUDENT, *SOFT), ("4e-4", "2e-4")),
-    Method("published start, dim", "teacher", FADING, ("1e-4",)),
-    Method("published start, head", "teacher", FADING, ("1e-4",), "head"),
+    Method("published start, dim", "teacher", FADING, ("1e-4", "3e-4")),
+    Method("published start, head", "teacher", FADING, ("1e-4", "3e-4"), "head"),
+    Method("published start, dim, Taylor scores", "teacher", (*FADING, "--mask_scores", "taylor"), ("1e-4", "3e-4")),
+    Method("published start, dim, masks early", "teacher", (*FADING, *EARLY), ("1e-4", "3e-4")),
     Method("weights picked by norm", "norm", (), ("3e-4", "6e-4")),
     Method("weights picked at random", "random", (), ("3e-4", "6e-4")),
     Method("from scratch", "scratch", (), ("1e-3", "5e-4")),

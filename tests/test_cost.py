@@ -11,7 +11,16 @@ import torch
 from small import Shape, plain_bert, teacher
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from uer.cost import Step, activation_bytes, activations_cost, plain_cost, student_shapes, table_rows, wid_cost
+from uer.cost import (
+    Step,
+    activation_bytes,
+    activations_cost,
+    distinct_tokens,
+    plain_cost,
+    student_shapes,
+    table_rows,
+    wid_cost,
+)
 from uer.optimizers import AdamW, parameter_groups
 from uer.squeeze.groups import build_groups
 from uer.squeeze.importance import build_scores
@@ -109,7 +118,7 @@ def test_a_plain_model(load):
 @pytest.mark.parametrize("strategy", ["dim", "head"])
 @pytest.mark.parametrize("variant", [{}, {"scores": "taylor"}, {"comp_only": True}, {"tied": True}, {"mlm": 40}])
 def test_a_step_of_master_and_student(load, phase, strategy, variant):
-    step = STEPS[load]
+    step = replace(STEPS[load], distinct=len(batch(STEPS[load])[0].unique()))
     learner = learner_in(phase, step, strategy, **variant)
     master = learner.master
     cost = wid_cost(master.config, TABLES, learner.groups(), step, comp_only=variant.get("comp_only", False),
@@ -128,6 +137,13 @@ def test_a_step_of_master_and_student(load, phase, strategy, variant):
     moments = [learner.optimizer.state[p][key] for p in trained.values() for key in ("exp_avg", "exp_avg_sq")]
     assert cost.memory["optimizer"] == sum(tensor.nbytes for tensor in moments)
     assert cost.memory["gradients"] == cost.memory["optimizer"] // 2
+
+
+def test_distinct_tokens_are_what_chance_gives():
+    tokens = torch.multinomial(torch.arange(1, 401).double() ** -1.1, 640, replacement=True,
+                               generator=torch.Generator().manual_seed(1))
+    assert distinct_tokens(640, 400) == pytest.approx(len(tokens.unique()), rel=0.1)
+    assert distinct_tokens(1, 400) == 1
 
 
 def test_several_processes_send_the_student():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-SLICE = {"cpu": 1 << 23}  # logits at a time: no more than caches hold
+SLICE = {"cpu": 1 << 25}  # logits at a time: few slices, as the products read the whole table for each, in 268 MB
 SLICE_ELSEWHERE = 1 << 28
 
 
@@ -40,7 +40,8 @@ class _VocabularyLoss(torch.autograd.Function):
         loss = torch.zeros((), dtype=full, device=features.device)
         correct = torch.zeros((), dtype=torch.long, device=features.device)
         gradients = _Gradients(features, table, full) if training else None
-        rows = min(len(features), max(1, SLICE.get(features.device.type, SLICE_ELSEWHERE) // len(table)))
+        slices = -(-len(features) * len(table) // SLICE.get(features.device.type, SLICE_ELSEWHERE))
+        rows = -(-len(features) // max(1, slices))  # slices of one size
         room = table.new_empty(rows, len(table))
         probabilities = room.new_empty(room.shape, dtype=full)
         for start in range(0, len(features), max(1, rows)):
