@@ -72,8 +72,8 @@ class Experiment:
         trained = self.work / "adapted"
         steps = str(self.args.teacher_steps)
         self._run("pretrain.py", "--pretrained_model_path", self.args.teacher_from, "--allow_missing_head",
-                  *self._data(self.args.seeds[0]), "--output_model_path", trained, "--total_steps", steps, "--learning_rate", "1e-4",
-                  "--head_learning_rate", "3e-4")
+                  *self._data(self.args.seeds[0]), "--output_model_path", trained, "--total_steps", steps,
+                  "--learning_rate", "1e-4", "--head_learning_rate", "3e-4")
         self._run("convert.py", "--load_model_path", f"{trained}-{steps}", "--output_model_path", self.args.teacher)
 
     def student(self, target: int, method: Method, rate: str, seed: int) -> None:

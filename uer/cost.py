@@ -109,7 +109,7 @@ class Cost:
 def distinct_tokens(tokens: int, vocab: int) -> int:
     """Distinct ones to expect among tokens of text, where the r-th most frequent has a share of r^-1.1.
 
-    33 % of 32 x 128 tokens and 23 % of 128 x 128 for a vocabulary of 30522; of English novels and Wikipedia, 34 and 24 %.
+    For a vocabulary of 30522: 33 % of 32 x 128 tokens and 23 % of 128 x 128; counted in English text, 34 and 24 %.
     """
     shares = torch.arange(1, vocab + 1, dtype=torch.float64) ** -ZIPF
     return round(float((1 - (1 - shares / shares.sum()) ** tokens).sum()))

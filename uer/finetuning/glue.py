@@ -19,7 +19,6 @@ from uer.reports import Reports
 
 FORMAT = 1
 UNCOUNTED = ("WNLI",)  # its dev data contradict its training data, so BERT's authors left it out of the average
-COLOURS = ("#1b6ca8", "#d1495b", "#e09f3e", "#6b8f71", "#7d5ba6", "#4a4e69")
 NAMES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews", "pearson": "Pearson", "spearman": "Spearman"}
 
 
@@ -155,6 +154,8 @@ def write(found: dict[str, Any], folder: Path, tasks: list[str]) -> None:
         write_json(found, pending.add(folder / "glue.json"))
         pending.add(folder / "glue.md").write_text(table(found, tasks) + "\n" + notes(found), encoding="utf-8")
         if can_plot():
+            from uer.finetuning.chart import plot
+
             plot(pending.add(folder / "glue.png"), found, tasks)
         pending.publish()
 
@@ -162,39 +163,3 @@ def write(found: dict[str, Any], folder: Path, tasks: list[str]) -> None:
 def can_plot() -> bool:
     """Whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
-
-
-def plot(path: Path, found: dict[str, Any], tasks: list[str]) -> None:
-    """A group of bars a task, a bar a model, whiskers from the lowest to the highest seed."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    models = found["models"]
-    groups = [*tasks, "average"]
-    width = 0.8 / len(models)
-    figure, axes = pyplot.subplots(figsize=(max(6.0, 1.3 * len(groups) + 2), 5), layout="constrained")
-    for number, (name, model) in enumerate(models.items()):
-        scores = {task: line["score"] for task, line in model["tasks"].items()}
-        scores |= {"average": model["average"]} if model["average"] else {}
-        for first, (place, group) in enumerate((i, group) for i, group in enumerate(groups) if group in scores):
-            score = {key: 100 * value for key, value in scores[group].items()}
-            x = place + (number - (len(models) - 1) / 2) * width
-            height = score["median"]
-            axes.bar(x, height, 0.92 * width, color=COLOURS[number % len(COLOURS)], label=None if first else name)
-            if score["highest"] > score["lowest"]:
-                axes.errorbar(x, height, [[height - score["lowest"]], [score["highest"] - height]], color="#333333",
-                              capsize=3, linewidth=1)
-            axes.annotate(f"{height:.1f}", (x, max(score["highest"], 0)), xytext=(0, 4), textcoords="offset points",
-                          ha="center", fontsize=8)
-    axes.set_xticks(range(len(groups)), groups)
-    axes.axvline(len(tasks) - 0.5, color="#999999", linewidth=0.8)
-    axes.set(ylabel="score on the dev data (percent)", title="GLUE after fine-tuning")
-    axes.set_ylim(top=max(axes.get_ylim()[1], 100))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=min(4, len(models)), frameon=False)
-    figure.savefig(path, dpi=120, format="png")
-    pyplot.close(figure)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from uer.errors import UserError
+from uer.memory import keep_freed_memory
 from uer.optimizers import AdamW, parameter_groups, schedule
 from uer.reports import Reports, duration
 from uer.trainer import step_seed
@@ -115,6 +116,7 @@ def tune(model: nn.Module, problem: Problem, combination: Combination, settings:
     Raises:
         UserError: the loss is no finite number any more.
     """
+    keep_freed_memory()
     model.to(device)
     groups = parameter_groups(model.named_parameters(), combination.learning_rate, weight_decay=settings.weight_decay)
     optimizer = AdamW(groups, bias_correction=settings.bias_correction)
