@@ -9,10 +9,12 @@ import torch
 from small import THREE_BY_8, batch, plain_bert, student_sizes, teacher
 from torch import nn
 
+from uer.embeddings.word_pos_seg import WordPosSegEmbedding
 from uer.layers.layer_norm import LayerNorm
 from uer.layers.multi_headed_attn import MultiHeadedAttention
 from uer.layers.position_ffn import ACTIVATIONS, PositionwiseFeedForward
 from uer.models.bert import Bert, initialise, mlm_loss
+from uer.models.sizes import BertSizes
 from uer.optimizers import SCHEDULERS, AdamW, parameter_groups, schedule
 from uer.targets import vocabulary_loss as vocabulary_loss_module
 from uer.targets.vocabulary_loss import vocabulary_loss
@@ -284,3 +286,29 @@ def test_schedules_after_warm_up(name: str, values: list[float]):
 
 def test_without_warm_up_the_first_step_has_the_whole_rate():
     assert all(schedule(name, total_steps=100, warmup=0.0)(0) == 1.0 for name in SCHEDULERS)
+
+
+@pytest.mark.parametrize("compiling", [False, True])
+def test_a_projected_embedding_is_that_of_multiplied_tables(monkeypatch, compiling):
+    """Each distinct token projected once, or every token as in a compiled graph: values and gradients."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    generator = torch.Generator().manual_seed(1)
+    sizes = BertSizes.uniform(vocab=40, hidden=6, layers=1, heads=1, feedforward=8, positions=12)
+    embedding = WordPosSegEmbedding(sizes, dropout=0.0, layernorm="uer", layernorm_eps=1e-6).double()
+    tables = [embedding.word_embedding, embedding.position_embedding, embedding.segment_embedding]
+    for table in tables:
+        wide = torch.randn(len(table.weight), 10, generator=generator, dtype=torch.float64)
+        table.weight = nn.Parameter(wide)
+    embedding.projection = nn.Parameter(torch.randn(6, 10, generator=generator, dtype=torch.float64))
+    src = torch.randint(0, 9, (3, 11), generator=generator)
+    seg = torch.randint(0, 3, (3, 11), generator=generator)
+    weights = torch.randn(3, 11, 6, generator=generator, dtype=torch.float64)
+
+    word, position, segment = (table.weight @ embedding.projection.T for table in tables)
+    expected = word[src] + position[:11] + segment[seg]
+    parameters = [*(table.weight for table in tables), embedding.projection]
+    gradients = torch.autograd.grad((expected * weights).sum(), parameters)
+    found = embedding.sum(src, seg)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for one, other in zip(torch.autograd.grad((found * weights).sum(), parameters), gradients):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
