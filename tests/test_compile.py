@@ -48,7 +48,7 @@ def test_no_graph_is_made_per_step(bench, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     backend = Counting()
     monkeypatch.setattr(compilation, "BACKEND", backend)
-    words = options(bench, *WID, "--no_group_by_length", total_steps=30, w_step=3, batch_size=8)
+    words = options(bench, *WID, "--no_group_by_length", total_steps=30, w_step=3, batch_size=8, dropout=0)
     compiled, _ = build([*words, "--compile"])
     plain, _ = build(words)
     graphs = []

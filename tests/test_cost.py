@@ -188,8 +188,6 @@ def test_what_the_forward_pass_keeps(layernorm, dropout):
     """Counted storages that autograd saves, without weights; attention's dropout aside, which only GPUs fuse."""
     step, config = Step(rows=64, seq=32), SHAPE.config(layernorm=layernorm, dropout=dropout)
     model = plain_bert(SHAPE, config, float_teacher()).train()
-    for layer in model.encoder.layers():
-        layer.self_attn.dropout = 0.0
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     saved: dict[int, int] = {}
     held = []

@@ -189,7 +189,7 @@ def activation_bytes(sizes: BertSizes, config: ModelConfig, step: Step, projecte
     tokens, predicted = step.rows * step.seq, step.predicted // step.micro_steps
     product = 2 if step.bf16 else FLOAT
     hidden = sizes.hidden
-    dropped = (1 if step.cuda else FLOAT) if config.dropout else 0  # what dropout keeps of an entry
+    dropped = 1 if config.dropout else 0  # what dropout keeps of an entry
     kept = tokens * (FLOAT + dropped) * hidden + product * projected
     for heads, size, feedforward in sizes.layers:
         kept += tokens * (product * (2 * hidden + 4 * heads * size + 2 * feedforward) + 2 * (FLOAT + dropped) * hidden)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from uer.layers.dropout import Dropout
 from uer.layers.layer_norm import LayerNorm
 from uer.models.sizes import BertSizes
 
@@ -27,7 +28,7 @@ class WordPosSegEmbedding(nn.Module):
         self.projection: nn.Parameter | None
         self.register_parameter("projection", None)
         self.layer_norm = LayerNorm(sizes.hidden, layernorm, layernorm_eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """src, seg int [batch, seq] -> [batch, seq, hidden]"""

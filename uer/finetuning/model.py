@@ -22,6 +22,7 @@ from uer.finetuning.options import POOLINGS
 from uer.formats import LoadedModel, load_model, shapes
 from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, shortened, write_json
 from uer.formats.uer_names import to_published
+from uer.layers.dropout import Dropout
 from uer.models.sizes import BertSizes
 
 INIT_STD = 0.02
@@ -55,7 +56,7 @@ class Classifier(Encoder):
         super().__init__(sizes, config)
         assert pooling in POOLINGS
         self.pooling = pooling
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.output_layer_1 = nn.Linear(sizes.hidden, sizes.hidden)
         self.output_layer_2 = nn.Linear(sizes.hidden, outputs)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from uer.layers.attention import attention
 
 
 class MultiHeadedAttention(nn.Module):
@@ -39,5 +40,5 @@ class MultiHeadedAttention(nn.Module):
             for linear in self.linears()
         )
         dropout = self.dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        context = attention(query, key, value, mask, dropout)
         return context.transpose(1, 2).reshape(batch, seq, self.heads_num * self.head_size)

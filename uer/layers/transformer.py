@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from uer.layers.dropout import Dropout
 from uer.layers.layer_norm import LayerNorm
 from uer.layers.multi_headed_attn import MultiHeadedAttention
 from uer.layers.position_ffn import PositionwiseFeedForward
@@ -18,10 +19,10 @@ class TransformerLayer(nn.Module):
                  layernorm_eps: float):
         super().__init__()
         self.self_attn = MultiHeadedAttention(sizes.hidden, layer.heads, layer.head_size, dropout)
-        self.dropout_1 = nn.Dropout(dropout)
+        self.dropout_1 = Dropout(dropout)
         self.layer_norm_1 = LayerNorm(sizes.hidden, layernorm, layernorm_eps)
         self.feed_forward = PositionwiseFeedForward(sizes.hidden, layer.feedforward, hidden_act)
-        self.dropout_2 = nn.Dropout(dropout)
+        self.dropout_2 = Dropout(dropout)
         self.layer_norm_2 = LayerNorm(sizes.hidden, layernorm, layernorm_eps)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
