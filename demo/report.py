@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-COLUMNS = ("model", "steps", "parameters", "MLM loss", "accuracy", "of the teacher's", "tokens/s", "seconds")
+COLUMNS = ("model", "steps", "parameters", "MLM loss", "accuracy", "of the teacher's", "package", "tokens/s", "seconds")
 COLOURS = ("#1b6ca8", "#d1495b", "#e09f3e", "#6b8f71", "#7d5ba6")
 STYLES = (("-", COLOURS[2]), ("--", COLOURS[2]), ("-", COLOURS[0]))
 
@@ -20,6 +20,7 @@ class Row(NamedTuple):
         loss, accuracy: on held-out text; accuracy as a share.
         tokens_per_second: of evaluation.
         seconds: calibration and training; for the teacher its adaptation.
+        package: share of docstrings whose package it tells after fine-tuning; None where it was not fine-tuned.
     """
 
     model: str
@@ -29,6 +30,7 @@ class Row(NamedTuple):
     accuracy: float
     tokens_per_second: float
     seconds: float
+    package: float | None = None
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -45,7 +47,9 @@ def table(rows: Sequence[Row]) -> str:
 def _cells(row: Row, teacher: Row) -> tuple[str, ...]:
     share = 100 * row.accuracy / teacher.accuracy if teacher.accuracy else float("nan")
     return (row.model, f"{row.steps:,}", f"{row.parameters / 1e6:.1f} M", f"{row.loss:.2f}",
-            f"{100 * row.accuracy:.1f} %", f"{share:.0f} %", f"{row.tokens_per_second:,.0f}", f"{row.seconds:.0f}")
+            f"{100 * row.accuracy:.1f} %", f"{share:.0f} %",
+            "" if row.package is None else f"{100 * row.package:.0f} %", f"{row.tokens_per_second:,.0f}",
+            f"{row.seconds:.0f}")
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from uer.errors import run_script
 BATCH = 16
 REPORT_STEPS = 5
 CALIBRATION_BATCHES = 8  # of 16 × 128 tokens
+PARAGRAPHS = (400, 200)  # of each package, to fine-tune with and to judge by
 MERGED = re.compile(r"merged against the trained model as it is: ([\d.e+-]+\d)")
 CALIBRATED = ["--compactor_init", "calibrated", "--calibration_batches", str(CALIBRATION_BATCHES),
               "--learning_rate", "5e-5", "--compactor_learning_rate", "5e-6"]
@@ -52,6 +53,7 @@ class Demo:
         self.rows: list[Row] = []
         self.runs: dict[str, Path] = {}  # label -> folder of the reports of a student's training
         self.merged: dict[str, float] = {}  # label -> largest logit difference, trained against merged
+        self.tuned: list[tuple[str, str, Command]] = []  # label, name, model options of what is fine-tuned
 
     # -- command lines ---------------------------------------------------------------------------------------------
 
@@ -115,6 +117,7 @@ class Demo:
         self.runner.step("teacher-figures", "The teacher's figures on the held-out text:",
                          self.evaluate("teacher", teacher.path, teacher.config_path))
         self._row("teacher", steps, "teacher", seconds)
+        self.tuned.append(("teacher", "teacher", [*teacher.model_options()]))
         return teacher
 
     def calibrated(self, teacher: Teacher, strategy: str) -> None:
@@ -144,6 +147,8 @@ class Demo:
             self.evaluate(name, student))
         self._row(label, steps, name, done["seconds"][0])
         self.runs[label] = self.work / "logs" / name
+        if name != "published":
+            self.tuned.append((label, name, ["--pretrained_model_path", student]))
         self.merged[label] = next(float(match[1]) for line in done["lines"] if (match := MERGED.search(line)))
 
     def plain(self, name: str, label: str, words: str, model: list[str | Path], *before: Command) -> None:
@@ -154,6 +159,7 @@ class Demo:
             self.evaluate(name, self.work / f"{name}.bin-{steps}"))
         self._row(label, steps, name, sum(done["seconds"][:-1]))
         self.runs[label] = self.work / "logs" / name
+        self.tuned.append((label, name, ["--pretrained_model_path", self.work / f"{name}.bin-{steps}"]))
 
     def students(self, teacher: Teacher) -> None:
         """All students; those of one strategy are of one size."""
@@ -179,6 +185,24 @@ class Demo:
         self.plain("scratch", "from scratch", "FROM SCRATCH, for comparison: a student of the same size with random "
                    "weights.", ["--config_path", self.work / "picked-start_config.json"])
 
+    def fine_tuned(self) -> None:
+        """The models' use for a task of one's own."""
+        train, dev = self.work / "package-train.tsv", self.work / "package-dev.tsv"
+        made = {name: self.work / f"package-{name}.bin" for _, name, _ in self.tuned}
+        self.runner.step(
+            "fine-tuning", "FINE-TUNING. Does a docstring come from the standard library, torch or numpy? Each model "
+            f"reads {3 * PARAGRAPHS[0]:,} paragraphs once and is asked about {3 * PARAGRAPHS[1]:,} others.",
+            ["demo/origin.py", "--train_path", train, "--dev_path", dev, "--train_examples", str(PARAGRAPHS[0]),
+             "--dev_examples", str(PARAGRAPHS[1])],
+            *(["finetune/run_classifier.py", "--train_path", train, "--dev_path", dev, *model,
+               *self.teacher.text_options(), "--pooling", "mean", "--epochs_num", "1", "--learning_rate", "2e-4",
+               *(["--bf16"] if self.bf16 else []), "--output_model_path", made[name]]
+              for _, name, model in self.tuned))
+        for label, name, _ in self.tuned:
+            found = json.loads((ROOT / f"{made[name]}.results.json").read_text(encoding="utf-8"))
+            place = next(i for i, row in enumerate(self.rows) if row.model == label)
+            self.rows[place] = self.rows[place]._replace(package=found["runs"][0]["figures"]["accuracy"])
+
     # -- results ---------------------------------------------------------------------------------------------------
 
     def results(self, seconds: float) -> str:
@@ -187,6 +211,8 @@ class Demo:
         predictions = json.loads((ROOT / self._figures("teacher")).read_text())["predicted"]
         lines = [table(self.rows), f"Held-out text, {predictions:,} masked tokens; students trained for "
                  f"{self.student_steps} steps of {BATCH} × 128 tokens in {precision}.",
+                 f"package: docstrings whose package is told after fine-tuning with {3 * PARAGRAPHS[0]:,} of them "
+                 "(a guess: 33 %).",
                  "tokens/s: evaluation. seconds: calibration and training (of the teacher: its adaptation).",
                  f"Machine: {os.cpu_count()} cores, {platform.machine()}, {platform.system()}. "
                  f"The whole demo took {seconds / 60:.1f} minutes.", "",
@@ -248,6 +274,7 @@ def main() -> None:
         demo = Demo(args.work_path, runner, teacher, (steps[0], steps[1]), speed.bf16)
         demo.text()
         demo.students(demo.adapted_teacher())
+        demo.fine_tuned()
         text = demo.results(runner.before + time.perf_counter() - begun)
     say_heading("RESULTS")
     print(f"\n{text}\nwritten: {args.work_path}/results.md, results.json, plot.png", flush=True)

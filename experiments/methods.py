@@ -54,7 +54,7 @@ METHODS = (
     UNTRAINED,
     Method("calibrated, merged student trained", "teacher", STUDENT, ("1e-4", "2e-4")),
     Method("calibrated, compactors and teacher trained", "teacher", CALIBRATED, ("2e-5", "5e-5", "1e-5")),
-    Method("calibrated, merged student, soft labels", "teacher", (*STUDENT, *SOFT), ("4e-4", "2e-4")),
+    Method("calibrated, merged student, soft labels", "teacher", (*STUDENT, *SOFT), ("2e-4", "4e-4")),
     Method("published start, dim", "teacher", FADING, ("1e-4", "3e-4")),
     Method("published start, head", "teacher", FADING, ("1e-4",), "head"),
     Method("published start, dim, Taylor scores", "teacher", (*FADING, "--mask_scores", "taylor"), ("1e-4",)),

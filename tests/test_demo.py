@@ -255,12 +255,13 @@ def test_commands_can_be_pasted():
 
 
 def test_the_table_lines_up():
-    text = table([Row("teacher", 200, 34_500_000, 4.147, 0.3174, 3445.2, 133.4),
+    text = table([Row("teacher", 200, 34_500_000, 4.147, 0.3174, 3445.2, 133.4, 0.7912),
                   Row("a student of it", 0, 14_600_000, 4.4869, 0.2819, 12918, 24)])
     lines = text.splitlines()
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
     assert [cell.strip() for cell in lines[3].strip("|").split("|")] == [
-        "a student of it", "0", "14.6 M", "4.49", "28.2 %", "89 %", "12,918", "24"]
+        "a student of it", "0", "14.6 M", "4.49", "28.2 %", "89 %", "", "12,918", "24"]
+    assert lines[2].split("|")[-4].strip() == "79 %"
 
 
 def test_the_plot_is_an_image_of_the_curves(tmp_path):
