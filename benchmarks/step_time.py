@@ -265,7 +265,7 @@ def main() -> None:
     medians = {phase: statistics.median(values) for phase, values in seconds.items()}
     print(f"{'':12} {'s / step':>9} {'speed-up':>9} {'tokens / s':>11} {'first loss':>11}   ({args.clock} clock)")
     for phase, median in medians.items():
-        ratio = f"{medians['activations'] / median:8.1f}x" if "activations" in medians else f"{'-':>9}"
+        ratio = f"{medians['activations'] / median:8.2f}x" if "activations" in medians else f"{'-':>9}"
         print(f"{phase:12} {median:9.3f} {ratio} {args.batch_size * args.seq_length / median:11,.0f} "
               f"{first[phase]:11.6f}", flush=True)
     steps.clear()
