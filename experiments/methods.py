@@ -7,7 +7,7 @@ from dataclasses import dataclass
 WID = ("--weight_squeeze", "--compactor_init")
 CALIBRATED = (*WID, "calibrated")
 STUDENT = (*CALIBRATED, "--train", "student")
-FADING = (*WID, "identity", "--penalty", "fade")  # the published penalty needs thousands of steps
+FADING = (*WID, "identity", "--penalty", "fade")  # the published λ of 20 needs thousands of steps
 EARLY = ("--mask_schedule_share", "0.3")
 SOFT = ("--soft_targets_weight", "0.5")
 INTERVALS = 24  # mask updates in a run; the schedule of 12 heads takes 16 of them
@@ -57,6 +57,7 @@ METHODS = (
     Method("calibrated, merged student, soft labels", "teacher", (*STUDENT, *SOFT), ("2e-4", "4e-4")),
     Method("published start, dim", "teacher", FADING, ("1e-4", "3e-4")),
     Method("published start, head", "teacher", FADING, ("1e-4",), "head"),
+    Method("published start, dim, published penalty", "teacher", (*WID, "identity", "--l2_lambda", "100"), ("1e-4",)),
     Method("published start, dim, Taylor scores", "teacher", (*FADING, "--mask_scores", "taylor"), ("1e-4",)),
     Method("published start, dim, masks early", "teacher", (*FADING, *EARLY), ("1e-4",)),
     Method("weights picked by norm", "norm", (), ("3e-4", "6e-4")),
