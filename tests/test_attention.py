@@ -70,8 +70,10 @@ def test_attention_under_autocast_has_scores_in_float32():
     assert all(torch.equal(one, other) for one, other in zip(found, expected))
 
 
-def test_float32_without_dropout_is_torchs():
-    x = inputs(torch.float32)
+@pytest.mark.parametrize("dtype, training", [(torch.float32, True), (torch.float32, False), (torch.bfloat16, False)])
+def test_the_rest_is_torchs(dtype, training):
+    """float32 without dropout, and evaluation: only the backward pass is slow in bfloat16."""
+    x = [tensor.detach().requires_grad_(training) for tensor in inputs(dtype)]
     assert torch.equal(attention(*x, padding()), F.scaled_dot_product_attention(*x, attn_mask=padding()))
 
 

@@ -35,7 +35,8 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask:
     Returns:
         [batch, heads, seq, size]
     """
-    slow = query.device.type == "cpu" and (dropout > 0 or query.dtype in (torch.bfloat16, torch.float16))
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    slow = query.device.type == "cpu" and (dropout > 0 or (half and query.requires_grad))
     if not slow or torch.compiler.is_compiling():
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return _Attention.apply(query, key, value, mask, dropout)
