@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 
 from uer.config import ModelConfig
-from uer.cost import ZIPF
+from uer.cost import token_shares
 from uer.memory import keep_freed_memory
 from uer.models.bert import Bert, initialise
 from uer.models.sizes import BertSizes
@@ -89,8 +89,8 @@ def random_batch(args: argparse.Namespace, tokens_as: str = "text") -> Batch:
     """Full rows of tokens as frequent as in `text`, or `uniform`; 15 % of the positions to predict."""
     generator = torch.Generator().manual_seed(2)
     tokens = args.batch_size * args.seq_length
-    frequencies = torch.arange(1, args.vocabulary + 1, dtype=torch.float64) ** -(ZIPF if tokens_as == "text" else 0)
-    src = torch.multinomial(frequencies, tokens, replacement=True, generator=generator).view(-1, args.seq_length)
+    shares = token_shares(args.vocabulary) if tokens_as == "text" else torch.ones(args.vocabulary)
+    src = torch.multinomial(shares, tokens, replacement=True, generator=generator).view(-1, args.seq_length)
     positions = torch.randperm(tokens, generator=generator)[: round(0.15 * tokens)].sort().values
     return src, torch.ones_like(src), positions, src.flatten()[positions]
 

@@ -147,8 +147,7 @@ class Demo:
             self.evaluate(name, student))
         self._row(label, steps, name, done["seconds"][0])
         self.runs[label] = self.work / "logs" / name
-        if name != "published":
-            self.tuned.append((label, name, ["--pretrained_model_path", student]))
+        self.tuned.append((label, name, ["--pretrained_model_path", student]))
         self.merged[label] = next(float(match[1]) for line in done["lines"] if (match := MERGED.search(line)))
 
     def plain(self, name: str, label: str, words: str, model: list[str | Path], *before: Command) -> None:

@@ -34,12 +34,17 @@ class Method:
         """Whether dimensions are masked in the course of the run, so that masks are recorded."""
         return "identity" in self.extra
 
+    @property
+    def soft(self) -> bool:
+        """Whether it learns from the teacher's soft labels."""
+        return "--soft_targets_weight" in self.extra
+
     def options(self, steps: int, teacher: str) -> list[str]:
         """Options of pretrain.py for a run of this many steps."""
         options = list(self.extra)
         if self.masked and "--mask_schedule_share" not in options:
             options += ["--w_step", str(max(1, steps // INTERVALS))]
-        if "--soft_targets_weight" in options and self.start != "teacher":
+        if self.soft and self.start != "teacher":
             options += ["--soft_targets_teacher", teacher]
         return options
 

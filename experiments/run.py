@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.methods import METHODS, SOFT, UNTRAINED, Method
+from experiments.methods import METHODS, UNTRAINED, Method
 from uer.config import load_config
 from uer.cost import Step, plain_cost
 
@@ -113,7 +113,7 @@ class Experiment:
         ends = [*(phase["step"] for phase in phases[1:]), self.args.steps]
         total = sum((end - phase["step"]) * (sum(phase["operations"].values()) + phase.get("composition", 0))
                     for phase, end in zip(phases, ends))
-        if set(SOFT) <= set(method.extra):
+        if method.soft:
             step = Step(**{field.name: phases[0]["start"][field.name] for field in fields(Step)})
             with open(self.args.vocab_path, encoding="utf-8") as vocab:
                 tables = {"vocab": sum(1 for _ in vocab), "positions": 0, "segments": 0}

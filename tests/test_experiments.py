@@ -71,7 +71,7 @@ def test_operations_are_those_of_each_phase(experiment, tmp_path):
     experiment.args.vocab_path, experiment.args.teacher = str(tmp_path / "vocab.txt"), str(tmp_path / "t.bin")
     (tmp_path / "vocab.txt").write_text("a\nb\nc\n")
     (tmp_path / "t_config.json").write_text((ROOT / "bert/tiny_config.json").read_text())
-    soft = next(method for method in METHODS if "--soft_targets_weight" in method.extra)
+    soft = next(method for method in METHODS if method.soft)
     config = load_config(tmp_path / "t_config.json")
     forward = plain_cost(config, {"vocab": 3, "positions": 0, "segments": 0}, Step(2, 8)).all_operations / 3
     assert experiment._operations(tmp_path, soft) == pytest.approx(1400 + 300 * forward)

@@ -111,8 +111,13 @@ def distinct_tokens(tokens: int, vocab: int) -> int:
 
     For a vocabulary of 30522: 33 % of 32 x 128 tokens and 23 % of 128 x 128; counted in English text, 34 and 24 %.
     """
+    return round(float((1 - (1 - token_shares(vocab)) ** tokens).sum()))
+
+
+def token_shares(vocab: int) -> torch.Tensor:
+    """Shares of all tokens in a text, the most frequent first: float64 [vocab]."""
     shares = torch.arange(1, vocab + 1, dtype=torch.float64) ** -ZIPF
-    return round(float((1 - (1 - shares / shares.sum()) ** tokens).sum()))
+    return shares / shares.sum()
 
 
 def part_of(name: str) -> str:
