@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Seconds per optimizer step, and memory, of four ways to train the same thing.
+"""Seconds per optimizer step, and memory, of ways to train the same thing.
 
-    activations   the teacher with its compactors applied to activations, y = R (W (C x) + b), in a row
+    published     the teacher with its compactors applied to activations, y = R (W (C x) + b), by torch's products
+    activations   the same, by the products of `uer/products.py` like the others; left out where these are torch's
     composed      weights composed first, then a plain BERT of the teacher's size (before the squeeze)
     squeezed      the same after the squeeze: a plain BERT of the student's size
     plain         that student alone, without compactors: the limit
 
-All four: MLM with 15 % predicted positions selected before the vocabulary, scaled-dot-product attention, fused AdamW
+All: MLM with 15 % predicted positions selected before the vocabulary, scaled-dot-product attention, fused AdamW
 over every parameter, and (but for `plain`) the published penalty in mid-run. They take turns in one process, so that
-whatever else the machine does hits them alike; compare ratios of medians. On a busy machine, `--clock cpu --threads 1`
-counts what this process used instead of what passed. Memory is measured in a process of its own.
+whatever else the machine does hits them alike; compare ratios of medians. `--products torch` takes torch's products
+everywhere. On a busy machine, `--clock cpu --threads 1` counts what this process used instead of what passed. Memory is
+measured in a process of its own.
 
     python3 benchmarks/step_time.py                      # 2 layers x 768, vocabulary 30522, batch 32 x 128
     python3 benchmarks/step_time.py --batch_size 128
@@ -26,26 +28,29 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.nn.functional as F
 
+from uer import products
 from uer.config import ModelConfig
 from uer.cost import token_shares
 from uer.memory import keep_freed_memory
 from uer.models.bert import Bert, initialise
 from uer.models.sizes import BertSizes
 from uer.optimizers import AdamW, parameter_groups
+from uer.products import linear
 from uer.squeeze.groups import FREE_INTERVALS, INTERVALS_PER_HEAD, build_groups
 from uer.squeeze.learner import WidLearner
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import Penalty, build_penalty
 from uer.targets.vocabulary_loss import vocabulary_loss
 
-PHASES = ("activations", "composed", "squeezed", "plain")
-STEPS_PER_TURN = {"activations": 1, "composed": 1, "squeezed": 3, "plain": 3}
+PHASES = ("published", "activations", "composed", "squeezed", "plain")
+STEPS_PER_TURN = {"published": 1, "activations": 1, "composed": 1, "squeezed": 3, "plain": 3}
 W_STEP, L2_LAMBDA, LEARNING_RATE, COMPACTOR_LEARNING_RATE = 500, 20.0, 1e-6, 5e-5
 MID_RUN = 20 * W_STEP + 1  # the schedule is complete, no masks are chosen in the steps that follow
 
@@ -66,7 +71,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=3, help="timed turns of each phase (default: 3)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="what to count (default: wall)")
-    parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, help="default: all four")
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, help="default: all")
+    parser.add_argument("--products", choices=("fastest", "torch"), default="fastest",
+                        help="of all phases but `published` (default: fastest)")
     parser.add_argument("--memory_of", choices=PHASES, help="measure the memory of this phase alone and leave")
     return parser.parse_args()
 
@@ -111,8 +118,8 @@ class Sandwich:
     def linear(self, x: torch.Tensor, name: str, left: str, right: str) -> torch.Tensor:
         """R (W (C x) + b)"""
         p = self.p
-        x = F.linear(F.linear(x, p[f"{left}.weight"]), p[f"{name}.weight"], p[f"{name}.bias"])
-        return F.linear(x, p[f"{right}.weight"])
+        x = linear(linear(x, p[f"{left}.weight"]), p[f"{name}.weight"], p[f"{name}.bias"])
+        return linear(x, p[f"{right}.weight"])
 
     def layer(self, x: torch.Tensor, i: int) -> torch.Tensor:
         """x [batch, seq, hidden] -> the same"""
@@ -136,13 +143,13 @@ class Sandwich:
         p = self.p
         word, position, segment = (p[f"embedding.{kind}_embedding.weight"] for kind in ("word", "position", "segment"))
         x = F.embedding(src, word) + position[: src.shape[1]] + F.embedding(seg, segment)
-        x = self.norms.embedding.layer_norm(F.linear(x, p["embedding.emb_compactor.weight"]))
+        x = self.norms.embedding.layer_norm(linear(x, p["embedding.emb_compactor.weight"]))
         for i in range(self.config.layers_num):
             x = self.layer(x, i)
         x = x.flatten(0, 1).index_select(0, positions)
         x = F.gelu(self.linear(x, "target.mlm_linear_1", "target.mlm_linear_1_left_compactor",
                                "target.mlm_linear_1_right_compactor"))
-        x = F.linear(self.norms.target.layer_norm(x), p["target.mlm_linear_2_left_compactor.weight"])
+        x = linear(self.norms.target.layer_norm(x), p["target.mlm_linear_2_left_compactor.weight"])
         return vocabulary_loss(x, p["target.mlm_linear_2.weight"], p["target.mlm_linear_2.bias"], labels)
 
 
@@ -163,6 +170,20 @@ def masked_master(args: argparse.Namespace) -> tuple[Master, AdamW, Penalty]:
 
 def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], float]:
     """A function that makes one optimizer step and returns its loss."""
+    step = build_step(phase, args, batch)
+    return by_torch(step) if phase == "published" or args.products == "torch" else step
+
+
+def by_torch(step: Callable[[], float]) -> Callable[[], float]:
+    """The step, with torch's own products."""
+    def run() -> float:
+        with mock.patch.object(products, "convolutions_are_faster", lambda: False):
+            return step()
+    return run
+
+
+def build_step(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], float]:
+    """A function that makes one optimizer step and returns its loss."""
     src, seg, positions, labels = batch
     if phase == "plain":
         model = random_bert(args, teacher_config(args).student(args.target_dim, args.strategy))
@@ -180,7 +201,7 @@ def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], fl
 
     master, optimizer, penalty = masked_master(args)
     step = iter(range(MID_RUN, MID_RUN + W_STEP - 1))
-    if phase == "activations":
+    if phase in ("published", "activations"):
         sandwich = Sandwich(master)
 
         def activations_step() -> float:
@@ -252,7 +273,8 @@ def main() -> None:
           f"{args.vocabulary}, batch {args.batch_size} x {args.seq_length}, fp32", flush=True)
     batch = random_batch(args, args.tokens)
     print(f"{len(batch[0].unique())} distinct tokens", flush=True)
-    steps = {phase: build(phase, args, batch) for phase in args.phases}
+    same = args.products == "torch" or not products.convolutions_are_faster()
+    steps = {phase: build(phase, args, batch) for phase in args.phases if not (same and phase == "activations")}
     first = {phase: step() for phase, step in steps.items()}  # warm-up, and the loss at the start
     clock = time.perf_counter if args.clock == "wall" else time.process_time
     seconds: dict[str, list[float]] = {phase: [] for phase in steps}
@@ -263,10 +285,12 @@ def main() -> None:
                 step()
                 seconds[phase].append(clock() - start)
     medians = {phase: statistics.median(values) for phase, values in seconds.items()}
-    print(f"{'':12} {'s / step':>9} {'speed-up':>9} {'tokens / s':>11} {'first loss':>11}   ({args.clock} clock)")
+    references = [phase for phase in ("published", "activations") if phase in medians]
+    print(f"{'':12} {'s / step':>9}" + "".join(f" {f'of {phase}':>15}" for phase in references)
+          + f" {'tokens / s':>11} {'first loss':>11}   ({args.clock} clock)")
     for phase, median in medians.items():
-        ratio = f"{medians['activations'] / median:8.2f}x" if "activations" in medians else f"{'-':>9}"
-        print(f"{phase:12} {median:9.3f} {ratio} {args.batch_size * args.seq_length / median:11,.0f} "
+        ratios = "".join(f" {medians[reference] / median:14.2f}x" for reference in references)
+        print(f"{phase:12} {median:9.3f}{ratios} {args.batch_size * args.seq_length / median:11,.0f} "
               f"{first[phase]:11.6f}", flush=True)
     steps.clear()
     if Path("/proc/self/clear_refs").exists():

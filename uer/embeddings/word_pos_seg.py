@@ -9,6 +9,7 @@ from torch import nn
 from uer.layers.dropout import Dropout
 from uer.layers.layer_norm import LayerNorm
 from uer.models.sizes import BertSizes
+from uer.products import linear
 
 
 class WordPosSegEmbedding(nn.Module):
@@ -39,10 +40,10 @@ class WordPosSegEmbedding(nn.Module):
         positions, segments = self.position_embedding.weight[: src.shape[1]], self.segment_embedding
         if self.projection is None or src.is_cuda or torch.compiler.is_compiling():
             rows = self.word_embedding(src) + positions + segments(seg)
-            return rows if self.projection is None else F.linear(rows, self.projection)
+            return rows if self.projection is None else linear(rows, self.projection)
         tokens, places = src.unique(return_inverse=True)
         rows = torch.cat([self.word_embedding(tokens), positions, segments.weight])
-        projected = F.linear(rows, self.projection).to(rows.dtype)  # three addends: no sum of rounded sums
+        projected = linear(rows, self.projection).to(rows.dtype)  # three addends: no sum of rounded sums
         word, position, segment = projected.split([len(tokens), len(positions), len(segments.weight)])
         return F.embedding(places, word) + position + F.embedding(seg, segment)
 

@@ -24,6 +24,7 @@ from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, sho
 from uer.formats.uer_names import to_published
 from uer.layers.dropout import Dropout
 from uer.models.sizes import BertSizes
+from uer.products import Linear
 
 INIT_STD = 0.02
 HEADS = ("output_layer_1.", "output_layer_2.", "output_layer.")
@@ -57,8 +58,8 @@ class Classifier(Encoder):
         assert pooling in POOLINGS
         self.pooling = pooling
         self.dropout = Dropout(config.dropout)
-        self.output_layer_1 = nn.Linear(sizes.hidden, sizes.hidden)
-        self.output_layer_2 = nn.Linear(sizes.hidden, outputs)
+        self.output_layer_1 = Linear(sizes.hidden, sizes.hidden)
+        self.output_layer_2 = Linear(sizes.hidden, outputs)
 
     def forward(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """src, seg int [batch, seq] -> [batch, outputs]"""
@@ -71,7 +72,7 @@ class SpanFinder(Encoder):
 
     def __init__(self, sizes: BertSizes, config: ModelConfig):
         super().__init__(sizes, config)
-        self.output_layer = nn.Linear(sizes.hidden, 2)
+        self.output_layer = Linear(sizes.hidden, 2)
 
     def forward(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """src, seg int [batch, seq] -> [batch, seq, 2]"""

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from uer.layers.attention import attention
+from uer.products import Linear
 
 
 class MultiHeadedAttention(nn.Module):
@@ -21,14 +22,14 @@ class MultiHeadedAttention(nn.Module):
         self.head_size = head_size
         self.dropout = dropout
         inner = heads_num * head_size
-        self.linear_layers = nn.ModuleList([nn.Linear(hidden_size, inner) for _ in range(3)])  # query, key, value
-        self.final_linear = nn.Linear(inner, hidden_size)
+        self.linear_layers = nn.ModuleList([Linear(hidden_size, inner) for _ in range(3)])  # query, key, value
+        self.final_linear = Linear(inner, hidden_size)
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """hidden [batch, seq, hidden] -> the same; mask bool [batch, 1, 1, seq], True = attend, None = to all."""
         return self.final_linear(self.context(hidden, mask))
 
-    def linears(self) -> list[nn.Linear]:
+    def linears(self) -> list[Linear]:
         """Query, key and value."""
         return list(self.linear_layers)  # type: ignore[arg-type]
 

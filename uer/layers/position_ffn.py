@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from uer.products import Linear
+
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_fast": lambda x: F.gelu(x, approximate="tanh"),
@@ -22,8 +24,8 @@ class PositionwiseFeedForward(nn.Module):
 
     def __init__(self, hidden_size: int, feedforward_size: int, hidden_act: str):
         super().__init__()
-        self.linear_1 = nn.Linear(hidden_size, feedforward_size)
-        self.linear_2 = nn.Linear(feedforward_size, hidden_size)
+        self.linear_1 = Linear(hidden_size, feedforward_size)
+        self.linear_2 = Linear(feedforward_size, hidden_size)
         self.act = ACTIVATIONS[hidden_act]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

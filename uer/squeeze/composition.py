@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 import torch
 
+from uer.products import mm
+
 Wanted = Callable[[], tuple[torch.Tensor | None, torch.Tensor | None]]
 
 
@@ -50,10 +52,10 @@ class _Effective(torch.autograd.Function):
                 wanted: Wanted) -> tuple[torch.Tensor, torch.Tensor]:
         (now, out), (size, now_in) = rows.shape, columns.shape
         ctx.rows_first = rows_first(now, out, size, now_in)
-        inner = rows @ weight if ctx.rows_first else weight @ columns
+        inner = mm(rows, weight) if ctx.rows_first else mm(weight, columns)
         ctx.save_for_backward(rows, weight, columns, bias, inner)
         ctx.wanted = wanted
-        return inner @ columns if ctx.rows_first else rows @ inner, rows @ bias
+        return mm(inner, columns) if ctx.rows_first else mm(rows, inner), rows @ bias
 
     @staticmethod
     def backward(ctx, d_product: torch.Tensor, d_offset: torch.Tensor):
@@ -61,13 +63,13 @@ class _Effective(torch.autograd.Function):
         needs_rows, needs_weight, needs_columns, needs_bias, _ = ctx.needs_input_grad
         some_rows, some_columns = ctx.wanted()
         if ctx.rows_first:  # inner = R W
-            d_inner = d_product @ columns.t()
+            d_inner = mm(d_product, columns.t())
             for_rows, by_rows, for_columns, by_columns = d_inner, weight, d_product, inner
-            d_weight = rows.t() @ d_inner if needs_weight else None
+            d_weight = mm(rows.t(), d_inner) if needs_weight else None
         else:  # inner = W C
-            d_inner = rows.t() @ d_product
+            d_inner = mm(rows.t(), d_product)
             for_rows, by_rows, for_columns, by_columns = d_product, inner, d_inner, weight
-            d_weight = d_inner @ columns.t() if needs_weight else None
+            d_weight = mm(d_inner, columns.t()) if needs_weight else None
         d_rows = _row_gradient(for_rows, by_rows, d_offset, bias, some_rows) if needs_rows else None
         d_columns = _column_gradient(by_columns, for_columns, some_columns) if needs_columns else None
         return d_rows, d_weight, d_columns, rows.t() @ d_offset if needs_bias else None, None
@@ -77,14 +79,14 @@ def _row_gradient(gradient: torch.Tensor, factor: torch.Tensor, d_offset: torch.
                   some: torch.Tensor | None) -> torch.Tensor:
     """gradient @ factorᵀ + d_offset biasᵀ, in the rows `some`."""
     if some is None:
-        return torch.addmm(torch.outer(d_offset, bias), gradient, factor.t())
-    part = torch.addmm(torch.outer(d_offset[some], bias), gradient[some], factor.t())
+        return mm(gradient, factor.t()).addr_(d_offset, bias)
+    part = mm(gradient[some], factor.t()).addr_(d_offset[some], bias)
     return part.new_zeros(len(gradient), part.shape[1]).index_copy_(0, some, part)
 
 
 def _column_gradient(factor: torch.Tensor, gradient: torch.Tensor, some: torch.Tensor | None) -> torch.Tensor:
     """factorᵀ @ gradient, in the columns `some`."""
     if some is None:
-        return factor.t() @ gradient
-    part = factor.t() @ gradient[:, some]
+        return mm(factor.t(), gradient)
+    part = mm(factor.t(), gradient[:, some])
     return part.new_zeros(len(part), gradient.shape[1]).index_copy_(1, some, part)

@@ -17,6 +17,7 @@ from torch import nn
 from uer.config import ModelConfig
 from uer.models.bert import Bert
 from uer.models.sizes import BertSizes, LayerSizes
+from uer.products import product
 from uer.squeeze.composition import applies_to_features, applies_to_rows, effective
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.wiring import (
@@ -163,7 +164,7 @@ class Master:
         tokens, _ = self.load
         if not multiply_out and applies_to_rows(tokens, sum(table.shape[0] for table in tables.values())):
             return {**tables, "embedding.projection": rows}
-        return {name: table @ rows.T for name, table in tables.items()}
+        return {name: product(table, rows.T) for name, table in tables.items()}
 
     def _compose_vocabulary(self, multiply_out: bool) -> dict[str, torch.Tensor]:
         weight = self.parameters[f"{VOCABULARY_LINEAR}.weight"]  # [vocab, inner]
@@ -174,7 +175,7 @@ class Master:
         if not multiply_out and applies_to_features(predicted, vocab, inner, width):
             return {f"{VOCABULARY_LINEAR}.weight": weight, f"{VOCABULARY_LINEAR}.bias": bias,
                     "target.projection": columns}
-        return {f"{VOCABULARY_LINEAR}.weight": weight @ columns, f"{VOCABULARY_LINEAR}.bias": bias}
+        return {f"{VOCABULARY_LINEAR}.weight": product(weight, columns), f"{VOCABULARY_LINEAR}.bias": bias}
 
     def compose_into(self, student: Bert) -> None:
         """Give the student the composed weights (no copy) and keep the graph for `backward`."""

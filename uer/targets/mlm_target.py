@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from uer.layers.layer_norm import LayerNorm
 from uer.layers.position_ffn import ACTIVATIONS
 from uer.models.sizes import BertSizes
+from uer.products import Linear, linear
 from uer.targets.vocabulary_loss import vocabulary_loss
 
 
@@ -21,9 +21,9 @@ class MlmTarget(nn.Module):
 
     def __init__(self, sizes: BertSizes, *, hidden_act: str, layernorm: str, layernorm_eps: float):
         super().__init__()
-        self.mlm_linear_1 = nn.Linear(sizes.hidden, sizes.mlm)
+        self.mlm_linear_1 = Linear(sizes.hidden, sizes.mlm)
         self.layer_norm = LayerNorm(sizes.mlm, layernorm, layernorm_eps)
-        self.mlm_linear_2 = nn.Linear(sizes.mlm, sizes.vocab)
+        self.mlm_linear_2 = Linear(sizes.mlm, sizes.vocab)
         self.projection: nn.Parameter | None
         self.register_parameter("projection", None)
         self.act = ACTIVATIONS[hidden_act]
@@ -42,4 +42,4 @@ class MlmTarget(nn.Module):
         return self.layer_norm(self.act(self.mlm_linear_1(hidden)))
 
     def _projected(self, features: torch.Tensor) -> torch.Tensor:
-        return features if self.projection is None else F.linear(features, self.projection)
+        return features if self.projection is None else linear(features, self.projection)

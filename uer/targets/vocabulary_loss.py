@@ -1,17 +1,23 @@
-"""Vocabulary projection and cross entropy in one, some rows at a time.
+"""Vocabulary projection and cross entropy in one, some logits at a time.
 
     loss = Σ over rows   log Σ exp(W f + b) − (W f + b)[label]          d loss / d logits = softmax − onehot(label)
 
-The logits are the largest tensor of a step (rows × vocabulary). Here only a slice of them exists at a time, and the
-gradients are taken while it is there; the backward pass only scales them.
+The logits are the largest tensor of a step (rows × vocabulary). Here they exist for a slice of the rows at a time, and
+the gradients are taken while they are there; the backward pass only scales them. On a CPU a slice is worked on in
+blocks of the vocabulary that fit its caches: each block's own softmax first, and once all are known
+
+    softmax = softmax of the block · exp(log Σ exp of the block − log Σ exp of the row)
 """
 
 from __future__ import annotations
 
 import torch
 
-SLICE = {"cpu": 1 << 25}  # logits at a time: few slices, as the products read the whole table for each, in 268 MB
+from uer.products import mm
+
+SLICE = {"cpu": 1 << 26}  # logits at a time; few slices, as the products read the whole table for each
 SLICE_ELSEWHERE = 1 << 28
+BLOCK = {"cpu": 1 << 21}  # of these worked on at a time; elsewhere all
 
 
 def vocabulary_loss(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,
@@ -40,20 +46,19 @@ class _VocabularyLoss(torch.autograd.Function):
         loss = torch.zeros((), dtype=full, device=features.device)
         correct = torch.zeros((), dtype=torch.long, device=features.device)
         gradients = _Gradients(features, table, full) if training else None
-        slices = -(-len(features) * len(table) // SLICE.get(features.device.type, SLICE_ELSEWHERE))
-        rows = -(-len(features) // max(1, slices))  # slices of one size
-        room = table.new_empty(rows, len(table))
-        probabilities = room.new_empty(room.shape, dtype=full)
-        for start in range(0, len(features), max(1, rows)):
-            part = slice(start, start + rows)
-            label = labels[part, None]
-            logits = torch.mm(features[part], table.t(), out=room[: len(label)]).to(full).add_(bias)
-            (largest, chosen), wanted = logits.max(1, keepdim=True), logits.gather(1, label)
-            p = torch.softmax(logits, 1, out=probabilities[: len(label)])
-            correct += (chosen == label).sum()
-            loss += (largest - wanted - p.gather(1, chosen).log()).sum()  # log Σ exp = largest − log its probability
-            if gradients is not None:
-                gradients.add(part, p.scatter_add_(1, label, p.new_full(label.shape, -1.0)))
+        for rows in _parts(len(features), len(table), SLICE.get(features.device.type, SLICE_ELSEWHERE)):
+            label = labels[rows, None]
+            columns = _parts(len(table), len(label), BLOCK.get(features.device.type, SLICE_ELSEWHERE))
+            room = table.new_empty(len(label) * len(table), dtype=full)  # for the probabilities, in one piece
+            blocks = [_Block(features[rows], table, bias, label, part, room) for part in columns]
+            largest, best = torch.stack([block.largest for block in blocks]).max(0)
+            shares = torch.stack([block.log_sum - largest for block in blocks])
+            log_sum = shares.logsumexp(0)
+            loss += (largest - sum(block.wanted for block in blocks) + log_sum).sum()
+            for i, (block, share) in enumerate(zip(blocks, shares)):
+                correct += (block.right & (best == i)).sum()
+                if gradients is not None:
+                    gradients.add(rows, block, share - log_sum)
         if gradients is not None:
             ctx.save_for_backward(gradients.features, gradients.weight.to(weight.dtype), gradients.bias.to(bias.dtype))
         ctx.mark_non_differentiable(correct)
@@ -65,21 +70,77 @@ class _VocabularyLoss(torch.autograd.Function):
         return features * scale.to(features.dtype), weight.mul_(scale), bias * scale, None, None
 
 
+class _Block:
+    """Some columns of the logits of some rows.
+
+    Args:
+        room: flat, for rows × vocabulary numbers; the probabilities are left where the columns' ones would be.
+    Attributes:
+        columns: which ones.
+        probabilities: softmax among them, [rows, columns].
+        log_sum: log Σ exp, [rows, 1].
+        largest: the largest logit, [rows, 1].
+        inside, place: whether a row's label is one of the columns, and where; [rows, 1].
+        wanted: the label's logit, 0 where it is not inside; [rows, 1].
+        right: whether the label is the first column that has the largest logit, [rows, 1].
+    """
+
+    def __init__(self, features: torch.Tensor, table: torch.Tensor, bias: torch.Tensor, label: torch.Tensor,
+                 columns: slice, room: torch.Tensor):
+        self.columns = columns
+        logits = mm(features, table[columns].t()).to(room.dtype).add_(bias[columns])
+        self.largest = logits.amax(1, keepdim=True)
+        self.inside = (label >= columns.start) & (label < columns.stop)
+        self.place = (label - columns.start).clamp(0, logits.shape[1] - 1)
+        self.wanted = logits.gather(1, self.place) * self.inside
+        self.right = self.inside & _is_first_largest(logits, self.place, self.largest)
+        start = len(label) * columns.start
+        self.probabilities = room[start:start + logits.numel()].view_as(logits)
+        torch.softmax(logits, 1, out=self.probabilities)
+        self.log_sum = self.largest - self.probabilities.amax(1, keepdim=True).log()
+
+
+def _is_first_largest(logits: torch.Tensor, place: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+    """Whether column `place` is the first of a row's largest; all but logits [rows, 1].
+
+    On a CPU argmax takes ten times as long as amax, so it only looks at rows where the answer may be yes. A GPU would
+    have to tell the host how many these are.
+    """
+    if logits.device.type != "cpu":
+        return logits.argmax(1, keepdim=True) == place
+    right = logits.gather(1, place) == largest
+    some = right[:, 0].nonzero()[:, 0]
+    right[some] = logits[some].argmax(1, keepdim=True) == place[some]
+    return right
+
+
 class _Gradients:
-    """The gradients of features [n, size], weight and bias, gathered from slices of d loss / d logits."""
+    """The gradients of features [n, size], weight and bias, gathered from blocks of d loss / d logits."""
 
     def __init__(self, features: torch.Tensor, table: torch.Tensor, full: torch.dtype):
         self.inputs, self.table = features, table
-        self.features = torch.empty_like(features)
-        self.weight = torch.zeros_like(table, dtype=full)
+        self.features = torch.zeros_like(features)
+        self.weight = torch.empty_like(table, dtype=full) if len(features) else torch.zeros_like(table, dtype=full)
         self.bias = torch.zeros(len(table), dtype=full, device=table.device)
 
-    def add(self, part: slice, logits: torch.Tensor) -> None:
-        """logits: d loss / d logits of the rows `part`, [rows, vocab]."""
-        self.bias += logits.sum(0)
-        logits = logits.to(self.table.dtype)
-        torch.mm(logits, self.table, out=self.features[part])
-        if logits.dtype == self.weight.dtype:
-            self.weight.addmm_(logits.t(), self.inputs[part])
+    def add(self, rows: slice, block: _Block, log_share: torch.Tensor) -> None:
+        """log_share: log of the share that the block has in the sum over the vocabulary, [rows, 1]."""
+        gradient = block.probabilities
+        if gradient.shape[1] < len(self.table):
+            gradient.mul_(log_share.exp())
+        gradient.scatter_add_(1, block.place, -block.inside.to(gradient.dtype))
+        self.bias[block.columns] += gradient.sum(0)
+        gradient = gradient.to(self.table.dtype)
+        self.features[rows] += mm(gradient, self.table[block.columns])
+        weight = mm(gradient.t(), self.inputs[rows])
+        if rows.start == 0:
+            self.weight[block.columns] = weight
         else:
-            self.weight += logits.t() @ self.inputs[part]
+            self.weight[block.columns] += weight
+
+
+def _parts(length: int, width: int, room: int) -> list[slice]:
+    """`length` in equal parts, as few as `room` for parts × `width` allows."""
+    parts = min(length, -(-length * width // room)) if length else 0
+    size = -(-length // max(1, parts))
+    return [slice(start, min(start + size, length)) for start in range(0, length, max(1, size))]

@@ -1,0 +1,132 @@
+"""Matrix products and linear layers: torch's own, and a faster way to the same on some CPUs.
+
+On x86 torch gives float32 products to MKL, which keeps to AVX2 on AMD's processors even where they have AVX-512;
+convolutions it gives to oneDNN, which uses what there is. A product is a convolution with a kernel of one: rows are
+pixels, columns are channels. On such a CPU that takes half the time (`benchmarks/cpu_products.py`); everywhere else, for
+any other dtype, under autocast and in compiled or traced graphs, torch's own way is taken.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+LEAST_OPERATIONS = 1 << 23  # multiplications; below, a convolution has more to prepare than to gain
+LEAST_NUMBERS = 1 << 15  # of the input; torch keeps smaller convolutions from oneDNN
+ENOUGH_ROWS = 512  # from here on, copying the other factor costs less than the slower kernel that needs no copy
+
+
+@functools.cache
+def convolutions_are_faster() -> bool:
+    """Whether this is a CPU on which float32 products are faster as convolutions: AMD's, with AVX-512."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _vendor()
+
+
+def _vendor() -> str:
+    info = Path("/proc/cpuinfo")
+    return info.read_text() if info.exists() else platform.processor()
+
+
+def mm(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """a b + bias, outside autograd.
+
+    Args:
+        a, b: float [m, k], [k, n]; either may be the transpose of a contiguous matrix.
+        bias: float [n]
+    Returns:
+        float [m, n]
+    """
+    kind = f"{_layout(a)}{_layout(b)}" if _as_convolution(a, b) else ""
+    if kind == "nt":
+        return _forward(a, b.t(), bias)
+    if kind == "nn":
+        if bias is not None or len(a) >= ENOUGH_ROWS:
+            return _forward(a, b.t().contiguous(), bias)
+        shape = (1, b.shape[1], 1, len(a))
+        return _rows(conv2d_input(shape, _kernel(b), _pixels(a)))
+    if kind == "tn" and bias is None:
+        (m, k), n = a.shape, b.shape[1]
+        if 2 * k * (m + n) < 3 * m * n:  # short columns: both copies cost less than gathering the results
+            return _forward(a.contiguous(), b.t().contiguous(), None)
+        return conv2d_weight(_pixels(b), (m, n, 1, 1), _pixels(a.t())).view(m, n)
+    return a @ b if bias is None else torch.addmm(bias, a, b)
+
+
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a b with its gradients: float [m, k], [k, n] -> [m, n]; either may be the transpose of a contiguous matrix."""
+    if not _as_convolution(a, b):
+        return a @ b
+    return _Product.apply(a, b, None)
+
+
+def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`torch.nn.functional.linear`: x [..., in], weight [out, in], bias [out] -> [..., out]"""
+    if not _as_convolution(x, weight.t()):
+        return F.linear(x, weight, bias)
+    return _Product.apply(x.reshape(-1, x.shape[-1]), weight.t(), bias).view(*x.shape[:-1], len(weight))
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, by `linear`."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """[..., in] -> [..., out]"""
+        return linear(input, self.weight, self.bias)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(a, b)
+        return mm(a, b, bias)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        a, b = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        needs_a, needs_b, needs_bias = ctx.needs_input_grad
+        d_b = None
+        if needs_b:  # laid out as b
+            d_b = mm(a.t(), gradient) if b.is_contiguous() else mm(gradient.t(), a).t()
+        return mm(gradient, b.t()) if needs_a else None, d_b, gradient.sum(0) if needs_bias else None
+
+
+def _as_convolution(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether to take a convolution for the product of a [..., k] and b [k, n]."""
+    operations = a.numel() * b.shape[1]
+    return (operations >= LEAST_OPERATIONS and min(a.numel(), b.numel(), operations // len(b)) >= LEAST_NUMBERS
+            and a.device.type == "cpu" and a.dtype == b.dtype == torch.float32 and convolutions_are_faster()
+            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing())
+
+
+def _layout(matrix: torch.Tensor) -> str:
+    """n: rows side by side; t: columns; -: neither."""
+    return "n" if matrix.is_contiguous() else "t" if matrix.t().is_contiguous() else "-"
+
+
+def _forward(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """a bᵀ + bias, of contiguous matrices."""
+    return _rows(F.conv2d(_pixels(a), _kernel(b), bias))
+
+
+def _pixels(matrix: torch.Tensor) -> torch.Tensor:
+    """[m, k] -> an image in one row, [1, k, 1, m], channels last."""
+    return matrix.view(1, 1, *matrix.shape).permute(0, 3, 1, 2)
+
+
+def _kernel(matrix: torch.Tensor) -> torch.Tensor:
+    return matrix.view(*matrix.shape, 1, 1)
+
+
+def _rows(image: torch.Tensor) -> torch.Tensor:
+    """The inverse of `_pixels`."""
+    return image.permute(0, 2, 3, 1).reshape(image.shape[3], image.shape[1])
