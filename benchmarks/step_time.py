@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """Seconds per optimizer step, and memory, of ways to train the same thing.
 
-    published     the teacher with its compactors applied to activations, y = R (W (C x) + b), by torch's products
-    activations   the same, by the products of `uer/products.py` like the others; left out where these are torch's
+    activations   the teacher with its compactors applied to activations, y = R (W (C x) + b), in a row
+    by torch      the same with torch's own linear layers, as published; on CPUs where `uer/products.py` has faster ones
     composed      weights composed first, then a plain BERT of the teacher's size (before the squeeze)
     squeezed      the same after the squeeze: a plain BERT of the student's size
     plain         that student alone, without compactors: the limit
 
-All: MLM with 15 % predicted positions selected before the vocabulary, scaled-dot-product attention, fused AdamW
-over every parameter, and (but for `plain`) the published penalty in mid-run. They take turns in one process, so that
-whatever else the machine does hits them alike; compare ratios of medians. `--products torch` takes torch's products
-everywhere. On a busy machine, `--clock cpu --threads 1` counts what this process used instead of what passed. Memory is
-measured in a process of its own.
+All: MLM with 15 % predicted positions selected before the vocabulary, scaled-dot-product attention, fused AdamW over
+every parameter, and (but for `plain`) the published penalty in mid-run. They take turns in one process: whatever
+else the machine does hits them alike; compare ratios of medians. `--products torch` takes torch's own everywhere. On a
+busy machine, `--clock cpu --threads 1` counts what this process used instead of what passed. Memory is measured in a
+process of its own.
 
     python3 benchmarks/step_time.py                      # 2 layers x 768, vocabulary 30522, batch 32 x 128
     python3 benchmarks/step_time.py --batch_size 128
@@ -49,8 +49,9 @@ from uer.squeeze.master import Master
 from uer.squeeze.penalty import Penalty, build_penalty
 from uer.targets.vocabulary_loss import vocabulary_loss
 
-PHASES = ("published", "activations", "composed", "squeezed", "plain")
-STEPS_PER_TURN = {"published": 1, "activations": 1, "composed": 1, "squeezed": 3, "plain": 3}
+PHASES = ("activations", "composed", "squeezed", "plain")
+BY_TORCH = "by torch"
+STEPS_PER_TURN = {BY_TORCH: 1, "activations": 1, "composed": 1, "squeezed": 3, "plain": 3}
 W_STEP, L2_LAMBDA, LEARNING_RATE, COMPACTOR_LEARNING_RATE = 500, 20.0, 1e-6, 5e-5
 MID_RUN = 20 * W_STEP + 1  # the schedule is complete, no masks are chosen in the steps that follow
 
@@ -73,7 +74,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="what to count (default: wall)")
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, help="default: all")
     parser.add_argument("--products", choices=("fastest", "torch"), default="fastest",
-                        help="of all phases but `published` (default: fastest)")
+                        help="what multiplies matrices (default: fastest)")
     parser.add_argument("--memory_of", choices=PHASES, help="measure the memory of this phase alone and leave")
     return parser.parse_args()
 
@@ -168,21 +169,15 @@ def masked_master(args: argparse.Namespace) -> tuple[Master, AdamW, Penalty]:
     return master, optimizer, build_penalty("published", master, optimizer, W_STEP, L2_LAMBDA)
 
 
-def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], float]:
-    """A function that makes one optimizer step and returns its loss."""
-    step = build_step(phase, args, batch)
-    return by_torch(step) if phase == "published" or args.products == "torch" else step
-
-
 def by_torch(step: Callable[[], float]) -> Callable[[], float]:
-    """The step, with torch's own products."""
+    """The step with torch's own products."""
     def run() -> float:
         with mock.patch.object(products, "convolutions_are_faster", lambda: False):
             return step()
     return run
 
 
-def build_step(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], float]:
+def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], float]:
     """A function that makes one optimizer step and returns its loss."""
     src, seg, positions, labels = batch
     if phase == "plain":
@@ -201,7 +196,7 @@ def build_step(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[
 
     master, optimizer, penalty = masked_master(args)
     step = iter(range(MID_RUN, MID_RUN + W_STEP - 1))
-    if phase in ("published", "activations"):
+    if phase == "activations":
         sandwich = Sandwich(master)
 
         def activations_step() -> float:
@@ -273,8 +268,11 @@ def main() -> None:
           f"{args.vocabulary}, batch {args.batch_size} x {args.seq_length}, fp32", flush=True)
     batch = random_batch(args, args.tokens)
     print(f"{len(batch[0].unique())} distinct tokens", flush=True)
-    same = args.products == "torch" or not products.convolutions_are_faster()
-    steps = {phase: build(phase, args, batch) for phase in args.phases if not (same and phase == "activations")}
+    steps = {phase: build(phase, args, batch) for phase in args.phases}
+    if args.products == "torch":
+        steps = {phase: by_torch(step) for phase, step in steps.items()}
+    elif products.convolutions_are_faster() and "activations" in steps:
+        steps = {BY_TORCH: by_torch(build("activations", args, batch)), **steps}
     first = {phase: step() for phase, step in steps.items()}  # warm-up, and the loss at the start
     clock = time.perf_counter if args.clock == "wall" else time.process_time
     seconds: dict[str, list[float]] = {phase: [] for phase in steps}
@@ -285,11 +283,11 @@ def main() -> None:
                 step()
                 seconds[phase].append(clock() - start)
     medians = {phase: statistics.median(values) for phase, values in seconds.items()}
-    references = [phase for phase in ("published", "activations") if phase in medians]
-    print(f"{'':12} {'s / step':>9}" + "".join(f" {f'of {phase}':>15}" for phase in references)
+    references = [phase for phase in (BY_TORCH, "activations") if phase in medians]
+    print(f"{'':12} {'s / step':>9}" + "".join(f" {f'than {phase}':>17}" for phase in references)
           + f" {'tokens / s':>11} {'first loss':>11}   ({args.clock} clock)")
     for phase, median in medians.items():
-        ratios = "".join(f" {medians[reference] / median:14.2f}x" for reference in references)
+        ratios = "".join(f" {medians[reference] / median:16.2f}x" for reference in references)
         print(f"{phase:12} {median:9.3f}{ratios} {args.batch_size * args.seq_length / median:11,.0f} "
               f"{first[phase]:11.6f}", flush=True)
     steps.clear()

@@ -203,12 +203,13 @@ def activation_bytes(sizes: BertSizes, config: ModelConfig, step: Step, projecte
 
 
 def temporary_bytes(sizes: BertSizes, step: Step) -> int:
-    """The largest of what comes and goes: a slice of logits and of their gradients, or the gradients of the values
-    before and after the activation of a feed-forward network."""
+    """The largest of what comes and goes: a slice of logits and (on a CPU a block at a time) of their gradients, or the
+    gradients of the values before and after the activation of a feed-forward network."""
     predicted = step.predicted // step.micro_steps
-    logits = min(predicted * sizes.vocab, SLICE_ELSEWHERE if step.cuda else SLICE["cpu"])
+    logits = 2 * min(predicted * sizes.vocab, SLICE_ELSEWHERE) if step.cuda else min(predicted * sizes.vocab,
+                                                                                    SLICE["cpu"])
     inner = step.rows * step.seq * max(layer.feedforward for layer in sizes.layers)
-    return 2 * max(FLOAT * logits, (2 if step.bf16 else FLOAT) * inner)
+    return max(FLOAT * logits, 2 * (2 if step.bf16 else FLOAT) * inner)
 
 
 # -- weight-inherited distillation -------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 On x86 torch gives float32 products to MKL, which keeps to AVX2 on AMD's processors even where they have AVX-512;
 convolutions it gives to oneDNN, which uses what there is. A product is a convolution with a kernel of one: rows are
-pixels, columns are channels. On such a CPU that takes half the time (`benchmarks/cpu_products.py`); everywhere else, for
-any other dtype, under autocast and in compiled or traced graphs, torch's own way is taken.
+pixels, columns are channels. On such a CPU that takes half the time (`benchmarks/cpu_products.py`); everywhere else,
+for any other dtype, under autocast and in compiled graphs, torch's own way is taken.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 LEAST_OPERATIONS = 1 << 23  # multiplications; below, a convolution has more to prepare than to gain
 LEAST_NUMBERS = 1 << 15  # of the input; torch keeps smaller convolutions from oneDNN
-ENOUGH_ROWS = 512  # from here on, copying the other factor costs less than the slower kernel that needs no copy
+WIDE = 512  # columns from which on a short aᵀ is better copied than multiplied as it lies
 
 
 @functools.cache
@@ -45,19 +45,16 @@ def mm(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> to
         float [m, n]
     """
     kind = f"{_layout(a)}{_layout(b)}" if _as_convolution(a, b) else ""
+    (m, k), n = a.shape, b.shape[1]
     if kind == "nt":
-        return _forward(a, b.t(), bias)
-    if kind == "nn":
-        if bias is not None or len(a) >= ENOUGH_ROWS:
-            return _forward(a, b.t().contiguous(), bias)
-        shape = (1, b.shape[1], 1, len(a))
-        return _rows(conv2d_input(shape, _kernel(b), _pixels(a)))
-    if kind == "tn" and bias is None:
-        (m, k), n = a.shape, b.shape[1]
-        if 2 * k * (m + n) < 3 * m * n:  # short columns: both copies cost less than gathering the results
-            return _forward(a.contiguous(), b.t().contiguous(), None)
-        return conv2d_weight(_pixels(b), (m, n, 1, 1), _pixels(a.t())).view(m, n)
-    return a @ b if bias is None else torch.addmm(bias, a, b)
+        return _rows(F.conv2d(_pixels(a), _kernel(b.t()), bias))
+    if kind == "nn" or (kind == "tn" and n >= WIDE and k < 2 * n):
+        out = _rows(conv2d_input((1, n, 1, m), _kernel(b), _pixels(a.contiguous())))
+    elif kind == "tn":
+        out = conv2d_weight(_pixels(b), (m, n, 1, 1), _pixels(a.t())).view(m, n)
+    else:
+        return a @ b if bias is None else torch.addmm(bias, a, b)
+    return out if bias is None else out.add_(bias)
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -101,21 +98,16 @@ class _Product(torch.autograd.Function):
 
 def _as_convolution(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether to take a convolution for the product of a [..., k] and b [k, n]."""
+    if (torch.compiler.is_compiling() or not convolutions_are_faster()
+            or a.device.type != "cpu" or not a.dtype == b.dtype == torch.float32 or torch.is_autocast_enabled("cpu")):
+        return False
     operations = a.numel() * b.shape[1]
-    return (operations >= LEAST_OPERATIONS and min(a.numel(), b.numel(), operations // len(b)) >= LEAST_NUMBERS
-            and a.device.type == "cpu" and a.dtype == b.dtype == torch.float32 and convolutions_are_faster()
-            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-            and not torch.jit.is_tracing())
+    return operations >= LEAST_OPERATIONS and min(a.numel(), b.numel(), operations // len(b)) >= LEAST_NUMBERS
 
 
 def _layout(matrix: torch.Tensor) -> str:
     """n: rows side by side; t: columns; -: neither."""
     return "n" if matrix.is_contiguous() else "t" if matrix.t().is_contiguous() else "-"
-
-
-def _forward(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """a bᵀ + bias, of contiguous matrices."""
-    return _rows(F.conv2d(_pixels(a), _kernel(b), bias))
 
 
 def _pixels(matrix: torch.Tensor) -> torch.Tensor:
@@ -124,7 +116,8 @@ def _pixels(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def _kernel(matrix: torch.Tensor) -> torch.Tensor:
-    return matrix.view(*matrix.shape, 1, 1)
+    """[n, k] -> [n, k, 1, 1], channels last."""
+    return matrix.view(len(matrix), 1, 1, -1).permute(0, 3, 1, 2)
 
 
 def _rows(image: torch.Tensor) -> torch.Tensor:

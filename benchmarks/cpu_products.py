@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Float32 products of `uer.products` against torch's on a CPU: alone, and in whole training steps.
+
+Both take turns in one process; medians of the wall clock. On CPUs where `uer.products` keeps to torch's products, only
+`--anyway` shows anything.
+
+    python3 benchmarks/cpu_products.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from step_time import machine
+
+from uer import products
+from uer.config import ModelConfig
+from uer.memory import keep_freed_memory
+from uer.models.bert import Bert, initialise
+from uer.models.sizes import BertSizes
+
+# m, k, n: layers of a student and of a teacher and their gradients, composing, a block of logits
+SHAPES = ((16384, 192, 192), (192, 16384, 192), (4096, 768, 3072), (768, 4096, 3072), (192, 768, 768), (768, 3072, 768),
+          (30522, 768, 192), (768, 30522, 192), (1229, 192, 1796))
+WIDTHS = (192, 384, 768)  # of 2 layers with heads of 32
+VOCABULARY, BATCH, SEQ = 30522, 32, 128
+
+
+def compare(ways: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
+    """Seconds of each way."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(turns + 1):
+        for name, run in ways.items():
+            begun = time.perf_counter()
+            run()
+            if turn:
+                times[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def by_torch(run: Callable[[], object]) -> Callable[[], object]:
+    """The same with torch's products."""
+    def instead() -> object:
+        with mock.patch.object(products, "convolutions_are_faster", lambda: False):
+            return run()
+    return instead
+
+
+def alone(turns: int) -> None:
+    """GFLOP/s of both, and how far apart the results are."""
+    print(f"{'GFLOP/s: torch, here':20}" + "".join(f"{name:>26}" for name in ("a bᵀ", "a b", "aᵀ b")))
+    for m, k, n in SHAPES:
+        line, apart = f"{f'{m} x {k} x {n}':20}", 0.0
+        for a, b in ((torch.randn(m, k), torch.randn(n, k).t()), (torch.randn(m, k), torch.randn(k, n)),
+                     (torch.randn(k, m).t(), torch.randn(k, n))):
+            found = compare({"torch": partial(torch.mm, a, b), "here": partial(products.mm, a, b)}, turns)
+            theirs, ours = (2e-9 * m * k * n / found[name] for name in ("torch", "here"))
+            line += f"{theirs:10.0f} {ours:7.0f} ({ours / theirs:.1f}x)"
+            exact = a.double() @ b.double()
+            apart = max(apart, ((products.mm(a, b) - exact).norm() / exact.norm()).item())
+        print(f"{line}   error at most {apart:.0e}", flush=True)
+
+
+def step(model: Bert, bf16: bool, batch: tuple) -> None:
+    """Both passes."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss, _ = model.loss(*batch, padded=False)
+    loss.backward()
+    model.zero_grad()
+
+
+def steps(turns: int) -> None:
+    """Forward and backward pass of a model with its loss."""
+    generator = torch.Generator().manual_seed(1)
+    src = torch.randint(5, VOCABULARY, (BATCH, SEQ), generator=generator)
+    positions = torch.randperm(src.numel(), generator=generator)[: src.numel() * 15 // 100].sort().values
+    batch = (src, torch.ones_like(src), positions, src.flatten()[positions])
+    for width in WIDTHS:
+        config = ModelConfig(width, 2, width // 32, 4 * width, 512, dropout=0.0)
+        sizes = BertSizes.uniform(vocab=VOCABULARY, hidden=width, layers=2, heads=width // 32, feedforward=4 * width,
+                                  positions=512)
+        model = Bert(sizes, config).train()
+        initialise(model, generator)
+        run = partial(step, model, False, batch)
+        found = compare({"torch": by_torch(run), "here": run, "bfloat16": partial(step, model, True, batch)}, turns)
+        print(f"step of 2 x {width}, {BATCH} x {SEQ} tokens: torch {found['torch']:.3f} s, here {found['here']:.3f} s "
+              f"({found['torch'] / found['here']:.1f}x), bfloat16 {found['bfloat16']:.3f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=7, help="timed turns of each way (default: 7)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
+    parser.add_argument("--anyway", action="store_true", help="convolutions on any CPU")
+    args = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(args.threads)
+    print(machine())
+    faster = args.anyway or products.convolutions_are_faster()
+    with mock.patch.object(products, "convolutions_are_faster", lambda: faster):
+        print("products as convolutions" if faster else "torch's products on this CPU: both sides are the same")
+        alone(args.turns)
+        steps(args.turns)
+
+
+if __name__ == "__main__":
+    main()
