@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -124,7 +126,9 @@ def test_which_cpus(monkeypatch: pytest.MonkeyPatch, vendor: str, capability: st
     monkeypatch.setattr(products, "_vendor", lambda: f"vendor_id : {vendor}")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
     assert products.convolutions_are_faster.__wrapped__() == faster
+    assert ("ONEDNN_PRIMITIVE_CACHE_CAPACITY" in os.environ) == faster
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     assert not products.convolutions_are_faster.__wrapped__()
 

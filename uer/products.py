@@ -9,6 +9,7 @@ for any other dtype, under autocast and in compiled graphs, torch's own way is t
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from pathlib import Path
 
@@ -19,15 +20,23 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 LEAST_OPERATIONS = 1 << 23  # multiplications; below, a convolution has more to prepare than to gain
 LEAST_NUMBERS = 1 << 15  # of the input; torch keeps smaller convolutions from oneDNN
+KERNELS = "128"
 WIDE = 512  # columns from which on a short aᵀ is better copied than multiplied as it lies
 
 
 @functools.cache
 def convolutions_are_faster() -> bool:
-    """Whether this is a CPU on which float32 products are faster as convolutions: AMD's, with AVX-512."""
+    """Whether this is a CPU on which float32 products are faster as convolutions: AMD's, with AVX-512.
+
+    Where it is, oneDNN is told to remember fewer kernels than it would, unless the environment says how many: every
+    number of rows has its own, batches differ, and a thousand of them take up to 1 GB.
+    """
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
-    return torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _vendor()
+    faster = torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _vendor()
+    if faster:
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)  # read when the first one is made
+    return faster
 
 
 def _vendor() -> str:
