@@ -36,10 +36,6 @@ STEPS = {"multiplied": Step(rows=20, seq=32), "applied": Step(rows=4, seq=32),
 aten = torch.ops.aten
 
 
-def _in_place(self_shape, a_shape, b_shape, *_, **__) -> int:
-    return 2 * a_shape[0] * a_shape[1] * b_shape[1]
-
-
 def _attention(query, key, value, *_, **__) -> int:
     return sdpa_flop_count(query, key, value)
 
@@ -48,7 +44,7 @@ def _attention_backward(grad_out, query, key, value, *_, **__) -> int:
     return sdpa_backward_flop_count(grad_out, query, key, value)
 
 
-NOT_KNOWN_TO_TORCH = {aten.addmm_: _in_place, aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+NOT_KNOWN_TO_TORCH = {aten._scaled_dot_product_flash_attention_for_cpu: _attention,
                       aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward}
 
 

@@ -161,9 +161,11 @@ def test_loss_is_summed_and_counts_right_predictions():
     assert mlm_loss(logits.bfloat16(), labels)[0].dtype == torch.float32
 
 
+@pytest.mark.parametrize("block", [1, 14, 30, 1000])  # of a slice of all rows: one column, two, four or five, all nine
 @pytest.mark.parametrize("elements", [1, 27, 45, 1000])  # of a slice: one row, three rows, five, all seven
-def test_vocabulary_loss_in_slices(monkeypatch: pytest.MonkeyPatch, elements: int):
+def test_vocabulary_loss_in_slices(monkeypatch: pytest.MonkeyPatch, elements: int, block: int):
     monkeypatch.setitem(vocabulary_loss_module.SLICE, "cpu", elements)
+    monkeypatch.setitem(vocabulary_loss_module.BLOCK, "cpu", block)
     inputs = [normal(7, 4), normal(9, 4, seed=1), normal(9, seed=2)]
     labels = torch.tensor([3, 1, 4, 1, 5, 0, 8])
     for tensor in inputs:
@@ -179,13 +181,28 @@ def test_vocabulary_loss_in_slices(monkeypatch: pytest.MonkeyPatch, elements: in
         assert vocabulary_loss(*inputs, labels)[0].item() == loss.item()
 
 
-def test_vocabulary_loss_without_rows_and_of_unlikely_labels():
+def test_vocabulary_loss_without_rows_and_of_unlikely_labels(monkeypatch: pytest.MonkeyPatch):
     weight = normal(9, 4, dtype=torch.float32).requires_grad_()
     empty, right = vocabulary_loss(torch.zeros(0, 4), weight, torch.zeros(9), torch.zeros(0, dtype=torch.long))
     empty.backward()
     assert empty == 0 and right == 0 and not weight.grad.any()
     bias = torch.zeros(9).index_fill(0, torch.tensor([2]), 1e4)
-    assert vocabulary_loss(torch.zeros(1, 4), weight, bias, torch.tensor([3]))[0] == 1e4
+    for block in (1000, 3):  # logits
+        monkeypatch.setitem(vocabulary_loss_module.BLOCK, "cpu", block)
+        loss, _ = vocabulary_loss(torch.zeros(1, 4), weight, bias, torch.tensor([3]))
+        assert loss == 1e4
+        weight.grad = None
+        loss.backward()
+        assert weight.grad is not None and weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("block", [1, 6, 1000])
+def test_of_equal_logits_the_first_is_the_prediction(monkeypatch: pytest.MonkeyPatch, block: int):
+    monkeypatch.setitem(vocabulary_loss_module.BLOCK, "cpu", block)
+    weight, labels = torch.zeros(9, 4), torch.tensor([0, 3, 8])
+    assert vocabulary_loss(torch.ones(3, 4), weight, torch.zeros(9), labels)[1] == 1
+    bias = torch.zeros(9).index_fill(0, torch.tensor([3, 8]), 1.0)
+    assert vocabulary_loss(torch.ones(3, 4), weight, bias, labels)[1] == 1
 
 
 def test_vocabulary_loss_under_autocast(monkeypatch: pytest.MonkeyPatch):

@@ -206,8 +206,8 @@ def temporary_bytes(sizes: BertSizes, step: Step) -> int:
     """The largest of what comes and goes: a slice of logits and (on a CPU a block at a time) of their gradients, or the
     gradients of the values before and after the activation of a feed-forward network."""
     predicted = step.predicted // step.micro_steps
-    logits = 2 * min(predicted * sizes.vocab, SLICE_ELSEWHERE) if step.cuda else min(predicted * sizes.vocab,
-                                                                                    SLICE["cpu"])
+    copies, most = (2, SLICE_ELSEWHERE) if step.cuda else (1, SLICE["cpu"])
+    logits = copies * min(predicted * sizes.vocab, most)
     inner = step.rows * step.seq * max(layer.feedforward for layer in sizes.layers)
     return max(FLOAT * logits, 2 * (2 if step.bf16 else FLOAT) * inner)
 
