@@ -166,6 +166,7 @@ def test_loss_is_summed_and_counts_right_predictions():
 def test_vocabulary_loss_in_slices(monkeypatch: pytest.MonkeyPatch, elements: int, block: int):
     monkeypatch.setitem(vocabulary_loss_module.SLICE, "cpu", elements)
     monkeypatch.setitem(vocabulary_loss_module.BLOCK, "cpu", block)
+    monkeypatch.setattr(vocabulary_loss_module, "FEW_ROWS", 1)
     inputs = [normal(7, 4), normal(9, 4, seed=1), normal(9, seed=2)]
     labels = torch.tensor([3, 1, 4, 1, 5, 0, 8])
     for tensor in inputs:

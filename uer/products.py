@@ -1,9 +1,10 @@
 """Matrix products and linear layers: torch's own, and a faster way to the same on some CPUs.
 
-On x86 torch gives float32 products to MKL, which keeps to AVX2 on AMD's processors even where they have AVX-512;
-convolutions it gives to oneDNN, which uses what there is. A product is a convolution with a kernel of one: rows are
-pixels, columns are channels. On such a CPU that takes half the time (`benchmarks/cpu_products.py`); everywhere else,
-for any other dtype, under autocast and in compiled graphs, torch's own way is taken.
+On x86 torch gives float32 products to MKL, which keeps to AVX2 on AMD's processors; convolutions it gives to oneDNN,
+which uses what there is. A product is a convolution with a kernel of one: rows are pixels, columns are channels. On
+processors with AVX-512 units of full width (Zen 5) that takes half the time (`benchmarks/cpu_products.py`); everywhere
+else, for any other dtype, under autocast and in compiled graphs, torch's own way is taken. What decides is the kind of
+processor and not a clock, so that a resumed run goes on with the same rounding.
 """
 
 from __future__ import annotations
@@ -11,35 +12,43 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 LEAST_OPERATIONS = 1 << 23  # multiplications; below, a convolution has more to prepare than to gain
 LEAST_NUMBERS = 1 << 15  # of the input; torch keeps smaller convolutions from oneDNN
-KERNELS = "128"
+KERNELS = "128"  # for oneDNN to remember
+FAMILY = 26  # AMD's number of Zen 5; Zen 4 takes two turns for 512 bits, so AVX2 does as well there
+DILATION = 2  # of a kernel of one: means nothing, but that torch gives it to oneDNN for a single thread, too
+LONG = 20  # times as many rows as are summed: more are slow as the gradient of a kernel
 WIDE = 512  # columns from which on a short aᵀ is better copied than multiplied as it lies
 
 
 @functools.cache
 def convolutions_are_faster() -> bool:
-    """Whether this is a CPU on which float32 products are faster as convolutions: AMD's, with AVX-512.
+    """Whether this is a CPU on which float32 products are faster as convolutions.
 
     Where it is, oneDNN is told to remember fewer kernels than it would, unless the environment says how many: every
     number of rows has its own, batches differ, and a thousand of them take up to 1 GB.
     """
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
-    faster = torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in _vendor()
+    processor = _processor()
+    family = re.search(r"family\D*(\d+)", processor, re.IGNORECASE)
+    faster = (torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in processor
+              and family is not None and int(family[1]) >= FAMILY)
     if faster:
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)  # read when the first one is made
     return faster
 
 
-def _vendor() -> str:
+def _processor() -> str:
     info = Path("/proc/cpuinfo")
     return info.read_text() if info.exists() else platform.processor()
 
@@ -56,11 +65,11 @@ def mm(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> to
     kind = f"{_layout(a)}{_layout(b)}" if _as_convolution(a, b) else ""
     (m, k), n = a.shape, b.shape[1]
     if kind == "nt":
-        return _rows(F.conv2d(_pixels(a), _kernel(b.t()), bias))
+        return _rows(F.conv2d(_pixels(a), _kernel(b.t()), bias, dilation=DILATION))
     if kind == "nn" or (kind == "tn" and n >= WIDE and k < 2 * n):
-        out = _rows(conv2d_input((1, n, 1, m), _kernel(b), _pixels(a.contiguous())))
-    elif kind == "tn":
-        out = conv2d_weight(_pixels(b), (m, n, 1, 1), _pixels(a.t())).view(m, n)
+        out = _rows(conv2d_input((1, n, 1, m), _kernel(b), _pixels(a.contiguous()), dilation=DILATION))
+    elif kind == "tn" and m < LONG * k:
+        out = conv2d_weight(_pixels(b), (m, n, 1, 1), _pixels(a.t()), dilation=DILATION).view(m, n)
     else:
         return a @ b if bias is None else torch.addmm(bias, a, b)
     return out if bias is None else out.add_(bias)
@@ -95,6 +104,7 @@ class _Product(torch.autograd.Function):
         return mm(a, b, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: torch.Tensor):
         a, b = ctx.saved_tensors
         gradient = gradient.contiguous()

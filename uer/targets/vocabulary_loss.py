@@ -18,6 +18,7 @@ from uer.products import mm
 SLICE = {"cpu": 1 << 26}  # logits at a time; few slices, as the products read the whole table for each
 SLICE_ELSEWHERE = 1 << 28
 BLOCK = {"cpu": 1 << 21}  # of these worked on at a time; elsewhere all
+FEW_ROWS = 512  # fewer have no wider blocks: products of another shape are faster
 
 
 def vocabulary_loss(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,
@@ -48,7 +49,7 @@ class _VocabularyLoss(torch.autograd.Function):
         gradients = _Gradients(features, table, full) if training else None
         for rows in _parts(len(features), len(table), SLICE.get(features.device.type, SLICE_ELSEWHERE)):
             label = labels[rows, None]
-            columns = _parts(len(table), len(label), BLOCK.get(features.device.type, SLICE_ELSEWHERE))
+            columns = _parts(len(table), max(len(label), FEW_ROWS), BLOCK.get(features.device.type, SLICE_ELSEWHERE))
             room = table.new_empty(len(label) * len(table), dtype=full)  # for the probabilities, in one piece
             blocks = [_Block(features[rows], table, bias, label, part, room) for part in columns]
             largest, best = torch.stack([block.largest for block in blocks]).max(0)
