@@ -41,15 +41,16 @@ def torchs(query, key, value, mask, dropout: float = 0.0) -> torch.Tensor:
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
-def compare(ways: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
+def compare(ways: dict[str, Callable[[], object]], turns: int,
+            clock: Callable[[], float] = time.process_time) -> dict[str, float]:
     """Milliseconds of each way."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(turns + 1):
         for name, run in ways.items():
-            begun = time.process_time()
+            begun = clock()
             run()
             if turn:
-                times[name].append(1000 * (time.process_time() - begun))
+                times[name].append(1000 * (clock() - begun))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -90,6 +91,11 @@ def with_torchs_dropout(module: nn.Module) -> nn.Module:
 def step(model: Bert, way: Callable, bf16: bool, batch: tuple) -> None:
     """Both passes of a model with this attention."""
     multi_headed_attn.attention = way
+    both_passes(model, bf16, batch)
+
+
+def both_passes(model: Bert, bf16: bool, batch: tuple) -> None:
+    """A step without its update."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         loss, _ = model.loss(*batch, padded=False)
     loss.backward()

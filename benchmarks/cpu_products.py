@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -22,7 +20,8 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from step_time import machine
+from cpu_attention import both_passes, compare
+from step_time import by_torch, machine, random_batch
 
 from uer import products
 from uer.config import ModelConfig
@@ -37,26 +36,6 @@ WIDTHS = (192, 384, 768)  # of 2 layers with heads of 32
 VOCABULARY, BATCH, SEQ = 30522, 32, 128
 
 
-def compare(ways: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Seconds of each way."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(turns + 1):
-        for name, run in ways.items():
-            begun = time.perf_counter()
-            run()
-            if turn:
-                times[name].append(time.perf_counter() - begun)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def by_torch(run: Callable[[], object]) -> Callable[[], object]:
-    """The same with torch's products."""
-    def instead() -> object:
-        with mock.patch.object(products, "convolutions_are_faster", lambda: False):
-            return run()
-    return instead
-
-
 def alone(turns: int) -> None:
     """GFLOP/s of both, and how far apart the results are."""
     print(f"{'GFLOP/s: torch, here':20}" + "".join(f"{name:>26}" for name in ("a bᵀ", "a b", "aᵀ b")))
@@ -64,38 +43,29 @@ def alone(turns: int) -> None:
         line, apart = f"{f'{m} x {k} x {n}':20}", 0.0
         for a, b in ((torch.randn(m, k), torch.randn(n, k).t()), (torch.randn(m, k), torch.randn(k, n)),
                      (torch.randn(k, m).t(), torch.randn(k, n))):
-            found = compare({"torch": partial(torch.mm, a, b), "here": partial(products.mm, a, b)}, turns)
-            theirs, ours = (2e-9 * m * k * n / found[name] for name in ("torch", "here"))
+            found = compare({"torch": partial(torch.mm, a, b), "here": partial(products.mm, a, b)}, turns,
+                            time.perf_counter)
+            theirs, ours = (2e-6 * m * k * n / found[name] for name in ("torch", "here"))
             line += f"{theirs:10.0f} {ours:7.0f} ({ours / theirs:.1f}x)"
             exact = a.double() @ b.double()
             apart = max(apart, ((products.mm(a, b) - exact).norm() / exact.norm()).item())
         print(f"{line}   error at most {apart:.0e}", flush=True)
 
 
-def step(model: Bert, bf16: bool, batch: tuple) -> None:
-    """Both passes."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        loss, _ = model.loss(*batch, padded=False)
-    loss.backward()
-    model.zero_grad()
-
-
 def steps(turns: int) -> None:
     """Forward and backward pass of a model with its loss."""
-    generator = torch.Generator().manual_seed(1)
-    src = torch.randint(5, VOCABULARY, (BATCH, SEQ), generator=generator)
-    positions = torch.randperm(src.numel(), generator=generator)[: src.numel() * 15 // 100].sort().values
-    batch = (src, torch.ones_like(src), positions, src.flatten()[positions])
+    batch = random_batch(argparse.Namespace(batch_size=BATCH, seq_length=SEQ, vocabulary=VOCABULARY))
     for width in WIDTHS:
         config = ModelConfig(width, 2, width // 32, 4 * width, 512, dropout=0.0)
         sizes = BertSizes.uniform(vocab=VOCABULARY, hidden=width, layers=2, heads=width // 32, feedforward=4 * width,
                                   positions=512)
         model = Bert(sizes, config).train()
-        initialise(model, generator)
-        run = partial(step, model, False, batch)
-        found = compare({"torch": by_torch(run), "here": run, "bfloat16": partial(step, model, True, batch)}, turns)
-        print(f"step of 2 x {width}, {BATCH} x {SEQ} tokens: torch {found['torch']:.3f} s, here {found['here']:.3f} s "
-              f"({found['torch'] / found['here']:.1f}x), bfloat16 {found['bfloat16']:.3f} s", flush=True)
+        initialise(model, torch.Generator().manual_seed(1))
+        run, half = (partial(both_passes, model, bf16, batch) for bf16 in (False, True))
+        found = compare({"torch": by_torch(run), "here": run, "bfloat16": half}, turns, time.perf_counter)
+        print(f"step of 2 x {width}, {BATCH} x {SEQ} tokens: torch {found['torch']:.0f} ms, here "
+              f"{found['here']:.0f} ms ({found['torch'] / found['here']:.1f}x), bfloat16 "
+              f"{found['bfloat16']:.0f} ms", flush=True)
 
 
 def main() -> None:

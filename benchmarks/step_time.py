@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -55,6 +56,7 @@ STEPS_PER_TURN = {BY_TORCH: 1, "activations": 1, "composed": 1, "squeezed": 3, "
 W_STEP, L2_LAMBDA, LEARNING_RATE, COMPACTOR_LEARNING_RATE = 500, 20.0, 1e-6, 5e-5
 MID_RUN = 20 * W_STEP + 1  # the schedule is complete, no masks are chosen in the steps that follow
 
+Result = TypeVar("Result")
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # src, seg, positions, labels
 
 
@@ -169,9 +171,9 @@ def masked_master(args: argparse.Namespace) -> tuple[Master, AdamW, Penalty]:
     return master, optimizer, build_penalty("published", master, optimizer, W_STEP, L2_LAMBDA)
 
 
-def by_torch(step: Callable[[], float]) -> Callable[[], float]:
+def by_torch(step: Callable[[], Result]) -> Callable[[], Result]:
     """The step with torch's own products."""
-    def run() -> float:
+    def run() -> Result:
         with mock.patch.object(products, "convolutions_are_faster", lambda: False):
             return step()
     return run
