@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from uer.layers.dropout import Keep, new_seed
 
-WEIGHTS = 1 << 20  # at a time
+WEIGHTS = 1 << 19  # at a time
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None,
@@ -50,11 +50,13 @@ class _Attention(torch.autograd.Function):
         keep = Keep(dropout, ctx.seed)
         out = _side_by_side(query)
         with torch.autocast("cpu", enabled=False):
+            room = _room(query)
             for part in _parts(query):
-                weights = _weights(query[part], key[part], None if mask is None else mask[part])
+                q, k, v = _heads(part, query, key, value)
+                weights = _weights(q, k, None if mask is None else mask[part], room)
                 if dropout:
                     weights.mul_(keep.mask(weights.shape))
-                out[part] = torch.matmul(weights.to(value.dtype), value[part]).mul_(keep.scale)
+                _put(torch.bmm(weights.to(v.dtype), v), keep.scale, out[part])
         ctx.save_for_backward(query, key, value, mask, out)
         return out
 
@@ -65,19 +67,21 @@ class _Attention(torch.autograd.Function):
         keep, scale = Keep(ctx.dropout, ctx.seed), query.shape[-1] ** -0.5
         d_query, d_key, d_value = (_side_by_side(query) for _ in range(3))
         with torch.autocast("cpu", enabled=False):
-            inner = (gradient.to(_full(query)) * out).sum(-1, keepdim=True)  # Σ do o
+            inner = (gradient.to(_full(query)) * out).sum(-1)  # Σ do o
+            room, d_room = _room(query), _room(query, query.dtype)
             for part in _parts(query):
-                weights = _weights(query[part], key[part], None if mask is None else mask[part])
-                d_weights = torch.matmul(gradient[part], value[part].transpose(-1, -2)).to(weights.dtype)
+                q, k, v, d_out = _heads(part, query, key, value, gradient)
+                weights = _weights(q, k, None if mask is None else mask[part], room)
+                d_weights = torch.bmm(d_out, v.transpose(1, 2), out=d_room[: len(q)]).to(weights.dtype)
                 kept = weights
                 if ctx.dropout:
                     kept_entries = keep.mask(weights.shape)
                     kept = weights * kept_entries
                     d_weights.mul_(kept_entries).mul_(keep.scale)
-                d_scores = d_weights.sub_(inner[part]).mul_(weights).to(query.dtype)
-                d_value[part] = torch.matmul(kept.to(value.dtype).transpose(-1, -2), gradient[part]).mul_(keep.scale)
-                d_query[part] = torch.matmul(d_scores, key[part]).mul_(scale)
-                d_key[part] = torch.matmul(d_scores.transpose(-1, -2), query[part]).mul_(scale)
+                d_scores = d_weights.sub_(inner[part].reshape(len(q), -1, 1)).mul_(weights).to(q.dtype)
+                _put(torch.bmm(kept.to(v.dtype).transpose(1, 2), d_out), keep.scale, d_value[part])
+                _put(torch.bmm(d_scores, k), scale, d_query[part])
+                _put(torch.bmm(d_scores.transpose(1, 2), q), scale, d_key[part])
         return d_query, d_key, d_value, None, None
 
 
@@ -85,20 +89,40 @@ def _full(tensor: torch.Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """p [batch, heads, seq, seq], float32 at least."""
-    full = _full(query)
-    scores = torch.matmul(query.to(full) * query.shape[-1] ** -0.5, key.to(full).transpose(-1, -2))
+def _room(query: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """For the weights of a part, [instances * heads, seq, seq]; float32 at least, or of this dtype."""
+    batch, heads, seq, _ = query.shape
+    return query.new_empty(min(batch, _instances(query)) * heads, seq, seq, dtype=dtype or _full(query))
+
+
+def _heads(part: slice, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """These instances of tensors [batch, heads, seq, size], as [instances * heads, seq, size] in one piece."""
+    return [tensor[part].reshape(-1, *tensor.shape[2:]) for tensor in tensors]
+
+
+def _put(heads: torch.Tensor, factor: float, to: torch.Tensor) -> None:
+    """The inverse of `_heads`, times factor."""
+    torch.mul(heads.view_as(to), factor, out=to)
+
+
+def _weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, room: torch.Tensor) -> torch.Tensor:
+    """p [instances * heads, seq, seq] in `room`; query and key as `_heads` gives them, mask [instances, 1, 1, seq]."""
+    query, key = query.to(room.dtype), key.to(room.dtype).transpose(1, 2)
+    scores = room[: len(query)]
+    torch.baddbmm(scores, query, key, beta=0, alpha=query.shape[-1] ** -0.5, out=scores)
     if mask is not None:
-        scores.masked_fill_(~mask, torch.finfo(full).min)
-    return torch.softmax(scores, -1)
+        scores.view(len(mask), -1, *scores.shape[1:]).masked_fill_(~mask, torch.finfo(scores.dtype).min)
+    return torch.softmax(scores, -1, out=scores)
+
+
+def _instances(query: torch.Tensor) -> int:
+    """How many of them at a time."""
+    return max(1, WEIGHTS // (query.shape[1] * query.shape[2] ** 2))
 
 
 def _parts(query: torch.Tensor) -> Iterator[slice]:
-    """Instances at a time."""
-    batch, heads, seq, _ = query.shape
-    rows = max(1, WEIGHTS // (heads * seq * seq))
-    return (slice(start, start + rows) for start in range(0, batch, rows))
+    rows = _instances(query)
+    return (slice(start, start + rows) for start in range(0, len(query), rows))
 
 
 def _side_by_side(query: torch.Tensor) -> torch.Tensor:
