@@ -50,8 +50,11 @@ class _VocabularyLoss(torch.autograd.Function):
         for rows in _parts(len(features), len(table), SLICE.get(features.device.type, SLICE_ELSEWHERE)):
             label = labels[rows, None]
             columns = _parts(len(table), max(len(label), FEW_ROWS), BLOCK.get(features.device.type, SLICE_ELSEWHERE))
-            room = table.new_empty(len(label) * len(table), dtype=full)  # for the probabilities, in one piece
-            blocks = [_Block(features[rows], table, bias, label, part, room) for part in columns]
+            # probabilities lie side by side; without gradients, a block's may overwrite those of the one before
+            starts = [len(label) * part.start if training else 0 for part in columns]
+            room = table.new_empty(starts[-1] + len(label) * columns[0].stop, dtype=full)
+            blocks = [_Block(features[rows], table, bias, label, part, room[start:])
+                      for part, start in zip(columns, starts)]
             largest, best = torch.stack([block.largest for block in blocks]).max(0)
             shares = torch.stack([block.log_sum - largest for block in blocks])
             log_sum = shares.logsumexp(0)
@@ -75,7 +78,7 @@ class _Block:
     """Some columns of the logits of some rows.
 
     Args:
-        room: flat, for rows × vocabulary numbers; the probabilities are left where the columns' ones would be.
+        room: flat; the probabilities are left at its beginning.
     Attributes:
         columns: which ones.
         probabilities: softmax among them, [rows, columns].
@@ -95,8 +98,7 @@ class _Block:
         self.place = (label - columns.start).clamp(0, logits.shape[1] - 1)
         self.wanted = logits.gather(1, self.place) * self.inside
         self.right = self.inside & _is_first_largest(logits, self.place, self.largest)
-        start = len(label) * columns.start
-        self.probabilities = room[start:start + logits.numel()].view_as(logits)
+        self.probabilities = room[:logits.numel()].view_as(logits)
         torch.softmax(logits, 1, out=self.probabilities)
         self.log_sum = self.largest - self.probabilities.amax(1, keepdim=True).log()
 
