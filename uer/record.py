@@ -17,7 +17,6 @@ import torch
 from uer.cost import Cost, Step, activations_cost, plain_cost, table_rows, wid_cost
 from uer.learner import Learner
 from uer.reports import Reports
-from uer.squeeze.groups import MaskGroup
 from uer.squeeze.learner import WidLearner
 
 BINS = 32
@@ -77,19 +76,18 @@ class Recorder:
         if not isinstance(self.learner, WidLearner):
             return
         groups = [group for group in self.learner.groups().values() if not group.squeezed and group.keep is not None]
-        stable = {group.name: self._stable(group) for group in groups}
+        before, self.before = self.before, {group.name: group.keep for group in groups if group.keep is not None}
         if groups and is_noted(step // self.learner.w_step):
             self.reports.record(step, "masks", {"groups": {group.name: {
-                "kept": group.kept, "stable": stable[group.name],
+                "kept": group.kept, "stable": stable_share(before.get(group.name), self.before[group.name]),
                 "norms": binned(self.learner.master.scores(group))} for group in groups}})
 
-    def _stable(self, group: MaskGroup) -> float | None:
-        """The share of what was dropped at the update before that is dropped now; None where nothing was."""
-        assert group.keep is not None
-        before, self.before[group.name] = self.before.get(group.name), group.keep
-        if before is None or bool(before.all()):
-            return None
-        return float((~before & ~group.keep).sum() / (~before).sum())
+
+def stable_share(before: torch.Tensor | None, now: torch.Tensor) -> float | None:
+    """The share of what a mask dropped before that it drops now; None where it dropped nothing."""
+    if before is None or bool(before.all()):
+        return None
+    return float((~before & ~now).sum() / (~before).sum())
 
 
 def is_noted(k: int) -> bool:
