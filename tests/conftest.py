@@ -1,10 +1,16 @@
-"""One thread: models as small as these only wait for a second one. The golden run takes all threads."""
+"""What tests share: folders to work from, not to be written to, and how many threads there are.
+
+One thread: models as small as these only wait for a second one. The golden run takes all threads.
+"""
 
 import os
 import signal
 
 import pytest
 import torch
+from bench import make_bench
+from commands import make_files
+from tuning import make_tuned
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the scripts that tests start
 torch.set_num_threads(1)
@@ -18,3 +24,21 @@ def all_threads():
     torch.set_num_threads(os.cpu_count() or 1)
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory):
+    """For pretrain.py in this process."""
+    return make_bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """For the scripts as users call them."""
+    return make_files(tmp_path_factory.mktemp("scripts"))
+
+
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory):
+    """For fine-tuning."""
+    return make_tuned(tmp_path_factory.mktemp("tuning"))

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_scripts import TEACHER, bench, call, pretrain_options  # noqa: F401
+from commands import TEACHER, call, pretrain_options
 
 from uer.formats import load_model
 from uer.models.build import from_weights
@@ -19,9 +19,9 @@ def logits(path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("strategy", "target"), [("dim", 32), ("head", 64)])
-def test_calibrate_makes_a_student_and_says_what_it_lost(bench, tmp_path, capsys, strategy, target):  # noqa: F811
-    call("calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
-         "--corpus_path", bench / "corpus.txt", "--vocab_path", bench / "vocab.txt", "--target_dim", target,
+def test_calibrate_makes_a_student_and_says_what_it_lost(files, tmp_path, capsys, strategy, target):
+    call("calibrate.py", "--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json",
+         "--corpus_path", files / "corpus.txt", "--vocab_path", files / "vocab.txt", "--target_dim", target,
          "--compactor_mask_strategy", strategy, "--output_model_path", tmp_path / "student.bin",
          "--output_format", "uer", "huggingface")
     said = capsys.readouterr().out
@@ -31,41 +31,41 @@ def test_calibrate_makes_a_student_and_says_what_it_lost(bench, tmp_path, capsys
         assert part in said
 
 
-def test_calibrating_to_the_teachers_size_gives_the_teacher(bench, tmp_path):  # noqa: F811
-    call("calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
-         "--dataset_path", bench / "data.pt", "--vocab_path", bench / "vocab.txt", "--target_dim", TEACHER.hidden_size,
+def test_calibrating_to_the_teachers_size_gives_the_teacher(files, tmp_path):
+    call("calibrate.py", "--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json",
+         "--dataset_path", files / "data.pt", "--vocab_path", files / "vocab.txt", "--target_dim", TEACHER.hidden_size,
          "--output_model_path", tmp_path / "same.bin")
     (tmp_path / "teacher_config.json").write_text(TEACHER.to_json())
-    (tmp_path / "teacher.bin").write_bytes((bench / "teacher.bin").read_bytes())
+    (tmp_path / "teacher.bin").write_bytes((files / "teacher.bin").read_bytes())
     torch.testing.assert_close(logits(tmp_path / "same.bin"), logits(tmp_path / "teacher.bin"), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("train", ["compactors", "student"])
-def test_both_kinds_of_training_start_from_the_same_student(bench, tmp_path, train):  # noqa: F811
+def test_both_kinds_of_training_start_from_the_same_student(files, tmp_path, train):
     """With rates of 0 the first step changes nothing: convert.py gives what calibrate.py gives."""
     masks = ["--mask_path", tmp_path / "masks.txt"] if train == "compactors" else []
-    call("pretrain.py", *pretrain_options(bench, tmp_path / "run.bin", "--weight_squeeze", "--target_dim", 32,
+    call("pretrain.py", *pretrain_options(files, tmp_path / "run.bin", "--weight_squeeze", "--target_dim", 32,
                                           "--compactor_init", "calibrated", "--train", train, *masks,
                                           total_steps=1, learning_rate=0, compactor_learning_rate=0))
     call("convert.py", "--load_model_path", tmp_path / "run.bin-1", "--output_model_path", tmp_path / "trained.bin",
          "--hidden_size", TEACHER.hidden_size)
-    call("calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
-         "--dataset_path", bench / "data.pt", "--vocab_path", bench / "vocab.txt", "--target_dim", 32,
+    call("calibrate.py", "--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json",
+         "--dataset_path", files / "data.pt", "--vocab_path", files / "vocab.txt", "--target_dim", 32,
          "--output_model_path", tmp_path / "calibrated.bin")
     torch.testing.assert_close(logits(tmp_path / "trained.bin"), logits(tmp_path / "calibrated.bin"), rtol=0, atol=1e-5)
     kind = json.loads((tmp_path / "run.bin-1.json").read_text())["kind"]
     assert kind == ("wid" if train == "compactors" else "plain")
 
 
-def test_soft_labels_and_resume_of_a_trained_student(bench, tmp_path):  # noqa: F811
+def test_soft_labels_and_resume_of_a_trained_student(files, tmp_path):
     options = ["--weight_squeeze", "--target_dim", 32, "--compactor_init", "calibrated", "--train", "student",
                "--soft_targets_weight", 0.5]
-    call("pretrain.py", *pretrain_options(bench, tmp_path / "whole.bin", *options, total_steps=4))
-    call("pretrain.py", *pretrain_options(bench, tmp_path / "parts.bin", *options, total_steps=4,
+    call("pretrain.py", *pretrain_options(files, tmp_path / "whole.bin", *options, total_steps=4))
+    call("pretrain.py", *pretrain_options(files, tmp_path / "parts.bin", *options, total_steps=4,
                                           save_checkpoint_steps=2))
     for suffix in ("", ".json", ".resume"):
         (tmp_path / f"parts.bin-4{suffix}").unlink()
-    call("pretrain.py", *pretrain_options(bench, tmp_path / "parts.bin", *options, "--resume", total_steps=4))
+    call("pretrain.py", *pretrain_options(files, tmp_path / "parts.bin", *options, "--resume", total_steps=4))
     whole, parts = (torch.load(tmp_path / f"{name}.bin-4", weights_only=True) for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
@@ -76,11 +76,11 @@ def test_soft_labels_and_resume_of_a_trained_student(bench, tmp_path):  # noqa: 
     (["--corpus_path", "CORPUS", "--target_dim", "31"], "multiple of 2"),
     (["--corpus_path", "CORPUS", "--calibration_batches", "0"], "at least 1"),
 ])
-def test_mistakes_are_one_sentence(bench, tmp_path, capsys, options, word):  # noqa: F811
-    options = [bench / "corpus.txt" if option == "CORPUS" else option for option in options]
+def test_mistakes_are_one_sentence(files, tmp_path, capsys, options, word):
+    options = [files / "corpus.txt" if option == "CORPUS" else option for option in options]
     with pytest.raises(SystemExit) as end:
-        call("calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
-             "--vocab_path", bench / "vocab.txt", *(["--target_dim", 32] if "--target_dim" not in options else []),
+        call("calibrate.py", "--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json",
+             "--vocab_path", files / "vocab.txt", *(["--target_dim", 32] if "--target_dim" not in options else []),
              "--output_model_path", tmp_path / "out.bin", *options)
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.startswith("error:") and word in said and said.count("\n") == 1

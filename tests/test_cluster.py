@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_scripts import readme_commands, readme_folder, shell
+from commands import readme_commands, readme_folder, shell
 
 from uer.checkpoint import checkpoint_steps, load_checkpoint
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import call
 from corpora import TOKENS, write_vocab
 from small import THREE_BY_8, teacher
-from test_scripts import call
 
 from demo import runner
 from demo.harvest import docstrings, documents, harvest, held_out, paragraphs, without_repeats

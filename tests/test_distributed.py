@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench import ROOT, WID, assert_same, make_bench, options, reports
+from bench import ROOT, WID, assert_same, options, reports
 from workers import one_fails, processes, runs_in_float64
 
 from uer import rendezvous, spawn
@@ -33,11 +33,6 @@ PUBLISHED = [*WID, "--w_step", "1", "--total_steps", "8", "--report_steps", "2",
 KINDS = {1: {"": [("fade", 1), ("fade", 2), ("published", 1)]},  # world size: sharded or not: method, accumulation
          2: {"": [("fade", 2), ("published", 1)], "sharded": [("fade", 2), ("published", 1)]},
          4: {"sharded": [("fade", 1)]}}
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 # -- equal to one process ----------------------------------------------------------------------------------------------

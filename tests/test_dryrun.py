@@ -3,17 +3,11 @@
 import time
 
 import pytest
-from bench import WID, make_bench, options, run
+from bench import WID, options, run
 
 from uer.distributed import Place
 from uer.errors import UserError
 from uer.trainer import Trainer
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return make_bench(tmp_path_factory.mktemp("bench"))
-
 
 ALWAYS = ["load teacher and data", "step", "comparison of processes", "evaluation", "checkpoint", "resume, step",
           "merge, conversion", "all"]

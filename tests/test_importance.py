@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from bench import WID, options, reports, run
 from small import FOUR_BY_32, Product, micro_batches, teacher
-from test_trainer import WID, bench, options, reports, run  # noqa: F401
 
 from uer.errors import UserError
 from uer.squeeze.importance import MEMORY
@@ -58,7 +58,7 @@ def test_taylor_and_norms_choose_differently():
     assert norm != taylor and {name: len(x) for name, x in norm.items()} == {name: len(x) for name, x in taylor.items()}
 
 
-def test_resume_refuses_a_checkpoint_without_scores(bench, tmp_path, monkeypatch):  # noqa: F811
+def test_resume_refuses_a_checkpoint_without_scores(bench, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(options(bench, *WID, total_steps=1))
     with pytest.raises(UserError, match=r"no Taylor scores for hidden, .*another --mask_scores"):
@@ -69,13 +69,13 @@ def test_resume_refuses_a_checkpoint_without_scores(bench, tmp_path, monkeypatch
     (["--w_step", "5", "--mask_schedule_share", "0.5"], "give one of them"),
     (["--mask_schedule_share", "1.5"], "--mask_schedule_share is 1.5"),
     (["--mask_scores", "taylor", "--compactor_init", "calibrated"], "--mask_scores does nothing")])
-def test_options_that_contradict_each_other(bench, tmp_path, monkeypatch, more, message):  # noqa: F811
+def test_options_that_contradict_each_other(bench, tmp_path, monkeypatch, more, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         run(options(bench, *WID, *more, total_steps=1))
 
 
-def test_the_schedule_takes_its_share_of_the_steps(bench, tmp_path, monkeypatch):  # noqa: F811
+def test_the_schedule_takes_its_share_of_the_steps(bench, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(options(bench, *WID, total_steps=70, mask_schedule_share=0.5, report_steps=1, tb_path="logs"))
     kept = {entry["step"]: entry["kept/ffn.0"] for entry in reports(tmp_path / "logs", "train")}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench import ROOT, WID, assert_same, make_bench, options, reports, run
+from bench import ROOT, WID, assert_same, options, reports, run
 
 import uer.trainer
 from uer.checkpoint import checkpoint_steps, load_checkpoint, open_checkpoint, save_checkpoint, sweep
@@ -30,11 +30,6 @@ from uer.reports import Reports
 from uer.signals import SIGNALS, StopSignals
 
 FADE = [*WID, "--penalty", "fade", "--w_step", "1"]
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return make_bench(tmp_path_factory.mktemp("bench"))
 
 
 def build(words: list[str], device: str = "cpu"):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench import WID, options, reports, run
+from commands import call
 from corpora import TOKENS
 from small import FOUR_BY_32, Product, micro_batches, teacher
-from test_scripts import call
-from test_trainer import WID, bench, options, reports, run  # noqa: F401
 
 from uer.config import ModelConfig, config_from_dict
 from uer.errors import UserError
@@ -53,7 +53,7 @@ def test_merged_is_trained():
 
 
 @pytest.mark.parametrize("strategy", ["dim", "head"])
-def test_from_training_to_a_file(bench, tmp_path, monkeypatch, capsys, strategy):  # noqa: F811
+def test_from_training_to_a_file(bench, tmp_path, monkeypatch, capsys, strategy):
     monkeypatch.chdir(tmp_path)
     run(options(bench, *WIDER, penalty="fade", compactor_mask_strategy=strategy, total_steps=60, w_step=2,
                 save_checkpoint_steps=60, tb_path="logs"))
@@ -77,7 +77,7 @@ def test_from_training_to_a_file(bench, tmp_path, monkeypatch, capsys, strategy)
 
 
 @pytest.mark.parametrize("train", ["compactors", "student"])
-def test_calibrated(bench, tmp_path, monkeypatch, capsys, train):  # noqa: F811
+def test_calibrated(bench, tmp_path, monkeypatch, capsys, train):
     """A wider head explains at least as much; students are trained and resumed at its width, and converted."""
     monkeypatch.chdir(tmp_path)
     words = options(bench, *WIDER, "--compactor_init", "calibrated", "--calibration_batches", "2", total_steps=4,
@@ -91,7 +91,7 @@ def test_calibrated(bench, tmp_path, monkeypatch, capsys, train):  # noqa: F811
     assert (student.config.hidden_size, student.config.mlm_size) == (16, 24)
 
 
-def test_a_student_with_a_wider_head_as_teacher(bench, tmp_path, monkeypatch):  # noqa: F811
+def test_a_student_with_a_wider_head_as_teacher(bench, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(options(bench, *WIDER, "--compactor_init", "calibrated", "--train", "student", total_steps=1))
     call("convert.py", "--load_model_path", "model.bin-1", "--output_model_path", "student.bin")

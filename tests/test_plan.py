@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from test_scripts import SMALLER, TEACHER, bench, call, pretrain_options, readme_commands, refused  # noqa: F401
+from commands import SMALLER, TEACHER, call, pretrain_options, readme_commands, refused
 
 from uer.cost import Step, plain_cost, wid_cost
 from uer.formats import load_model
@@ -49,22 +49,22 @@ def test_the_readmes_command_before_anything_is_there(tmp_path, monkeypatch, cap
     assert times[0] == 1 < times[1] < times[2] < times[3]
 
 
-def test_what_is_there_is_read(bench, tmp_path, capsys):  # noqa: F811
-    text = planned(capsys, *pretrain_options(bench, tmp_path / "m.bin"))
-    vocab = len((bench / "vocab.txt").read_text().splitlines())
+def test_what_is_there_is_read(files, tmp_path, capsys):
+    text = planned(capsys, *pretrain_options(files, tmp_path / "m.bin"))
+    vocab = len((files / "vocab.txt").read_text().splitlines())
     assert "note" not in text and f"vocabulary {vocab}; a step: 1 x 1 x 4 instances of 32 tokens" in text
-    parameters = sum(tensor.numel() for tensor in torch.load(bench / "teacher.bin", weights_only=True).values())
+    parameters = sum(tensor.numel() for tensor in torch.load(files / "teacher.bin", weights_only=True).values())
     assert cells(text, "parameters trained") == [f"{parameters / 1e6:.2f} M"]
     assert not list(tmp_path.iterdir())
 
 
-def test_the_teacher_tells_its_sizes(bench, tmp_path, capsys):  # noqa: F811
-    model = load_model(bench / "teacher.bin", config=TEACHER, vocab_size=None)
+def test_the_teacher_tells_its_sizes(files, tmp_path, capsys):
+    model = load_model(files / "teacher.bin", config=TEACHER, vocab_size=None)
     save_huggingface(tmp_path / "folder", model.config, model.weights)
     (tmp_path / "folder/model.safetensors").unlink()
     squeeze = ["--weight_squeeze", "--target_dim", 32, "--compactor_init", "calibrated", "--train", "student"]
     texts = [planned(capsys, "--pretrained_model_path", path, "--seq_length", 64, *squeeze)
-             for path in (tmp_path / "folder", bench / "teacher.bin")]
+             for path in (tmp_path / "folder", files / "teacher.bin")]
     assert texts[0].partition("\n\n")[2] == texts[1].partition("\n\n")[2]
     assert "before squeeze" not in texts[0] and "student's size from the first step" in texts[0]
     assert json.loads((tmp_path / "folder/config.json").read_text())["vocab_size"] == len(model.weights[
@@ -80,6 +80,6 @@ def test_the_teacher_tells_its_sizes(bench, tmp_path, capsys):  # noqa: F811
     (["--plan", "--config_path", "CONFIG", "--seq_length", "65"], "--seq_length is 65, the model has 64 positions"),
     (["--config_path", "CONFIG", "--seq_length", "64"], "--seq_length goes with --plan"),
     (["--config_path", "CONFIG"], "--dataset_path is needed; --output_model_path is needed")])
-def test_mistakes(bench, tmp_path, capsys, more, message):  # noqa: F811
-    words = [str(bench / "config.json") if word == "CONFIG" else word for word in more]
+def test_mistakes(files, tmp_path, capsys, more, message):
+    words = [str(files / "config.json") if word == "CONFIG" else word for word in more]
     assert message in refused(capsys, tmp_path, "pretrain.py", *words)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from checkpoints import trained
+from commands import TEACHER, call, pretrain_options
 from small import THREE_BY_8, batch, plain_bert, teacher
-from test_calibrate_scripts import bench  # noqa: F401
 from test_convert import convert
 from test_merge import CASES, merged, mid_training
-from test_scripts import TEACHER, call, pretrain_options
 from tuning import pooler
 
 from uer.finetuning.model import build_classifier, load_encoder
@@ -109,18 +108,18 @@ def test_convert_writes_the_pooler_into_every_format(tmp_path, monkeypatch, sque
 
 
 @pytest.mark.parametrize("target", [32, TEACHER.hidden_size])
-def test_calibrated_students_have_a_pooler(bench, tmp_path, target):  # noqa: F811
+def test_calibrated_students_have_a_pooler(files, tmp_path, target):
     """calibrate.py, and pretrain.py with rates of 0 in both kinds of training, then convert.py: the same pooler."""
-    tensors, whole = torch.load(bench / "teacher.bin", weights_only=True), pooler(TEACHER.hidden_size)
+    tensors, whole = torch.load(files / "teacher.bin", weights_only=True), pooler(TEACHER.hidden_size)
     save_uer(tmp_path / "teacher.bin", {**tensors, **whole})
-    common = ["--pretrained_model_path", tmp_path / "teacher.bin", "--config_path", bench / "config.json"]
-    call("calibrate.py", *common, "--dataset_path", bench / "data.pt", "--vocab_path", bench / "vocab.txt",
+    common = ["--pretrained_model_path", tmp_path / "teacher.bin", "--config_path", files / "config.json"]
+    call("calibrate.py", *common, "--dataset_path", files / "data.pt", "--vocab_path", files / "vocab.txt",
          "--target_dim", target, "--output_model_path", tmp_path / "calibrated.bin")
     found = [load_model(tmp_path / "calibrated.bin", config=None, vocab_size=None).extras]
     for train in ("compactors", "student") if target < TEACHER.hidden_size else ("student",):
         masks = ["--mask_path", tmp_path / "masks.txt"] if train == "compactors" else []
         call("pretrain.py", *pretrain_options(
-            bench, tmp_path / f"{train}.bin", "--weight_squeeze", "--target_dim", target, "--compactor_init",
+            files, tmp_path / f"{train}.bin", "--weight_squeeze", "--target_dim", target, "--compactor_init",
             "calibrated", "--train", train, *masks, total_steps=1, learning_rate=0, compactor_learning_rate=0,
             pretrained_model_path=tmp_path / "teacher.bin"))
         call("convert.py", "--load_model_path", tmp_path / f"{train}.bin-1", "--output_model_path",
@@ -144,12 +143,12 @@ def test_the_offset_goes_into_the_bias():
                                (states + offset) @ whole[WEIGHT].T + whole[BIAS])
 
 
-def test_resume_carries_the_pooler_on(bench, tmp_path):  # noqa: F811
-    tensors, whole = torch.load(bench / "teacher.bin", weights_only=True), pooler(TEACHER.hidden_size)
+def test_resume_carries_the_pooler_on(files, tmp_path):
+    tensors, whole = torch.load(files / "teacher.bin", weights_only=True), pooler(TEACHER.hidden_size)
     save_uer(tmp_path / "teacher.bin", {**tensors, **whole})
     options = {"pretrained_model_path": tmp_path / "teacher.bin", "save_checkpoint_steps": 1}
-    call("pretrain.py", *pretrain_options(bench, tmp_path / "run.bin", total_steps=1, **options))
-    call("pretrain.py", *pretrain_options(bench, tmp_path / "run.bin", "--resume", total_steps=2, **options))
+    call("pretrain.py", *pretrain_options(files, tmp_path / "run.bin", total_steps=1, **options))
+    call("pretrain.py", *pretrain_options(files, tmp_path / "run.bin", "--resume", total_steps=2, **options))
     again = load_model(tmp_path / "run.bin-2", config=None, vocab_size=None)
     assert all(torch.equal(again.extras[name], whole[name]) for name in whole)
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_trainer import WID, bench, options, run  # noqa: F401
+from bench import WID, options, run
 
 from uer.errors import UserError, run_script
 from uer.record import is_noted
@@ -114,7 +114,7 @@ def test_logs_of_plain_and_older_runs(tmp_path):
     check_folder(tmp_path / "both", "2 runs: plain, older")
 
 
-def test_a_real_run(bench, tmp_path, monkeypatch):  # noqa: F811
+def test_a_real_run(bench, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(options(bench, *WID, penalty="fade", total_steps=64, w_step=2, report_steps=4, eval_steps=32,
                 dev_path=bench / "dev.pt", tb_path="logs/wid"))

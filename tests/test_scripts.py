@@ -1,6 +1,5 @@
 """The scripts as users run them: the README's commands, options, and every mistake as one sentence."""
 
-import importlib.util
 import json
 import os
 import re
@@ -8,106 +7,37 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from commands import (
+    ROOT,
+    SMALLER,
+    TEACHER,
+    call,
+    pretrain_options,
+    readme_commands,
+    readme_folder,
+    refused,
+    shell,
+    write_teacher,
+)
 from corpora import TOKENS, random_corpus, write_vocab
 
-from uer.config import ModelConfig, parse_with_config
-from uer.errors import run_script
+from uer.config import parse_with_config
 from uer.formats import load_model
-from uer.formats.export import save_uer
-from uer.models.build import from_scratch, from_weights
+from uer.models.build import from_weights
 from uer.opts import pretrain_parser
 from uer.squeeze.mask_file import read_masks
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ["preprocess.py", "pretrain.py", "convert.py", "calibrate.py", "evaluate.py", "demo/run.py",
            "demo/harvest.py", "demo/picking.py", "demo/origin.py", "finetune/run_classifier.py", "finetune/run_glue.py",
            "finetune/run_squad.py", "inference/run_classifier_infer.py",
            *sorted(f"scripts/{path.name}" for path in ROOT.glob("scripts/convert*.py"))]
-TEACHER = ModelConfig(hidden_size=128, layers_num=2, heads_num=2, feedforward_size=256, max_seq_length=64)
 STUDENT_SIZES = {"dim": 32, "head": 64}
-# The README's figures and those of the test; names stay as they are.
-SMALLER = [(r"--processes_num 32", "--processes_num 2 --seq_length 32"),
-           (r"--total_steps 400000", "--total_steps 40"),
-           (r"--save_checkpoint_steps 100000", "--save_checkpoint_steps 20"),
-           (r"(--mask_step |stage1\.bin-)400000", r"\g<1>40"), (r"--batch_size 120", "--batch_size 4"),
-           (r"--w_step 500", "--w_step 2"), (r"--layers_num 12 --hidden_size 768", "--layers_num 2 --hidden_size 128")]
-
-
-def write_teacher(path: Path, config: ModelConfig = TEACHER, words: int = len(TOKENS)) -> None:
-    save_uer(path, from_scratch(config, words, seed=1).state_dict())
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    """A folder with corpus, vocabulary, config, teacher and dataset; not to be written to."""
-    folder = tmp_path_factory.mktemp("bench")
-    write_vocab(folder)
-    (folder / "corpus.txt").write_text(random_corpus(1, 60), encoding="utf-8")
-    (folder / "config.json").write_text(TEACHER.to_json())
-    write_teacher(folder / "teacher.bin")
-    call("preprocess.py", "--corpus_path", folder / "corpus.txt", "--vocab_path", folder / "vocab.txt",
-         "--dataset_path", folder / "data.pt", "--dynamic_masking", "--seq_length", "32")
-    return folder
-
-
-def call(name: str, *options) -> None:
-    """Run a script in this process."""
-    spec = importlib.util.spec_from_file_location(f"script_{Path(name).stem}", ROOT / name)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    before, sys.argv = sys.argv, [name, *map(str, options)]
-    try:
-        run_script(module.main)
-    finally:
-        sys.argv = before
-
-
-def pretrain_options(bench: Path, output: Path, *more, **changed) -> list:
-    """A command line of pretrain.py with a few things changed or (None) left out."""
-    options = {"dataset_path": bench / "data.pt", "vocab_path": bench / "vocab.txt",
-               "config_path": bench / "config.json", "pretrained_model_path": bench / "teacher.bin",
-               "output_model_path": output, "total_steps": 2, "batch_size": 4, **changed}
-    return [word for key, value in options.items() if value is not None for word in (f"--{key}", value)] + list(more)
 
 
 # -- the README's commands ---------------------------------------------------------------------------------------------
-
-
-def readme_commands() -> list[str]:
-    """preprocess.py, pretrain.py and convert.py as the README has them, a line each."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    found = [next(line.strip() for line in text.splitlines() if line.strip().startswith(f"python3 {script} --"))
-             for script in ("preprocess.py", "pretrain.py", "convert.py")]
-    return [" ".join(line.split()) for line in found]
-
-
-def readme_folder(folder: Path) -> None:
-    """What the commands expect: scripts, a config, a vocabulary, a corpus, a teacher."""
-    for name in ("preprocess.py", "pretrain.py", "convert.py"):
-        (folder / name).symlink_to(ROOT / name)
-    for name in ("bert", "models/google", "mask_path"):
-        (folder / name).mkdir(parents=True)
-    (folder / "bert/base_config.json").write_text(TEACHER.to_json())
-    write_vocab(folder).rename(folder / "models/google_uncased_en_vocab.txt")
-    (folder / "bert_corpus.txt").write_text(random_corpus(2, 60), encoding="utf-8")
-    write_teacher(folder / "models/google/12-768-model.bin")
-
-
-def shell(folder: Path, line: str) -> str:
-    """Run a line in a shell whose python3 is this one; returns what it printed."""
-    (folder / "bin").mkdir(exist_ok=True)
-    python = folder / "bin/python3"
-    if not python.exists():
-        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-        python.chmod(0o755)
-    env = {**os.environ, "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def free_port() -> int:
@@ -175,8 +105,8 @@ def test_options_come_from_the_command_line_then_the_config_then_the_defaults(tm
     assert not given & {"learning_rate", "report_steps"}
 
 
-def test_equal_signs_and_another_folder(bench, tmp_path):
-    options = pretrain_options(bench, "out/model.bin", total_steps=1)
+def test_equal_signs_and_another_folder(files, tmp_path):
+    options = pretrain_options(files, "out/model.bin", total_steps=1)
     joined = [f"{name}={value}" for name, value in zip(options[::2], options[1::2])]
     done = subprocess.run([sys.executable, str(ROOT / "pretrain.py"), *joined], cwd=tmp_path, capture_output=True,
                           text=True)
@@ -189,48 +119,32 @@ def test_equal_signs_and_another_folder(bench, tmp_path):
 # -- mistakes ----------------------------------------------------------------------------------------------------------
 
 
-def refused(capsys, folder: Path, script: str, *options) -> str:
-    """Run a script that must refuse; returns its sentence. Nothing may be written."""
-    before = everything(folder)
-    with pytest.raises(SystemExit) as end:
-        call(script, *options)
-    stderr = capsys.readouterr().err
-    assert end.value.code == 2
-    assert stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
-    assert everything(folder) == before
-    return stderr
-
-
-def everything(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize(("corpus", "message"), [
     (None, "no such file"), (b"", "no text in there"), (b" \n\t\n\n", "no text in there"),
     (b"fine\nbro\xffken\n", "line 2, byte 8: not UTF-8")])
-def test_a_corpus_that_cannot_be_used(bench, tmp_path, capsys, corpus, message):
+def test_a_corpus_that_cannot_be_used(files, tmp_path, capsys, corpus, message):
     if corpus is not None:
         (tmp_path / "corpus.txt").write_bytes(corpus)
     for processes in (1, 2):
         said = refused(capsys, tmp_path, "preprocess.py", "--corpus_path", tmp_path / "corpus.txt", "--vocab_path",
-                       bench / "vocab.txt", "--dataset_path", tmp_path / "d.pt", "--processes_num", processes)
+                       files / "vocab.txt", "--dataset_path", tmp_path / "d.pt", "--processes_num", processes)
         assert message in said
 
 
-def test_vocabularies_that_cannot_be_used(bench, tmp_path, capsys):
+def test_vocabularies_that_cannot_be_used(files, tmp_path, capsys):
     write_vocab(tmp_path, TOKENS[5:])
-    options = ["--corpus_path", bench / "corpus.txt", "--dataset_path", tmp_path / "d.pt", "--vocab_path"]
+    options = ["--corpus_path", files / "corpus.txt", "--dataset_path", tmp_path / "d.pt", "--vocab_path"]
     message = refused(capsys, tmp_path, "preprocess.py", *options, tmp_path / "vocab.txt")
     assert all(token in message for token in ("[CLS]", "[SEP]", "[MASK]"))
     assert "no such file" in refused(capsys, tmp_path, "preprocess.py", *options, tmp_path / "absent.txt")
 
 
-def test_a_dataset_from_another_vocabulary(bench, tmp_path, capsys):
+def test_a_dataset_from_another_vocabulary(files, tmp_path, capsys):
     vocab = write_vocab(tmp_path, [*TOKENS, "more"])
-    message = refused(capsys, tmp_path, "pretrain.py", *pretrain_options(bench, tmp_path / "m.bin", vocab_path=vocab))
+    message = refused(capsys, tmp_path, "pretrain.py", *pretrain_options(files, tmp_path / "m.bin", vocab_path=vocab))
     assert str(vocab) in message and "vocab.txt, " in message and "another vocabulary" in message
-    message = refused(capsys, tmp_path, "evaluate.py", "--model_path", bench / "teacher.bin", "--config_path",
-                      bench / "config.json", "--dataset_path", bench / "data.pt", "--vocab_path", vocab)
+    message = refused(capsys, tmp_path, "evaluate.py", "--model_path", files / "teacher.bin", "--config_path",
+                      files / "config.json", "--dataset_path", files / "data.pt", "--vocab_path", vocab)
     assert "another vocabulary" in message
 
 
@@ -242,17 +156,17 @@ def test_a_dataset_from_another_vocabulary(bench, tmp_path, capsys):
     ({"max_seq_length": 16}, "seq_length is 32, the model has 16 positions"),
     ({"batch_size": "many"}, "batch_size is 'many'"),
     ({"scheduler": "sideways"}, "--scheduler takes linear")])
-def test_a_config_that_is_not_the_teachers(bench, tmp_path, capsys, changed, message):
+def test_a_config_that_is_not_the_teachers(files, tmp_path, capsys, changed, message):
     config = tmp_path / "config.json"
     config.write_text(json.dumps({**TEACHER.to_dict(), **changed}))
-    options = pretrain_options(bench, tmp_path / "m.bin", config_path=config,
+    options = pretrain_options(files, tmp_path / "m.bin", config_path=config,
                                batch_size=None if "batch_size" in changed else 4)
     assert message in refused(capsys, tmp_path, "pretrain.py", *options)
 
 
-def test_a_teacher_for_another_vocabulary(bench, tmp_path, capsys):
+def test_a_teacher_for_another_vocabulary(files, tmp_path, capsys):
     write_teacher(tmp_path / "teacher.bin", words=200)
-    options = pretrain_options(bench, tmp_path / "m.bin", pretrained_model_path=tmp_path / "teacher.bin")
+    options = pretrain_options(files, tmp_path / "m.bin", pretrained_model_path=tmp_path / "teacher.bin")
     assert f"200 word embeddings, the vocabulary {len(TOKENS)}" in refused(capsys, tmp_path, "pretrain.py", *options)
 
 
@@ -261,8 +175,8 @@ def test_a_teacher_for_another_vocabulary(bench, tmp_path, capsys):
     ("--target_dim 256", "--target_dim 256"),
     ("--target_dim 32 --compactor_mask_strategy head", "--target_dim 32"), ("", "needs --target_dim")])
 @pytest.mark.parametrize("start", ["identity", "calibrated"])
-def test_targets_that_no_strategy_reaches(bench, tmp_path, capsys, more, message, start):
-    options = pretrain_options(bench, tmp_path / "m.bin", "--weight_squeeze", *more.split(), "--compactor_init", start,
+def test_targets_that_no_strategy_reaches(files, tmp_path, capsys, more, message, start):
+    options = pretrain_options(files, tmp_path / "m.bin", "--weight_squeeze", *more.split(), "--compactor_init", start,
                                mask_path=tmp_path / "masks.txt")
     assert message in refused(capsys, tmp_path, "pretrain.py", *options)
 
@@ -283,48 +197,48 @@ def test_targets_that_no_strategy_reaches(bench, tmp_path, capsys, more, message
     ({"eval_steps": 5}, "--eval_steps needs --dev_path"),
     ({"resume": "newest"}, "no checkpoint"),
     ({"world_size": 2, "gpu_ranks": 3}, "--gpu_ranks 3 does not fit --world_size 2")])
-def test_options_that_cannot_be_meant(bench, tmp_path, capsys, changed, message):
-    assert message in refused(capsys, tmp_path, "pretrain.py", *pretrain_options(bench, tmp_path / "m.bin", **changed))
+def test_options_that_cannot_be_meant(files, tmp_path, capsys, changed, message):
+    assert message in refused(capsys, tmp_path, "pretrain.py", *pretrain_options(files, tmp_path / "m.bin", **changed))
 
 
 @pytest.mark.parametrize("script", ["preprocess.py", "pretrain.py", "convert.py", "calibrate.py", "demo/harvest.py"])
-def test_an_output_folder_that_cannot_be_written(bench, tmp_path, capsys, script):
+def test_an_output_folder_that_cannot_be_written(files, tmp_path, capsys, script):
     (tmp_path / "file").write_text("in the way")
     bad = tmp_path / "file" / "x.bin"
     options = {
-        "preprocess.py": ["--corpus_path", bench / "corpus.txt", "--vocab_path", bench / "vocab.txt",
+        "preprocess.py": ["--corpus_path", files / "corpus.txt", "--vocab_path", files / "vocab.txt",
                           "--dataset_path", bad],
-        "pretrain.py": pretrain_options(bench, bad),
-        "convert.py": ["--load_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
+        "pretrain.py": pretrain_options(files, bad),
+        "convert.py": ["--load_model_path", files / "teacher.bin", "--config_path", files / "config.json",
                        "--output_model_path", bad],
-        "calibrate.py": ["--pretrained_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
-                         "--vocab_path", bench / "vocab.txt", "--dataset_path", bench / "data.pt", "--target_dim", 32,
+        "calibrate.py": ["--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json",
+                         "--vocab_path", files / "vocab.txt", "--dataset_path", files / "data.pt", "--target_dim", 32,
                          "--output_model_path", bad],
         "demo/harvest.py": ["--corpus_path", bad, "--dev_path", tmp_path / "dev.txt", "--packages", "numpy"]}[script]
     assert str(tmp_path / "file") in refused(capsys, tmp_path, script, *options)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(bench, tmp_path, capsys):
+def test_a_folder_without_permission(files, tmp_path, capsys):
     (tmp_path / "closed").mkdir(mode=0o500)
-    assert "closed" in refused(capsys, tmp_path, "pretrain.py", *pretrain_options(bench, tmp_path / "closed/m.bin"))
+    assert "closed" in refused(capsys, tmp_path, "pretrain.py", *pretrain_options(files, tmp_path / "closed/m.bin"))
 
 
-def test_several_processes_say_it_once(bench, tmp_path):
-    options = pretrain_options(bench, tmp_path / "m.bin", "--gpu_ranks", 0, 1, pretrained_model_path="absent.bin",
+def test_several_processes_say_it_once(files, tmp_path):
+    options = pretrain_options(files, tmp_path / "m.bin", "--gpu_ranks", 0, 1, pretrained_model_path="absent.bin",
                                world_size=2, master_ip=f"tcp://localhost:{free_port()}")
     done = subprocess.run([sys.executable, str(ROOT / "pretrain.py"), *map(str, options)], cwd=tmp_path,
                           capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr == "error: model absent.bin: no such file\n"
 
 
-def test_evaluate_says_what_pretrain_says(bench, tmp_path, capsys):
+def test_evaluate_says_what_pretrain_says(files, tmp_path, capsys):
     corpus = tmp_path / "dev.txt"
     corpus.write_text(random_corpus(5, 30), encoding="utf-8")
     dev, logs = tmp_path / "dev.pt", tmp_path / "logs"
-    call("preprocess.py", "--corpus_path", corpus, "--vocab_path", bench / "vocab.txt", "--dataset_path", dev,
+    call("preprocess.py", "--corpus_path", corpus, "--vocab_path", files / "vocab.txt", "--dataset_path", dev,
          "--dup_factor", 1, "--seq_length", 32)
-    call("pretrain.py", *pretrain_options(bench, tmp_path / "m.bin", dev_path=dev, tb_path=logs))
+    call("pretrain.py", *pretrain_options(files, tmp_path / "m.bin", dev_path=dev, tb_path=logs))
     call("evaluate.py", "--model_path", tmp_path / "m.bin-2", "--dataset_path", dev, "--output_path",
          tmp_path / "figures.json")
     figures = json.loads((tmp_path / "figures.json").read_text())

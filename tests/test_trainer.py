@@ -8,19 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench import CONFIG, ROOT, WID, assert_same, make_bench, options, reports, run
+from bench import CONFIG, ROOT, WID, assert_same, options, reports, run
 from corpora import TOKENS
 
 from uer.checkpoint import load_checkpoint
 from uer.errors import UserError
 from uer.formats.export import save_uer
 from uer.models.build import from_scratch
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return make_bench(tmp_path_factory.mktemp("bench"))
-
 
 # -- resume ------------------------------------------------------------------------------------------------------------
 

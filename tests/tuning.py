@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
+from commands import ROOT
 from corpora import TOKENS, write_vocab
 
 from uer.config import ModelConfig
@@ -14,6 +17,7 @@ from uer.formats.export import save_huggingface, save_uer
 from uer.models.build import from_scratch
 
 CONFIG = ModelConfig(hidden_size=16, layers_num=1, heads_num=2, feedforward_size=32, max_seq_length=64, dropout=0.1)
+FAST = ["--epochs_num", 2, "--batch_size", 8, "--seq_length", 24, "--learning_rate", 0.01]
 GOOD, BAD = ["the river", "new cafe", "lowest run"], ["unwanted want", "running low", "un un"]
 
 
@@ -126,3 +130,35 @@ def write_squad(path: Path, count: int, seed: int, unanswerable: bool = False) -
     data = {"version": "v2.0" if unanswerable else "1.1", "data": [{"title": "t", "paragraphs": paragraphs}]}
     path.write_text(json.dumps(data), encoding="utf-8")
     return data
+
+
+def make_tuned(folder: Path) -> Path:
+    """A folder with models, vocabulary and data of every kind; not to be written to."""
+    write_models(folder)
+    write_uer_tsv(folder / "train.tsv", 64, 1)
+    write_uer_tsv(folder / "dev.tsv", 24, 2)
+    write_uer_tsv(folder / "pairs.tsv", 32, 3, pairs=True)
+    write_uer_tsv(folder / "unlabelled.tsv", 12, 4, labels=False)
+    for task in ("CoLA", "MRPC", "STS-B", "MNLI", "RTE", "WNLI"):
+        write_glue(folder / "glue" / task, task)
+    write_squad(folder / "train.json", 24, 1, unanswerable=True)
+    write_squad(folder / "dev.json", 9, 2, unanswerable=True)
+    write_squad(folder / "train1.json", 16, 1)
+    write_squad(folder / "dev1.json", 6, 2)
+    return folder
+
+
+def shell(*words) -> subprocess.CompletedProcess:
+    """A script from the shell, in the repository's folder."""
+    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
+
+
+def options(bench: Path, output: Path, *more, train="train.tsv", dev="dev.tsv") -> list:
+    """A command line of run_classifier.py with UER's files."""
+    return ["--train_path", bench / train, "--dev_path", bench / dev, "--pretrained_model_path", bench / "uer.bin",
+            "--vocab_path", bench / "vocab.txt", "--config_path", bench / "uer_config.json", "--output_model_path",
+            output, *FAST, *more]
+
+
+def results(output: Path) -> dict:
+    return json.loads(Path(f"{output}.results.json").read_text())

@@ -1,0 +1,57 @@
+"""run_glue.py as users run it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from commands import call
+from tuning import FAST, shell
+
+from uer.finetuning.glue import average
+
+
+def test_all_tasks_of_a_folder_from_the_shell(tuned, tmp_path):
+    pytest.importorskip("matplotlib")
+    words = ["finetune/run_glue.py", "--data_dir", tuned / "glue", "--pretrained_model_path", tuned / "hf",
+             tuned / "uer.bin", "--model_names", "teacher", "student", "--vocab_path", tuned / "vocab.txt", "--tasks",
+             "CoLA", "MRPC", "MNLI", "WNLI", *FAST, "--seeds", 1, 2, "--epochs_num", 1, "--output_path",
+             tmp_path / "out", "--predict"]
+    done = shell(*words)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out"
+    found = json.loads((out / "glue.json").read_text())
+    assert list(found["models"]) == ["teacher", "student"]
+    for model in found["models"].values():
+        assert list(model["tasks"]) == ["CoLA", "MRPC", "MNLI", "WNLI"]
+        scores = [model["tasks"][task]["score"]["median"] for task in ("CoLA", "MRPC", "MNLI")]  # WNLI does not count
+        assert model["average"]["median"] == pytest.approx(np.mean(scores))
+    lines = (out / "glue.md").read_text().splitlines()
+    assert lines[0].replace(" ", "") == ("|model|CoLA(Matthews)|MRPC(F1/accuracy)|MNLI(matched/mismatched)|"
+                                         "WNLI(accuracy)|average|")
+    assert lines[2].startswith("| teacher") and lines[3].startswith("| student") and "without WNLI" in "".join(lines)
+    assert (out / "glue.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and (out / "glue.png").stat().st_size > 5000
+    assert sorted(path.name for path in (out / "student" / "submission").iterdir()) == [
+        "CoLA.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "MRPC.tsv", "WNLI.tsv"]
+    before = (out / "glue.json").read_bytes()
+    call(*words, "--resume")
+    assert (out / "glue.json").read_bytes() == before
+
+
+def test_average_needs_a_task():
+    assert average({}) is None and average({"WNLI": {"score": {}}}) is None
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    (["--data_dir", "none"], "--data_dir none: no such folder"),
+    (["--data_dir", "."], "none of the folders"),
+    (["--model_names", "a", "b"], "--model_names has 2 names for 1 models"),
+    (["--model_names", "a/b"], "fit as folder names"),
+])
+def test_mistakes_of_run_glue(tuned, tmp_path, capsys, monkeypatch, more, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        call("finetune/run_glue.py", "--data_dir", tuned / "glue", "--pretrained_model_path", tuned / "hf",
+             "--output_path", tmp_path / "out", *more)
+    assert words in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -1,0 +1,56 @@
+"""run_squad.py as users run it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import call
+from tuning import results, shell
+
+from uer.finetuning.model import read_card
+
+SQUAD = ["--batch_size", 8, "--seq_length", 40, "--doc_stride", 16, "--max_query_length", 8, "--learning_rate", 0.01,
+         "--seed", 1]
+
+
+def test_questions_with_and_without_answers_from_the_shell(tuned, tmp_path):
+    model = tmp_path / "out" / "s.bin"
+    done = shell("finetune/run_squad.py", "--train_path", tuned / "train.json", "--dev_path", tuned / "dev.json",
+                 "--pretrained_model_path", tuned / "hf", "--output_model_path", model, *SQUAD, "--epochs_num", 3)
+    assert done.returncode == 0, done.stderr
+    assert "some have no answer" in done.stdout and "unanswerable F1" in done.stdout
+    predictions, nbest, odds = (json.loads(Path(f"{model}.{kind}.json").read_text())
+                                for kind in ("predictions", "nbest", "null_odds"))
+    data = json.loads((tuned / "dev.json").read_text())["data"][0]["paragraphs"]
+    threshold = read_card(str(model))["null_score_diff_threshold"]
+    for paragraph in data:
+        key = paragraph["qas"][0]["id"]
+        assert predictions[key] in paragraph["context"]
+        assert (predictions[key] == "") == (odds[key] > threshold)
+        assert sum(entry["probability"] for entry in nbest[key]) == pytest.approx(1)
+    best = results(model)["runs"][0]
+    assert best["figures"]["F1"] == max(epoch["F1"] for epoch in best["epochs"])
+
+
+def test_squad_1_1_always_answers_and_learns(tuned, tmp_path, capsys):
+    call("finetune/run_squad.py", "--train_path", tuned / "train1.json", "--dev_path", tuned / "train1.json",
+         "--pretrained_model_path", tuned / "hf", "--output_model_path", tmp_path / "s.bin", *SQUAD, "--epochs_num", 12,
+         "--dropout", 0)
+    assert results(tmp_path / "s.bin")["runs"][0]["score"] > 0.6
+    assert all(json.loads((tmp_path / "s.bin.predictions.json").read_text()).values())
+    assert not (tmp_path / "s.bin.null_odds.json").exists() and "all have answers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    (["--max_query_length", 38], "leaves too little of --seq_length"),
+    (["--doc_stride", 0], "--doc_stride is 0"),
+    (["--tokenizer", "char", "--vocab_path", "VOCAB"], "only bert can tell"),
+])
+def test_mistakes_of_run_squad(tuned, tmp_path, capsys, more, words):
+    more = [tuned / "vocab.txt" if word == "VOCAB" else word for word in more]
+    with pytest.raises(SystemExit):
+        call("finetune/run_squad.py", "--train_path", tuned / "train1.json", "--dev_path", tuned / "dev1.json",
+             "--pretrained_model_path", tuned / "hf", "--output_model_path", tmp_path / "s.bin", *SQUAD, *more)
+    assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
