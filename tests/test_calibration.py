@@ -15,6 +15,7 @@ from uer.calibration.spool import Spool
 from uer.calibration.student import apply_calibration, calibrate, token_warning
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
+from uer.distributed import take_leaders
 from uer.formats import load_model
 from uer.models.bert import Bert
 from uer.models.build import from_scratch, from_weights
@@ -258,7 +259,9 @@ def _calibrate_on_a_share(rank: int, address: str, folder: str) -> None:
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
     config = config_of()
     calibration = calibrate(config, random_teacher(config), build_groups(config, 12, "dim"), batches(5)[rank::2])
-    torch.save({**calibration.tensors, "tokens": torch.tensor(calibration.tokens)}, f"{folder}/{rank}.pt")
+    told = [torch.tensor([float(rank)]), torch.tensor([rank == 0, True]), torch.arange(4).view(2, 2).t() + rank]
+    take_leaders(told)
+    torch.save({**calibration.tensors, "tokens": torch.tensor(calibration.tokens), "told": told}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -269,6 +272,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert found.pop("tokens") == alone.tokens
+        assert [tensor.tolist() for tensor in found.pop("told")] == [[0.0], [True, True], [[0, 2], [1, 3]]]
         for name, tensor in alone.tensors.items():
             torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9, msg=name)
 
@@ -364,3 +368,19 @@ def test_spool_goes_to_disk_and_comes_back():
         assert torch.equal(spool.get(i, name), tensor)
     spool.close()
     assert not spool.memory
+
+
+@pytest.mark.parametrize("dead", [(0,), (1,), (2,), (1, 2)])
+def test_heads_without_queries_keys_or_values(dead):
+    """As pruning leaves them. Nothing is divided by nothing."""
+    config = config_of()
+    weights = random_teacher(config)
+    for part in dead:
+        for name in ("weight", "bias"):
+            weights[f"encoder.transformer.0.self_attn.linear_layers.{part}.{name}"][8:16] = 0
+    groups = build_groups(config, 12, "dim")
+    student, calibration = student_of(config, weights, groups, batches())
+    assert all(tensor.float().isfinite().all() for tensor in calibration.tensors.values())
+    data = batches(1, seed=9)[0]
+    with torch.no_grad():
+        assert student(data.src, data.seg).isfinite().all()

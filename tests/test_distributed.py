@@ -1,6 +1,7 @@
 """Several processes: equal to one with the batches together, sharded or not; failures, missing ranks, launchers."""
 
 import argparse
+import gc
 import json
 import os
 import queue
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from workers import one_fails, processes, runs_in_float64
 from uer import rendezvous, spawn
 from uer.checkpoint import load_checkpoint
 from uer.errors import UserError
+from uer.exchange import GradientExchange
 from uer.launch import make_plan
 from uer.pretraining import resume_wish
 from uer.rendezvous import Meeting, Watch, meet, open_store
@@ -33,6 +36,21 @@ PUBLISHED = [*WID, "--w_step", "1", "--total_steps", "8", "--report_steps", "2",
 KINDS = {1: {"": [("fade", 1), ("fade", 2), ("published", 1)]},  # world size: sharded or not: method, accumulation
          2: {"": [("fade", 2), ("published", 1)], "sharded": [("fade", 2), ("published", 1)]},
          4: {"sharded": [("fade", 1)]}}
+
+
+def test_a_student_that_was_replaced_is_freed(monkeypatch):
+    """At once, without the garbage collector's help: on a GPU it would hold memory until that comes by."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    gc.disable()
+    try:
+        student = torch.nn.Linear(4, 4)
+        exchange = GradientExchange(student)
+        assert exchange.active
+        gone = weakref.ref(student.weight)
+        del student, exchange
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # -- equal to one process ----------------------------------------------------------------------------------------------

@@ -3,10 +3,13 @@
 import time
 
 import pytest
-from bench import WID, options, run
+import torch
+from bench import CONFIG, WID, options, run
+from tuning import pooler
 
 from uer.distributed import Place
 from uer.errors import UserError
+from uer.formats.export import save_uer
 from uer.trainer import Trainer
 
 ALWAYS = ["load teacher and data", "step", "comparison of processes", "evaluation", "checkpoint", "resume, step",
@@ -34,6 +37,15 @@ def test_every_stage_runs_once_and_leaves_nothing(bench, tmp_path, monkeypatch, 
     assert sum(seconds for _, seconds in table[:-1]) == pytest.approx(table[-1][1], abs=0.1)
     assert lines[-1].startswith("the dry run found nothing wrong; ")
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["out"]
+
+
+@pytest.mark.parametrize("more", [[*WID, "--mlm_target_dim", "32"], [*WID, "--target_dim", "32"], []])
+def test_teachers_with_a_pooler_and_groups_that_keep_everything(bench, tmp_path, monkeypatch, capsys, more):
+    monkeypatch.chdir(tmp_path)
+    weights = torch.load(bench / "teacher.bin", weights_only=True)
+    save_uer("teacher.bin", {**weights, **pooler(CONFIG.hidden_size)})
+    run(options(bench, *more, "--dryrun", pretrained_model_path="teacher.bin"))
+    assert "the dry run found nothing wrong" in capsys.readouterr().out
 
 
 def test_a_dry_run_says_what_the_run_would(bench, tmp_path, monkeypatch):

@@ -22,6 +22,7 @@ from uer.checkpoint import checkpoint_steps, load_checkpoint, open_checkpoint, s
 from uer.config import parse_with_config
 from uer.distributed import Place
 from uer.errors import Stopped, UserError
+from uer.formats import storage
 from uer.objective import training_loss
 from uer.opts import pretrain_parser
 from uer.precision import START, LossScale, Precision
@@ -99,11 +100,16 @@ def write(folder: Path, step: int, keep: int | None = None) -> Path:
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
-    write(tmp_path, 3), write(tmp_path, 100)
+    """Of those up to the one just written: later ones are another run's."""
+    for step in (3, 7, 100):
+        write(tmp_path, step)
     (tmp_path / "m.bin-best").touch()
+    (tmp_path / "m.bin-50").mkdir()
     write(tmp_path, 20, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        [f"m.bin-{step}{ending}" for step in (20, 100) for ending in ("", ".json", ".resume")] + ["m.bin-best"])
+        [f"m.bin-{step}{ending}" for step in (7, 20, 100) for ending in ("", ".json", ".resume")]
+        + ["m.bin-best", "m.bin-50"])
+    assert checkpoint_steps(str(tmp_path / "m.bin")) == [7, 20, 100]
 
 
 def truncate(path: Path) -> None:
@@ -150,10 +156,24 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     assert load_checkpoint(good)[1]["step"] == 1
 
 
+def test_a_disk_that_fails_at_the_last_moment_leaves_the_checkpoint_that_was_there(tmp_path, monkeypatch):
+    write(tmp_path, 1)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "sync", full)
+    with pytest.raises(UserError, match=r"m.bin-1: cannot be written \(No space left.*m.bin-1 is the last good one"):
+        write(tmp_path, 1)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_leftovers_of_killed_runs_are_swept(tmp_path):
-    for name in (".m.123.tmp.bin-400", ".m.bin-400.7.tmp.resume", ".other.123.tmp.bin-400", ".m.123.tmp.bin-best"):
+    for name in (".m.123.tmp.bin-400", ".m.bin-400.7.tmp.resume", ".other.123.tmp.bin-400", ".m.123.tmp.bin-best",
+                 ".masks.99.tmp.txt"):
         (tmp_path / name).touch()
-    sweep(str(tmp_path / "m.bin"))
+    sweep(str(tmp_path / "m.bin"), str(tmp_path / "masks.txt"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".m.123.tmp.bin-best", ".other.123.tmp.bin-400"]
 
 

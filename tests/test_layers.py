@@ -330,3 +330,11 @@ def test_a_projected_embedding_is_that_of_multiplied_tables(monkeypatch, compili
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     for one, other in zip(torch.autograd.grad((found * weights).sum(), parameters), gradients):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("style", ["uer", "huggingface"])
+def test_rows_without_spread_have_finite_gradients(style):
+    norm = LayerNorm(6, style)
+    x = torch.zeros(2, 6, requires_grad=True)
+    norm(x).sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all()

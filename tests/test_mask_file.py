@@ -86,6 +86,19 @@ def test_a_resumed_run_drops_what_came_after(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_resumed_run_drops_a_line_cut_off_by_a_crash(tmp_path: Path):
+    path = tmp_path / "masks.txt"
+    append_masks(path, 10, masked_groups().values())
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:9])
+    cut_masks(path, 10)
+    assert path.read_bytes() == whole and list(tmp_path.iterdir()) == [path]
+    path.write_bytes(b"nonsense\n" + whole)
+    with pytest.raises(UserError, match="line 1: malformed"):
+        cut_masks(path, 10)
+    assert path.read_bytes() == b"nonsense\n" + whole and list(tmp_path.iterdir()) == [path]
+
+
 def test_files_of_the_published_code(tmp_path: Path):
     path = tmp_path / "masks.txt"
     path.write_text(f"10000\tmodule.{HIDDEN}.weight\t[5, 1, 3]\r\n\n10000\ttarget.mlm_linear_2_left_compactor\t[]\n")

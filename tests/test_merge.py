@@ -9,6 +9,7 @@ from small import PROJECTED, THREE_BY_8, Product, Shape, batch, micro_batches, p
 
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
+from uer.squeeze.merge import groups_for, merge
 from uer.squeeze.sandwich import Sandwich
 
 CASES = [pytest.param(THREE_BY_8, "dim", 12, id="3x8-dim"), pytest.param(THREE_BY_8, "head", 16, id="3x8-head"),
@@ -106,3 +107,26 @@ def test_the_package_s_own_sandwich_is_the_oracle(strategy: str, target: int, sq
     with torch.no_grad():
         expected = real_logits(oracle.logits(src, seg), seg)
     torch.testing.assert_close(real_logits(sandwich.logits(src, seg), seg), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("wide", [None, 24])
+def test_groups_with_nothing_to_drop_need_no_masks(wide: int | None):
+    """A student as wide as its teacher throughout, or in its MLM head alone."""
+    config, target = THREE_BY_8.config(), 24 if wide is None else 12
+    groups = build_groups(config, target, "dim", wide)
+    master = Master(config, teacher(THREE_BY_8), groups)
+    for group in groups.values():
+        if group.target < group.size:
+            group.set_keep(group.choose(torch.arange(group.size, dtype=torch.float64), group.last_interval))
+            master.squeeze(group)
+    weights = merge(master).weights
+    assert len(weights["target.mlm_linear_1.bias"]) == 24
+    if wide is not None:
+        found, _ = groups_for(master.state_dict(), config, "dim", {}, "here", wide)
+        assert found["mlm"].keep is not None and found["mlm"].keep.all()
+    else:
+        src, _, seg = batch(THREE_BY_8, 31, rows=8)
+        model = plain_bert(THREE_BY_8, config, weights)
+        expected = plain_bert(THREE_BY_8, config, teacher(THREE_BY_8))
+        with torch.no_grad():
+            torch.testing.assert_close(model(src, seg), expected(src, seg), rtol=0, atol=1e-10)

@@ -31,9 +31,9 @@ def test_the_config_says_it():
         config_from_dict({**student.to_dict(), "tie_weights": True}, "here")
 
 
-@pytest.mark.parametrize("width", [0, 33])
+@pytest.mark.parametrize("width", [0, 1, 33])
 def test_widths_that_the_teacher_does_not_have(width):
-    with pytest.raises(UserError, match=rf"--mlm_target_dim {width}: must be from 1 to the 32 features"):
+    with pytest.raises(UserError, match=rf"--mlm_target_dim {width}: must be from 2 to the 32 features"):
         build_groups(CONFIG, 16, "dim", width)
 
 

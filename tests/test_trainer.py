@@ -1,5 +1,6 @@
 """The trainer through pretrain.py's own entry: resume, several processes, reports, what is trained and what is not."""
 
+import json
 import shutil
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from uer.checkpoint import load_checkpoint
 from uer.errors import UserError
 from uer.formats.export import save_uer
 from uer.models.build import from_scratch
+from uer.squeeze.mask_file import read_masks
 
 # -- resume ------------------------------------------------------------------------------------------------------------
 
@@ -30,6 +32,8 @@ RUNS = {
     "soft labels": ([*WID, "--penalty", "fade", "--total_steps", "10", "--soft_targets_weight", "0.5"], (5,)),
     "plain": (["--total_steps", "10", "--learning_rate", "1e-3"], (5,)),
 }
+
+SCORING = "encoder.transformer.0.self_attn.left_compactor.2"  # of the residual stream
 
 
 @pytest.mark.parametrize("kind", RUNS)
@@ -88,6 +92,33 @@ def test_resume_refuses_another_run(bench, tmp_path, monkeypatch):
     run(options(bench, *WID, total_steps=1))
     with pytest.raises(UserError, match=r"target_dim 16 there, 8 here"):
         run(options(bench, *[word.replace("16", "8") for word in WID], "--resume", total_steps=2))
+    with pytest.raises(UserError, match=r"strategy 'dim' there, 'head' here"):
+        run(options(bench, *WID, "--resume", total_steps=2, compactor_mask_strategy="head"))
+
+
+def test_a_resumed_calibrated_run_records_the_same_masks(bench, tmp_path, monkeypatch):
+    """Calibration keeps single dimensions of the residual stream, where `head` would record whole blocks."""
+    monkeypatch.chdir(tmp_path)
+    more = [*WID, "--compactor_init", "calibrated", "--compactor_mask_strategy", "head"]
+    run(options(bench, *more, total_steps=2, save_checkpoint_steps=1))
+    whole = Path("masks.txt").read_bytes()
+    run(options(bench, *more, total_steps=2, resume="model.bin-1"))
+    assert Path("masks.txt").read_bytes() == whole and len(read_masks("masks.txt", 2)[SCORING]) == 16
+
+
+def test_resuming_leaves_other_runs_records_alone(bench, tmp_path, monkeypatch):
+    """Two runs in one folder of logs, the first one killed in the middle of a line."""
+    monkeypatch.chdir(tmp_path)
+    more = {"report_steps": 1, "tb_path": "logs"}
+    run(options(bench, total_steps=3, **more, output_model_path="first.bin"))
+    with open("logs/metrics.jsonl", "a") as log:
+        log.write('{"step": 4, "kind": "tr')
+    run(options(bench, total_steps=4, save_checkpoint_steps=2, **more))
+    run(options(bench, "--resume", "model.bin-2", total_steps=4, **more))
+    lines = Path("logs/metrics.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines if line.endswith("}")]
+    assert [entry["step"] for entry in entries if entry["kind"] == "train"] == [1, 2, 3, 1, 2, 3, 4]
+    assert len(lines) == len(entries) + 1
 
 
 # -- several processes -------------------------------------------------------------------------------------------------

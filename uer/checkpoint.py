@@ -30,7 +30,8 @@ def checkpoint_path(output: str, step: int) -> Path:
 def checkpoint_steps(output: str) -> list[int]:
     """The steps of which there is a checkpoint, ascending."""
     pattern = re.compile(re.escape(Path(output).name) + r"-(\d+)")
-    return sorted(int(match[1]) for file in Path(output).parent.glob("*") if (match := pattern.fullmatch(file.name)))
+    return sorted(int(match[1]) for file in Path(output).parent.glob("*")
+                  if (match := pattern.fullmatch(file.name)) and file.is_file())
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -38,7 +39,7 @@ def checkpoint_steps(output: str) -> list[int]:
 
 def save_checkpoint(output: str, step: int, tensors: dict[str, torch.Tensor], card: dict[str, Any],
                     resume: dict[str, Any], keep: int | None = None) -> Path:
-    """Write a checkpoint's three files, then delete all but the newest `keep` checkpoints (None: no one).
+    """Write a checkpoint's three files, then delete those before it but for the newest `keep - 1` (None: no one).
 
     Returns:
         the path of the tensors.
@@ -51,12 +52,13 @@ def save_checkpoint(output: str, step: int, tensors: dict[str, torch.Tensor], ca
             torch.save({"format": FORMAT, "step": step, **resume}, pending.add(f"{path}.resume"))
             write_json({**card, "format": FORMAT, "step": step}, pending.add(f"{path}.json"))
             save_state_dict(tensors, pending.add(path))
+            pending.flush()
             path.unlink(missing_ok=True)  # one of another run: its tensors must not stand beside this one's files
             pending.publish()
     except (OSError, RuntimeError) as error:
         raise UserError(f"checkpoint {path}: cannot be written ({_reason(error, path)}); "
                         f"{_last_good(output)}") from None
-    for old in checkpoint_steps(output)[:-keep] if keep else []:
+    for old in [other for other in checkpoint_steps(output) if other <= step][:-keep] if keep else []:
         for ending in ("", ".json", ".resume"):  # the tensors first: without them it is no checkpoint
             Path(f"{checkpoint_path(output, old)}{ending}").unlink(missing_ok=True)
     return path
@@ -73,12 +75,17 @@ def _last_good(output: str) -> str:
             else "there is none before it")
 
 
-def sweep(output: str) -> None:
-    """Delete the temporary files that killed runs of this output left behind."""
-    target = re.compile(re.escape(Path(output).name) + r"-\d+(\.json|\.resume)?")
-    for file in Path(output).parent.glob(".*.tmp*"):
+def sweep(output: str, mask_path: str | None = None) -> None:
+    """Delete the temporary files that killed runs of this output, and of its mask file, left behind."""
+    _sweep(Path(output), r"-\d+(\.json|\.resume)?")
+    if mask_path:
+        _sweep(Path(mask_path), "")
+
+
+def _sweep(path: Path, more: str) -> None:
+    for file in path.parent.glob(".*.tmp*"):
         match = re.fullmatch(r"\.(.+)\.\d+\.tmp(.*)", file.name)
-        if match and target.fullmatch(match[1] + match[2]):
+        if match and re.fullmatch(re.escape(path.name) + more, match[1] + match[2]):
             file.unlink(missing_ok=True)
 
 

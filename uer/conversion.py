@@ -31,7 +31,7 @@ ENDINGS = (".bin", ".pt", ".pth", ".safetensors", ".onnx")
 
 @dataclass
 class Source:
-    """A model to be written.
+    """A model to be written; its tensors are taken to the CPU, where it is checked.
 
     Attributes:
         extras: pooler and next-sentence head, which Hugging Face and UER files can hold beside the rest.
@@ -46,6 +46,10 @@ class Source:
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
     vocab_path: str | None = None
     lower_case: bool | None = None
+
+    def __post_init__(self) -> None:
+        self.weights, self.extras = ({name: tensor.cpu() for name, tensor in tensors.items()}
+                                     for tensors in (self.weights, self.extras))
 
 
 def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:

@@ -7,10 +7,9 @@ from collections import deque
 import torch
 
 
-def sent(values: list[float], device: torch.device) -> torch.Tensor:
-    """Numbers of the host on a device, float64 [n]."""
-    host = torch.tensor(values, dtype=torch.float64)
-    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host
+def sent(host: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on a device; the host does not wait until a GPU has it."""
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
 class Delayed:

@@ -49,6 +49,17 @@ def sum_over_ranks(tensors: list[torch.Tensor]) -> None:
             tensor.copy_(piece.view_as(tensor))
 
 
+def take_leaders(tensors: Sequence[torch.Tensor]) -> None:
+    """Overwrite tensors with those of rank 0, in place: what each process has found may differ in rounding or sign."""
+    if not dist.is_initialized():
+        return
+    for tensor in tensors:
+        carrier = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()
+        with collective():
+            dist.broadcast(carrier, 0)
+        tensor.copy_(carrier)
+
+
 def wait_for_all() -> None:
     """Return once every process is here."""
     if dist.is_initialized():

@@ -153,6 +153,7 @@ def _resume(place: Place, args: argparse.Namespace, reports: Reports, signals: S
     tensors, _ = trainer.learner.checkpoint()
     if place.leads:
         saved, _, _ = load_checkpoint(Path(f"{args.output_model_path}-{last}"))
+        tensors = {**trainer.carried, **tensors}
         unlike = [name for name, tensor in saved.items() if not torch.equal(tensor, tensors[name].cpu())]
         if unlike or start != last:
             raise UserError(f"dry run: what was resumed is not what was saved ({', '.join(unlike[:5])}); is another "
@@ -165,8 +166,7 @@ def _resume(place: Place, args: argparse.Namespace, reports: Reports, signals: S
 
 def _merge(args: argparse.Namespace, step: int, reports: Reports) -> None:
     """What convert.py does with the checkpoint."""
-    squeezed = args.weight_squeeze and not args.no_squeeze
-    masks = args.mask_path if args.weight_squeeze and not squeezed else None
+    masks = args.mask_path if args.weight_squeeze and args.compactor_init == "identity" else None
     options = SimpleNamespace(
         load_model_path=f"{args.output_model_path}-{step}", layers_num=None, hidden_size=None, feedforward_size=None,
         heads_num=None, config_path=None, compactor_mask_strategy=None, mask_path=masks,

@@ -43,9 +43,7 @@ def evaluate_file(args: argparse.Namespace) -> Figures:
         dataset.check_vocab(build_tokenizer(args).vocab)
     config = load_config(args.config_path) if args.config_path else None
     loaded = load_model(args.model_path, config=config, vocab_size=dataset.header["vocab_size"])
-    if dataset.header["seq_length"] > loaded.config.max_seq_length:
-        raise UserError(f"dataset {args.dataset_path[0]}: its seq_length is {dataset.header['seq_length']}, the model "
-                        f"has {loaded.config.max_seq_length} positions; rebuild it with a smaller --seq_length")
+    dataset.check_positions(loaded.config.max_seq_length)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = MlmLoader(dataset, args.batch_size, seed=0, prefetch=0)
     figures = measure(from_weights(loaded.config, loaded.weights).to(device), loader, device, args.bf16)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,13 @@ from torch import nn
 from uer.distributed import collective
 
 BUCKET_BYTES = 25 << 20
+
+
+def _tell(exchange: weakref.ref[GradientExchange], number: int) -> None:
+    """A gradient of this bucket is final."""
+    alive = exchange()
+    if alive is not None:
+        alive.arrived(number)
 
 
 class GradientExchange:
@@ -36,9 +44,10 @@ class GradientExchange:
         self._armed, self._next = False, 0
         self._missing: list[int] = []
         self._sent: list[tuple[torch.Tensor, Any]] = []
+        me = weakref.ref(self)  # or the parameters' hooks would keep a student that a squeeze has replaced
         for number, (_, parameters) in enumerate(self._buckets):
             for parameter in parameters:
-                parameter.register_post_accumulate_grad_hook(lambda _, number=number: self._arrived(number))
+                parameter.register_post_accumulate_grad_hook(lambda _, number=number: _tell(me, number))
 
     def _divide(self, named: list[tuple[str, nn.Parameter]]) -> list[tuple[int | None, list[nn.Parameter]]]:
         """(owner, parameters): about `BUCKET_BYTES` each, in the order in which the backward pass meets them."""
@@ -59,7 +68,8 @@ class GradientExchange:
         self._armed, self._next = self.active, 0
         self._missing = [len(parameters) for _, parameters in self._buckets]
 
-    def _arrived(self, number: int) -> None:
+    def arrived(self, number: int) -> None:
+        """Called for each gradient of a bucket; sends the buckets that are full."""
         if not self._armed:
             return
         self._missing[number] -= 1

@@ -1,7 +1,8 @@
 """Looks at every step before its update: its loss, its gradient, and whether the run is asked to end.
 
 A step whose figures are no finite numbers is never taken: on a CPU they are looked at before the update; on a GPU,
-where looking would make the device wait, the update is masked there and the host hears of it a step later.
+where looking would make the device wait, the update is masked there and the host hears of it a step later. In float16
+the host does wait for the gradient's norm: the loss scale of the next step depends on it.
 """
 
 from __future__ import annotations

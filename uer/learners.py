@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from uer.calibration.student import apply_calibration, calibrate_groups
+from uer.calibration.student import apply_calibration, calibrate_groups, calibrated_groups
 from uer.checkpoint import Checkpoint, restore_optimizer
 from uer.config import ModelConfig
 from uer.data.loader import MlmLoader
@@ -81,6 +81,8 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
         if resumed[1]["kind"] == "plain":
             student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
             return plain_learner(args, student, weights, place.device), {**card, **resumed[1]}
+        if args.compactor_init == "calibrated":
+            calibrated_groups(groups)
         restore_groups(groups, resumed[1], resumed[2], place.device)
     elif args.compactor_init == "calibrated":
         calibration = calibrate_groups(args, config, weights, groups, loader, place, reports)

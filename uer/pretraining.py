@@ -152,7 +152,7 @@ def work(place: Place, args: argparse.Namespace) -> None:
         try:
             trainer, start = build_trainer(place, args, reports, signals)
             if place.leads:
-                sweep(args.output_model_path)
+                sweep(args.output_model_path, args.mask_path)
             trainer.train(start)
         finally:
             reports.close()
@@ -251,7 +251,7 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
     found = {**found, "teacher": found.get("origin", found.get("teacher"))}
     differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here"
-              for key in ("teacher", "vocab_sha256", "target_dim", "mlm_target_dim")
+              for key in ("teacher", "vocab_sha256", "strategy", "target_dim", "mlm_target_dim")
               if found.get(key) != wanted[key]]
     if differ:
         raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +37,8 @@ class Reports:
             if tb_path:
                 Path(tb_path).mkdir(parents=True, exist_ok=True)
                 self.metrics = open(Path(tb_path) / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+                if self.metrics.tell() and not _ends(self.metrics.name):
+                    self.metrics.write("\n")  # of a run that was killed
         except OSError as error:
             raise UserError(f"{log_path or tb_path}: cannot be written ({error.strerror})") from None
         if tb_path:
@@ -69,13 +73,18 @@ class Reports:
             self.board.add_histogram(name, values.float().cpu(), step)
 
     def go_on_from(self, step: int) -> None:
-        """Drop what an interrupted run recorded after a step: it will be recorded again."""
+        """Drop what an interrupted run recorded after a step: it will be recorded again.
+
+        What other runs recorded before in the same folder stays.
+        """
         if self.metrics:
             path = Path(self.metrics.name)
             self.metrics.close()
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-                     if line.endswith("\n") and json.loads(line)["step"] <= step]  # a kill may cut the last one off
-            write_via(path, lambda temporary: temporary.write_text("".join(lines), encoding="utf-8"))
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            found = [_step_and_start(line) for line in lines]
+            first = max((number for number, line in enumerate(found) if line == (0, True)), default=0)
+            kept = [line for number, line in enumerate(lines) if number < first or found[number][0] <= step]
+            write_via(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
             self.metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if self.board:
             self.board.close()
@@ -86,6 +95,22 @@ class Reports:
         for file in (self.log, self.metrics, self.board):
             if file:
                 file.close()
+
+
+def _ends(path: str) -> bool:
+    """Whether the last line of a file that is not empty is whole."""
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
+
+
+def _step_and_start(line: str) -> tuple[float, bool]:
+    """The step of a line of metrics.jsonl, and whether a run starts there; (∞, False) where a kill cut it off."""
+    try:
+        record = json.loads(line)
+        return record["step"], "start" in record
+    except (ValueError, KeyError, TypeError):
+        return math.inf, False
 
 
 def duration(seconds: float) -> str:

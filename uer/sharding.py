@@ -208,7 +208,12 @@ class ShardedLearner(WidLearner):
 
 
 def gather(tensors: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """All processes' tensors by name, on the CPU of the leading one; elsewhere this process's own."""
+    """All processes' tensors by name, on the CPU of the leading one; elsewhere this process's own.
+
+    They travel between these devices, or where gloo carries them, which knows no other, between CPUs.
+    """
+    if dist.get_backend() == "gloo":
+        device = torch.device("cpu")
     rank, world_size = dist.get_rank(), dist.get_world_size()
     told: list[Any] = [None] * world_size
     with collective():

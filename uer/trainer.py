@@ -140,12 +140,11 @@ class Trainer:
     def step(self, step: int, stream: Generator[MlmBatch, None, None], factor: float) -> None:
         """One optimizer step, and the squeeze if it is time for one."""
         batches = [next(stream).to(self.place.device) for _ in range(self.run.accumulation_steps)]
-        told = sent([sum(len(batch.labels) for batch in batches), sum(batch.tokens for batch in batches),
-                     *self.signals.flags()], self.place.device)
+        told = sent(torch.tensor([sum(len(batch.labels) for batch in batches), sum(batch.tokens for batch in batches),
+                                  *self.signals.flags()], dtype=torch.float64), self.place.device)
         sum_over_ranks([told])
         torch.manual_seed(step_seed(self.run.seed, step, self.place.rank))
-        with self.precision.composing():
-            self.learner.prepare()
+        self._prepare()
         if self.exchange.student is not self.learner.student:
             self.exchange = self._wire()
         report = torch.zeros(2, dtype=torch.float64, device=self.place.device)
@@ -171,6 +170,10 @@ class Trainer:
                 self.recorder.masks(step)
                 self.squeeze(self.learner.ready_to_leave(step), step, batches[0])
 
+    def _prepare(self) -> None:
+        with self.precision.composing():
+            self.learner.prepare()
+
     def _wire(self) -> GradientExchange:
         """Make a student that has just been built ready for training."""
         if self.precision.compiled:
@@ -190,7 +193,7 @@ class Trainer:
         self.learner.student.train()
         after = self._loss_of(batch)
         names = [group.name for group in leaving]
-        change = (after - before) / before
+        change = (after - before) / before if before else 0.0
         self.reports.record(step, "squeeze", {"groups": names, "loss_before": before, "loss_after": after})
         self.recorder.squeezed(step)
         self.reports.say(f"step {step}: squeezed {summary(names)}; loss of a batch {before:.5f} -> {after:.5f} "
@@ -198,7 +201,7 @@ class Trainer:
 
     @torch.no_grad()
     def _loss_of(self, batch: MlmBatch) -> float:
-        self.learner.prepare()
+        self._prepare()
         self.learner.student.eval()
         with self.precision.products():
             _, sums = training_loss(self.learner.student, batch, None)
@@ -209,7 +212,8 @@ class Trainer:
 
     def check_replicas(self, step: int) -> None:
         """`UserError` where a process has other weights than the leading one."""
-        unlike = differing(self.learner.replicated())
+        with self.precision.composing():
+            unlike = differing(self.learner.replicated())
         if unlike:
             (rank, name), others = unlike[0], len(unlike) - 1
             raise UserError(f"step {step}: rank {rank} has other weights than rank 0 in {name} ({others} more such "
@@ -218,7 +222,7 @@ class Trainer:
     def evaluate(self, step: int) -> None:
         """Loss and accuracy on held-out data, of which every process takes a share."""
         assert self.dev is not None
-        self.learner.prepare()
+        self._prepare()
         with self.precision.products():
             result = evaluate(self.learner.student, self.dev.sequential(), self.place.device, share=True)
         self.reports.say(f"step {step}: held-out loss {result.loss:.4f}, accuracy {100 * result.accuracy:.2f} %, "
@@ -238,7 +242,8 @@ class Trainer:
         Every process must call it.
         """
         self.judge.heed(everything=True)
-        tensors, moments = self.learner.checkpoint()
+        whole = self.place.leads or self.learner.owner is not None  # where it is sharded, all have a part of it
+        tensors, moments = self.learner.checkpoint() if whole else ({}, {})
         scores = self.learner.scores.state_dict() if isinstance(self.learner, WidLearner) else {}
         if self.place.leads:
             tensors = {**self.carried, **tensors}

@@ -5,13 +5,19 @@ from __future__ import annotations
 import torch
 
 FLOOR = 1e-12  # under the eigenvalues of a second moment, as a share of the largest
+NOTHING = 1e-30  # a second moment whose largest eigenvalue is below has nothing in it (a head that is all zero)
 
 
 def symmetric_root(second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """S^½ and S^-½ of a second-moment matrix [n, n], rank-deficient ones included (a floor under the eigenvalues)."""
+    """S^½ and S^-½ of a second-moment matrix [n, n], rank-deficient ones included (a floor under the eigenvalues).
+
+    Of a matrix of zeros both are zero.
+    """
     values, vectors = torch.linalg.eigh((second + second.T) / 2)
-    roots = values.clamp_min(FLOOR * values[-1].clamp_min(1e-300)).sqrt()
-    return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
+    largest = values[-1]
+    roots = values.clamp_min(FLOOR * largest.clamp_min(NOTHING)).sqrt()
+    there = (largest > NOTHING).to(roots)
+    return (vectors * (roots * there)) @ vectors.T, (vectors * (there / roots)) @ vectors.T
 
 
 def bilinear(query: torch.Tensor, key: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,7 @@ from uer.config import ModelConfig
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
 from uer.data.options import masking_options
-from uer.distributed import Place
+from uer.distributed import Place, take_leaders
 from uer.models.build import from_weights
 from uer.reports import Reports
 from uer.squeeze.groups import MaskGroup
@@ -45,6 +45,7 @@ def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dic
     batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking)
     begun = time.perf_counter()
     calibration = calibrate(config, weights, groups, batches)
+    take_leaders([*calibration.tensors.values(), *calibration.keep.values(), calibration.offset])
     reports.say(f"calibrated on {calibration.tokens:,} tokens in {time.perf_counter() - begun:.0f} s")
     warning = token_warning(calibration, config)
     if warning:
@@ -61,13 +62,17 @@ def token_warning(calibration: Calibration, config: ModelConfig) -> str:
             f"would do: more text, or more --calibration_batches")
 
 
+def calibrated_groups(groups: dict[str, MaskGroup]) -> None:
+    """Calibration keeps single dimensions of the residual stream, whatever the strategy."""
+    groups["hidden"].whole_blocks = False
+
+
 def apply_calibration(calibration: Calibration, weights: dict[str, torch.Tensor],
                       groups: dict[str, MaskGroup]) -> dict[str, torch.Tensor]:
     """The teacher's weights with calibrated compactors, biases and LayerNorms; the groups become squeezed."""
     like = weights["embedding.word_embedding.weight"]
+    calibrated_groups(groups)
     for name, group in groups.items():
-        if name == "hidden":
-            group.whole_blocks = False
         group.set_keep(calibration.keep[name].to(like.device))
         group.dropped = group.dropped[:0]
         group.squeezed = True

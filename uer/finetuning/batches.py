@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from uer.delayed import sent
 from uer.finetuning.tasks import Example
 from uer.tokenizers.base import Tokenizer
 
@@ -29,8 +30,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same on a device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return Batch(self.src.to(device), self.seg.to(device), labels)
+        return Batch(*(None if tensor is None else sent(tensor, device) for tensor in self))  # type: ignore[arg-type]
 
 
 def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from uer.delayed import sent
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
 from uer.finetuning.classify import check_length, with_vocabulary
@@ -113,7 +114,7 @@ class Reading:
         chosen = [self.train[i] for i in batch]
         padded = self._collate(chosen)
         logits = model(padded.src, padded.seg).float().masked_fill((padded.seg == 0)[..., None], NOWHERE)
-        ends = torch.tensor([window.answer for window in chosen], device=self.device)
+        ends = sent(torch.tensor([window.answer for window in chosen]), self.device)
         return (F.cross_entropy(logits[..., 0], ends[:, 0]) + F.cross_entropy(logits[..., 1], ends[:, 1])) / 2
 
     def _collate(self, chosen: Sequence[Window]) -> Batch:

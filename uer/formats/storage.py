@@ -99,6 +99,7 @@ class PendingFiles:
 
     def __init__(self) -> None:
         self._pairs: list[tuple[Path, Path]] = []
+        self._flushed = False
 
     def __enter__(self) -> PendingFiles:
         return self
@@ -126,13 +127,20 @@ class PendingFiles:
             raise UserError(f"output {target}: the folder {parent} cannot be written")
         temporary = parent / f".{target.stem}.{os.getpid()}.tmp{target.suffix}"
         self._pairs.append((temporary, target))
+        self._flushed = False
         return temporary
 
-    def publish(self) -> None:
-        """Flush everything to disk and give it its names."""
+    def flush(self) -> None:
+        """See everything to the disk: what can fail, for want of room say, fails here."""
         for temporary, _ in self._pairs:
             for file in (sorted(temporary.rglob("*")) if temporary.is_dir() else [temporary]):
                 sync(file)
+        self._flushed = True
+
+    def publish(self) -> None:
+        """Flush everything and give it its names."""
+        if not self._flushed:
+            self.flush()
         for temporary, target in self._pairs:
             _replace(temporary, target)
         for parent in {target.absolute().parent for _, target in self._pairs}:

@@ -38,7 +38,7 @@ def _statistics(x: torch.Tensor, style: str, eps: float, keep: torch.Tensor | No
     if style == "uer":
         std = var.sqrt()
         scale = 1 / (std + eps)
-        return centred.mul_(scale), scale, 1 / std
+        return centred.mul_(scale), scale, 1 / std.clamp_min(torch.finfo(std.dtype).tiny)  # z is 0 where std is
     scale = torch.rsqrt(var + eps * n / (n - 1))
     return centred.mul_(scale), scale, scale
 

@@ -94,7 +94,7 @@ class MaskGroup:
         """The dimensions to keep in interval k: float64 scores [size] -> bool [size]."""
         count = self.drop_count(k)
         if not self.blocks:
-            rows, count = scores[None], count
+            rows = scores[None]
         elif self.whole_blocks:
             rows, count = scores.view(self.blocks, -1).sum(1)[None], count // self.block_size
         else:
@@ -140,8 +140,8 @@ def check_target(config: ModelConfig, target_dim: int, strategy: str) -> None:
     size, heads, head_size = config.hidden_size, config.heads_num, config.head_size
     step, what = (heads, "the number of heads, so that every head gets equally thinner") if strategy == "dim" else \
         (head_size, "the head size, because whole heads leave")
-    if target_dim < 1 or target_dim > size:
-        raise UserError(f"--target_dim {target_dim}: must be from {step} to the teacher's hidden_size {size}")
+    if target_dim < 2 or target_dim > size:  # one dimension has no spread for a LayerNorm
+        raise UserError(f"--target_dim {target_dim}: must be from {max(step, 2)} to the teacher's hidden_size {size}")
     if target_dim % step:
         below, above = target_dim // step * step, -(-target_dim // step) * step
         near = " or ".join(str(x) for x in (below, above) if 0 < x <= size)
@@ -161,8 +161,8 @@ def build_groups(config: ModelConfig, target_dim: int, strategy: str,
     """
     check_target(config, target_dim, strategy)
     mlm_target = min(target_dim, config.mlm_width) if mlm_target_dim is None else mlm_target_dim
-    if not 0 < mlm_target <= config.mlm_width:
-        raise UserError(f"--mlm_target_dim {mlm_target}: must be from 1 to the {config.mlm_width} features of the "
+    if not 2 <= mlm_target <= config.mlm_width:
+        raise UserError(f"--mlm_target_dim {mlm_target}: must be from 2 to the {config.mlm_width} features of the "
                         f"teacher's MLM head")
     whole = strategy == "head"
     size, heads = config.hidden_size, config.heads_num

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from uer.errors import UserError
+from uer.formats.storage import write_via
 from uer.squeeze.groups import MaskGroup
 
 STEPS_SHOWN = 12
@@ -74,17 +75,23 @@ def _tail(file, size: int) -> set[bytes]:
 
 
 def cut_masks(path: str | Path, step: int) -> None:
-    """Drop what was recorded after `step`: a run that resumes there writes it again."""
+    """Drop what was recorded after `step`, which a run that resumes there writes again, and a line cut off by a crash.
+
+    Raises:
+        UserError: the file cannot be read or written.
+    """
     path = Path(path)
-    if not path.exists():
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(f"{number}\t{name}.weight\t{entry}\n" for _, number, name, entry in _lines(path)
-                        if number <= step)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    if path.exists():
+        write_via(path, lambda temporary: _copy_until(path, step, temporary))
+
+
+def _copy_until(path: Path, step: int, target: Path) -> None:
+    try:
+        with open(target, "w", encoding="utf-8") as file:
+            file.writelines(f"{number}\t{name}.weight\t{entry}\n"
+                            for _, number, name, entry in _lines(path, finished=True) if number <= step)
+    except OSError as error:
+        raise UserError(f"--mask_path {path}: cannot be written ({error.strerror})") from None
 
 
 def read_masks(path: str | Path, step: int) -> dict[str, list[int]]:
@@ -117,12 +124,12 @@ def recorded_masks(path: str | Path) -> Iterator[tuple[int, str, list[int]]]:
         yield step, name, _indices(entry, where)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, int, str, str]]:
-    """(where, step, compactor, list as text) of every line."""
+def _lines(path: Path, finished: bool = False) -> Iterator[tuple[str, int, str, str]]:
+    """(where, step, compactor, list as text) of every line; `finished`: only of those that end."""
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                if not line.strip():
+                if not line.strip() or (finished and not line.endswith("\n")):
                     continue
                 where = f"mask file {path}, line {number}"
                 fields = line.strip().split("\t")

@@ -182,6 +182,8 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
         elif group.name in entries:
             group.set_keep(group.keep_from_entry(entries[group.name], where))
             problems += _misfit(group)
+        elif group.target == group.size:
+            group.set_keep(torch.ones(group.size, dtype=torch.bool))  # nothing to drop, so nothing was recorded
         elif _follows_hidden(group, groups["hidden"], state):
             group.set_keep(groups["hidden"].keep.clone())  # type: ignore[union-attr]
             notes.append(f"{group.name} is not in the mask file; it follows hidden")
@@ -299,7 +301,7 @@ def merge(master: Master, *, keep_attention_scale: bool = False,
             raise UserError(f"group {group.name} keeps {group.kept} dimensions, not the student's {group.target}: its "
                             f"masks are needed")
         if group.keep is None:
-            group.keep = torch.ones(group.size, dtype=torch.bool)
+            group.set_keep(torch.ones(group.size, dtype=torch.bool, device=master.like.device))
         squeezed.squeeze(group)
     weights = {name: tensor.detach().contiguous() for name, tensor in squeezed.compose(multiply_out=True).items()}
     config = master.config.student(master.groups["hidden"].target, _strategy(master), master.groups["mlm"].target)
