@@ -7,6 +7,7 @@ import argparse
 import shlex
 import sys
 
+from uer.arguments import checked, refuse_overwriting
 from uer.errors import run_script
 
 FORMATS = ("uer", "uer-py", "huggingface", "onnx")
@@ -49,11 +50,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Parse, read, merge, write."""
-    args = parser().parse_args()
-    from uer.conversion import check_outputs, output_paths, write_outputs
+    args = checked(parser().parse_args())
+    from uer.conversion import check_outputs, output_paths, write_outputs, written_by
     from uer.stage1 import student_source
 
     paths = output_paths(args.output_model_path, args.output_format)
+    refuse_overwriting(args, {"output_model_path": written_by(paths)})
     check_outputs(paths, args.vocab_path)
     command = shlex.join(["python3", "convert.py", *sys.argv[1:]])
     for line in write_outputs(student_source(args, command, print), paths):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 
+from uer.arguments import checked, refuse_overwriting
 from uer.data.options import add_tokenizer_options
 from uer.errors import run_script
 
@@ -30,7 +31,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    args = parser().parse_args()
+    args = checked(parser().parse_args())
+    refuse_overwriting(args, {"output_path": [args.output_path]})
     from uer.evaluation import evaluate_file
 
     evaluate_file(args)

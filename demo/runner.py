@@ -6,7 +6,6 @@ commands, the sources and all steps before it; where the key differs, the step a
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from types import FrameType
 from typing import IO
 
 from uer.errors import UserError
+from uer.lock import locked
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 100
@@ -180,15 +180,10 @@ def work_folder(work: Path) -> Iterator[IO[str]]:
     """
     try:
         work.mkdir(parents=True, exist_ok=True)
-        lock = open(work / ".lock", "w")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"{work}: cannot be written ({error.strerror})") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{work}: another demo, or a command that one left behind, is running in it; "
-                            f"wait for its end") from None
+    with locked(work / ".lock", f"{work}: another demo, or a command that one left behind, is running in it; wait for "
+                                f"its end") as lock:
         if (work / "results.json").exists():
             empty(work)
         yield lock

@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from uer.arguments import checked, refuse_overwriting
 from uer.errors import UserError, run_script
 
 
@@ -35,13 +36,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Parse, read, check, write."""
-    args = parser().parse_args()
+    args = checked(parser().parse_args())
     from uer.config import load_config
-    from uer.conversion import check_outputs, chosen_extras, import_lines
+    from uer.conversion import check_outputs, chosen_extras, import_lines, written_by
     from uer.formats import load_model
 
     output = Path(args.output_model_path)
-    check_outputs({"uer": output}, None)
+    paths = {"uer": output}
+    refuse_overwriting(args, {"output_model_path": written_by(paths)})
+    check_outputs(paths, None)
     model = load_model(args.input_model_path, vocab_size=None, allow_missing_head=args.allow_missing_head,
                        config=load_config(args.config_path) if args.config_path else None, seed=args.seed)
     if model.source != "huggingface":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from uer.arguments import checked, refuse_overwriting
 from uer.errors import UserError, run_script
 
 
@@ -32,13 +33,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     """Parse, read, check, write."""
-    args = parser().parse_args()
+    args = checked(parser().parse_args())
     from uer.config import load_config
     from uer.conversion import Source, check_outputs, chosen_extras, output_paths, write_outputs
     from uer.formats import load_model
     from uer.formats.model_card import CardFacts
 
     paths = output_paths(args.output_model_path, ["huggingface"])
+    refuse_overwriting(args, {"output_model_path": paths.values()})
     check_outputs(paths, args.vocab_path)
     model = load_model(args.input_model_path, vocab_size=None,
                        config=load_config(args.config_path) if args.config_path else None)

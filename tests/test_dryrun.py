@@ -61,6 +61,6 @@ def test_a_dry_run_says_what_the_run_would(bench, tmp_path, monkeypatch):
         path.write_bytes(path.read_bytes()[:-100])
 
     monkeypatch.setattr(Trainer, "save", spoilt)
-    with pytest.raises(UserError, match="half written or damaged"):
+    with pytest.raises(UserError, match="damaged, truncated or no file of tensors"):
         run(options(bench, *WID, "--dryrun"))
     assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from uer.arguments import checked
 from uer.errors import UserError
 
 ACTIVATION_NAMES = ("gelu", "gelu_fast", "relu", "silu", "tanh")
@@ -73,7 +74,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"config {path}: cannot be read ({error.strerror}); give a file like "
                         f"bert/base_config.json") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"config {path}: not valid JSON ({error})") from None
     if not isinstance(data, dict):
         raise UserError(f"config {path}: holds a {type(data).__name__}; a JSON object like bert/base_config.json is "
@@ -110,9 +111,9 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
     if not isinstance(values["dropout"], (int, float)) or not 0 <= values["dropout"] < 1:
         problems.append(f"dropout is {values['dropout']!r}, a number from 0 to below 1 is needed")
     values["layernorm"] = data.get("layernorm", "uer")
-    if values["layernorm"] not in LAYERNORM_EPS:
+    if values["layernorm"] not in list(LAYERNORM_EPS):
         problems.append(f"layernorm {values['layernorm']!r} is unknown, uer or huggingface is needed")
-    values["layernorm_eps"] = data.get("layernorm_eps", LAYERNORM_EPS.get(values["layernorm"], 1e-6))
+    values["layernorm_eps"] = data.get("layernorm_eps", LAYERNORM_EPS.get(str(values["layernorm"]), 1e-6))
     if not isinstance(values["layernorm_eps"], float) or not 0 <= values["layernorm_eps"] < 1:
         problems.append(f"layernorm_eps is {values['layernorm_eps']!r}, a small number such as 1e-6 is needed")
     values["tie_weights"] = bool(data.get("tie_weights", False))
@@ -163,7 +164,7 @@ def parse_with_config(build_parser: Callable[[], argparse.ArgumentParser],
     for action in bare._actions:
         action.default = argparse.SUPPRESS
     given = set(vars(bare.parse_args(argv)))
-    path = getattr(args, "config_path", None)
+    path = getattr(checked(args), "config_path", None)
     if not path:
         return args, given
     actions = {action.dest: action for action in bare._actions}
@@ -176,7 +177,7 @@ def parse_with_config(build_parser: Callable[[], argparse.ArgumentParser],
         if not _takes(action, value):
             raise UserError(f"config {path}: {key} is {value!r}, which is not what --{key} takes")
         setattr(args, key, value)
-    return args, given
+    return checked(args), given
 
 
 def _takes(action: argparse.Action, value: Any) -> bool:

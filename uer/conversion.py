@@ -75,6 +75,11 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
     return paths
 
 
+def written_by(paths: dict[str, Path]) -> list[Path]:
+    """The files and folders that writing these formats makes."""
+    return [*paths.values(), *(config_path_for(path) for name, path in paths.items() if name in UER_FORMATS)]
+
+
 def check_outputs(paths: dict[str, Path], vocab_path: str | None) -> None:
     """Before any long work: packages, vocabulary, and folders that cannot be written.
 

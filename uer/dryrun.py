@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import torch
 
-from uer.checkpoint import load_checkpoint
+from uer.checkpoint import find_checkpoint, load_checkpoint, open_checkpoint
 from uer.conversion import output_paths, write_outputs
 from uer.data.loader import MlmBatch, MlmLoader
 from uer.distributed import Place, wait_for_all
@@ -40,6 +40,8 @@ def dryrun(args: argparse.Namespace) -> None:
     Raises:
         UserError: what the run would fail with.
     """
+    if args.resume:
+        open_checkpoint(find_checkpoint(args.output_model_path, args.resume))
     folder = dry_folder(args)
     try:
         launch(rehearse, small(args, folder))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 
 class UserError(ValueError):
@@ -25,14 +30,62 @@ class Stopped(Exception):
 
 
 def run_script(main: Callable[[], object]) -> None:
-    """Run a script's main; a `UserError` ends it with one sentence on stderr and exit code 2, Ctrl-C with 130."""
+    """Run a script's main, and end it as shells expect.
+
+    A `UserError`, or a file that the system refuses, ends it with one sentence on stderr and exit code 2; Ctrl-C with
+    130, SIGTERM and SIGHUP, which unwind like Ctrl-C, with 143 and 129; a reader of stdout that has left with 141.
+    """
+    show_everything()
     try:
-        main()
+        with signals_unwind():
+            main()
+            sys.stdout.flush()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except BrokenPipeError:
+        silence_stdout()
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.stderr.write("error: " + (f"{error.filename}: " if error.filename else "") + f"{error.strerror}\n")
         sys.exit(2)
     except Stopped as stopped:
         sys.exit(stopped.code)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+
+
+def show_everything() -> None:
+    """Let stdout escape what its encoding lacks (a × where the locale is ASCII) instead of ending the program."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def silence_stdout() -> None:
+    """Write to nowhere from now on, as what reads stdout has left, or it cannot be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+@contextmanager
+def signals_unwind() -> Iterator[None]:
+    """SIGTERM and SIGHUP unwind like Ctrl-C, so that workers and temporary files go; one that is ignored stays so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, leave) for number in numbers
+              if signal.getsignal(number) == signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -43,6 +43,8 @@ def evaluate_file(args: argparse.Namespace) -> Figures:
         dataset.check_vocab(build_tokenizer(args).vocab)
     config = load_config(args.config_path) if args.config_path else None
     loaded = load_model(args.model_path, config=config, vocab_size=dataset.header["vocab_size"])
+    for note in loaded.notes:
+        print(f"note: {note}")
     dataset.check_positions(loaded.config.max_seq_length)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = MlmLoader(dataset, args.batch_size, seed=0, prefetch=0)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from uer.arguments import refuse_overwriting
 from uer.checkpoint import checkpoint_steps, find_checkpoint, open_checkpoint, sweep
 from uer.compilation import check_compiler
 from uer.config import load_config
@@ -22,6 +24,7 @@ from uer.formats import LoadedModel, load_model
 from uer.launch import launch, restarted
 from uer.learner import Learner
 from uer.learners import build_learner
+from uer.lock import only_writer
 from uer.memory import keep_freed_memory
 from uer.models.build import from_scratch, from_weights
 from uer.objective import SoftTargets
@@ -36,6 +39,8 @@ from uer.squeeze.mask_file import cut_masks, start_mask_file
 from uer.squeeze.pooler import take_pooler
 from uer.tokenizers import Vocab, build_tokenizer
 from uer.trainer import Run, Trainer
+
+MOST_PROCESSES = 1 << 16
 
 
 def pretrain(args: argparse.Namespace, given: set[str]) -> None:
@@ -56,9 +61,14 @@ def check_options(args: argparse.Namespace, given: set[str]) -> None:
     problems = _problems(args, given)
     if problems:
         raise UserError("; ".join(problems))
-    for path in () if args.plan else (args.output_model_path, args.mask_path, args.log_path):
+    if args.plan:
+        return
+    refuse_overwriting(args, {"log_path": [args.log_path], "mask_path": [args.mask_path]})
+    for path in (args.output_model_path, args.mask_path, args.log_path):
         if path:
             check_writable(path)
+    if args.tb_path and Path(args.tb_path).exists() and not Path(args.tb_path).is_dir():
+        raise UserError(f"--tb_path {args.tb_path}: is a file; a folder is needed")
 
 
 def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
@@ -73,23 +83,31 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         value = getattr(args, name)
         if value is not None and not 0 <= value < float("inf"):
             problems.append(f"--{name} is {value}, a number from 0 is needed")
+    if args.world_size > MOST_PROCESSES:
+        problems.append(f"--world_size is {args.world_size}, at most {MOST_PROCESSES:,} are possible")
     for name in ("max_grad_norm", "rendezvous_timeout"):
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             problems.append(f"--{name} is {value}, a number above 0 is needed")
-    for name, below in (("warmup", 1.0), ("dropout", 1.0), ("mask_schedule_share", 1.0)):
+    for name, below in (("warmup", 1.0), ("dropout", 0.999), ("mask_schedule_share", 1.0)):
         value = getattr(args, name)
         if value is not None and not 0 <= value <= below:
             problems.append(f"--{name} is {value}, a number from 0 to {below:g} is needed")
     problems += _squeeze_problems(args, given)
     if not 0 <= args.soft_targets_weight <= 1:
         problems.append(f"--soft_targets_weight is {args.soft_targets_weight}, a number from 0 to 1 is needed")
+    if not 0 < args.soft_targets_temperature < float("inf"):
+        problems.append(f"--soft_targets_temperature is {args.soft_targets_temperature}, a number above 0 is needed")
+    if args.soft_targets_top_k < 1:
+        problems.append(f"--soft_targets_top_k is {args.soft_targets_top_k}, at least 1 is needed")
     if args.soft_targets_weight and not (args.soft_targets_teacher or args.weight_squeeze):
         problems.append("--soft_targets_weight needs --soft_targets_teacher, the model that gives the labels")
     if args.soft_targets_teacher and not args.soft_targets_weight:
         problems.append("--soft_targets_teacher does nothing without --soft_targets_weight")
     if not args.pretrained_model_path and not args.config_path:
         problems.append("--config_path is needed to start from scratch (bert/base_config.json, say)")
+    if args.plan and args.dryrun:
+        problems.append("--plan and --dryrun exclude each other")
     if args.plan:
         return problems
     if "seq_length" in given:
@@ -123,6 +141,8 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         unused = [name for name in ("mask_schedule_share", "mask_scores") if name in given]
         if unused and args.compactor_init == "calibrated":
             problems.append(f"--{unused[0]} does nothing with --compactor_init calibrated, where nothing is masked")
+        if args.train == "student" and args.comp_only:
+            problems.append("--comp_only trains compactors alone, and with --train student there are none")
         return problems
     idle = ("target_dim", "mlm_target_dim", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate",
             "w_step", "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train",
@@ -147,7 +167,7 @@ def check_writable(path: str) -> None:
 def work(place: Place, args: argparse.Namespace) -> None:
     """What every process does."""
     keep_freed_memory()
-    with StopSignals() as signals:
+    with StopSignals() as signals, only_writer(args.output_model_path) if place.leads else nullcontext():
         reports = Reports(place.leads, args.log_path, args.tb_path)
         try:
             trainer, start = build_trainer(place, args, reports, signals)
@@ -175,7 +195,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     card: dict[str, Any] = {
         "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
         "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim, "vocab_size": len(vocab),
-        "vocab_sha256": vocab.sha256}
+        "vocab_sha256": vocab.sha256, "compactor_init": args.compactor_init, "train": args.train}
     resumed, pooler = None, take_pooler(loaded.extras)
     if wanted := resume_wish(args):
         path = find_checkpoint(args.output_model_path, wanted)
@@ -184,6 +204,9 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         pooler = take_pooler(resumed[0])
         reports.go_on_from(resumed[1]["step"])
         reports.say(f"going on from {path}")
+        if resumed[1]["step"] >= args.total_steps:
+            reports.say(f"nothing is left to do: it is of step {resumed[1]['step']:,}, --total_steps is "
+                        f"{args.total_steps:,}")
     learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed,
                                   pooler)
     precision = Precision(place.device, half_dtype(args), args.compose_tf32, args.max_grad_norm, args.compile)
@@ -250,9 +273,9 @@ def soft_targets(args: argparse.Namespace, loaded: LoadedModel, vocab_size: int,
 def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
     found = {**found, "teacher": found.get("origin", found.get("teacher"))}
-    differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here"
-              for key in ("teacher", "vocab_sha256", "strategy", "target_dim", "mlm_target_dim")
-              if found.get(key) != wanted[key]]
+    keys = ["teacher", "vocab_sha256", "strategy", "target_dim", "mlm_target_dim"]
+    keys += [key for key in ("compactor_init", "train") if key in found]  # older checkpoints do not say
+    differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here" for key in keys if found.get(key) != wanted[key]]
     if differ:
         raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ))
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from uer.errors import UserError
+from uer.errors import UserError, show_everything, silence_stdout
 from uer.formats.storage import write_via
 
 if TYPE_CHECKING:
     import torch
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Reports:
@@ -27,18 +29,20 @@ class Reports:
 
     def __init__(self, leads: bool, log_path: str | None = None, tb_path: str | None = None):
         self.leads = leads
-        self.log = self.metrics = self.board = None
+        self.log: TextIO | None = None
+        self.metrics: TextIO | None = None
+        self.board: SummaryWriter | None = None
         if not leads:
             return
+        show_everything()
         try:
             if log_path:
                 Path(log_path).parent.mkdir(parents=True, exist_ok=True)
                 self.log = open(log_path, "a", encoding="utf-8")  # noqa: SIM115
             if tb_path:
                 Path(tb_path).mkdir(parents=True, exist_ok=True)
+                _end(Path(tb_path) / "metrics.jsonl")
                 self.metrics = open(Path(tb_path) / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-                if self.metrics.tell() and not _ends(self.metrics.name):
-                    self.metrics.write("\n")  # of a run that was killed
         except OSError as error:
             raise UserError(f"{log_path or tb_path}: cannot be written ({error.strerror})") from None
         if tb_path:
@@ -50,18 +54,20 @@ class Reports:
         """A line for the reader."""
         if not self.leads:
             return
-        print(line, flush=True)
-        if self.log:
-            self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
-            self.log.flush()
+        try:
+            print(line, flush=True)
+        except OSError as error:
+            silence_stdout()
+            sys.stderr.write(f"warning: stdout cannot be written ({error.strerror}); the run goes on without\n")
+        if self.log and not _written(self.log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n"):
+            self.log = None
 
     def record(self, step: int, kind: str, values: dict[str, Any]) -> None:
         """Numbers of a step under `kind`/<name>; strings and lists go to metrics.jsonl only."""
         if not self.leads:
             return
-        if self.metrics:
-            self.metrics.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-            self.metrics.flush()
+        if self.metrics and not _written(self.metrics, json.dumps({"step": step, "kind": kind, **values}) + "\n"):
+            self.metrics = None
         if self.board:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
@@ -97,11 +103,24 @@ class Reports:
                 file.close()
 
 
-def _ends(path: str) -> bool:
-    """Whether the last line of a file that is not empty is whole."""
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"
+def _written(file: TextIO, text: str) -> bool:
+    """Write and flush; where that fails, for want of room say, a warning: no run ends for its log."""
+    try:
+        file.write(text)
+        file.flush()
+        return True
+    except OSError as error:
+        sys.stderr.write(f"warning: {file.name} cannot be written ({error.strerror}); the run goes on without it\n")
+        with suppress(OSError):
+            file.close()
+        return False
+
+
+def _end(path: Path) -> None:
+    """Take away a last line that a kill cut off, so that what is appended begins a line."""
+    if path.exists():
+        with open(path, "r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _step_and_start(line: str) -> tuple[float, bool]:

@@ -49,7 +49,19 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     beside = Path(f"{path}.json")
     if not beside.is_file() and config_path_for(path).is_file():
         return state, {"teacher": read_json(config_path_for(path))}
-    return state, read_json(beside) if beside.is_file() else {}
+    return state, _checked_facts(read_json(beside), beside) if beside.is_file() else {}
+
+
+def _checked_facts(facts: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The JSON beside a checkpoint; `UserError` where it is not as pretrain.py writes it."""
+    kinds = {"teacher": (dict,), "origin": (dict,), "target_dim": (int, type(None)),
+             "mlm_target_dim": (int, type(None)), "step": (int,)}
+    wrong = [key for key, kind in kinds.items() if key in facts and not isinstance(facts[key], kind)]
+    if facts.get("strategy", "dim") not in ("dim", "head"):
+        wrong.append("strategy")
+    if wrong:
+        raise UserError(f"{path}: not the JSON of a checkpoint: {', '.join(wrong)} cannot be {facts[wrong[0]]!r}")
+    return facts
 
 
 def has_compactors(state: Mapping[str, torch.Tensor]) -> bool:

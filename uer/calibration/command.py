@@ -9,10 +9,11 @@ from pathlib import Path
 
 import torch
 
+from uer.arguments import refuse_overwriting
 from uer.calibration.calibrate import Calibration
 from uer.calibration.student import INSTANCES, apply_calibration, calibrate, calibration_batches, token_warning
 from uer.config import ModelConfig, load_config
-from uer.conversion import Source, check_outputs, output_paths, write_outputs
+from uer.conversion import Source, check_outputs, output_paths, write_outputs, written_by
 from uer.data.builder import build_dataset
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
@@ -39,6 +40,7 @@ def make_student(args: argparse.Namespace, command: str) -> None:
     if args.calibration_batches < 1:
         raise UserError(f"--calibration_batches is {args.calibration_batches}, at least 1 is needed")
     paths = output_paths(args.output_model_path, args.output_format)
+    refuse_overwriting(args, {"output_model_path": written_by(paths)})
     check_outputs(paths, args.vocab_path)
     vocab = build_tokenizer(args).vocab
     config = load_config(args.config_path) if args.config_path else None

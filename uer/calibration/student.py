@@ -40,8 +40,9 @@ def calibrate(config: ModelConfig, weights: dict[str, torch.Tensor], groups: dic
 def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor],
                      groups: dict[str, MaskGroup], loader: MlmLoader, place: Place, reports: Reports) -> Calibration:
     """`calibrate` as the options say, with a word to the reader before and after."""
-    dataset = Dataset.open(args.calibration_path) if args.calibration_path else loader.dataset
-    masking = None if args.calibration_path else masking_options(args)
+    path = args.calibration_path
+    dataset = Dataset.open(path, option="--calibration_path") if path else loader.dataset
+    masking = None if path else masking_options(args)
     batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking)
     begun = time.perf_counter()
     calibration = calibrate(config, weights, groups, batches)

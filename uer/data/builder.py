@@ -9,14 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
-import sys
 import tempfile
-import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -29,7 +25,7 @@ from uer.data.options import masking_options
 from uer.data.pool import run_segments
 from uer.data.progress import Progress
 from uer.data.segmenter import check_segmenter
-from uer.errors import UserError
+from uer.errors import UserError, signals_unwind
 from uer.tokenizers import Tokenizer, build_tokenizer
 
 DEFAULT_DUP_FACTOR = 5
@@ -50,7 +46,7 @@ def build_dataset(args: Namespace) -> dict[str, Any]:
     output = Path(args.dataset_path)
     _check_output(output, corpus)
     tokenizer = build_tokenizer(args)
-    with _termination_as_exception(), _scratch(output) as folder, _disk_errors(output):
+    with signals_unwind(), _scratch(output) as folder, _disk_errors(output):
         ledger = Ledger()
         with Progress(sources.total_bytes(corpus)) as progress:
             segments = sources.segments(corpus, args.full_sentences, folder)
@@ -130,25 +126,6 @@ def _disk_errors(output: Path) -> Iterator[None]:
         raise UserError(
             f"--dataset_path {output}: reading the corpus or writing beside the output failed ({error.strerror})"
         ) from None
-
-
-@contextlib.contextmanager
-def _termination_as_exception() -> Iterator[None]:
-    """SIGTERM and SIGHUP unwind like Ctrl-C, so that workers and temporary files go."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    names = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(name, leave) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -125,6 +125,8 @@ def segments(sources: list[Path | None], by_document: bool, folder: Path) -> Ite
 
 
 def _opened(source: Path | None) -> BinaryIO:
+    if source is None and sys.stdin is None:
+        raise UserError("--corpus_path -: stdin is closed")
     try:
         return sys.stdin.buffer if source is None else open(source, "rb")
     except OSError as error:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from uer.arguments import refuse_overwriting
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, encode, shuffled
 from uer.finetuning.grid import Results, check_tuning_options, combinations, of, run_grid
@@ -145,6 +146,8 @@ def run_classifier(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     if problems:
         raise UserError("; ".join(problems))
     predictions = f"{args.prediction_path}/{args.task}.tsv" if args.task else args.prediction_path
+    refuse_overwriting(args, {name: [getattr(args, name)] for name in ("output_model_path", "log_path",
+                                                                       "prediction_path")})
     for path in (args.output_model_path, args.log_path, args.prediction_path and predictions):
         if path:
             check_writable(path)

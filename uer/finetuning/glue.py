@@ -54,7 +54,7 @@ def _check(args: argparse.Namespace) -> list[str]:
     names = args.model_names or [Path(path).name.removesuffix(".bin") for path in paths]
     if len(names) != len(paths):
         problems.append(f"--model_names has {len(names)} names for {len(paths)} models")
-    elif len(set(names)) < len(names) or any(not name or "/" in name for name in names):
+    elif len(set(names)) < len(names) or any(name in ("", ".", "..") or "/" in name for name in names):
         problems.append(f"the models' names, {', '.join(names)}, must differ and fit as folder names; give "
                         f"--model_names")
     if problems:

@@ -72,7 +72,9 @@ class Results:
     def _read(self) -> list[dict[str, Any]]:
         try:
             data = json.loads(Path(self.path).read_text(encoding="utf-8"))
-            found, runs = data["facts"], data["runs"]
+            found, runs = dict(data["facts"]), list(data["runs"])
+            for run in runs:
+                of(run), float(run["score"]), dict(run["figures"]), int(run["best_epoch"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"--resume: {self.path} is no results file ({error}); leave --resume out to begin "
                             f"anew") from None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from uer.arguments import refuse_overwriting
 from uer.errors import UserError
 from uer.finetuning.batches import encode
 from uer.finetuning.classify import check_length, predict
@@ -28,6 +29,7 @@ def infer(args: argparse.Namespace, given: set[str]) -> None:
     """
     if args.batch_size < 1:
         raise UserError(f"--batch_size is {args.batch_size}, at least 1 is needed")
+    refuse_overwriting(args, {"prediction_path": [args.prediction_path]})
     check_writable(args.prediction_path)
     card = read_card(args.load_model_path)
     for name in ("tokenizer", "do_lower_case"):
@@ -40,8 +42,11 @@ def infer(args: argparse.Namespace, given: set[str]) -> None:
     model = load_classifier(args.load_model_path, card, args.config_path, args.labels_num, args.pooling,
                             len(tokenizer.vocab))
     labels = tuple(card.get("labels", map(str, range(model.output_layer_2.out_features))))
+    if len(labels) != model.output_layer_2.out_features:
+        raise UserError(f"{args.load_model_path}.json: {len(labels)} labels for a model of "
+                        f"{model.output_layer_2.out_features}")
     task = Task("", labels, ("text_a", "text_b"))
-    seq_length = args.seq_length or card.get("seq_length", SEQ_LENGTH)
+    seq_length = card.get("seq_length", SEQ_LENGTH) if args.seq_length is None else args.seq_length
     check_length(seq_length, model.embedding.position_embedding.num_embeddings)
     instances = encode(read_uer(task, args.test_path, labelled=False), tokenizer, seq_length)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

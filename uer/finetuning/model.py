@@ -176,7 +176,14 @@ def save_tuned(path: str, weights: Mapping[str, torch.Tensor], card: dict[str, A
 def read_card(path: str) -> dict[str, Any]:
     """What is beside a fine-tuned model ({} for a file of UER's own)."""
     beside = Path(f"{path}.json")
-    return read_json(beside) if beside.is_file() else {}
+    card = read_json(beside) if beside.is_file() else {}
+    right = {"config": lambda value: isinstance(value, dict), "seq_length": lambda value: isinstance(value, int),
+             "pooling": lambda value: value in list(POOLINGS),
+             "labels": lambda value: isinstance(value, list) and all(isinstance(label, str) for label in value)}
+    wrong = [f"{key} {card[key]!r}" for key, check in right.items() if key in card and not check(card[key])]
+    if wrong:
+        raise UserError(f"{beside}: not what is beside a fine-tuned model: {'; '.join(wrong)}")
+    return card
 
 
 def load_classifier(path: str, card: dict[str, Any], config_path: str | None, outputs: int | None,

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from uer.arguments import refuse_overwriting
 from uer.delayed import sent
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
@@ -182,11 +183,14 @@ def run_squad(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     for name in ("max_query_length", "doc_stride", "n_best_size", "max_answer_length"):
         if getattr(args, name) < 1:
             problems.append(f"--{name} is {getattr(args, name)}, at least 1 is needed")
+    if args.null_score_diff_threshold is not None and not math.isfinite(args.null_score_diff_threshold):
+        problems.append(f"--null_score_diff_threshold is {args.null_score_diff_threshold}, a number is needed")
     if args.max_query_length + 3 > MOST_QUESTION * args.seq_length:
         problems.append(f"--max_query_length {args.max_query_length} leaves too little of --seq_length "
                         f"{args.seq_length} for the text; {int(MOST_QUESTION * args.seq_length) - 3} at most")
     if problems:
         raise UserError("; ".join(problems))
+    refuse_overwriting(args, {name: [getattr(args, name)] for name in ("output_model_path", "log_path")})
     for path in (args.output_model_path, args.log_path):
         if path:
             check_writable(path)

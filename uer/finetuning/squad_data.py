@@ -59,6 +59,8 @@ def read_squad(path: str | Path) -> list[Question]:
 
 
 def _question(entry: dict[str, Any], context: str, path: str | Path) -> Question:
+    if not (isinstance(entry["question"], str) and isinstance(context, str)):
+        raise TypeError("question and context must be text")
     impossible = bool(entry.get("is_impossible", False))
     answers = () if impossible else tuple((answer["text"], answer["answer_start"]) for answer in entry["answers"])
     for text, start in answers:

@@ -47,12 +47,16 @@ def parse_config(data: dict[str, Any], where: str) -> HuggingFaceConfig:
         problems.append(f"position_embedding_type {data['position_embedding_type']!r} (absolute is needed)")
     problems += [f"{key} is set" for key in ("is_decoder", "add_cross_attention", "is_encoder_decoder")
                  if data.get(key)]
-    act = data.get("hidden_act", "gelu")
-    if act not in ACTIVATIONS:
-        problems.append(f"hidden_act {act!r} (one of {', '.join(ACTIVATIONS)} is needed)")
     roberta = model_type in ROBERTAS
-    if roberta and ACTIVATIONS.get(act) != "gelu":
+    act = data.get("hidden_act", "gelu")
+    if act not in list(ACTIVATIONS):
+        problems.append(f"hidden_act {act!r} (one of {', '.join(ACTIVATIONS)} is needed)")
+    elif roberta and ACTIVATIONS[act] != "gelu":
         problems.append(f"hidden_act {act!r} with RoBERTa, whose MLM head always takes gelu")
+    numbers = {"max_position_embeddings": data.get("max_position_embeddings", 512), "pad_token_id":
+               data.get("pad_token_id", 0) or 0, "layer_norm_eps": data.get("layer_norm_eps", 1e-12)}
+    problems += [f"{key} {value!r} (a number is needed)" for key, value in numbers.items()
+                 if not isinstance(value, (int, float)) or isinstance(value, bool)]
     if problems:
         raise UserError(f"{where}: not the BERT that this project has: " + "; ".join(problems))
     pad = data.get("pad_token_id")

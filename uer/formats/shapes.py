@@ -95,8 +95,11 @@ def tensor_problems(tensors: Mapping[str, torch.Tensor], config: ModelConfig,
     unexpected = [spelled(name) for name in tensors if name not in shapes]
     misshapen = [f"{spelled(name)} is {list(tensors[name].shape)} instead of {list(shape)}"
                  for name, shape in shapes.items() if name in tensors and tuple(tensors[name].shape) != shape]
+    whole = [f"{spelled(name)} ({tensors[name].dtype})" for name in shapes
+             if name in tensors and not tensors[name].is_floating_point()]
     problems = []
-    for what, names in (("missing", missing), ("unexpected", unexpected), ("of the wrong shape", misshapen)):
+    for what, names in (("missing", missing), ("unexpected", unexpected), ("of the wrong shape", misshapen),
+                        ("of whole numbers", whole)):
         if names:
             problems.append(f"{what}: {shortened(names, most=1000)}")
     return problems

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from uer.errors import UserError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 UNSUPPORTED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -47,6 +49,7 @@ def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tenso
 def torch_load(path: Path, what: str) -> Any:
     if path.stat().st_size == 0:
         raise UserError(f"{what} {path}: the file is empty")
+    _check_sums(path, what)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -56,9 +59,22 @@ def torch_load(path: Path, what: str) -> Any:
                             f"dicts and safetensors files are loaded") from None
         raise UserError(f"{what} {path}: damaged, or no file of tensors") from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, AssertionError,
-            UnicodeDecodeError, zipfile.BadZipFile) as error:
+            UnicodeDecodeError, struct.error, zipfile.BadZipFile) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise UserError(f"{what} {path}: damaged, truncated or no file of tensors ({reason})") from None
+
+
+def _check_sums(path: Path, what: str) -> None:
+    """`UserError` where a part of a file of `torch.save` is not what was written: torch.load does not look."""
+    if not zipfile.is_zipfile(path):
+        return  # of an older torch, or cut off: torch.load tells
+    try:
+        with zipfile.ZipFile(path) as archive:
+            spoilt = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
+        raise UserError(f"{what} {path}: damaged, truncated or no file of tensors ({error})") from None
+    if spoilt is not None:
+        raise UserError(f"{what} {path}: damaged, the checksum of {spoilt} is not what was written")
 
 
 def _state_dict(data: Any, where: str) -> dict[str, torch.Tensor]:
@@ -74,10 +90,20 @@ def _state_dict(data: Any, where: str) -> dict[str, torch.Tensor]:
         raise UserError(f"{where}: not a state dict; " +
                         (f"these entries are no tensors: {shortened(strangers)}" if data else "it holds nothing"))
     tensors = {name.removeprefix("module."): value for name, value in data.items()}
+    strange = [name for name, value in tensors.items() if not _is_plain(value)]
+    if strange:
+        raise UserError(f"{where}: sparse, quantized, complex or float8 tensors, or ones without values: "
+                        f"{shortened(strange)}; plain float16, bfloat16, float32 or float64 ones are needed")
     bad = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise UserError(f"{where}: not-a-number or infinite values in {shortened(bad)}; the file is damaged")
     return tensors
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has numbers in a format that one can compute with."""
+    return (tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_complex() or tensor.is_meta)
+            and (tensor.dtype in FLOATS or not tensor.is_floating_point()))
 
 
 def shortened(names: list[str], most: int = 20) -> str:
@@ -119,6 +145,8 @@ class PendingFiles:
         """
         target = Path(target)
         parent = target.absolute().parent
+        if target.exists() and not (target.is_file() or target.is_dir()):
+            raise UserError(f"output {target}: is neither a file nor a folder, and would be replaced by one")
         try:
             parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -78,7 +78,8 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
         raise UserError(f"{where}: neither UER's nor Hugging Face's BERT; its tensors are called "
                         f"{shortened(list(raw), most=5)}")
     _take_extras(model)
-    model.weights = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in model.weights.values()) else torch.float32
+    model.weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor
                      for name, tensor in model.weights.items()}
     problems = shapes.disagreements(model.config, model.weights, vocab_size)
     if encoder_only:

@@ -293,7 +293,7 @@ def step_time(runs: Sequence[Run]):
     values = [value for _, _, curve in timed for _, value in curve]
     axes.set_title("Time of a step")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value) if value else "0"))
-    if max(values) / min(values) > LOG_FROM:
+    if 0 < min(values) < max(values) / LOG_FROM:
         axes.set_yscale("log", subs=[])
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value)))

@@ -158,6 +158,10 @@ def _line(text: str, where: str) -> dict[str, Any]:
     missing = [key for key in wanted.get(line["kind"], ()) if key not in line]
     if missing:
         raise UserError(f"{where}: a line of kind {line['kind']} without {', '.join(missing)}")
+    strange = [f"{key} {line[key]!r}" for key in ("loss", "accuracy") if line["kind"] in ("train", "dev")
+               and not (is_number(line[key]) and math.isfinite(line[key]))]
+    if strange:
+        raise UserError(f"{where}: {', '.join(strange)}; a number is needed")
     return line
 
 

@@ -83,6 +83,7 @@ def _from_json(text: str, path: Path) -> list[str]:
         ids = json.loads(text)
     except ValueError as error:
         raise UserError(f"--vocab_path {path}: not JSON ({error})") from None
-    if not isinstance(ids, dict) or sorted(ids.values()) != list(range(len(ids))):
+    if not isinstance(ids, dict) or set(map(type, ids.values())) - {int} or sorted(ids.values()) != list(
+            range(len(ids))):
         raise UserError(f"--vocab_path {path}: expected an object of token: id with the ids 0, 1, 2, …")
     return sorted(ids, key=ids.__getitem__)

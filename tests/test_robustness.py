@@ -1,0 +1,237 @@
+"""What users and shells do to scripts: unset variables, outputs that are inputs, closed pipes, full disks, signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, TEACHER, call, pretrain_options, refused
+
+from uer.errors import UserError
+from uer.finetuning.model import read_card
+from uer.formats.huggingface_config import parse_config
+from uer.formats.storage import PendingFiles, read_tensors
+from uer.lock import only_writer
+
+
+def start(name: str, *words, **options) -> subprocess.Popen:
+    """A script in a process of its own."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **options.pop("env", {})}
+    return subprocess.Popen([sys.executable, str(ROOT / name), *map(str, words)], env=env, text=True,
+                            stderr=subprocess.PIPE, **{"stdout": subprocess.PIPE, **options})
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("resume", "", "--resume is empty; give a value, or leave it out"),
+    ("pretrained_model_path", "", "--pretrained_model_path is empty"), ("seed", -1, "--seed is -1, a whole number"),
+    ("seed", 2**63, "from 0 to 2^63 - 1"), ("dropout", 1, "--dropout is 1.0, a number from 0 to 0.999"),
+    ("world_size", 10**20, "at most 65,536 are possible"),
+    ("soft_targets_temperature", 0, "--soft_targets_temperature is 0.0, a number above 0"),
+    ("soft_targets_top_k", 0, "--soft_targets_top_k is 0, at least 1")])
+def test_values_that_cannot_be_meant(files, tmp_path, capsys, name, value, words):
+    options = pretrain_options(files, tmp_path / "m.bin", f"--{name}", value)
+    assert words in refused(capsys, tmp_path, "pretrain.py", *options)
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    (["--train", "student", "--comp_only"], "with --train student there are none"),
+    (["--plan", "--dryrun"], "--plan and --dryrun exclude each other"),
+    (["--dryrun", "--resume"], "no checkpoint"),
+    (["--dryrun", "--tb_path", ROOT / "README.md"], "is a file; a folder is needed")])
+def test_options_that_contradict_each_other(files, tmp_path, capsys, more, words):
+    options = pretrain_options(files, tmp_path / "m.bin", "--weight_squeeze", "--target_dim", 64, "--compactor_init",
+                               "calibrated", *more)
+    assert words in refused(capsys, tmp_path, "pretrain.py", *options)
+
+
+def test_a_name_that_is_too_long(files, tmp_path, capsys):
+    message = refused(capsys, tmp_path, "evaluate.py", "--model_path", "x" * 300, "--dataset_path", files / "data.pt")
+    assert "xxx: File name too long" in message
+
+
+# -- outputs that are inputs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("script", "output", "other"), [
+    ("preprocess.py", "dataset_path", "vocab_path"), ("evaluate.py", "output_path", "model_path"),
+    ("calibrate.py", "output_model_path", "pretrained_model_path"),
+    ("calibrate.py", "output_model_path", "dataset_path"), ("calibrate.py", "output_model_path", "config_path"),
+    ("pretrain.py", "mask_path", "vocab_path"),
+    ("pretrain.py", "log_path", "dataset_path"), ("pretrain.py", "log_path", "mask_path"),
+    ("convert.py", "output_model_path", "load_model_path")])
+def test_nothing_that_is_read_is_written(files, tmp_path, capsys, script, output, other):
+    """Not even under another name; the config that is written beside a model counts."""
+    given = {"preprocess.py": ["corpus_path", "vocab_path", "dataset_path"],
+             "evaluate.py": ["model_path", "dataset_path", "output_path"],
+             "calibrate.py": ["pretrained_model_path", "config_path", "dataset_path", "vocab_path",
+                              "output_model_path"],
+             "pretrain.py": ["dataset_path", "vocab_path", "pretrained_model_path", "config_path", "mask_path",
+                             "log_path", "output_model_path"],
+             "convert.py": ["load_model_path", "output_model_path"]}[script]
+    paths = {"vocab_path": "vocab.txt", "config_path": "config.json", "dataset_path": "data.pt",
+             "corpus_path": "corpus.txt", "pretrained_model_path": "teacher.bin", "load_model_path": "teacher.bin",
+             "model_path": "teacher.bin"}
+    values = {name: files / paths[name] if name in paths and name != output else tmp_path / f"{name}.x"
+              for name in given}
+    if (output, other) == ("output_model_path", "config_path"):
+        (tmp_path / "s_config.json").write_text(TEACHER.to_json())
+        values |= {"config_path": tmp_path / "s_config.json", "output_model_path": tmp_path / "s.bin"}
+    elif other in paths:
+        (tmp_path / "link").symlink_to(values[other])
+        values[output] = tmp_path / "link"
+    else:
+        values[output] = values[other]
+    more = {"calibrate.py": ["--target_dim", 64], "pretrain.py": ["--weight_squeeze", "--target_dim", 64]}
+    words = [word for name, value in values.items() for word in (f"--{name}", value)]
+    before = values[other].read_bytes() if values[other].exists() else b""
+    message = refused(capsys, tmp_path, script, *words, *more.get(script, []))
+    assert f"would be written, but it is --{other} as well" in message or \
+        f"would be written, but it is --{output} as well" in message
+    assert not before or values[other].read_bytes() == before
+
+
+def test_what_is_neither_file_nor_folder_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with PendingFiles() as pending, pytest.raises(UserError, match="neither a file nor a folder"):
+        pending.add(tmp_path / "pipe")
+
+
+# -- stdout, logs, signals, other runs ---------------------------------------------------------------------------------
+
+
+def test_a_run_whose_readers_leave_goes_on(files, tmp_path):
+    options = pretrain_options(files, tmp_path / "m.bin", "--report_steps", 1, "--log_path", "/dev/full",
+                               total_steps=3)
+    with start("pretrain.py", *options) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 0 and (tmp_path / "m.bin-3").exists()
+    assert "warning: /dev/full cannot be written" in said and "warning: stdout cannot be written" in said
+    assert "Traceback" not in said and said.count("\n") == 2
+
+
+def test_other_scripts_end_like_every_command_in_a_pipe(files):
+    with start("evaluate.py", "--model_path", files / "teacher.bin", "--dataset_path", files / "data.pt") as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 141 and not said
+
+
+def test_a_terminal_that_knows_ascii_only():
+    with start("pretrain.py", "--help", env={"PYTHONIOENCODING": "ascii", "COLUMNS": "200"}) as process:
+        assert "\\u03bb" in process.stdout.read() and not process.stderr.read()
+    assert process.returncode == 0
+
+
+def test_sigterm_takes_temporary_files_along(files, tmp_path):
+    """Sent while a format is being checked, when there are files under temporary names."""
+    with start("calibrate.py", "--pretrained_model_path", files / "teacher.bin", "--config_path",
+               files / "config.json", "--dataset_path", files / "data.pt", "--vocab_path", files / "vocab.txt",
+               "--target_dim", 64, "--output_model_path", tmp_path / "s.bin", "--output_format", "uer",
+               "huggingface") as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".*.tmp*")):
+            assert process.poll() is None and time.monotonic() < deadline
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+    assert process.returncode == 143 and "Traceback" not in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_run_at_a_time_writes_to_an_output(files, tmp_path, capsys):
+    with only_writer(str(tmp_path / "m.bin")):
+        message = refused(capsys, tmp_path, "pretrain.py", *pretrain_options(files, tmp_path / "m.bin"))
+    assert "another run is writing there" in message
+    call("pretrain.py", *pretrain_options(files, tmp_path / "m.bin"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.bin-2", "m.bin-2.json", "m.bin-2.resume"]
+
+
+def test_resume_says_when_nothing_is_left(files, tmp_path, capsys):
+    call("pretrain.py", *pretrain_options(files, tmp_path / "m.bin"))
+    call("pretrain.py", *pretrain_options(files, tmp_path / "m.bin", "--resume", total_steps=1))
+    assert "nothing is left to do: it is of step 2, --total_steps is 1" in capsys.readouterr().out
+
+
+# -- files that are not what they should be ----------------------------------------------------------------------------
+
+
+def test_bytes_spoilt_by_a_disk(files, tmp_path):
+    """torch.load does not look at the checksums that torch.save has written."""
+    spoilt = bytearray((files / "teacher.bin").read_bytes())
+    middle = len(spoilt) // 2
+    spoilt[middle:middle + 64] = bytes(64)
+    (tmp_path / "t.bin").write_bytes(spoilt)
+    torch.load(tmp_path / "t.bin", weights_only=True)
+    with pytest.raises(UserError, match=r"the checksum of .* is not what was written"):
+        read_tensors(tmp_path / "t.bin")
+
+
+@pytest.mark.parametrize("content", [b"junk", b"Git", b"PK\x03\x04"])
+def test_files_of_few_bytes(tmp_path, content):
+    (tmp_path / "t.bin").write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        read_tensors(tmp_path / "t.bin")
+
+
+@pytest.mark.parametrize("change", [
+    lambda x: x.to(torch.float8_e4m3fn), lambda x: x.to(torch.complex64), lambda x: x.to_sparse(),
+    lambda x: x.to(torch.int8)])
+def test_tensors_of_other_kinds(files, tmp_path, capsys, change):
+    weights = torch.load(files / "teacher.bin", weights_only=True)
+    name = "target.mlm_linear_1.weight"
+    (tmp_path / "t_config.json").write_text(TEACHER.to_json())
+    torch.save({**weights, name: change(weights[name])}, tmp_path / "t.bin")
+    options = ["--model_path", tmp_path / "t.bin", "--dataset_path", files / "data.pt"]
+    assert name in refused(capsys, tmp_path, "evaluate.py", *options)
+    torch.save({**weights, name: weights[name].double()}, tmp_path / "t.bin")
+    call("evaluate.py", *options)  # a mixture becomes the widest of them
+
+
+@pytest.mark.parametrize("changed", [{"hidden_act": []}, {"max_position_embeddings": "x"}, {"layer_norm_eps": None}])
+def test_hugging_face_configs_of_other_types(changed):
+    theirs = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    parse_config(theirs, "here")
+    with pytest.raises(UserError, match=f"here: .*{next(iter(changed))}"):
+        parse_config({**theirs, **changed}, "here")
+
+
+@pytest.mark.parametrize("changed", [{"layernorm": []}, {"layernorm": {}}, {"dropout": "x"}])
+def test_configs_of_other_types(files, tmp_path, capsys, changed):
+    (tmp_path / "c.json").write_text(json.dumps({**json.loads(TEACHER.to_json()), **changed}))
+    assert next(iter(changed)) in refused(capsys, tmp_path, "evaluate.py", "--model_path", files / "teacher.bin",
+                                          "--config_path", tmp_path / "c.json", "--dataset_path", files / "data.pt")
+
+
+@pytest.mark.parametrize("changed", [{"teacher": 3}, {"origin": 3}, {"strategy": "x"}, {"mlm_target_dim": "x"}])
+def test_checkpoints_with_another_json(files, tmp_path, capsys, changed):
+    call("pretrain.py", *pretrain_options(files, tmp_path / "m.bin", total_steps=1))
+    beside = tmp_path / "m.bin-1.json"
+    beside.write_text(json.dumps({**json.loads(beside.read_text()), **changed}))
+    capsys.readouterr()
+    message = refused(capsys, tmp_path, "convert.py", "--load_model_path", tmp_path / "m.bin-1",
+                      "--output_model_path", tmp_path / "s.bin")
+    assert f"not the JSON of a checkpoint: {next(iter(changed))}" in message
+
+
+@pytest.mark.parametrize("card", [{"config": 3}, {"seq_length": "x"}, {"pooling": "foo"}, {"labels": 7}])
+def test_fine_tuned_models_with_another_json(tmp_path, card):
+    Path(tmp_path / "c.bin.json").write_text(json.dumps(card))
+    with pytest.raises(UserError, match=f"not what is beside a fine-tuned model: {next(iter(card))}"):
+        read_card(str(tmp_path / "c.bin"))
+
+
+def test_evaluate_says_what_it_assumes(files, tmp_path, capsys):
+    (tmp_path / "t.bin").write_bytes((files / "teacher.bin").read_bytes())
+    call("evaluate.py", "--model_path", tmp_path / "t.bin", "--dataset_path", files / "data.pt")
+    assert "note: no config beside the file: 2 heads of 64 are assumed" in capsys.readouterr().out

@@ -1,0 +1,56 @@
+"""What is checked of every command line alike: empty values, seeds, outputs that are inputs as well. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from uer.errors import UserError
+
+LARGEST_SEED = 2**63 - 1
+
+
+def checked(args: argparse.Namespace) -> argparse.Namespace:
+    """The options, unless a value is empty (a shell variable that is not set, say) or a seed out of range.
+
+    Raises:
+        UserError: all such values.
+    """
+    problems = [f"--{name} is empty; give a value, or leave it out" for name, value in vars(args).items()
+                if "" in _values(value)]
+    problems += [f"--{name} is {seed}, a whole number from 0 to 2^63 - 1 is needed" for name in ("seed", "seeds")
+                 for seed in _values(getattr(args, name, None)) if seed is not None and not 0 <= seed <= LARGEST_SEED]
+    if problems:
+        raise UserError("; ".join(problems))
+    return args
+
+
+def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[str | Path | None]]) -> None:
+    """`UserError` where a file that would be written is given as another option's value.
+
+    Args:
+        outputs: option -> the files and folders that it makes the script write.
+    """
+    for option, paths in outputs.items():
+        for path in paths:
+            if path is None:
+                continue
+            for name, value in vars(args).items():
+                if name != option and any(_same(path, other) for other in _values(value) if isinstance(other, str)):
+                    raise UserError(f"--{option}: {path} would be written, but it is --{name} as well; choose another "
+                                    f"name")
+
+
+def _values(value: Any) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def _same(path: str | Path, other: str) -> bool:
+    """Whether two names are of one file, which need not exist."""
+    try:
+        return os.path.samefile(path, other)
+    except OSError:
+        return os.path.abspath(path) == os.path.abspath(other)

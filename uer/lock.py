@@ -1,0 +1,51 @@
+"""One process at a time: a lock that goes with the process, however it ends."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from uer.errors import UserError
+
+
+@contextmanager
+def locked(path: Path, refusal: str) -> Iterator[IO[str]]:
+    """Hold the lock of a file, which is made if need be; where file systems know no locks, hold nothing.
+
+    Yields:
+        the open file: a child process that inherits it holds the lock as well.
+    Raises:
+        UserError: `refusal`, where another process holds it; the file cannot be made.
+    """
+    try:
+        file = open(path, "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot be written ({error.strerror})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(refusal) from None
+        yield file
+
+
+@contextmanager
+def only_writer(output: str) -> Iterator[None]:
+    """While entered, no other run writes to the same `--output_model_path`.
+
+    Raises:
+        UserError: another one does.
+    """
+    path = Path(output).absolute()
+    path = path.with_name(f".{path.name}.lock")
+    with locked(path, f"--output_model_path {output}: another run is writing there; wait for its end, or take another "
+                      f"name"):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
