@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -58,6 +59,10 @@ def torch_load(path: Path, what: str) -> Any:
             raise UserError(f"{what} {path}: holds pickled code ({found.group(1)}), which is not run; only plain state "
                             f"dicts and safetensors files are loaded") from None
         raise UserError(f"{what} {path}: damaged, or no file of tensors") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before its beginning is looked for in a file that was cut off
+            raise
+        raise UserError(f"{what} {path}: damaged, truncated or no file of tensors") from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, AssertionError,
             UnicodeDecodeError, struct.error, zipfile.BadZipFile) as error:
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
