@@ -191,7 +191,8 @@ class Experiment:
     def _best(self, target: int, method: Method) -> tuple[str, list[dict]]:
         """The best rate and its figures, a seed each."""
         rate = self.best_rate(target, method)
-        files = [self._file(row_name(target, method, rate, seed)) for seed in self.args.seeds]
+        names = dict.fromkeys(row_name(target, method, rate, seed) for seed in self.args.seeds)  # untrained: one name
+        files = [self._file(name) for name in names]
         return rate, [json.loads(file.read_text()) for file in files if file.exists()]
 
     def _file(self, row: str) -> Path:
