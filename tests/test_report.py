@@ -184,6 +184,9 @@ GOOD = '{"step": 1, "kind": "train", "loss": 5.0, "accuracy": 0.1}\n'
     (GOOD + "nonsense\n" + GOOD, "line 2: not JSON ('nonsense')"),
     (GOOD + "[1, 2]\n", "line 2: a JSON object with a step and a kind is needed"),
     ('{"step": 1, "kind": "train", "loss": 5.0}\n', "line 1: a line of kind train without accuracy"),
+    (GOOD.replace("5.0", "NaN"), "line 1: loss nan; a number is needed"),
+    (GOOD.replace("0.1", '"x"'), "line 1: accuracy 'x'; a number is needed"),
+    ('{"step": 0, "kind": "model", "parameters": 1, "operations": 1, "start": 3}\n', "start must be a JSON object"),
     (b"\xff\xfe\n", "not a text file in UTF-8")])
 def test_broken_logs(tmp_path, monkeypatch, capsys, content, message):
     folder = tmp_path / "run"

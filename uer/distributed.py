@@ -53,8 +53,10 @@ def take_leaders(tensors: Sequence[torch.Tensor]) -> None:
     """Overwrite tensors with those of rank 0, in place: what each process has found may differ in rounding or sign."""
     if not dist.is_initialized():
         return
+    on_gpus = dist.get_backend() == "nccl"  # which carries nothing else
     for tensor in tensors:
         carrier = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()
+        carrier = carrier.cuda() if on_gpus else carrier
         with collective():
             dist.broadcast(carrier, 0)
         tensor.copy_(carrier)

@@ -153,6 +153,8 @@ def _line(text: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: not JSON ({text[:40]!r}); was it a run of pretrain.py that wrote it?") from None
     if not isinstance(line, dict) or not isinstance(line.get("step"), int) or not isinstance(line.get("kind"), str):
         raise UserError(f"{where}: a JSON object with a step and a kind is needed, not {text[:40]!r}")
+    if not isinstance(line.get("start", {}), dict):
+        raise UserError(f"{where}: start must be a JSON object, not {text[:40]!r}")
     wanted = {"train": ("loss", "accuracy"), "dev": ("loss", "accuracy"), "masks": ("groups",), "squeeze": ("groups",),
               "model": ("parameters", "operations")}
     missing = [key for key in wanted.get(line["kind"], ()) if key not in line]
@@ -186,9 +188,10 @@ def newest_card(output: str | None) -> dict[str, Any]:
              for file in Path(output).parent.glob("*.json"))
     steps = {int(match[1]): file for match, file in names if match}
     try:
-        return json.loads(steps[max(steps)].read_text(encoding="utf-8")) if steps else {}
+        card = json.loads(steps[max(steps)].read_text(encoding="utf-8")) if steps else {}
     except (OSError, ValueError):
         return {}
+    return card if isinstance(card, dict) else {}
 
 
 def mask_stability(path: str) -> dict[str, Curve]:
