@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,18 @@ def test_glue_tasks_and_their_submissions(tuned, tmp_path, task):
     assert list(figures) == {"MNLI": ["matched accuracy", "mismatched accuracy"], "CoLA": ["matthews"],
                              "MRPC": ["f1", "accuracy"], "STS-B": ["pearson", "spearman"],
                              "RTE": ["accuracy"]}[task]
+
+
+def test_inference_of_a_regression_and_predictions_beside_the_data(tuned, tmp_path):
+    data = tmp_path / "STS-B"
+    shutil.copytree(tuned / "glue/STS-B", data)
+    call("finetune/run_classifier.py", "--task", "STS-B", "--data_dir", data, "--pretrained_model_path", tuned / "hf",
+         "--output_model_path", tmp_path / "m.bin", *FAST, "--epochs_num", 1, "--prediction_path", data)
+    assert (data / "STS-B.tsv").is_file()
+    call("inference/run_classifier_infer.py", "--load_model_path", tmp_path / "m.bin", "--vocab_path",
+         tuned / "vocab.txt", "--test_path", tuned / "pairs.tsv", "--prediction_path", tmp_path / "p.tsv")
+    lines = (tmp_path / "p.tsv").read_text().splitlines()[1:]
+    assert len(lines) == 32 and all(float(line) == float(line) for line in lines)
 
 
 def test_grid_seeds_and_resume(tuned, tmp_path, capsys):

@@ -184,7 +184,7 @@ GOOD = '{"step": 1, "kind": "train", "loss": 5.0, "accuracy": 0.1}\n'
     (GOOD + "nonsense\n" + GOOD, "line 2: not JSON ('nonsense')"),
     (GOOD + "[1, 2]\n", "line 2: a JSON object with a step and a kind is needed"),
     ('{"step": 1, "kind": "train", "loss": 5.0}\n', "line 1: a line of kind train without accuracy"),
-    (GOOD.replace("5.0", "NaN"), "line 1: loss nan; a number is needed"),
+    (GOOD.replace("5.0", "NaN"), "no training report"),
     (GOOD.replace("0.1", '"x"'), "line 1: accuracy 'x'; a number is needed"),
     ('{"step": 0, "kind": "model", "parameters": 1, "operations": 1, "start": 3}\n', "start must be a JSON object"),
     (b"\xff\xfe\n", "not a text file in UTF-8")])
@@ -197,6 +197,12 @@ def test_broken_logs(tmp_path, monkeypatch, capsys, content, message):
         call(folder, monkeypatch=monkeypatch)
     said = capsys.readouterr().err
     assert end.value.code == 2 and message in said and said.count("\n") == 1 and not (folder / "report").exists()
+
+
+def test_a_run_that_lost_its_loss(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(GOOD + GOOD.replace("5.0", "NaN").replace('"step": 1', '"step": 2'))
+    run = read_run(str(tmp_path), "run")
+    assert run.curve("train", "loss") == [(1, 5.0)] and run.last_step == 1
 
 
 def test_options_that_do_not_fit(tmp_path):

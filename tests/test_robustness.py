@@ -14,7 +14,7 @@ import pytest
 import torch
 from commands import ROOT, TEACHER, call, pretrain_options, refused
 
-from uer.errors import UserError
+from uer.errors import UserError, run_script
 from uer.finetuning.model import read_card
 from uer.formats.huggingface_config import parse_config
 from uer.formats.storage import PendingFiles, read_tensors
@@ -25,7 +25,7 @@ def start(name: str, *words, **options) -> subprocess.Popen:
     """A script in a process of its own."""
     env = {**os.environ, "PYTHONUNBUFFERED": "1", **options.pop("env", {})}
     return subprocess.Popen([sys.executable, str(ROOT / name), *map(str, words)], env=env, text=True,
-                            stderr=subprocess.PIPE, **{"stdout": subprocess.PIPE, **options})
+                            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options})
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -100,6 +100,16 @@ def test_nothing_that_is_read_is_written(files, tmp_path, capsys, script, output
     assert not before or values[other].read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["huggingface", "dim", "uer"])
+def test_words_are_no_files(files, tmp_path, monkeypatch, name):
+    """An output may be called as one of the choices of an option."""
+    monkeypatch.chdir(tmp_path)
+    call("calibrate.py", "--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json",
+         "--dataset_path", files / "data.pt", "--vocab_path", files / "vocab.txt", "--target_dim", 64,
+         "--output_model_path", name, "--output_format", "huggingface" if name == "huggingface" else "uer")
+    assert Path(name).exists()
+
+
 def test_what_is_neither_file_nor_folder_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with PendingFiles() as pending, pytest.raises(UserError, match="neither a file nor a folder"):
@@ -128,6 +138,26 @@ def test_other_scripts_end_like_every_command_in_a_pipe(files):
     assert process.returncode == 141 and not said
 
 
+def test_scripts_without_stdout_and_runs_without_stderr_either(files, tmp_path):
+    words = ["--model_path", files / "teacher.bin", "--dataset_path", files / "data.pt"]
+    with start("evaluate.py", *words, preexec_fn=lambda: os.close(1)) as process:
+        assert not process.stderr.read()
+    assert process.returncode == 0
+    options = pretrain_options(files, tmp_path / "m.bin", "--report_steps", 1, total_steps=3)
+    with start("pretrain.py", *options, stderr=subprocess.STDOUT) as process:
+        process.stdout.readline()
+        process.stdout.close()
+    assert process.returncode == 0 and (tmp_path / "m.bin-3").exists()
+
+
+def test_a_broken_pipe_that_is_not_stdout_is_no_secret(capsys):
+    def main():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):
+        run_script(main)
+
+
 def test_a_terminal_that_knows_ascii_only():
     with start("pretrain.py", "--help", env={"PYTHONIOENCODING": "ascii", "COLUMNS": "200"}) as process:
         assert "\\u03bb" in process.stdout.read() and not process.stderr.read()
@@ -147,6 +177,20 @@ def test_sigterm_takes_temporary_files_along(files, tmp_path):
         said = process.stderr.read()
     assert process.returncode == 143 and "Traceback" not in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_hang_up_ends_all_processes(files, tmp_path):
+    options = pretrain_options(files, tmp_path / "m.bin", "--report_steps", 1, total_steps=100_000, world_size=2)
+    with start("pretrain.py", *options) as process:
+        while "step 1/" not in process.stdout.readline():
+            assert process.poll() is None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        process.send_signal(signal.SIGHUP)
+        process.communicate(timeout=60)
+    assert process.returncode == 129 and len(children) >= 2
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
 
 
 def test_one_run_at_a_time_writes_to_an_output(files, tmp_path, capsys):

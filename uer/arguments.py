@@ -39,9 +39,15 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[
             if path is None:
                 continue
             for name, value in vars(args).items():
-                if name != option and any(_same(path, other) for other in _values(value) if isinstance(other, str)):
+                others = _values(value) if name != option and _is_path(name) else []
+                if any(_same(path, other) for other in others if isinstance(other, str)):
                     raise UserError(f"--{option}: {path} would be written, but it is --{name} as well; choose another "
                                     f"name")
+
+
+def _is_path(option: str) -> bool:
+    """Whether an option names files or folders."""
+    return option.endswith(("_path", "_dir", "_teacher")) or option == "resume"
 
 
 def _values(value: Any) -> list:

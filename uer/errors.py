@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 import sys
 import threading
@@ -39,11 +40,14 @@ def run_script(main: Callable[[], object]) -> None:
     try:
         with signals_unwind():
             main()
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except BrokenPipeError:
+        if not _stdout_is_broken():
+            raise
         silence_stdout()
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
@@ -62,6 +66,16 @@ def show_everything() -> None:
     """Let stdout escape what its encoding lacks (a × where the locale is ASCII) instead of ending the program."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _stdout_is_broken() -> bool:
+    """Whether what reads stdout has left."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError, ValueError):
+        return False
+    return bool(poll.poll(0))
 
 
 def silence_stdout() -> None:

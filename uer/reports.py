@@ -58,7 +58,7 @@ class Reports:
             print(line, flush=True)
         except OSError as error:
             silence_stdout()
-            sys.stderr.write(f"warning: stdout cannot be written ({error.strerror}); the run goes on without\n")
+            _warn(f"stdout cannot be written ({error.strerror}); the run goes on without it")
         if self.log and not _written(self.log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n"):
             self.log = None
 
@@ -110,10 +110,17 @@ def _written(file: TextIO, text: str) -> bool:
         file.flush()
         return True
     except OSError as error:
-        sys.stderr.write(f"warning: {file.name} cannot be written ({error.strerror}); the run goes on without it\n")
+        _warn(f"{file.name} cannot be written ({error.strerror}); the run goes on without it")
         with suppress(OSError):
             file.close()
         return False
+
+
+def _warn(sentence: str) -> None:
+    """To stderr, if that can be written."""
+    with suppress(OSError):
+        sys.stderr.write(f"warning: {sentence}\n")
+        sys.stderr.flush()
 
 
 def _end(path: Path) -> None:

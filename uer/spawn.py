@@ -46,9 +46,15 @@ def spawn(run: Callable, plan: Any, worker: Callable, args: argparse.Namespace) 
     processes = [context.Process(target=_child, args=(index, said, run, plan, worker, args), name=f"rank {rank}")
                  for index, rank in enumerate(plan.ranks)]
     with _passing_signals_on(processes):
-        for process in processes:
-            process.start()
-        killed, failures = _wait(processes, said)
+        try:
+            for process in processes:
+                process.start()
+            killed, failures = _wait(processes, said)
+        except BaseException:  # a signal that is not passed on, say: nobody would watch the processes any more
+            for process in processes:
+                if process.is_alive():
+                    process.kill()
+            raise
     codes = {rank: process.exitcode or 0 for rank, process in zip(plan.ranks, processes) if process not in killed}
     if any(codes.values()):
         _tell(codes, failures)

@@ -146,8 +146,8 @@ def run_classifier(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     if problems:
         raise UserError("; ".join(problems))
     predictions = f"{args.prediction_path}/{args.task}.tsv" if args.task else args.prediction_path
-    refuse_overwriting(args, {name: [getattr(args, name)] for name in ("output_model_path", "log_path",
-                                                                       "prediction_path")})
+    refuse_overwriting(args, {"output_model_path": [args.output_model_path], "log_path": [args.log_path],
+                              "prediction_path": [None if args.task else args.prediction_path]})  # or a folder
     for path in (args.output_model_path, args.log_path, args.prediction_path and predictions):
         if path:
             check_writable(path)

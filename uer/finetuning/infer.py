@@ -42,7 +42,7 @@ def infer(args: argparse.Namespace, given: set[str]) -> None:
     model = load_classifier(args.load_model_path, card, args.config_path, args.labels_num, args.pooling,
                             len(tokenizer.vocab))
     labels = tuple(card.get("labels", map(str, range(model.output_layer_2.out_features))))
-    if len(labels) != model.output_layer_2.out_features:
+    if max(1, len(labels)) != model.output_layer_2.out_features:  # a regression has one output and no labels
         raise UserError(f"{args.load_model_path}.json: {len(labels)} labels for a model of "
                         f"{model.output_layer_2.out_features}")
     task = Task("", labels, ("text_a", "text_b"))

@@ -54,7 +54,7 @@ def parse_config(data: dict[str, Any], where: str) -> HuggingFaceConfig:
     elif roberta and ACTIVATIONS[act] != "gelu":
         problems.append(f"hidden_act {act!r} with RoBERTa, whose MLM head always takes gelu")
     numbers = {"max_position_embeddings": data.get("max_position_embeddings", 512), "pad_token_id":
-               data.get("pad_token_id", 0) or 0, "layer_norm_eps": data.get("layer_norm_eps", 1e-12)}
+               data.get("pad_token_id", 0) or 0, "layer_norm_eps": _number(data.get("layer_norm_eps", 1e-12))}
     problems += [f"{key} {value!r} (a number is needed)" for key, value in numbers.items()
                  if not isinstance(value, (int, float)) or isinstance(value, bool)]
     if problems:
@@ -68,6 +68,14 @@ def parse_config(data: dict[str, Any], where: str) -> HuggingFaceConfig:
         "dropout": data.get("hidden_dropout_prob", 0.1), "layernorm": "huggingface",
         "layernorm_eps": float(eps)}, where)
     return HuggingFaceConfig(config, skip, bool(data.get("tie_word_embeddings", True)), data.get("vocab_size"))
+
+
+def _number(value: Any) -> Any:
+    """A number that was written as text (1e-12 is text to some writers of JSON and YAML); else the value."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def build_config(config: ModelConfig, *, vocab: int, positions: int, types: int, pad_id: int, tied: bool,

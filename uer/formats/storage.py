@@ -79,7 +79,8 @@ def _check_sums(path: Path, what: str) -> None:
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
         raise UserError(f"{what} {path}: damaged, truncated or no file of tensors ({error})") from None
     if spoilt is not None:
-        raise UserError(f"{what} {path}: damaged, the checksum of {spoilt} is not what was written")
+        raise UserError(f"{what} {path}: damaged, the checksum of {spoilt} is not what was written (or it was saved "
+                        f"without checksums, set_crc32_options(False): then load it with torch and save it again)")
 
 
 def _state_dict(data: Any, where: str) -> dict[str, torch.Tensor]:

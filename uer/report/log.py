@@ -116,6 +116,8 @@ def read_run(path: str, name: str, mask_path: str | None = None) -> Run:
     lines = current(read_lines(file))
     train, dev, masks, squeeze, model = ([line for line in lines if line["kind"] == kind]
                                          for kind in ("train", "dev", "masks", "squeeze", "model"))
+    train, dev = ([line for line in part if is_number(line["loss"]) and is_number(line["accuracy"])]
+                  for part in (train, dev))  # a run whose loss is lost may still report that
     if not train:
         raise UserError(f"{file}: no training report in there (yet); a run writes one every --report_steps")
     run = Run(name, train, dev, masks, squeeze, model)
@@ -161,7 +163,7 @@ def _line(text: str, where: str) -> dict[str, Any]:
     if missing:
         raise UserError(f"{where}: a line of kind {line['kind']} without {', '.join(missing)}")
     strange = [f"{key} {line[key]!r}" for key in ("loss", "accuracy") if line["kind"] in ("train", "dev")
-               and not (is_number(line[key]) and math.isfinite(line[key]))]
+               and not isinstance(line[key], (int, float))]
     if strange:
         raise UserError(f"{where}: {', '.join(strange)}; a number is needed")
     return line
