@@ -4,8 +4,9 @@
 The four ways of `step_time.py` (activations, composed, squeezed, plain), with the trainer's own formats, optimizer and
 penalty. They take turns in one process. Model FLOPs are those of the plain BERT that the way stands for, forward and
 twice that backward: its linear layers on all positions, its attention products, and the head on the predicted
-positions; composition, compactors and the update are overhead. The peak is the best product of two square matrices that
-this process measures in the same format.
+positions, which are also all that the last layer's output and feed-forward are computed for (but with compactors on
+activations, as published: on all); composition, compactors and the update are overhead. The peak is the best product
+of two square matrices that this process measures in the same format.
 
     python3 benchmarks/gpu_step_time.py                          # 12 x 768 -> 192, vocabulary 30522, batch 120 x 128
     python3 benchmarks/gpu_step_time.py --formats bf16 --strategy head
@@ -34,6 +35,7 @@ from step_time import (
     Batch,
     Sandwich,
     machine,
+    predicted_of,
     random_batch,
     random_bert,
     teacher_config,
@@ -129,7 +131,7 @@ def masked_learner(args: argparse.Namespace, config: ModelConfig) -> WidLearner:
     groups = build_groups(config, args.target_dim, args.strategy)
     weights = {name: tensor.to(args.device) for name, tensor in random_bert(args, config).state_dict().items()}
     tokens = args.batch_size * args.seq_length
-    master = Master(config, weights, groups, tokens=tokens, predicted=round(0.15 * tokens))
+    master = Master(config, weights, groups, tokens=tokens, predicted=args.batch_size * predicted_of(args))
     generator = torch.Generator().manual_seed(3)
     k = max(FREE_INTERVALS, INTERVALS_PER_HEAD * config.heads_num)
     for group in groups.values():
@@ -143,12 +145,14 @@ def masked_learner(args: argparse.Namespace, config: ModelConfig) -> WidLearner:
 # -- measuring ---------------------------------------------------------------------------------------------------------
 
 
-def model_flops(config: ModelConfig, args: argparse.Namespace) -> float:
-    """Of a step of a plain BERT, forward and backward."""
+def model_flops(config: ModelConfig, args: argparse.Namespace, selected: bool = True) -> float:
+    """Of a step of a plain BERT, forward and backward; `selected`: the last layer ends with the predicted positions."""
     tokens, d, f = args.batch_size * args.seq_length, config.hidden_size, config.feedforward_size
-    layer = 2 * tokens * (4 * d * d + 2 * d * f) + 4 * tokens * args.seq_length * d
-    head = 2 * round(0.15 * tokens) * (d * d + d * args.vocabulary)
-    return 3.0 * (config.layers_num * layer + head)
+    predicted = args.batch_size * predicted_of(args)
+    inputs = 2 * tokens * 3 * d * d + 4 * tokens * args.seq_length * d  # query, key and value; attention
+    outputs = 2 * (d * d + 2 * d * f)  # of a position
+    layers = config.layers_num * (inputs + tokens * outputs) - selected * (tokens - predicted) * outputs
+    return 3.0 * (layers + 2 * predicted * (d * d + d * args.vocabulary))
 
 
 def seconds_of(work: Callable[[], object], count: int, device: str) -> float:
@@ -200,7 +204,7 @@ def measure(name: str, ways: dict[str, Way], args: argparse.Namespace) -> dict[s
     out = {}
     for phase, way in ways.items():
         median = statistics.median(seconds[phase])
-        rate = model_flops(way.model, args) / median
+        rate = model_flops(way.model, args, selected=phase != "activations") / median
         out[phase] = (median, rate / peak)
         print(f"{phase:12} {1e3 * median:10.2f} {statistics.median(seconds['activations']) / median:8.1f}x "
               f"{args.batch_size * args.seq_length / median:11,.0f} {rate / 1e12:9.2f} {100 * rate / peak:6.1f} % "

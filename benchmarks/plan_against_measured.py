@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What `pretrain.py --plan` counts against what `step_time.py`'s phases take: ratios of time, and bytes.
 
-The four phases of `step_time.py` (compactors on activations, composed, squeezed, the plain student) take turns in one
-process. The plan knows products only; the part of a step that works entry by entry (LayerNorm, activations, penalty,
-AdamW) is not in its ratios, and this says how much that matters. Memory: the tensors of parameters and moments to the
-byte, and the peak of a process of its own above what torch and Python take.
+Four phases of `step_time.py` (compactors on activations as published, composed, squeezed, the plain student) take
+turns in one process. The plan knows products only; the part of a step that works entry by entry (LayerNorm,
+activations, penalty, AdamW) is not in its ratios, and this says how much that matters. Memory: the tensors of
+parameters and moments to the byte, and the peak of a process of its own above what torch and Python take.
 
     python3 benchmarks/plan_against_measured.py                       # 2 layers x 384 to 96, 8,000 words, 16 x 128
     python3 benchmarks/plan_against_measured.py --batch_size 64
@@ -29,6 +29,7 @@ import torch
 from uer.cost import Cost, Step, activations_cost, plain_cost, wid_cost
 
 POSITIONS, SEGMENTS = 512, 3
+PHASES = (step_time.PUBLISHED, "composed", "squeezed", "plain")
 MEMORY_PHASES = ("composed", "squeezed", "plain")
 
 
@@ -54,7 +55,7 @@ def planned(args: argparse.Namespace) -> dict[str, Cost]:
     tables = {"vocab": args.vocabulary, "positions": POSITIONS, "segments": SEGMENTS}
     step = Step(args.batch_size, args.seq_length)
     groups = step_time.masked_master(args)[0].groups
-    costs = {"activations": activations_cost(config, tables, groups, step),
+    costs = {step_time.PUBLISHED: activations_cost(config, tables, groups, step),
              "composed": wid_cost(config, tables, groups, step)}
     for group in groups.values():
         group.squeezed = True
@@ -65,7 +66,7 @@ def planned(args: argparse.Namespace) -> dict[str, Cost]:
 def measured(args: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a step of each phase."""
     batch = step_time.random_batch(args)
-    steps = {phase: step_time.build(phase, args, batch) for phase in step_time.PHASES}
+    steps = {phase: step_time.build(phase, args, batch) for phase in PHASES}
     for step in steps.values():
         step()
     clock = time.perf_counter if args.clock == "wall" else time.process_time
@@ -110,10 +111,10 @@ def main() -> None:
     costs, seconds = planned(args), measured(args)
     print(f"{'':12}{'GFLOP':>9}{'s / step':>10}{'GFLOP / s':>11}{'planned':>9}{'measured':>10}   ({args.clock} clock)")
     for phase, cost in costs.items():
-        planned_ratio = costs["activations"].all_operations / cost.all_operations
+        planned_ratio = costs[step_time.PUBLISHED].all_operations / cost.all_operations
         print(f"{phase:12}{cost.all_operations / 1e9:9.2f}{seconds[phase]:10.3f}"
               f"{cost.all_operations / 1e9 / seconds[phase]:11.1f}{planned_ratio:8.2f}x"
-              f"{seconds['activations'] / seconds[phase]:9.2f}x")
+              f"{seconds[step_time.PUBLISHED] / seconds[phase]:9.2f}x")
     master, optimizer, _ = step_time.masked_master(args)
     held = sum(parameter.nbytes for _, parameter in master.named_parameters())
     moments = sum(state[key].nbytes for state in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq"))

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Seconds per optimizer step, and memory, of ways to train the same thing.
 
-    activations   the teacher with its compactors applied to activations, y = R (W (C x) + b), in a row
-    by torch      the same with torch's own linear layers, as published; on CPUs where `uer/products.py` has faster ones
+    published     the teacher with its compactors applied to activations, y = R (W (C x) + b), as the published code has
+                  it: torch's linear layers, every layer on every position
+    activations   the same with what our models have besides: a last layer that ends with the predicted positions and,
+                  on CPUs where it has faster ones, the products of `uer/products.py`
     composed      weights composed first, then a plain BERT of the teacher's size (before the squeeze)
     squeezed      the same after the squeeze: a plain BERT of the student's size
     plain         that student alone, without compactors: the limit
@@ -50,9 +52,9 @@ from uer.squeeze.master import Master
 from uer.squeeze.penalty import Penalty, build_penalty
 from uer.targets.vocabulary_loss import vocabulary_loss
 
+PUBLISHED = "published"
 PHASES = ("activations", "composed", "squeezed", "plain")
-BY_TORCH = "by torch"
-STEPS_PER_TURN = {BY_TORCH: 1, "activations": 1, "composed": 1, "squeezed": 3, "plain": 3}
+STEPS_PER_TURN = {PUBLISHED: 1, "activations": 1, "composed": 1, "squeezed": 3, "plain": 3}
 W_STEP, L2_LAMBDA, LEARNING_RATE, COMPACTOR_LEARNING_RATE = 500, 20.0, 1e-6, 5e-5
 MID_RUN = 20 * W_STEP + 1  # the schedule is complete, no masks are chosen in the steps that follow
 
@@ -74,7 +76,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=3, help="timed turns of each phase (default: 3)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="what to count (default: wall)")
-    parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES, help="default: all")
+    parser.add_argument("--phases", nargs="+", choices=(PUBLISHED, *PHASES), default=(PUBLISHED, *PHASES),
+                        help="default: all")
     parser.add_argument("--products", choices=("fastest", "torch"), default="fastest",
                         help="what multiplies matrices (default: fastest)")
     parser.add_argument("--memory_of", choices=PHASES, help="measure the memory of this phase alone and leave")
@@ -95,13 +98,19 @@ def random_bert(args: argparse.Namespace, config: ModelConfig) -> Bert:
     return model
 
 
+def predicted_of(args: argparse.Namespace) -> int:
+    """Positions to predict of an instance: 15 % of its tokens but the first and the last one, as the loader has it."""
+    return max(1, round(0.15 * (args.seq_length - 2)))
+
+
 def random_batch(args: argparse.Namespace, tokens_as: str = "text") -> Batch:
-    """Full rows of tokens as frequent as in `text`, or `uniform`; 15 % of the positions to predict."""
+    """Full rows of tokens as frequent as in `text`, or `uniform`; 15 % of each to predict."""
     generator = torch.Generator().manual_seed(2)
     tokens = args.batch_size * args.seq_length
     shares = token_shares(args.vocabulary) if tokens_as == "text" else torch.ones(args.vocabulary)
     src = torch.multinomial(shares, tokens, replacement=True, generator=generator).view(-1, args.seq_length)
-    positions = torch.randperm(tokens, generator=generator)[: round(0.15 * tokens)].sort().values
+    order = torch.rand(src.shape, generator=generator)[:, 1:-1].argsort(1)[:, :predicted_of(args)] + 1
+    positions = (order.sort(1).values + args.seq_length * torch.arange(len(src))[:, None]).flatten()
     return src, torch.ones_like(src), positions, src.flatten()[positions]
 
 
@@ -109,9 +118,14 @@ def random_batch(args: argparse.Namespace, tokens_as: str = "text") -> Batch:
 
 
 class Sandwich:
-    """The teacher with compactors on its activations, on a master's parameters."""
+    """The teacher with compactors on its activations, on a master's parameters.
 
-    def __init__(self, master: Master):
+    Args:
+        selected: whether the last layer computes nothing for positions that nobody is to predict.
+    """
+
+    def __init__(self, master: Master, selected: bool = False):
+        self.selected = selected
         self.p, self.config = master.parameters, master.config
         self.norms = master.build_student()  # its LayerNorms know the masks
         for name, _ in master.norms:
@@ -124,17 +138,18 @@ class Sandwich:
         x = linear(linear(x, p[f"{left}.weight"]), p[f"{name}.weight"], p[f"{name}.bias"])
         return linear(x, p[f"{right}.weight"])
 
-    def layer(self, x: torch.Tensor, i: int) -> torch.Tensor:
-        """x [batch, seq, hidden] -> the same"""
+    def layer(self, x: torch.Tensor, i: int, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """x [batch, seq, hidden] -> the same; of flat positions [n], as many in each row, [batch, n / batch, hidden]"""
         attn, ffn = f"encoder.transformer.{i}.self_attn", f"encoder.transformer.{i}.feed_forward"
         norms = self.norms.encoder.transformer[i]
-        batch, seq, hidden = x.shape
-        projected = (self.linear(x, f"{attn}.linear_layers.{j}", f"{attn}.left_compactor.{j}",
-                                 f"{attn}.right_compactor.{j}") for j in range(3))
-        q, k, v = (y.view(batch, seq, self.config.heads_num, -1).transpose(1, 2) for y in projected)
-        context = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, seq, hidden)
-        x = norms.layer_norm_1(x + self.linear(context, f"{attn}.final_linear", f"{attn}.final_linear_left_compactor",
-                                               f"{attn}.final_linear_right_compactor"))
+        wanted = x if positions is None else x.flatten(0, 1)[positions].view(len(x), -1, x.shape[-1])
+        projected = (self.linear(y, f"{attn}.linear_layers.{j}", f"{attn}.left_compactor.{j}",
+                                 f"{attn}.right_compactor.{j}") for j, y in enumerate((wanted, x, x)))
+        q, k, v = (y.unflatten(2, (self.config.heads_num, -1)).transpose(1, 2) for y in projected)
+        context = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        attended = self.linear(context, f"{attn}.final_linear", f"{attn}.final_linear_left_compactor",
+                               f"{attn}.final_linear_right_compactor")
+        x = norms.layer_norm_1(wanted + attended)
         inner = F.gelu(self.linear(x, f"{ffn}.linear_1", f"{ffn}.linear_1_left_compactor",
                                    f"{ffn}.linear_1_right_compactor"))
         return norms.layer_norm_2(x + self.linear(inner, f"{ffn}.linear_2", f"{ffn}.linear_2_left_compactor",
@@ -148,8 +163,9 @@ class Sandwich:
         x = F.embedding(src, word) + position[: src.shape[1]] + F.embedding(seg, segment)
         x = self.norms.embedding.layer_norm(linear(x, p["embedding.emb_compactor.weight"]))
         for i in range(self.config.layers_num):
-            x = self.layer(x, i)
-        x = x.flatten(0, 1).index_select(0, positions)
+            last = i == self.config.layers_num - 1
+            x = self.layer(x, i, positions if self.selected and last else None)
+        x = x.flatten(0, 1) if self.selected else x.flatten(0, 1).index_select(0, positions)
         x = F.gelu(self.linear(x, "target.mlm_linear_1", "target.mlm_linear_1_left_compactor",
                                "target.mlm_linear_1_right_compactor"))
         x = linear(self.norms.target.layer_norm(x), p["target.mlm_linear_2_left_compactor.weight"])
@@ -161,7 +177,7 @@ def masked_master(args: argparse.Namespace) -> tuple[Master, AdamW, Penalty]:
     config = teacher_config(args)
     groups = build_groups(config, args.target_dim, args.strategy)
     master = Master(config, random_bert(args, config).state_dict(), groups, tokens=args.batch_size * args.seq_length,
-                    predicted=round(0.15 * args.batch_size * args.seq_length))
+                    predicted=args.batch_size * predicted_of(args))
     generator = torch.Generator().manual_seed(3)
     for group in groups.values():
         k = max(FREE_INTERVALS, INTERVALS_PER_HEAD * config.heads_num)
@@ -198,8 +214,8 @@ def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], fl
 
     master, optimizer, penalty = masked_master(args)
     step = iter(range(MID_RUN, MID_RUN + W_STEP - 1))
-    if phase == "activations":
-        sandwich = Sandwich(master)
+    if phase in (PUBLISHED, "activations"):
+        sandwich = Sandwich(master, selected=phase == "activations")
 
         def activations_step() -> float:
             loss = sandwich.loss(src, seg, positions, labels)[0] / len(labels)
@@ -271,10 +287,8 @@ def main() -> None:
     batch = random_batch(args, args.tokens)
     print(f"{len(batch[0].unique())} distinct tokens", flush=True)
     steps = {phase: build(phase, args, batch) for phase in args.phases}
-    if args.products == "torch":
-        steps = {phase: by_torch(step) for phase, step in steps.items()}
-    elif products.convolutions_are_faster() and "activations" in steps:
-        steps = {BY_TORCH: by_torch(build("activations", args, batch)), **steps}
+    steps = {phase: by_torch(step) if phase == PUBLISHED or args.products == "torch" else step
+             for phase, step in steps.items()}
     first = {phase: step() for phase, step in steps.items()}  # warm-up, and the loss at the start
     clock = time.perf_counter if args.clock == "wall" else time.process_time
     seconds: dict[str, list[float]] = {phase: [] for phase in steps}
@@ -285,7 +299,7 @@ def main() -> None:
                 step()
                 seconds[phase].append(clock() - start)
     medians = {phase: statistics.median(values) for phase, values in seconds.items()}
-    references = [phase for phase in (BY_TORCH, "activations") if phase in medians]
+    references = [phase for phase in (PUBLISHED, "activations") if phase in medians]
     print(f"{'':12} {'s / step':>9}" + "".join(f" {f'than {phase}':>17}" for phase in references)
           + f" {'tokens / s':>11} {'first loss':>11}   ({args.clock} clock)")
     for phase, median in medians.items():

@@ -12,10 +12,11 @@ from uer.layers.attention import attention
 from uer.layers.dropout import Dropout, Keep
 
 
-def inputs(dtype=torch.float64, batch=5, heads=3, seq=14, size=8) -> list[torch.Tensor]:
+def inputs(dtype=torch.float64, batch=5, heads=3, seq=14, size=8, wanted=14) -> list[torch.Tensor]:
+    """Query, key and value."""
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(batch, heads, seq, size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-            for _ in range(3)]
+    return [torch.randn(batch, heads, length, size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+            for length in (wanted, seq, seq)]
 
 
 def padding(batch=5, seq=14) -> torch.Tensor:
@@ -34,14 +35,15 @@ def weights_at_a_time(request, monkeypatch):
     monkeypatch.setattr(attention_module, "WEIGHTS", request.param)
 
 
+@pytest.mark.parametrize("wanted", [14, 4])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.usefixtures("weights_at_a_time")
-def test_attention_with_dropout_is_what_torch_computes_with_the_same_entries_kept(masked, monkeypatch):
+def test_attention_with_dropout_is_what_torch_computes_with_the_same_entries_kept(masked, wanted, monkeypatch):
     monkeypatch.setattr(attention_module, "new_seed", lambda: 77)
-    query, key, value = inputs()
+    query, key, value = inputs(wanted=wanted)
     mask, keep = padding() if masked else None, Keep(0.25, 77)
-    rows = max(1, attention_module.WEIGHTS // (3 * 14 * 14))
-    kept = torch.cat([keep.mask(torch.Size((len(part), 3, 14, 14))) for part in query.split(rows)])
+    rows = max(1, attention_module.WEIGHTS // (3 * wanted * 14))
+    kept = torch.cat([keep.mask(torch.Size((len(part), 3, wanted, 14))) for part in query.split(rows)])
     scores = query @ key.transpose(-1, -2) / 8**0.5
     weights = (scores if mask is None else scores.masked_fill(~mask, -torch.inf)).softmax(-1)
     expected = with_gradients((weights * kept * keep.scale) @ value, query, key, value)
@@ -50,13 +52,14 @@ def test_attention_with_dropout_is_what_torch_computes_with_the_same_entries_kep
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("wanted", [14, 4])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.usefixtures("weights_at_a_time")
-def test_attention_in_bfloat16_is_as_exact_as_torchs(masked):
-    mask = padding() if masked else None
-    exact = with_gradients(F.scaled_dot_product_attention(*(x := inputs()), attn_mask=mask), *x)
-    theirs = with_gradients(F.scaled_dot_product_attention(*(y := inputs(torch.bfloat16)), attn_mask=mask), *y)
-    ours = with_gradients(attention(*(z := inputs(torch.bfloat16)), mask), *z)
+def test_attention_in_bfloat16_is_as_exact_as_torchs(masked, wanted):
+    mask, half = padding() if masked else None, torch.bfloat16
+    exact = with_gradients(F.scaled_dot_product_attention(*(x := inputs(wanted=wanted)), attn_mask=mask), *x)
+    theirs = with_gradients(F.scaled_dot_product_attention(*(y := inputs(half, wanted=wanted)), attn_mask=mask), *y)
+    ours = with_gradients(attention(*(z := inputs(half, wanted=wanted)), mask), *z)
     for one, other, true in zip(ours, theirs, exact):
         assert one.dtype == torch.bfloat16
         assert (one - true).norm() < 1.15 * (other - true).norm() + 1e-3 * true.norm()

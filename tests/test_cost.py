@@ -59,7 +59,8 @@ def batch(step: Step):
     """src, seg, positions, labels of a micro-step: full rows."""
     generator = torch.Generator().manual_seed(2)
     src = torch.randint(5, SHAPE.vocab, (step.rows, step.seq), generator=generator)
-    positions = torch.arange(step.predicted // step.micro_steps)
+    order = torch.arange(step.rows * step.seq).view(step.rows, step.seq).t().flatten()  # every row in turn
+    positions = order[:step.predicted // step.micro_steps].sort().values
     return src, torch.ones_like(src), positions, src.flatten()[positions]
 
 
@@ -169,7 +170,7 @@ def test_compactors_on_activations():
     spec.loader.exec_module(step_time)
     args = argparse.Namespace(batch_size=4, seq_length=32, layers_num=2, hidden_size=128, target_dim=64, vocabulary=300,
                               strategy="dim")
-    make = step_time.build("activations", args, step_time.random_batch(args))
+    make = step_time.build("published", args, step_time.random_batch(args))
     config = step_time.teacher_config(args)
     groups, tables = build_groups(config, 64, "dim"), {"vocab": 300, "positions": 512, "segments": 3}
     cost = activations_cost(config, tables, groups, Step(rows=4, seq=32))

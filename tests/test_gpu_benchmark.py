@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,11 @@ def test_every_figure_is_printed(benchmark, capsys):
 
 def test_model_flops_are_counted_by_hand(benchmark):
     args = benchmark.parse_args([*SMALL, "--layers_num", "1"])
-    config = benchmark.teacher_config(args)  # 128 wide, 512 inside; 32 tokens, of which 5 are predicted
-    linear, attention = 2 * 32 * (4 * 128 * 128 + 2 * 128 * 512), 2 * (2 * 2 * 16 * 16 * 128)
-    head = 2 * 5 * (128 * 128 + 128 * 300)
-    assert benchmark.model_flops(config, args) == 3 * (linear + attention + head)
+    config = benchmark.teacher_config(args)  # 128 wide, 512 inside; 32 tokens, of which 4 are predicted
+    inputs, outputs = 2 * 3 * 128 * 128, 2 * (128 * 128 + 2 * 128 * 512)  # of a position
+    attention, head = 2 * (2 * 2 * 16 * 16 * 128), 2 * 4 * (128 * 128 + 128 * 300)
+    published = 3 * (32 * inputs + 32 * outputs + attention + head)
+    assert benchmark.model_flops(config, args, selected=False) == published
+    assert benchmark.model_flops(config, args) == 3 * (32 * inputs + 4 * outputs + attention + head)
+    args.layers_num, config = 2, replace(config, layers_num=2)
+    assert benchmark.model_flops(config, args) == 3 * (64 * inputs + 36 * outputs + 2 * attention + head)

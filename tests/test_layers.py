@@ -11,7 +11,7 @@ from torch import nn
 
 from uer.embeddings.word_pos_seg import WordPosSegEmbedding
 from uer.layers.layer_norm import LayerNorm
-from uer.layers.multi_headed_attn import MultiHeadedAttention
+from uer.layers.multi_headed_attn import MultiHeadedAttention, places_of
 from uer.layers.position_ffn import ACTIVATIONS, PositionwiseFeedForward
 from uer.models.bert import Bert, initialise, mlm_loss
 from uer.models.sizes import BertSizes
@@ -142,6 +142,39 @@ def test_padding_does_not_reach_real_tokens():
     torch.testing.assert_close(model(src, seg)[real], model(other, seg)[real])
 
 
+@pytest.mark.parametrize("compiling", [False, True])
+@pytest.mark.parametrize("positions", [[8, 1, 2, 13, 6], [3], [], list(range(21))])
+def test_attention_of_some_positions_is_that_of_all_picked(monkeypatch, positions: list[int], compiling: bool):
+    """In any order, as many of a row as there are, or none; with the queries wanted alone, or all as in a compiled
+    graph: values and gradients."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    attention = MultiHeadedAttention(hidden_size=12, heads_num=3, head_size=5, dropout=0.0).double()
+    x = normal(3, 7, 12).requires_grad_()
+    mask = (torch.tensor([[1] * 7, [1] * 6 + [0], [1] * 7]) > 0)[:, None, None, :]
+    wanted = torch.tensor(positions, dtype=torch.long)
+    expected, found = attention(x, mask).flatten(0, 1)[wanted], attention(x, mask, wanted)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    weights, to = normal(*expected.shape, seed=1), [x, *attention.parameters()]
+    for one, other in zip(torch.autograd.grad((found * weights).sum(), to),
+                          torch.autograd.grad((expected * weights).sum(), to)):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_places_are_side_by_side_in_every_row():
+    places, most = places_of(torch.tensor([9, 0, 2, 8, 1, 23]), batch=4, seq=6)
+    assert most == 3 and places.tolist() == [3, 0, 1, 4, 2, 9]
+
+
+def test_dropout_reaches_the_positions_picked():
+    attention = MultiHeadedAttention(hidden_size=12, heads_num=3, head_size=4, dropout=0.5).double()
+    x, positions = normal(2, 7, 12), torch.tensor([0, 3, 9])
+    draws = torch.stack([attention(x, None, positions) for _ in range(2000)]).detach()
+    spread = draws.std(0) / 2000**0.5
+    assert (spread > 0).all()
+    exact = attention.eval()(x, None, positions)
+    assert ((draws.mean(0) - exact).abs() < 6 * spread).all()
+
+
 def test_positions_select_rows_and_padded_is_only_a_promise():
     model = plain_bert(THREE_BY_8, THREE_BY_8.config(), teacher(THREE_BY_8))
     src, _, seg = batch(THREE_BY_8, 3)
@@ -230,8 +263,11 @@ def test_the_model_s_loss_is_that_of_its_logits(projected: bool):
     positions = tgt.flatten().nonzero().flatten()
     labels = tgt.flatten()[positions]
     loss, right = model.loss(src, seg, positions, labels)
-    expected, expected_right = mlm_loss(model(src, seg, positions), labels)
+    expected, expected_right = mlm_loss(model(src, seg)[positions], labels)  # of every position, through every layer
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12) and right == expected_right
+    parameters = list(model.parameters())
+    for one, other in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters)):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 def test_initialise():

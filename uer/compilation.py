@@ -35,7 +35,8 @@ def compile_encoder(student: Bert) -> None:
     plain = student.hidden_states
     compiled = torch.compile(plain, dynamic=True, backend=BACKEND)
 
-    def hidden_states(src: torch.Tensor, seg: torch.Tensor, padded: bool = True) -> torch.Tensor:
-        return (compiled if student.training else plain)(src, seg, padded)
+    def hidden_states(src: torch.Tensor, seg: torch.Tensor, padded: bool = True,
+                      positions: torch.Tensor | None = None) -> torch.Tensor:
+        return (compiled if student.training else plain)(src, seg, padded, positions)
 
     student.hidden_states = hidden_states  # type: ignore[method-assign]

@@ -6,8 +6,11 @@ works entry by entry (activations, LayerNorm, dropout, penalty, AdamW) is not.
     a linear [out, in] of a plain BERT      3 · 2 · T · out · in         forward, gradient of the input, of the weight
     attention of a layer, inner = heads     (2 + 5) · 2 · T · seq · inner     the fused kernel's backward pass finds the
                                                                               scores once more
+    the last layer                          the same with P for T, but for key and value; attention with the queries
+                                            of `Step.queries`
     composition  R W C, all gradients       `composition_of`: R [now, out], W [out, in], C [in, now_in]
-    compactors on activations               3 · 2 · T · (in² + in·out + out²) for each linear
+    compactors on activations               3 · 2 · T · (in² + in·out + out²) for each linear, as published: in the last
+                                            layer, too
 
 Decisions that depend on counts (order of products, tables applied or multiplied out) are those of
 `uer.squeeze.composition`.
@@ -53,7 +56,8 @@ class Step:
         rows: instances of a micro-step; `seq` tokens each, padding counted.
         predicted: positions to predict in all micro-steps.
         bf16: whether products run in bfloat16.
-        cuda: whether on a GPU (larger slices of logits, every token projected where tables are not multiplied out).
+        cuda: whether on a GPU (larger slices of logits, every token projected where tables are not multiplied out,
+            queries of every position in the last layer).
         distinct: distinct tokens of a micro-step, where they are known.
     """
 
@@ -79,6 +83,12 @@ class Step:
     @property
     def predicted(self) -> int:
         return self.tokens * 15 // 100
+
+    @property
+    def queries(self) -> int:
+        """Queries of the last layer in all micro-steps. On a CPU, of every instance as many as of the one with most
+        positions to predict."""
+        return self.tokens if self.cuda else self.rows * self.micro_steps * -(-self.seq * 15 // 100)
 
 
 @dataclass
@@ -168,17 +178,23 @@ def plain_cost(config: ModelConfig, tables: Mapping[str, int], step: Step) -> Co
     return Cost(count, count, model_operations(sizes, step), memory=memory, sent=_sent(weights, step))
 
 
-def model_operations(sizes: BertSizes, step: Step, projected: int = 0, inner: int | None = None) -> Parts:
+def model_operations(sizes: BertSizes, step: Step, projected: int = 0, inner: int | None = None,
+                     selected: bool = True) -> Parts:
     """Forward and backward pass of a BERT.
 
     Args:
         projected: entries of the embedding rows that a micro-step projects (0: there is no projection).
         inner: width of a vocabulary table that a projection precedes (None: none).
+        selected: whether the last layer leaves out what nobody wants to know.
     """
     tokens, predicted = step.tokens, step.predicted
-    attention = sum(3 * 4 * tokens * sizes.hidden * heads * size + 7 * tokens * step.seq * heads * size
-                    for heads, size, _ in sizes.layers)
-    forward = sum(3 * 2 * tokens * sizes.hidden * layer.feedforward for layer in sizes.layers)
+    attention = forward = 0
+    for number, (heads, size, feedforward) in enumerate(sizes.layers, 1):
+        last = selected and number == len(sizes.layers)
+        outputs, queries = (predicted, step.queries) if last else (tokens, tokens)
+        projections = 2 * tokens + (tokens if step.cuda else outputs) + outputs  # key and value, query, output
+        attention += (3 * projections * sizes.hidden + 7 * queries * step.seq) * heads * size
+        forward += 3 * 2 * outputs * sizes.hidden * feedforward
     head = sizes.hidden * sizes.mlm + (inner or sizes.mlm) * sizes.vocab + (inner or 0) * sizes.mlm
     return {"embedding": 2 * 3 * step.micro_steps * projected * sizes.hidden, "attention": 2 * attention,
             "feed-forward": 2 * forward, "MLM head": 2 * 3 * predicted * head}
@@ -188,17 +204,23 @@ def activation_bytes(sizes: BertSizes, config: ModelConfig, step: Step, projecte
     """What the forward pass of a micro-step keeps for the backward pass.
 
     A layer keeps its input, query, key, value, context, two sums or their standardised form, the input of the
-    feed-forward network and its inner values before and after the activation. In bfloat16 the inputs of products are
-    kept in two bytes, the LayerNorms in four. Buffers inside kernels are left out.
+    feed-forward network and its inner values before and after the activation; the last one, of some positions only,
+    also what is picked of its input (on a CPU) and of its context. In bfloat16 the inputs of products are kept in two
+    bytes, the LayerNorms in four. Buffers inside kernels are left out.
     """
     tokens, predicted = step.rows * step.seq, step.predicted // step.micro_steps
     product = 2 if step.bf16 else FLOAT
     hidden = sizes.hidden
     dropped = 1 if config.dropout else 0  # what dropout keeps of an entry
     kept = tokens * (FLOAT + dropped) * hidden + product * projected
-    for heads, size, feedforward in sizes.layers:
-        kept += tokens * (product * (2 * hidden + 4 * heads * size + 2 * feedforward) + 2 * (FLOAT + dropped) * hidden)
-        kept += tokens * FLOAT * heads  # log-sum-exp of the attention scores
+    for number, (heads, size, feedforward) in enumerate(sizes.layers, 1):
+        outputs, queries, inner_size = tokens, tokens, heads * size
+        if number == len(sizes.layers):
+            outputs, queries = predicted, step.queries // step.micro_steps
+            kept += product * predicted * (inner_size + (0 if step.cuda else hidden))
+        kept += product * (tokens * (hidden + 2 * inner_size) + 2 * queries * inner_size)
+        kept += outputs * (product * (hidden + 2 * feedforward) + 2 * (FLOAT + dropped) * hidden)
+        kept += queries * FLOAT * heads  # log-sum-exp of the attention scores
     return kept + predicted * (product * (hidden + sizes.mlm) + FLOAT * sizes.mlm + product * (inner or sizes.mlm))
 
 
@@ -208,7 +230,8 @@ def temporary_bytes(sizes: BertSizes, step: Step) -> int:
     predicted = step.predicted // step.micro_steps
     copies, most = (2, SLICE_ELSEWHERE) if step.cuda else (1, SLICE["cpu"])
     logits = copies * min(predicted * sizes.vocab, most)
-    inner = step.rows * step.seq * max(layer.feedforward for layer in sizes.layers)
+    *layers, last = (layer.feedforward for layer in sizes.layers)
+    inner = max(step.rows * step.seq * max(layers, default=0), predicted * last)
     return max(FLOAT * logits, 2 * (2 if step.bf16 else FLOAT) * inner)
 
 
@@ -292,7 +315,8 @@ def activations_cost(config: ModelConfig, tables: Mapping[str, int], groups: Map
     sizes = sizes_of(config, **tables)
     whole = {name: replace(group, squeezed=False) for name, group in groups.items()}
     trained = parameters(master_shapes(config, tables, whole))
-    operations = model_operations(sizes, step, step.rows * step.seq * config.hidden_size, config.mlm_width)
+    operations = model_operations(sizes, step, step.rows * step.seq * config.hidden_size, config.mlm_width,
+                                  selected=False)
     for linear in wrapped_linears(config.layers_num)[:-1]:
         assert linear.leaves
         tokens = step.predicted if linear.enters == "hidden" and linear.leaves == "mlm" else step.tokens

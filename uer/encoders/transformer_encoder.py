@@ -10,7 +10,7 @@ from uer.models.sizes import BertSizes
 
 
 class TransformerEncoder(nn.Module):
-    """The layers, one after another."""
+    """The layers, one after another. The last one computes nothing for positions that nobody wants."""
 
     def __init__(self, sizes: BertSizes, **layer_options):
         super().__init__()
@@ -22,8 +22,18 @@ class TransformerEncoder(nn.Module):
         """The layers, bottom first."""
         return list(self.transformer)  # type: ignore[arg-type]
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """hidden [batch, seq, hidden], mask bool [batch, 1, 1, seq] or None -> [batch, seq, hidden]"""
-        for layer in self.transformer:
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None,
+                positions: torch.Tensor | None = None) -> torch.Tensor:
+        """The last layer's output.
+
+        Args:
+            hidden: float [batch, seq, hidden]
+            mask: bool [batch, 1, 1, seq], True = attend; None = to all.
+            positions: those wanted, flat indices (row * seq + column), int [n]; None = all.
+        Returns:
+            [batch, seq, hidden], or [n, hidden]
+        """
+        *layers, last = self.layers()
+        for layer in layers:
             hidden = layer(hidden, mask)
-        return hidden
+        return last(hidden, mask, positions)

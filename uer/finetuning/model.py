@@ -40,9 +40,9 @@ class Encoder(nn.Module):
         self.embedding = WordPosSegEmbedding(sizes, dropout=config.dropout, **norm)
         self.encoder = TransformerEncoder(sizes, hidden_act=config.hidden_act, dropout=config.dropout, **norm)
 
-    def hidden_states(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
-        """src, seg int [batch, seq], seg 0 is padding -> [batch, seq, hidden]"""
-        return self.encoder(self.embedding(src, seg), (seg > 0)[:, None, None, :])
+    def hidden_states(self, src: torch.Tensor, seg: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """src, seg int [batch, seq], seg 0 is padding -> [batch, seq, hidden], or [n, hidden] of flat positions [n]"""
+        return self.encoder(self.embedding(src, seg), (seg > 0)[:, None, None, :], positions)
 
 
 class Classifier(Encoder):
@@ -63,7 +63,9 @@ class Classifier(Encoder):
 
     def forward(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """src, seg int [batch, seq] -> [batch, outputs]"""
-        pooled = pool(self.hidden_states(src, seg), seg, self.pooling)
+        positions = position_of(seg, self.pooling)
+        hidden = self.hidden_states(src, seg, positions)
+        pooled = pool(hidden, seg, self.pooling) if positions is None else hidden
         return self.output_layer_2(self.dropout(torch.tanh(self.output_layer_1(pooled))))
 
 
@@ -79,17 +81,21 @@ class SpanFinder(Encoder):
         return self.output_layer(self.hidden_states(src, seg))
 
 
+def position_of(seg: torch.Tensor, pooling: str) -> torch.Tensor | None:
+    """Flat index (row * seq + column) of the one token that a pooling takes of each instance, int64 [batch]; None where
+    it takes all real tokens."""
+    if pooling in ("mean", "max"):
+        return None
+    starts = torch.arange(len(seg), device=seg.device) * seg.shape[1]
+    return starts + (seg > 0).sum(1) - 1 if pooling == "last" else starts
+
+
 def pool(hidden: torch.Tensor, seg: torch.Tensor, pooling: str) -> torch.Tensor:
-    """[batch, seq, hidden] -> [batch, hidden], over real tokens (seg > 0)."""
-    if pooling in ("first", "pooler"):
-        return hidden[:, 0]
+    """Mean or max, [batch, seq, hidden] -> [batch, hidden], over real tokens (seg > 0)."""
     real = (seg > 0).unsqueeze(-1)
     if pooling == "mean":
         return (hidden * real).sum(1) / real.sum(1)
-    if pooling == "max":
-        return hidden.masked_fill(~real, float("-inf")).amax(1)
-    last = real.sum(1).squeeze(-1) - 1  # [batch]
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    return hidden.masked_fill(~real, float("-inf")).amax(1)
 
 
 # -- from a pretrained model -------------------------------------------------------------------------------------------

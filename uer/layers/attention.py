@@ -29,11 +29,12 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask:
     """What each position takes from the others.
 
     Args:
-        query, key, value: float [batch, heads, seq, size]
+        query: float [batch, heads, wanted, size]
+        key, value: float [batch, heads, seq, size]
         mask: bool [batch, 1, 1, seq], True = attend; None = to all.
         dropout: share of the weights to drop.
     Returns:
-        [batch, heads, seq, size]
+        [batch, heads, wanted, size]
     """
     half = query.dtype in (torch.bfloat16, torch.float16)
     slow = query.device.type == "cpu" and (dropout > 0 or (half and query.requires_grad))
@@ -50,8 +51,8 @@ class _Attention(torch.autograd.Function):
         keep = Keep(dropout, ctx.seed)
         out = _side_by_side(query)
         with torch.autocast("cpu", enabled=False):
-            room = _room(query)
-            for part in _parts(query):
+            room = _room(query, key)
+            for part in _parts(query, key):
                 q, k, v = _heads(part, query, key, value)
                 weights = _weights(q, k, None if mask is None else mask[part], room)
                 if dropout:
@@ -65,11 +66,11 @@ class _Attention(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor):
         query, key, value, mask, out = ctx.saved_tensors
         keep, scale = Keep(ctx.dropout, ctx.seed), query.shape[-1] ** -0.5
-        d_query, d_key, d_value = (_side_by_side(query) for _ in range(3))
+        d_query, d_key, d_value = (_side_by_side(tensor) for tensor in (query, key, value))
         with torch.autocast("cpu", enabled=False):
             inner = (gradient.to(_full(query)) * out).sum(-1)  # Σ do o
-            room, d_room = _room(query), _room(query, query.dtype)
-            for part in _parts(query):
+            room, d_room = _room(query, key), _room(query, key, query.dtype)
+            for part in _parts(query, key):
                 q, k, v, d_out = _heads(part, query, key, value, gradient)
                 weights = _weights(q, k, None if mask is None else mask[part], room)
                 d_weights = torch.bmm(d_out, v.transpose(1, 2), out=d_room[: len(q)]).to(weights.dtype)
@@ -89,10 +90,11 @@ def _full(tensor: torch.Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _room(query: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """For the weights of a part, [instances * heads, seq, seq]; float32 at least, or of this dtype."""
-    batch, heads, seq, _ = query.shape
-    return query.new_empty(min(batch, _instances(query)) * heads, seq, seq, dtype=dtype or _full(query))
+def _room(query: torch.Tensor, key: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """For the weights of a part, [instances * heads, wanted, seq]; float32 at least, or of this dtype."""
+    batch, heads, wanted, _ = query.shape
+    instances = min(batch, _instances(query, key))
+    return query.new_empty(instances * heads, wanted, key.shape[2], dtype=dtype or _full(query))
 
 
 def _heads(part: slice, *tensors: torch.Tensor) -> list[torch.Tensor]:
@@ -106,7 +108,7 @@ def _put(heads: torch.Tensor, factor: float, to: torch.Tensor) -> None:
 
 
 def _weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, room: torch.Tensor) -> torch.Tensor:
-    """p [instances * heads, seq, seq] in `room`; query and key as `_heads` gives them, mask [instances, 1, 1, seq]."""
+    """p [instances * heads, wanted, seq] in `room`; query, key as `_heads` gives them, mask [instances, 1, 1, seq]."""
     query, key = query.to(room.dtype), key.to(room.dtype).transpose(1, 2)
     scores = room[: len(query)]
     torch.baddbmm(scores, query, key, beta=0, alpha=query.shape[-1] ** -0.5, out=scores)
@@ -115,17 +117,18 @@ def _weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, 
     return torch.softmax(scores, -1, out=scores)
 
 
-def _instances(query: torch.Tensor) -> int:
+def _instances(query: torch.Tensor, key: torch.Tensor) -> int:
     """How many of them at a time."""
-    return max(1, WEIGHTS // (query.shape[1] * query.shape[2] ** 2))
+    _, heads, wanted, _ = query.shape
+    return max(1, WEIGHTS // (heads * wanted * key.shape[2]))
 
 
-def _parts(query: torch.Tensor) -> Iterator[slice]:
-    rows = _instances(query)
+def _parts(query: torch.Tensor, key: torch.Tensor) -> Iterator[slice]:
+    rows = _instances(query, key)
     return (slice(start, start + rows) for start in range(0, len(query), rows))
 
 
-def _side_by_side(query: torch.Tensor) -> torch.Tensor:
+def _side_by_side(like: torch.Tensor) -> torch.Tensor:
     """Room for [batch, heads, seq, size] in which the heads of a position are neighbours."""
-    batch, heads, seq, size = query.shape
-    return query.new_empty(batch, seq, heads, size).transpose(1, 2)
+    batch, heads, seq, size = like.shape
+    return like.new_empty(batch, seq, heads, size).transpose(1, 2)

@@ -25,7 +25,12 @@ class TransformerLayer(nn.Module):
         self.dropout_2 = Dropout(dropout)
         self.layer_norm_2 = LayerNorm(sizes.hidden, layernorm, layernorm_eps)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """hidden [batch, seq, hidden], mask as in `MultiHeadedAttention` -> [batch, seq, hidden]"""
-        hidden = self.layer_norm_1(hidden + self.dropout_1(self.self_attn(hidden, mask)))
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None,
+                positions: torch.Tensor | None = None) -> torch.Tensor:
+        """hidden [batch, seq, hidden], mask and positions as in `MultiHeadedAttention` -> [batch, seq, hidden], or
+        [n, hidden] of these positions"""
+        attended = self.self_attn(hidden, mask, positions)
+        if positions is not None:
+            hidden = hidden.flatten(0, 1).index_select(0, positions)
+        hidden = self.layer_norm_1(hidden + self.dropout_1(attended))
         return self.layer_norm_2(hidden + self.dropout_2(self.feed_forward(hidden)))

@@ -47,21 +47,20 @@ class Bert(nn.Module):
         Returns:
             float [n, vocab]
         """
-        hidden = self.hidden_states(src, seg, padded).flatten(0, 1)  # [batch * seq, hidden]
-        if positions is not None:
-            hidden = hidden.index_select(0, positions)
-        return self.target(hidden)
+        if positions is None:
+            return self.target(self.hidden_states(src, seg, padded).flatten(0, 1))
+        return self.target(self.hidden_states(src, seg, padded, positions))
 
     def loss(self, src: torch.Tensor, seg: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor,
              padded: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """`mlm_loss` of these positions without ever holding all their logits; arguments as for `forward`."""
-        hidden = self.hidden_states(src, seg, padded).flatten(0, 1).index_select(0, positions)
-        return self.target.loss(hidden, labels)
+        return self.target.loss(self.hidden_states(src, seg, padded, positions), labels)
 
-    def hidden_states(self, src: torch.Tensor, seg: torch.Tensor, padded: bool = True) -> torch.Tensor:
-        """The encoder's output: src, seg int [batch, seq] -> [batch, seq, hidden]"""
+    def hidden_states(self, src: torch.Tensor, seg: torch.Tensor, padded: bool = True,
+                      positions: torch.Tensor | None = None) -> torch.Tensor:
+        """The encoder's output, [batch, seq, hidden] or of some positions [n, hidden]; arguments as for `forward`."""
         mask = (seg > 0)[:, None, None, :] if padded else None  # [batch, 1, 1, seq]
-        return self.encoder(self.embedding(src, seg), mask)
+        return self.encoder(self.embedding(src, seg), mask, positions)
 
     def layer_norms(self, hidden: bool) -> list[LayerNorm]:
         """The LayerNorms of the residual stream (`hidden`), or that of the MLM head."""
