@@ -40,7 +40,8 @@ class Encoder(nn.Module):
         self.embedding = WordPosSegEmbedding(sizes, dropout=config.dropout, **norm)
         self.encoder = TransformerEncoder(sizes, hidden_act=config.hidden_act, dropout=config.dropout, **norm)
 
-    def hidden_states(self, src: torch.Tensor, seg: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+    def hidden_states(self, src: torch.Tensor, seg: torch.Tensor,
+                      positions: torch.Tensor | None = None) -> torch.Tensor:
         """src, seg int [batch, seq], seg 0 is padding -> [batch, seq, hidden], or [n, hidden] of flat positions [n]"""
         return self.encoder(self.embedding(src, seg), (seg > 0)[:, None, None, :], positions)
 
