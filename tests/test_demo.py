@@ -20,7 +20,7 @@ from demo.harvest import docstrings, documents, harvest, held_out, paragraphs, w
 from demo.picking import pick
 from demo.report import Row, plot, read_metrics, table
 from demo.runner import Runner, empty, shown, work_folder
-from demo.setting import Speed, Teacher, find_teacher, measure_speed
+from demo.setting import Speed, Teacher, find_teacher, measure_speed, remembered_speed
 from uer.errors import UserError
 from uer.finetuning.tasks import read_uer, uer_task
 from uer.formats.export import save_uer
@@ -154,12 +154,20 @@ def test_teachers_of_ones_own(tmp_path, monkeypatch):
         find_teacher("absent", None, None)
 
 
-def test_slower_machines_take_fewer_steps():
+def test_slower_machines_do_less():
     lines = []
     speed = measure_speed(float32=True, say=lines.append)
-    assert not speed.bf16 and speed.milliseconds > 0 and "in float32, the teacher for" in lines[0]
-    found = [Speed(True, milliseconds).steps() for milliseconds in (1, 12, 13, 1000)]
-    assert found == [(200, 100), (200, 100), (100, 60), (50, 40)]
+    assert not speed.bf16 and speed.seconds > 0 and "in float32, the teacher for" in lines[0]
+    found = [Speed(True, seconds).amount() for seconds in (0.1, 0.5, 0.6, 10)]
+    assert found == [(200, 100, 400), (150, 80, 400), (100, 60, 400), (50, 40, 200)]
+
+
+def test_a_demo_that_goes_on_keeps_its_precision_and_steps(tmp_path, monkeypatch):
+    found = iter([Speed(True, 0.1), Speed(False, 0.9)])
+    monkeypatch.setattr("demo.setting.measure_speed", lambda float32: next(found))
+    file = tmp_path / "speed.json"
+    assert [remembered_speed(file, float32) for float32 in (False, False, True, True)] == [
+        (True, 0.1), (True, 0.1), (False, 0.9), (False, 0.9)]
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------
