@@ -52,7 +52,7 @@ class MultiHeadedAttention(nn.Module):
         to_query, to_key, to_value = self.linears()
         key, value = self._heads(to_key(hidden)), self._heads(to_value(hidden))
         dropout = self.dropout if self.training else 0.0
-        if positions is None or hidden.is_cuda or torch.compiler.is_compiling():
+        if positions is None or hidden.device.type != "cpu" or torch.compiler.is_compiling():
             context = self._side_by_side(attention(self._heads(to_query(hidden)), key, value, mask, dropout))
             return context if positions is None else context.flatten(0, 1).index_select(0, positions)
         places, most = places_of(positions, *hidden.shape[:2])
