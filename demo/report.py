@@ -84,7 +84,7 @@ def plot(path: Path, losses: Mapping[str, Sequence[tuple[int, float]]],
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
     figure.suptitle(title)
