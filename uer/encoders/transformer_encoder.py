@@ -24,15 +24,7 @@ class TransformerEncoder(nn.Module):
 
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None,
                 positions: torch.Tensor | None = None) -> torch.Tensor:
-        """The last layer's output.
-
-        Args:
-            hidden: float [batch, seq, hidden]
-            mask: bool [batch, 1, 1, seq], True = attend; None = to all.
-            positions: those wanted, flat indices (row * seq + column), int [n]; None = all.
-        Returns:
-            [batch, seq, hidden], or [n, hidden]
-        """
+        """The last layer's output; arguments and result as for `MultiHeadedAttention`."""
         *layers, last = self.layers()
         for layer in layers:
             hidden = layer(hidden, mask)

@@ -80,8 +80,7 @@ def places_of(positions: torch.Tensor, batch: int, seq: int) -> tuple[torch.Tens
     """
     rows = positions // seq
     counts = rows.bincount(minlength=batch)
-    order = rows.argsort(stable=True)
-    ordered = rows[order]
+    ordered, order = rows.sort(stable=True)
     within = torch.empty_like(rows)
     within[order] = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[ordered]
     most = max(1, int(counts.max()))

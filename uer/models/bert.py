@@ -47,9 +47,7 @@ class Bert(nn.Module):
         Returns:
             float [n, vocab]
         """
-        if positions is None:
-            return self.target(self.hidden_states(src, seg, padded).flatten(0, 1))
-        return self.target(self.hidden_states(src, seg, padded, positions))
+        return self.target(self.hidden_states(src, seg, padded, positions).flatten(0, -2))
 
     def loss(self, src: torch.Tensor, seg: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor,
              padded: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
