@@ -44,8 +44,13 @@ def _attention_backward(grad_out, query, key, value, *_, **__) -> int:
     return sdpa_backward_flop_count(grad_out, query, key, value)
 
 
+def _added_product(total, a, b, **_) -> int:
+    return 2 * a[0] * a[1] * b[1]
+
+
 NOT_KNOWN_TO_TORCH = {aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-                      aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward}
+                      aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+                      aten.addmm_: _added_product}
 
 
 def counted(run) -> int:

@@ -198,7 +198,7 @@ def test_loss_is_summed_and_counts_right_predictions():
 @pytest.mark.parametrize("elements", [1, 27, 45, 1000])  # of a slice: one row, three rows, five, all seven
 def test_vocabulary_loss_in_slices(monkeypatch: pytest.MonkeyPatch, elements: int, block: int):
     monkeypatch.setitem(vocabulary_loss_module.SLICE, "cpu", elements)
-    monkeypatch.setitem(vocabulary_loss_module.BLOCK, "cpu", block)
+    monkeypatch.setattr(vocabulary_loss_module, "BLOCK", block)
     monkeypatch.setattr(vocabulary_loss_module, "FEW_ROWS", 1)
     inputs = [normal(7, 4), normal(9, 4, seed=1), normal(9, seed=2)]
     labels = torch.tensor([3, 1, 4, 1, 5, 0, 8])
@@ -215,6 +215,31 @@ def test_vocabulary_loss_in_slices(monkeypatch: pytest.MonkeyPatch, elements: in
         assert vocabulary_loss(*inputs, labels)[0].item() == loss.item()
 
 
+@pytest.mark.parametrize("low, high", [(-900.0, -900.0), (-70.0, -50.0), (-50.0, 60.0), (60.0, 80.0), (900.0, 900.0)])
+def test_vocabulary_loss_of_small_and_large_logits(monkeypatch: pytest.MonkeyPatch, low: float, high: float):
+    """Rows whose exponentials are a float32 in a slice with others whose are not."""
+    monkeypatch.setattr(vocabulary_loss_module, "BLOCK", 45)
+    features, weight = normal(30, 4), normal(9, 4, seed=1)
+    features[:, 0], weight[:, 0] = torch.linspace(low, high, 30), 1.0  # this much in all logits of a row
+    labels = torch.arange(30) % 9
+    exact = [tensor.float().double().requires_grad_() for tensor in (features, weight, normal(9, seed=2))]
+    logits = exact[0] @ exact[1].T + exact[2]
+    expected = nn.functional.cross_entropy(logits, labels, reduction="sum")
+    gradients = torch.autograd.grad(expected, exact)
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-4)):
+        inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in exact]
+        loss, right = vocabulary_loss(*inputs, labels)
+        assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
+        assert right == (logits.argmax(1) == labels).sum() > 0
+        for mine, theirs in zip(torch.autograd.grad(loss, inputs), gradients):
+            torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
+
+
+def test_vocabulary_loss_of_what_is_not_a_number():
+    features = normal(3, 4).index_fill(0, torch.tensor([1]), torch.nan)
+    assert vocabulary_loss(features, normal(9, 4), torch.zeros(9), torch.tensor([3, 1, 4]))[0].isnan()
+
+
 def test_vocabulary_loss_without_rows_and_of_unlikely_labels(monkeypatch: pytest.MonkeyPatch):
     weight = normal(9, 4, dtype=torch.float32).requires_grad_()
     empty, right = vocabulary_loss(torch.zeros(0, 4), weight, torch.zeros(9), torch.zeros(0, dtype=torch.long))
@@ -222,7 +247,7 @@ def test_vocabulary_loss_without_rows_and_of_unlikely_labels(monkeypatch: pytest
     assert empty == 0 and right == 0 and not weight.grad.any()
     bias = torch.zeros(9).index_fill(0, torch.tensor([2]), 1e4)
     for block in (1000, 3):  # logits
-        monkeypatch.setitem(vocabulary_loss_module.BLOCK, "cpu", block)
+        monkeypatch.setattr(vocabulary_loss_module, "BLOCK", block)
         loss, _ = vocabulary_loss(torch.zeros(1, 4), weight, bias, torch.tensor([3]))
         assert loss == 1e4
         weight.grad = None
@@ -232,7 +257,7 @@ def test_vocabulary_loss_without_rows_and_of_unlikely_labels(monkeypatch: pytest
 
 @pytest.mark.parametrize("block", [1, 6, 1000])
 def test_of_equal_logits_the_first_is_the_prediction(monkeypatch: pytest.MonkeyPatch, block: int):
-    monkeypatch.setitem(vocabulary_loss_module.BLOCK, "cpu", block)
+    monkeypatch.setattr(vocabulary_loss_module, "BLOCK", block)
     weight, labels = torch.zeros(9, 4), torch.tensor([0, 3, 8])
     assert vocabulary_loss(torch.ones(3, 4), weight, torch.zeros(9), labels)[1] == 1
     bias = torch.zeros(9).index_fill(0, torch.tensor([3, 8]), 1.0)

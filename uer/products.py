@@ -75,6 +75,14 @@ def mm(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> to
     return out if bias is None else out.add_(bias)
 
 
+def add_mm(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """total += a b, outside autograd: total float [m, n]; a, b as for `mm`, of no more precision than total."""
+    if total.dtype == a.dtype and not _as_convolution(a, b):
+        total.addmm_(a, b)
+    else:
+        total += mm(a, b)
+
+
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a b with its gradients: float [m, k], [k, n] -> [m, n]; either may be the transpose of a contiguous matrix."""
     if not _as_convolution(a, b):

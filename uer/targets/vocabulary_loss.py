@@ -3,22 +3,28 @@
     loss = Σ over rows   log Σ exp(W f + b) − (W f + b)[label]          d loss / d logits = softmax − onehot(label)
 
 The logits are the largest tensor of a step (rows × vocabulary). Here they exist for a slice of the rows at a time, and
-the gradients are taken while they are there; the backward pass only scales them. On a CPU a slice is worked on in
-blocks of the vocabulary that fit its caches: each block's own softmax first, and once all are known
+the gradients are taken while they are there; the backward pass only scales them.
 
-    softmax = softmax of the block · exp(log Σ exp of the block − log Σ exp of the row)
+On a CPU a slice is worked on in blocks of the vocabulary that fit its caches, and in as few passes over them as can
+be. With e = exp(logit), but 0 for the label, E = Σ e over the vocabulary and Z = E + exp(logit of the label):
+
+    d f = (Σ e W − E W[label]) / Z              and, with e = −E for the label:  d W = eᵀ (f / Z)    d b = eᵀ (1 / Z)
+
+Σ e W is gathered before Z is known, and no pass divides by it. This needs logits whose exp is a float32: `LARGEST`. For
+others, which are rare, the softmax is taken.
 """
 
 from __future__ import annotations
 
 import torch
 
-from uer.products import mm
+from uer.products import add_mm, mm
 
 SLICE = {"cpu": 1 << 26}  # logits at a time; few slices, as the products read the whole table for each
 SLICE_ELSEWHERE = 1 << 28
-BLOCK = {"cpu": 1 << 21}  # of these worked on at a time; elsewhere all
+BLOCK = 1 << 21  # of these worked on at a time, on a CPU
 FEW_ROWS = 512  # fewer have no wider blocks: products of another shape are faster
+LARGEST = -60.0, 70.0  # where a row's largest logit may lie so that float32 holds exp of all that count, and their sums
 
 
 def vocabulary_loss(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,
@@ -42,31 +48,19 @@ class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor,
                 training: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        table = weight.to(features.dtype)
-        full = torch.promote_types(features.dtype, torch.float32)
-        loss = torch.zeros((), dtype=full, device=features.device)
-        correct = torch.zeros((), dtype=torch.long, device=features.device)
-        gradients = _Gradients(features, table, full) if training else None
-        for rows in _parts(len(features), len(table), SLICE.get(features.device.type, SLICE_ELSEWHERE)):
-            label = labels[rows, None]
-            columns = _parts(len(table), max(len(label), FEW_ROWS), BLOCK.get(features.device.type, SLICE_ELSEWHERE))
-            # probabilities lie side by side; without gradients, a block's may overwrite those of the one before
-            starts = [len(label) * part.start if training else 0 for part in columns]
-            room = table.new_empty(starts[-1] + len(label) * columns[0].stop, dtype=full)
-            blocks = [_Block(features[rows], table, bias, label, part, room[start:])
-                      for part, start in zip(columns, starts)]
-            largest, best = torch.stack([block.largest for block in blocks]).max(0)
-            shares = torch.stack([block.log_sum - largest for block in blocks])
-            log_sum = shares.logsumexp(0)
-            loss += (largest - sum(block.wanted for block in blocks) + log_sum).sum()
-            for i, (block, share) in enumerate(zip(blocks, shares)):
-                correct += (block.right & (best == i)).sum()
-                if gradients is not None:
-                    gradients.add(rows, block, share - log_sum)
-        if gradients is not None:
-            ctx.save_for_backward(gradients.features, gradients.weight.to(weight.dtype), gradients.bias.to(bias.dtype))
-        ctx.mark_non_differentiable(correct)
-        return loss, correct
+        sums = _Sums(features, weight.to(features.dtype), bias, labels, training)
+        blocks = features.device.type == "cpu" and features.dtype != torch.float16  # whose numbers end at exp(11)
+        for rows in _parts(len(features), len(weight), SLICE.get(features.device.type, SLICE_ELSEWHERE)):
+            if not blocks:
+                sums.add(rows)
+            elif not sums.add_in_blocks(rows):
+                for few in _parts(rows.stop - rows.start, len(weight), BLOCK):
+                    sums.add(slice(rows.start + few.start, rows.start + few.stop))
+        if training:
+            ctx.save_for_backward(sums.d_features.to(features.dtype), sums.d_weight.to(weight.dtype),
+                                  sums.d_bias.to(bias.dtype))
+        ctx.mark_non_differentiable(sums.correct)
+        return sums.loss, sums.correct
 
     @staticmethod
     def backward(ctx, scale: torch.Tensor, _: torch.Tensor):
@@ -74,72 +68,89 @@ class _VocabularyLoss(torch.autograd.Function):
         return features * scale.to(features.dtype), weight.mul_(scale), bias * scale, None, None
 
 
-class _Block:
-    """Some columns of the logits of some rows.
+class _Sums:
+    """Loss, number of right predictions and, in training, gradients, over the rows added so far.
 
     Args:
-        room: flat; the probabilities are left at its beginning.
-    Attributes:
-        columns: which ones.
-        probabilities: softmax among them, [rows, columns].
-        log_sum: log Σ exp, [rows, 1].
-        largest: the largest logit, [rows, 1].
-        inside, place: whether a row's label is one of the columns, and where; [rows, 1].
-        wanted: the label's logit, 0 where it is not inside; [rows, 1].
-        right: whether the label is the first column that has the largest logit, [rows, 1].
+        table: the weight in the features' dtype; everything else as for `vocabulary_loss`.
     """
 
-    def __init__(self, features: torch.Tensor, table: torch.Tensor, bias: torch.Tensor, label: torch.Tensor,
-                 columns: slice, room: torch.Tensor):
-        self.columns = columns
-        logits = mm(features, table[columns].t()).to(room.dtype).add_(bias[columns])
-        self.largest = logits.amax(1, keepdim=True)
-        self.inside = (label >= columns.start) & (label < columns.stop)
-        self.place = (label - columns.start).clamp(0, logits.shape[1] - 1)
-        self.wanted = logits.gather(1, self.place) * self.inside
-        self.right = self.inside & _is_first_largest(logits, self.place, self.largest)
-        self.probabilities = room[:logits.numel()].view_as(logits)
-        torch.softmax(logits, 1, out=self.probabilities)
-        self.log_sum = self.largest - self.probabilities.amax(1, keepdim=True).log()
+    def __init__(self, features: torch.Tensor, table: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor,
+                 training: bool):
+        self.features, self.table, self.bias, self.labels, self.training = features, table, bias, labels, training
+        self.full = torch.promote_types(features.dtype, torch.float32)
+        self.loss = torch.zeros((), dtype=self.full, device=features.device)
+        self.correct = torch.zeros((), dtype=torch.long, device=features.device)
+        if training:
+            self.d_features, self.d_weight, self.d_bias = (
+                torch.zeros_like(tensor, dtype=self.full) for tensor in (features, table, bias))
 
+    def add(self, rows: slice) -> None:
+        """All logits of these rows at once."""
+        features, label = self.features[rows], self.labels[rows, None]
+        logits = self._logits(features, slice(None))
+        largest = logits.amax(1, keepdim=True)
+        wanted = logits.gather(1, label)
+        self.correct += (logits.argmax(1, keepdim=True) == label).sum()
+        softmax = torch.softmax(logits, 1)
+        del logits
+        self.loss += (largest - wanted - softmax.amax(1, keepdim=True).log()).sum()
+        if self.training:
+            gradient = softmax.scatter_add_(1, label, -torch.ones_like(wanted))
+            self.d_bias += gradient.sum(0)
+            gradient = gradient.to(self.table.dtype)
+            self.d_features[rows] = mm(gradient, self.table)
+            add_mm(self.d_weight, gradient.t(), features)
 
-def _is_first_largest(logits: torch.Tensor, place: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
-    """Whether column `place` is the first of a row's largest; all but logits [rows, 1].
+    def add_in_blocks(self, rows: slice) -> bool:
+        """The same in blocks of the vocabulary, on a CPU; False leaves these rows to `add`."""
+        features, label = self.features[rows], self.labels[rows]
+        largest = torch.full(label.shape, -torch.inf, dtype=self.full)
+        right = torch.zeros(label.shape, dtype=torch.bool)
+        wanted, others = torch.empty_like(largest), torch.zeros_like(largest)  # logit of the label; E
+        room = torch.empty(len(label) * len(self.table), dtype=self.full) if self.training else None
+        d_features = torch.zeros_like(features, dtype=self.full)
+        blocks = []
+        for columns in _parts(len(self.table), max(len(label), FEW_ROWS), BLOCK):
+            logits = self._logits(features, columns)
+            inside = ((label >= columns.start) & (label < columns.stop)).nonzero()[:, 0]
+            place = label[inside] - columns.start
+            wanted[inside] = logits[inside, place]
+            here = logits.amax(1)
+            right &= here <= largest
+            hits = (wanted[inside] == here[inside]).nonzero()[:, 0]  # few, and argmax takes ten times as long as amax
+            hit = inside[hits]
+            right[hit] = (logits[hit].argmax(1) == place[hits]) & (wanted[hit] > largest[hit])
+            torch.maximum(largest, here, out=largest)
+            kept = logits if room is None else room[len(label) * columns.start:][:logits.numel()].view_as(logits)
+            exponentials = torch.exp(logits, out=kept)
+            exponentials[inside, place] = 0
+            others += exponentials.sum(1)
+            if self.training:
+                add_mm(d_features, exponentials.to(self.table.dtype), self.table[columns])
+                blocks.append((columns, exponentials, inside, place))
+        if not ((largest > LARGEST[0]) & (largest < LARGEST[1])).all():
+            return False
+        total = others + wanted.exp()
+        self.loss += (total.log() - wanted).sum()
+        self.correct += right.sum()
+        if self.training:
+            share = 1 / total
+            d_features *= share[:, None]
+            self.d_features[rows] = d_features - (others * share)[:, None] * self.table[label]
+            scaled = (features * share[:, None]).to(self.table.dtype)
+            for columns, exponentials, inside, place in blocks:
+                exponentials[inside, place] = -others[inside]
+                self.d_bias[columns] += exponentials.t() @ share
+                add_mm(self.d_weight[columns], exponentials.to(scaled.dtype).t(), scaled)
+        return True
 
-    On a CPU argmax takes ten times as long as amax, so it only looks at rows where the answer may be yes. A GPU would
-    have to tell the host how many these are.
-    """
-    if logits.device.type != "cpu":
-        return logits.argmax(1, keepdim=True) == place
-    right = logits.gather(1, place) == largest
-    some = right[:, 0].nonzero()[:, 0]
-    right[some] = logits[some].argmax(1, keepdim=True) == place[some]
-    return right
-
-
-class _Gradients:
-    """The gradients of features [n, size], weight and bias, gathered from blocks of d loss / d logits."""
-
-    def __init__(self, features: torch.Tensor, table: torch.Tensor, full: torch.dtype):
-        self.inputs, self.table = features, table
-        self.features = torch.zeros_like(features)
-        self.weight = torch.empty_like(table, dtype=full) if len(features) else torch.zeros_like(table, dtype=full)
-        self.bias = torch.zeros(len(table), dtype=full, device=table.device)
-
-    def add(self, rows: slice, block: _Block, log_share: torch.Tensor) -> None:
-        """log_share: log of the share that the block has in the sum over the vocabulary, [rows, 1]."""
-        gradient = block.probabilities
-        if gradient.shape[1] < len(self.table):
-            gradient.mul_(log_share.exp())
-        gradient.scatter_add_(1, block.place, -block.inside.to(gradient.dtype))
-        self.bias[block.columns] += gradient.sum(0)
-        gradient = gradient.to(self.table.dtype)
-        self.features[rows] += mm(gradient, self.table[block.columns])
-        weight = mm(gradient.t(), self.inputs[rows])
-        if rows.start == 0:
-            self.weight[block.columns] = weight
-        else:
-            self.weight[block.columns] += weight
+    def _logits(self, features: torch.Tensor, columns: slice) -> torch.Tensor:
+        """[rows, columns], in float32 at least."""
+        table, bias = self.table[columns], self.bias[columns]
+        if features.dtype == self.full == bias.dtype:
+            return mm(features, table.t(), bias)
+        return mm(features, table.t()).to(self.full).add_(bias)
 
 
 def _parts(length: int, width: int, room: int) -> list[slice]:
