@@ -76,8 +76,8 @@ def _project_out(left: torch.Tensor, cross: torch.Tensor, index: torch.Tensor, f
     lower = torch.linalg.cholesky(correlation.tril(-1) + correlation.triu(1) + (1 + 1e-13) * eye)
     half = torch.linalg.solve_triangular(lower, (columns / scale).T, upper=False)  # [block, n]
     cross_half = torch.linalg.solve_triangular(lower, (cross[:, index] / scale).T, upper=False)
-    left -= half.T @ half
-    cross -= cross_half.T @ half
+    left.addmm_(half.T, half, alpha=-1)
+    cross.addmm_(cross_half.T, half, alpha=-1)
 
 
 def greedy_blocks(covariance: torch.Tensor, cross: torch.Tensor, size: int, count: int) -> list[int]:
