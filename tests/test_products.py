@@ -13,7 +13,7 @@ from uer import products
 from uer.config import ModelConfig
 from uer.models.bert import Bert, initialise
 from uer.models.sizes import BertSizes
-from uer.products import Linear, linear, mm, product
+from uer.products import Linear, add_mm, linear, mm, product
 
 
 class Operations(TorchDispatchMode):
@@ -66,6 +66,18 @@ def test_every_layout(shape: tuple[int, int, int], left: bool, right: bool):
     assert used == (not slow)
     strided = numbers(m, 2 * k, 4)[:, ::2]
     torch.testing.assert_close(mm(strided, b), strided @ b, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("convolved", [False, True], ids=["torch", "convolutions"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_added_up(convolved: bool, dtype: torch.dtype, request: pytest.FixtureRequest):
+    if convolved:
+        request.getfixturevalue("convolutions")
+    a, b, start = numbers(40, 24, 1, transposed=True).to(dtype), numbers(24, 56, 2).to(dtype), normal(80, 56)
+    total = start.clone()
+    add_mm(total[20:60], a, b)  # part of a larger one
+    torch.testing.assert_close(total[20:60], start[20:60] + (a @ b).float(), rtol=1e-5, atol=1e-4)
+    assert torch.equal(total[:20], start[:20]) and torch.equal(total[60:], start[60:])
 
 
 @pytest.mark.usefixtures("convolutions")
