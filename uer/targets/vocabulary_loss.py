@@ -107,7 +107,8 @@ class _Sums:
         features, label = self.features[rows], self.labels[rows]
         largest = torch.full(label.shape, -torch.inf, dtype=self.full)
         right = torch.zeros(label.shape, dtype=torch.bool)
-        wanted, others = torch.empty_like(largest), torch.zeros_like(largest)  # logit of the label; E
+        wanted = torch.full_like(largest, torch.nan)  # logit of the label; stays that where no column is it
+        others = torch.zeros_like(largest)  # E
         room = torch.empty(len(label) * len(self.table), dtype=self.full) if self.training else None
         d_features = torch.zeros_like(features, dtype=self.full)
         blocks = []
