@@ -36,18 +36,12 @@ def torchs(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor,
     return mlm_loss(F.linear(features, weight, bias), labels)
 
 
-def training(way, bf16: bool, *arguments: torch.Tensor) -> None:
-    """Both passes."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+def run(way, training: bool, bf16: bool, arguments: tuple[torch.Tensor, ...]) -> None:
+    """The forward pass, in training the backward pass as well."""
+    with torch.set_grad_enabled(training), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         loss, _ = way(*arguments)
-    torch.autograd.grad(loss, arguments[:3])
-
-
-@torch.no_grad()
-def evaluation(way, bf16: bool, *arguments: torch.Tensor) -> None:
-    """The forward pass."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        way(*arguments)
+    if training:
+        torch.autograd.grad(loss, arguments[:3])
 
 
 def main() -> None:
@@ -64,12 +58,13 @@ def main() -> None:
         weight = torch.randn(VOCABULARY, width, generator=generator).mul_(0.02).requires_grad_()
         labels = torch.randint(VOCABULARY, (rows,), generator=generator)
         arguments = (features, weight, torch.zeros(VOCABULARY, requires_grad=True), labels)
-        for run in (training, evaluation):
+        for training in (True, False):
             for bf16 in (False, True):
-                found = compare({"torch": partial(run, torchs, bf16, *arguments),
-                                 "here": partial(run, vocabulary_loss, bf16, *arguments)}, args.turns,
+                found = compare({"torch": partial(run, torchs, training, bf16, arguments),
+                                 "here": partial(run, vocabulary_loss, training, bf16, arguments)}, args.turns,
                                 time.perf_counter)
-                line(f"{run.__name__}, {rows} x {width}, {'bfloat16' if bf16 else 'float32'}", found)
+                line(f"{'training' if training else 'evaluation'}, {rows} x {width}, "
+                     f"{'bfloat16' if bf16 else 'float32'}", found)
 
 
 if __name__ == "__main__":

@@ -110,7 +110,6 @@ class _Sums:
         wanted = torch.full_like(largest, torch.nan)  # logit of the label; stays that where no column is it
         others = torch.zeros_like(largest)  # E
         room = torch.empty(len(label) * len(self.table), dtype=self.full) if self.training else None
-        d_features = torch.zeros_like(features, dtype=self.full)
         blocks = []
         for columns in _parts(len(self.table), max(len(label), FEW_ROWS), BLOCK):
             logits = self._logits(features, columns)
@@ -128,7 +127,7 @@ class _Sums:
             exponentials[inside, place] = 0
             others += exponentials.sum(1)
             if self.training:
-                add_mm(d_features, exponentials.to(self.table.dtype), self.table[columns])
+                add_mm(self.d_features[rows], exponentials.to(self.table.dtype), self.table[columns])
                 blocks.append((columns, exponentials, inside, place))
         if not ((largest > LARGEST[0]) & (largest < LARGEST[1])).all():
             return False
@@ -137,8 +136,7 @@ class _Sums:
         self.correct += right.sum()
         if self.training:
             share = 1 / total
-            d_features *= share[:, None]
-            self.d_features[rows] = d_features - (others * share)[:, None] * self.table[label]
+            self.d_features[rows].mul_(share[:, None]).sub_((others * share)[:, None] * self.table[label])
             scaled = (features * share[:, None]).to(self.table.dtype)
             for columns, exponentials, inside, place in blocks:
                 exponentials[inside, place] = -others[inside]
