@@ -27,8 +27,7 @@ BATCH = 16
 REPORT_STEPS = 5
 CALIBRATION_BATCHES = 8  # of 16 × 128 tokens
 MERGED = re.compile(r"merged against the trained model as it is: ([\d.e+-]+\d)")
-CALIBRATED = ["--compactor_init", "calibrated", "--calibration_batches", str(CALIBRATION_BATCHES),
-              "--learning_rate", "5e-5", "--compactor_learning_rate", "5e-6"]
+CALIBRATED = ["--compactor_init", "calibrated", "--learning_rate", "5e-5", "--compactor_learning_rate", "5e-6"]
 PUBLISHED = ["--compactor_init", "identity", "--penalty", "fade", "--learning_rate", "1e-4",
              "--compactor_learning_rate", "1e-4"]
 Command = list[str | Path]
@@ -73,6 +72,10 @@ class Demo:
         """What calibrate.py and pretrain.py need to know of a student by weight-inherited distillation."""
         return [*teacher.model_options(), "--compactor_mask_strategy", strategy, "--target_dim",
                 str(teacher.half(strategy))]
+
+    def compactors(self, strategy: str) -> Path:
+        """Where calibrate.py writes them and pretrain.py finds them."""
+        return self.work / f"compactors-{strategy}.pt"
 
     def _figures(self, name: str) -> Path:
         return self.work / "figures" / f"{name}.json"
@@ -119,8 +122,8 @@ class Demo:
         self.tuned.append(("teacher", "teacher", [*teacher.model_options()]))
         return teacher
 
-    def calibrated(self, teacher: Teacher, strategy: str) -> None:
-        """A student in closed form."""
+    def calibrated(self, teacher: Teacher, strategy: str) -> float:
+        """A student in closed form; returns the seconds it took."""
         name = f"calibrated-{strategy}"
         what = {"dim": "every head and every layer gets half as wide", "head": "half of the heads leave"}[strategy]
         done = self.runner.step(
@@ -128,12 +131,18 @@ class Demo:
             f"which dimensions can be rebuilt from the others; the compactors follow in closed form and are merged.",
             ["calibrate.py", "--dataset_path", self.corpus, "--dev_path", self.dev, *self.teacher.text_options(),
              *self.squeeze(teacher, strategy), "--calibration_batches", str(CALIBRATION_BATCHES),
+             "--compactors_path", self.compactors(strategy),
              "--output_model_path", self.work / f"{name}.bin"],
             self.evaluate(name, self.work / f"{name}.bin"))
-        self._row(f"WID {strategy}, calibrated", 0, name, done["seconds"][0])
+        return self._row(f"WID {strategy}, calibrated", 0, name, done["seconds"][0]).seconds
 
-    def distilled(self, name: str, label: str, words: str, teacher: Teacher, strategy: str, *options: str) -> None:
-        """A student by weight-inherited distillation: trained with compactors, merged, evaluated."""
+    def distilled(self, name: str, label: str, words: str, teacher: Teacher, strategy: str, *options: str | Path,
+                  before: float = 0.0) -> None:
+        """A student by weight-inherited distillation: trained with compactors, merged, evaluated.
+
+        Args:
+            before: seconds that went into its compactors.
+        """
         steps, masks = self.student_steps, self.work / f"{name}-masks.txt"
         trained, student = self.work / f"{name}.bin-{steps}", self.work / f"{name}-student.bin"
         done = self.runner.step(
@@ -144,7 +153,7 @@ class Demo:
              "--mask_step", str(steps), "--output_model_path", student, "--output_format", "uer", "huggingface",
              *self.teacher.text_options()[:2]],
             self.evaluate(name, student))
-        self._row(label, steps, name, done["seconds"][0])
+        self._row(label, steps, name, before + done["seconds"][0])
         self.runs[label] = self.work / "logs" / name
         self.tuned.append((label, name, ["--pretrained_model_path", student]))
         self.merged[label] = next(float(match[1]) for line in done["lines"] if (match := MERGED.search(line)))
@@ -162,12 +171,13 @@ class Demo:
     def students(self, teacher: Teacher) -> None:
         """All students; those of one strategy are of one size."""
         for strategy in ("dim", "head"):
-            self.calibrated(teacher, strategy)
+            seconds = self.calibrated(teacher, strategy)
             self.distilled(
                 f"wid-{strategy}", f"WID {strategy}, calibrated, trained",
-                f"THE SAME STUDENT, TRAINED, strategy {strategy}. pretrain.py starts from calibrated compactors and "
-                f"trains {self.student_steps} steps; convert.py merges the result into a plain BERT and compares.",
-                teacher, strategy, *CALIBRATED)
+                f"THE SAME STUDENT, TRAINED, strategy {strategy}. pretrain.py starts from the compactors just "
+                f"calibrated and trains {self.student_steps} steps; convert.py merges the result into a plain BERT and "
+                f"compares.", teacher, strategy, *CALIBRATED, "--compactors_path", self.compactors(strategy),
+                before=seconds)
         w_step = max(1, self.student_steps // 24)
         self.distilled(
             "published", "WID dim, published start", f"THE PUBLISHED START, for comparison: compactors start as "

@@ -57,6 +57,67 @@ def test_both_kinds_of_training_start_from_the_same_student(files, tmp_path, tra
     assert kind == ("wid" if train == "compactors" else "plain")
 
 
+def calibrate_options(files, output, *more):
+    return ["--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json", "--dataset_path",
+            files / "data.pt", "--vocab_path", files / "vocab.txt", "--target_dim", 32, "--output_model_path", output,
+            *more]
+
+
+def calibrated_run(files, output, *more, **options):
+    """Two steps from calibrated compactors."""
+    call("pretrain.py", *pretrain_options(files, output, "--weight_squeeze", *more,
+                                          **{"target_dim": 32, "compactor_init": "calibrated", **options}))
+
+
+@pytest.mark.parametrize("train", ["compactors", "student"])
+def test_compactors_of_calibrate_start_the_run_that_calibrates_itself(files, tmp_path, capsys, train):
+    found = tmp_path / "new folder" / "compactors.pt"
+    call("calibrate.py", *calibrate_options(files, tmp_path / "calibrated.bin", "--compactors_path", found))
+    calibrated_run(files, tmp_path / "whole.bin", train=train)
+    capsys.readouterr()
+    calibrated_run(files, tmp_path / "parts.bin", "--compactors_path", found, train=train, dropout=0.1)  # no other run
+    assert f"compactors from {found}" in capsys.readouterr().out
+    calibrated_run(files, tmp_path / "parts.bin", "--compactors_path", found, train=train)
+    whole, parts = (torch.load(tmp_path / f"{name}.bin-2", weights_only=True) for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_compactors_of_another_run_are_refused(files, tmp_path, capsys):
+    found, other = tmp_path / "compactors.pt", tmp_path / "other.bin"
+    call("calibrate.py", *calibrate_options(files, tmp_path / "calibrated.bin", "--compactors_path", found))
+    weights = torch.load(files / "teacher.bin", weights_only=True)
+    torch.save({**weights, "target.mlm_linear_2.bias": weights["target.mlm_linear_2.bias"] + 1}, other)
+    (tmp_path / "cut.pt").write_bytes(found.read_bytes()[:5000])
+    take = ["--compactors_path", found]
+    for options, changed, words in (
+            (take, {"target_dim": 16}, "--target_dim (32 there, 16 here)"),
+            (take, {"target_dim": 64, "compactor_mask_strategy": "head"}, "--compactor_mask_strategy (dim there, head"),
+            (take, {"pretrained_model_path": other}, "not the same: the teacher's weights"),
+            (take, {"calibration_batches": 2}, "--calibration_batches does nothing with --compactors_path"),
+            (take, {"compactor_init": "identity", "mask_path": tmp_path / "masks.txt"}, "needs --compactor_init calib"),
+            (["--compactors_path", files / "teacher.bin"], {}, "not what calibrate.py --compactors_path writes"),
+            (["--compactors_path", tmp_path / "cut.pt"], {}, "cut.pt"),
+            (["--compactors_path", tmp_path], {}, "a folder"),
+            (["--compactors_path", tmp_path / "none.pt"], {}, "no such file")):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            calibrated_run(files, tmp_path / "run.bin", *options, **changed)
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and words in said and said.count("\n") == 1, said
+    assert not list(tmp_path.glob("run.bin*"))
+
+
+def test_compactors_that_cannot_be_written(files, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for path, words in ((tmp_path / "file" / "compactors.pt", "folder cannot be made"),
+                        (files / "data.pt", "--dataset_path")):
+        with pytest.raises(SystemExit) as end:
+            call("calibrate.py", *calibrate_options(files, tmp_path / "student.bin", "--compactors_path", path))
+        said = capsys.readouterr().err
+        assert end.value.code == 2 and words in said and said.count("\n") == 1, said
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
 def test_soft_labels_and_resume_of_a_trained_student(files, tmp_path):
     options = ["--weight_squeeze", "--target_dim", 32, "--compactor_init", "calibrated", "--train", "student",
                "--soft_targets_weight", 0.5]

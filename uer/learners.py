@@ -85,7 +85,8 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
             calibrated_groups(groups)
         restore_groups(groups, resumed[1], resumed[2], place.device)
     elif args.compactor_init == "calibrated":
-        calibration = calibrate_groups(args, config, weights, groups, loader, place, reports)
+        calibration = calibrate_groups(args, config, weights, groups, loader, place, reports,
+                                       card["vocab_sha256"])
         weights = apply_calibration(calibration, weights, groups)
         pooler.update(shift_pooler(pooler, calibration.offset))
         if args.train == "student":

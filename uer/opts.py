@@ -124,6 +124,9 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
                        help="dataset to calibrate on (default: the training dataset)")
     group.add_argument("--calibration_batches", type=int, default=4, metavar="N",
                        help="batches of 16 instances to calibrate on, over all processes (default: 4)")
+    group.add_argument("--compactors_path", metavar="FILE",
+                       help="what calibrate.py --compactors_path wrote for this teacher and student, instead of "
+                            "calibrating again")
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -217,4 +220,6 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group.add_argument("--seed", type=int, default=7, help="default: 7")
     group.add_argument("--output_model_path", required=True, metavar="FILE", help="student to write")
     group.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS, help="default: uer")
+    group.add_argument("--compactors_path", metavar="FILE",
+                       help="also write the compactors, for pretrain.py --compactors_path to start from")
     return parser

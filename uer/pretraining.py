@@ -141,12 +141,17 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         unused = [name for name in ("mask_schedule_share", "mask_scores") if name in given]
         if unused and args.compactor_init == "calibrated":
             problems.append(f"--{unused[0]} does nothing with --compactor_init calibrated, where nothing is masked")
+        if args.compactors_path and args.compactor_init != "calibrated":
+            problems.append("--compactors_path needs --compactor_init calibrated")
+        repeated = [name for name in ("calibration_path", "calibration_batches") if name in given]
+        if repeated and args.compactors_path:
+            problems.append(f"--{repeated[0]} does nothing with --compactors_path, whose compactors are calibrated")
         if args.train == "student" and args.comp_only:
             problems.append("--comp_only trains compactors alone, and with --train student there are none")
         return problems
     idle = ("target_dim", "mlm_target_dim", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate",
             "w_step", "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train",
-            "mask_schedule_share", "mask_scores")
+            "mask_schedule_share", "mask_scores", "compactors_path")
     return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from uer.arguments import refuse_overwriting
 from uer.calibration.calibrate import Calibration
+from uer.calibration.compactors_file import made_for, save_compactors
 from uer.calibration.student import INSTANCES, apply_calibration, calibrate, calibration_batches, token_warning
 from uer.config import ModelConfig, load_config
 from uer.conversion import Source, check_outputs, output_paths, write_outputs, written_by
@@ -22,8 +23,10 @@ from uer.distributed import Place
 from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.model_card import CardFacts
+from uer.formats.shapes import WORDS
 from uer.models.build import from_weights
 from uer.objective import Evaluation, evaluate
+from uer.pretraining import check_writable
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
 from uer.squeeze.pooler import COLUMNS, last_gamma, shift_pooler, squeeze_pooler, take_pooler
@@ -40,8 +43,10 @@ def make_student(args: argparse.Namespace, command: str) -> None:
     if args.calibration_batches < 1:
         raise UserError(f"--calibration_batches is {args.calibration_batches}, at least 1 is needed")
     paths = output_paths(args.output_model_path, args.output_format)
-    refuse_overwriting(args, {"output_model_path": written_by(paths)})
+    refuse_overwriting(args, {"output_model_path": written_by(paths), "compactors_path": [args.compactors_path]})
     check_outputs(paths, args.vocab_path)
+    if args.compactors_path:
+        check_writable(args.compactors_path)
     vocab = build_tokenizer(args).vocab
     config = load_config(args.config_path) if args.config_path else None
     loaded = load_model(args.pretrained_model_path, config=config, vocab_size=len(vocab),
@@ -55,6 +60,7 @@ def make_student(args: argparse.Namespace, command: str) -> None:
         dataset = _dataset(args, Path(folder), loaded.config.max_seq_length)
         dataset.check_vocab(vocab)
         dataset.check_positions(loaded.config.max_seq_length)
+        held_out, where = _held_out(args, dataset, vocab, loaded.config.max_seq_length)
         batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking_options(args))
         begun = time.perf_counter()
         calibration = calibrate(loaded.config, weights, groups, batches)
@@ -62,13 +68,16 @@ def make_student(args: argparse.Namespace, command: str) -> None:
         warning = token_warning(calibration, loaded.config)
         if warning:
             print(warning)
+        if args.compactors_path:
+            whom = made_for(loaded.config, weights, vocab.sha256, args.compactor_mask_strategy, groups)
+            save_compactors(args.compactors_path, calibration, weights[WORDS].dtype, whom)
+            print(f"written: {args.compactors_path}")
         calibrated = apply_calibration(calibration, weights, groups)
         master = Master(loaded.config, calibrated, groups)
         student_config = loaded.config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
         student = {name: tensor.detach() for name, tensor in master.compose(multiply_out=True).items()}
         pooler = squeeze_pooler(shift_pooler(take_pooler(loaded.extras), calibration.offset), calibrated[COLUMNS],
                                 student[last_gamma(loaded.config.layers_num)])
-        held_out, where = _held_out(args, dataset, vocab, loaded.config.max_seq_length)
         results = [_evaluate(model_config, tensors, held_out, place)
                    for model_config, tensors in ((loaded.config, weights), (student_config, student))]
     for line in report(calibration, results, where, (weights, student)):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 
 from uer.calibration.calibrate import Calibration, Calibrator
+from uer.calibration.compactors_file import load_compactors, made_for
 from uer.config import ModelConfig
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
@@ -38,8 +39,14 @@ def calibrate(config: ModelConfig, weights: dict[str, torch.Tensor], groups: dic
 
 
 def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor],
-                     groups: dict[str, MaskGroup], loader: MlmLoader, place: Place, reports: Reports) -> Calibration:
-    """`calibrate` as the options say, with a word to the reader before and after."""
+                     groups: dict[str, MaskGroup], loader: MlmLoader, place: Place, reports: Reports,
+                     vocab_sha256: str) -> Calibration:
+    """`calibrate` as the options say, or what calibrate.py has found before, with a word to the reader."""
+    if args.compactors_path:
+        whom = made_for(config, weights, vocab_sha256, args.compactor_mask_strategy, groups)
+        calibration = load_compactors(args.compactors_path, whom, place.device)
+        reports.say(f"compactors from {args.compactors_path}, calibrated on {calibration.tokens:,} tokens")
+        return calibration
     path = args.calibration_path
     dataset = Dataset.open(path, option="--calibration_path") if path else loader.dataset
     masking = None if path else masking_options(args)

@@ -1,0 +1,95 @@
+"""Calibrated compactors in a file: found once by calibrate.py, taken by any number of runs of pretrain.py.
+
+The file says for whom they were found: teacher, vocabulary, strategy and size. No other run takes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uer.calibration.calibrate import Calibration
+from uer.config import ModelConfig
+from uer.errors import UserError
+from uer.formats.storage import contiguous, torch_load, write_via
+from uer.squeeze.groups import MaskGroup
+
+FORMAT = 1
+WHAT = "file of compactors"
+KEYS = {"format", "made_for", "tensors", "keep", "explained", "tokens", "offset"}
+WORDS = {"teacher": "the teacher's config", "weights_sha256": "the teacher's weights", "vocab_sha256": "the vocabulary",
+         "strategy": "--compactor_mask_strategy", "target_dim": "--target_dim", "mlm_target_dim": "--mlm_target_dim"}
+
+
+def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], vocab_sha256: str, strategy: str,
+             groups: Mapping[str, MaskGroup]) -> dict[str, Any]:
+    """What compactors depend on, the text excepted: they serve wherever all of this is the same.
+
+    Args:
+        weights: the teacher's.
+    """
+    return {"teacher": replace(config, dropout=0.0).to_dict(),  # calibration runs without
+            "weights_sha256": _sha256(weights), "vocab_sha256": vocab_sha256, "strategy": strategy,
+            "target_dim": groups["hidden"].target, "mlm_target_dim": groups["mlm"].target}
+
+
+def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_compactors(path: str | Path, calibration: Calibration, dtype: torch.dtype, whom: dict[str, Any]) -> None:
+    """Write the file, whole or not at all.
+
+    Args:
+        dtype: the teacher's, in which the compactors are used.
+        whom: of `made_for`.
+    Raises:
+        UserError: it cannot be written.
+    """
+    tensors = contiguous({name: tensor.to(dtype) for name, tensor in calibration.tensors.items()})
+    content = {"format": FORMAT, "made_for": whom, "tensors": tensors, "keep": contiguous(calibration.keep),
+               "explained": calibration.explained, "tokens": calibration.tokens, "offset": calibration.offset.cpu()}
+    try:
+        write_via(path, lambda temporary: torch.save(content, temporary))
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
+        raise UserError(f"--compactors_path {path}: cannot be written ({reason})") from None
+
+
+def load_compactors(path: str | Path, whom: dict[str, Any], device: torch.device) -> Calibration:
+    """What `save_compactors` wrote.
+
+    Args:
+        whom: of `made_for`, for the run that wants them.
+    Raises:
+        UserError: no such file, damaged, something else, or found for another teacher or student.
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = "a folder, a file is needed" if path.is_dir() else "no such file"
+        raise UserError(f"--compactors_path {path}: {kind}; calibrate.py --compactors_path writes it")
+    content = torch_load(path, WHAT)
+    if not isinstance(content, dict) or content.keys() != KEYS or content["format"] != FORMAT:
+        raise UserError(f"--compactors_path {path}: not what calibrate.py --compactors_path writes")
+    found = content["made_for"]
+    differ = [words if isinstance(whom[key], dict) or key.endswith("sha256")
+              else f"{words} ({found.get(key)} there, {whom[key]} here)"
+              for key, words in WORDS.items() if found.get(key) != whom[key]]
+    if differ:
+        raise UserError(f"--compactors_path {path}: found for another run; not the same: {', '.join(differ)}")
+
+    def here(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+    return Calibration(here(content["tensors"]), here(content["keep"]), content["explained"], content["tokens"],
+                       content["offset"].to(device))
