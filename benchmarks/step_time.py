@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -41,7 +42,7 @@ import torch.nn.functional as F
 from uer import products
 from uer.config import ModelConfig
 from uer.cost import token_shares
-from uer.memory import keep_freed_memory
+from uer.memory import EVERYTHING, keep_freed_memory
 from uer.models.bert import Bert, initialise
 from uer.models.sizes import BertSizes
 from uer.optimizers import AdamW, parameter_groups
@@ -264,6 +265,11 @@ def status_mb(key: str) -> float:
     raise KeyError(key)
 
 
+def page_faults() -> int:
+    """Pages that the system has given to this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
 def report_memory(phase: str, args: argparse.Namespace) -> None:
     """Resident memory of this process after, and its peak during, some steps of a phase."""
     step = build(phase, args, random_batch(args, args.tokens))
@@ -276,11 +282,12 @@ def report_memory(phase: str, args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    keep_freed_memory()  # as pretrain.py does
     torch.set_num_threads(args.threads)
     if args.memory_of:
+        keep_freed_memory()  # as pretrain.py does
         report_memory(args.memory_of, args)
         return
+    keep_freed_memory(EVERYTHING)  # else the large ways, and only they, now and then wait for gigabytes to be cleared
     print(machine())
     print(f"{args.layers_num} layers x {args.hidden_size} -> {args.target_dim} ({args.strategy}), vocabulary "
           f"{args.vocabulary}, batch {args.batch_size} x {args.seq_length}, fp32", flush=True)
@@ -292,20 +299,22 @@ def main() -> None:
     first = {phase: step() for phase, step in steps.items()}  # warm-up, and the loss at the start
     clock = time.perf_counter if args.clock == "wall" else time.process_time
     seconds: dict[str, list[float]] = {phase: [] for phase in steps}
+    faults: dict[str, list[int]] = {phase: [] for phase in steps}
     for _ in range(args.turns):
         for phase, step in steps.items():
             for _ in range(STEPS_PER_TURN[phase]):
-                start = clock()
+                before, start = page_faults(), clock()
                 step()
                 seconds[phase].append(clock() - start)
+                faults[phase].append(page_faults() - before)
     medians = {phase: statistics.median(values) for phase, values in seconds.items()}
     references = [phase for phase in (PUBLISHED, "activations") if phase in medians]
     print(f"{'':12} {'s / step':>9}" + "".join(f" {f'than {phase}':>17}" for phase in references)
-          + f" {'tokens / s':>11} {'first loss':>11}   ({args.clock} clock)")
+          + f" {'tokens / s':>11} {'first loss':>11} {'page faults':>11}   ({args.clock} clock, medians)")
     for phase, median in medians.items():
         ratios = "".join(f" {medians[reference] / median:16.2f}x" for reference in references)
         print(f"{phase:12} {median:9.3f}{ratios} {args.batch_size * args.seq_length / median:11,.0f} "
-              f"{first[phase]:11.6f}", flush=True)
+              f"{first[phase]:11.6f} {statistics.median(faults[phase]):11,.0f}", flush=True)
     steps.clear()
     if Path("/proc/self/clear_refs").exists():
         for phase in ("squeezed", "plain"):

@@ -7,18 +7,22 @@ import ctypes
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
 UNTRIMMED = 1 << 30
+EVERYTHING = -1
 GROWTH = 1 << 24
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(most: int = UNTRIMMED) -> None:
     """Let glibc keep the memory that a step (or a block of text) needed for the next one.
 
     As it comes, it hands large blocks back to the system at once, which has to clear them, page by page, whenever they
     are asked for again: a tenth of the time of a small student's training step, and a third of that of a second
     process in preprocessing. Without glibc, nothing happens.
+
+    Args:
+        most: bytes at the end of the heap to keep; more of them go back to the system at once. `EVERYTHING`: none do.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, UNTRIMMED)
+        mallopt(M_TRIM_THRESHOLD, most)
         mallopt(M_TOP_PAD, GROWTH)
