@@ -90,7 +90,8 @@ def test_compactors_of_another_run_are_refused(files, tmp_path, capsys):
     (tmp_path / "cut.pt").write_bytes(found.read_bytes()[:5000])
     take = ["--compactors_path", found]
     for options, changed, words in (
-            (take, {"target_dim": 16}, "--target_dim (32 there, 16 here)"),
+            (take, {"target_dim": 16}, "not the same: --target_dim (32 there, 16 here)\n"),
+            (take, {"mlm_target_dim": 48}, "not the same: --mlm_target_dim (None there, 48 here)\n"),
             (take, {"target_dim": 64, "compactor_mask_strategy": "head"}, "--compactor_mask_strategy (dim there, head"),
             (take, {"pretrained_model_path": other}, "not the same: the teacher's weights"),
             (take, {"calibration_batches": 2}, "--calibration_batches does nothing with --compactors_path"),

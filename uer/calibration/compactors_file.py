@@ -33,9 +33,10 @@ def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], vocab_sha
     Args:
         weights: the teacher's.
     """
+    target, mlm = groups["hidden"].target, groups["mlm"].target
     return {"teacher": replace(config, dropout=0.0).to_dict(),  # calibration runs without
             "weights_sha256": _sha256(weights), "vocab_sha256": vocab_sha256, "strategy": strategy,
-            "target_dim": groups["hidden"].target, "mlm_target_dim": groups["mlm"].target}
+            "target_dim": target, "mlm_target_dim": None if mlm == target else mlm}
 
 
 def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:
