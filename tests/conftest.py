@@ -18,6 +18,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True)
+def denormals():
+    """As they were, whatever a script did to its process."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def all_threads():
     """As many threads as the machine has cores, for the length of a test."""

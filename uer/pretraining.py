@@ -18,6 +18,7 @@ from uer.config import load_config
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmLoader
 from uer.data.options import masking_options
+from uer.denormals import flush_denormals
 from uer.distributed import Place
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
@@ -171,6 +172,7 @@ def check_writable(path: str) -> None:
 
 def work(place: Place, args: argparse.Namespace) -> None:
     """What every process does."""
+    flush_denormals()
     keep_freed_memory()
     with StopSignals() as signals, only_writer(args.output_model_path) if place.leads else nullcontext():
         reports = Reports(place.leads, args.log_path, args.tb_path)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from uer.arguments import refuse_overwriting
+from uer.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, encode, shuffled
 from uer.finetuning.grid import Results, check_tuning_options, combinations, of, run_grid
@@ -142,6 +143,7 @@ def digest(instances: Sequence[Instance]) -> str:
 
 def run_classifier(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     """finetune/run_classifier.py with parsed options; returns the best run."""
+    flush_denormals()
     problems = check_tuning_options(args)
     if problems:
         raise UserError("; ".join(problems))

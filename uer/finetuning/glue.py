@@ -9,6 +9,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from uer.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.classify import ClassifierRun, Data, read_data
 from uer.finetuning.grid import check_tuning_options, combinations, markdown, of, percent, spread, summary
@@ -24,6 +25,7 @@ NAMES = {"accuracy": "accuracy", "f1": "F1", "matthews": "Matthews", "pearson": 
 
 def run_glue(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     """finetune/run_glue.py with parsed options; returns what glue.json has."""
+    flush_denormals()
     names = _check(args)
     tasks = _tasks(args)
     folder = Path(args.output_path)

@@ -16,6 +16,7 @@ from torch import nn
 
 from uer.arguments import refuse_overwriting
 from uer.delayed import sent
+from uer.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
 from uer.finetuning.classify import check_length, with_vocabulary
@@ -179,6 +180,7 @@ def nbest_of(found: Answers, nullable: bool) -> list[dict[str, Any]]:
 
 def run_squad(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     """finetune/run_squad.py with parsed options; returns the best run."""
+    flush_denormals()
     problems = check_tuning_options(args)
     for name in ("max_query_length", "doc_stride", "n_best_size", "max_answer_length"):
         if getattr(args, name) < 1:

@@ -1,0 +1,44 @@
+"""Numbers that are too small to be normal ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from commands import call, pretrain_options
+from tuning import options
+
+SMALL = 1e-39
+ALL_THREADS = """
+import sys, torch
+from uer.denormals import flush_denormals
+if sys.argv[1] == "flushed":
+    flush_denormals()
+torch.set_num_threads(4)
+products = torch.full((1 << 22,), 1e-39) * 0.5
+print((products != 0).sum().item())
+"""
+pytestmark = pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this CPU cannot flush denormals")
+
+
+def left() -> float:
+    return (torch.tensor(SMALL) * 0.5).item()
+
+
+@pytest.mark.parametrize(("way", "expected"), [("kept", 1 << 22), ("flushed", 0)])
+def test_in_all_threads(way, expected):
+    said = subprocess.run([sys.executable, "-c", ALL_THREADS, way], check=True, capture_output=True, text=True,
+                          cwd=Path(__file__).parents[1]).stdout
+    assert int(said) == expected
+
+
+@pytest.mark.parametrize("script", ["pretrain.py", "finetune/run_classifier.py"])
+def test_training_flushes(files, tuned, tmp_path, script):
+    assert left()
+    given = (pretrain_options(files, tmp_path / "run.bin") if script == "pretrain.py"
+             else options(tuned, tmp_path / "c.bin", "--epochs_num", 1))
+    call(script, *given)
+    assert not left()
