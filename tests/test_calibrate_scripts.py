@@ -18,6 +18,12 @@ def logits(path) -> torch.Tensor:
         return from_weights(loaded.config, loaded.weights).eval()(src, torch.ones_like(src))
 
 
+def calibrate_options(files, output, *more):
+    return ["--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json", "--dataset_path",
+            files / "data.pt", "--vocab_path", files / "vocab.txt", "--target_dim", 32, "--output_model_path", output,
+            *more]
+
+
 @pytest.mark.parametrize(("strategy", "target"), [("dim", 32), ("head", 64)])
 def test_calibrate_makes_a_student_and_says_what_it_lost(files, tmp_path, capsys, strategy, target):
     call("calibrate.py", "--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json",
@@ -49,18 +55,10 @@ def test_both_kinds_of_training_start_from_the_same_student(files, tmp_path, tra
                                           total_steps=1, learning_rate=0, compactor_learning_rate=0))
     call("convert.py", "--load_model_path", tmp_path / "run.bin-1", "--output_model_path", tmp_path / "trained.bin",
          "--hidden_size", TEACHER.hidden_size)
-    call("calibrate.py", "--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json",
-         "--dataset_path", files / "data.pt", "--vocab_path", files / "vocab.txt", "--target_dim", 32,
-         "--output_model_path", tmp_path / "calibrated.bin")
+    call("calibrate.py", *calibrate_options(files, tmp_path / "calibrated.bin"))
     torch.testing.assert_close(logits(tmp_path / "trained.bin"), logits(tmp_path / "calibrated.bin"), rtol=0, atol=1e-5)
     kind = json.loads((tmp_path / "run.bin-1.json").read_text())["kind"]
     assert kind == ("wid" if train == "compactors" else "plain")
-
-
-def calibrate_options(files, output, *more):
-    return ["--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json", "--dataset_path",
-            files / "data.pt", "--vocab_path", files / "vocab.txt", "--target_dim", 32, "--output_model_path", output,
-            *more]
 
 
 def calibrated_run(files, output, *more, **options):

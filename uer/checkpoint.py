@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from uer.errors import UserError
-from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, torch_load, write_json
+from uer.formats.storage import PendingFiles, read_tensors, reason, save_state_dict, torch_load, write_json
 
 FORMAT = 1
 RESUME = {"format", "step", "optimizer"}  # and, of a run with masks, what `Trainer.save` adds
@@ -56,17 +55,12 @@ def save_checkpoint(output: str, step: int, tensors: dict[str, torch.Tensor], ca
             path.unlink(missing_ok=True)  # one of another run: its tensors must not stand beside this one's files
             pending.publish()
     except (OSError, RuntimeError) as error:
-        raise UserError(f"checkpoint {path}: cannot be written ({_reason(error, path)}); "
+        raise UserError(f"checkpoint {path}: cannot be written ({reason(error, path)}); "
                         f"{_last_good(output)}") from None
     for old in [other for other in checkpoint_steps(output) if other <= step][:-keep] if keep else []:
         for ending in ("", ".json", ".resume"):  # the tensors first: without them it is no checkpoint
             Path(f"{checkpoint_path(output, old)}{ending}").unlink(missing_ok=True)
     return path
-
-
-def _reason(error: Exception, path: Path) -> str:
-    words = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
-    return f"{words}; {shutil.disk_usage(path.absolute().parent).free / 1e6:,.0f} MB are free there"
 
 
 def _last_good(output: str) -> str:

@@ -69,8 +69,8 @@ def make_student(args: argparse.Namespace, command: str) -> None:
         if warning:
             print(warning)
         if args.compactors_path:
-            whom = made_for(loaded.config, weights, vocab.sha256, args.compactor_mask_strategy, groups)
-            save_compactors(args.compactors_path, calibration, weights[WORDS].dtype, whom)
+            whom = made_for(loaded.config, loaded.weights, vocab.sha256, args.compactor_mask_strategy, groups)
+            save_compactors(args.compactors_path, calibration, loaded.weights[WORDS].dtype, whom)
             print(f"written: {args.compactors_path}")
         calibrated = apply_calibration(calibration, weights, groups)
         master = Master(loaded.config, calibrated, groups)

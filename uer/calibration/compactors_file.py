@@ -16,12 +16,12 @@ import torch
 from uer.calibration.calibrate import Calibration
 from uer.config import ModelConfig
 from uer.errors import UserError
-from uer.formats.storage import contiguous, torch_load, write_via
+from uer.formats.storage import contiguous, reason, torch_load, write_via
 from uer.squeeze.groups import MaskGroup
 
 FORMAT = 1
 WHAT = "file of compactors"
-KEYS = {"format", "made_for", "tensors", "keep", "explained", "tokens", "offset"}
+KEYS = {"format", "made_for", "tensors", "keep", "tokens", "offset"}
 WORDS = {"teacher": "the teacher's config", "weights_sha256": "the teacher's weights", "vocab_sha256": "the vocabulary",
          "strategy": "--compactor_mask_strategy", "target_dim": "--target_dim", "mlm_target_dim": "--mlm_target_dim"}
 
@@ -59,12 +59,11 @@ def save_compactors(path: str | Path, calibration: Calibration, dtype: torch.dty
     """
     tensors = contiguous({name: tensor.to(dtype) for name, tensor in calibration.tensors.items()})
     content = {"format": FORMAT, "made_for": whom, "tensors": tensors, "keep": contiguous(calibration.keep),
-               "explained": calibration.explained, "tokens": calibration.tokens, "offset": calibration.offset.cpu()}
+               "tokens": calibration.tokens, "offset": calibration.offset.cpu()}
     try:
         write_via(path, lambda temporary: torch.save(content, temporary))
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
-        raise UserError(f"--compactors_path {path}: cannot be written ({reason})") from None
+        raise UserError(f"--compactors_path {path}: cannot be written ({reason(error, path)})") from None
 
 
 def load_compactors(path: str | Path, whom: dict[str, Any], device: torch.device) -> Calibration:
@@ -92,5 +91,5 @@ def load_compactors(path: str | Path, whom: dict[str, Any], device: torch.device
     def here(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(device) for name, tensor in tensors.items()}
 
-    return Calibration(here(content["tensors"]), here(content["keep"]), content["explained"], content["tokens"],
-                       content["offset"].to(device))
+    return Calibration(here(content["tensors"]), here(content["keep"]), tokens=content["tokens"],
+                       offset=content["offset"].to(device))

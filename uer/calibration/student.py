@@ -45,16 +45,17 @@ def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dic
     if args.compactors_path:
         whom = made_for(config, weights, vocab_sha256, args.compactor_mask_strategy, groups)
         calibration = load_compactors(args.compactors_path, whom, place.device)
-        reports.say(f"compactors from {args.compactors_path}, calibrated on {calibration.tokens:,} tokens")
-        return calibration
-    path = args.calibration_path
-    dataset = Dataset.open(path, option="--calibration_path") if path else loader.dataset
-    masking = None if path else masking_options(args)
-    batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking)
-    begun = time.perf_counter()
-    calibration = calibrate(config, weights, groups, batches)
+        how = f"; compactors from {args.compactors_path}"
+    else:
+        path = args.calibration_path
+        dataset = Dataset.open(path, option="--calibration_path") if path else loader.dataset
+        masking = None if path else masking_options(args)
+        batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking)
+        begun = time.perf_counter()
+        calibration = calibrate(config, weights, groups, batches)
+        how = f" in {time.perf_counter() - begun:.0f} s"
     take_leaders([*calibration.tensors.values(), *calibration.keep.values(), calibration.offset])
-    reports.say(f"calibrated on {calibration.tokens:,} tokens in {time.perf_counter() - begun:.0f} s")
+    reports.say(f"calibrated on {calibration.tokens:,} tokens{how}")
     warning = token_warning(calibration, config)
     if warning:
         reports.say(warning)

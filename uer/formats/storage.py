@@ -208,6 +208,12 @@ def write_via(path: str | Path, write: Callable[[Path], object]) -> None:
         pending.publish()
 
 
+def reason(error: Exception, path: str | Path) -> str:
+    """Why a file could not be written, and what room there is."""
+    words = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
+    return f"{words}; {shutil.disk_usage(Path(path).absolute().parent).free / 1e6:,.0f} MB are free there"
+
+
 def contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors as files want them: on the CPU, contiguous, none sharing memory with another."""
     out, seen = {}, set()
