@@ -116,14 +116,19 @@ def read_module(module: tuple[str, Path]) -> Document:
     return module[0], docstrings(module[1].read_bytes())
 
 
-def documents(packages: Iterable[str], processes: int = 1) -> Iterator[Document]:
-    """All documents: package by package, then the topics."""
-    found = [module for package in packages for module in modules(package)]
+def read_modules(found: Iterable[tuple[str, Path]], processes: int = 1) -> Iterator[Document]:
+    """Modules as documents, in their order."""
+    found = list(found)
     if processes > 1 and len(found) > 500:
         with ProcessPoolExecutor(processes) as pool:
             yield from pool.map(read_module, found, chunksize=50)
     else:
         yield from map(read_module, found)
+
+
+def documents(packages: Iterable[str], processes: int = 1) -> Iterator[Document]:
+    """All documents: package by package, then the topics."""
+    yield from read_modules((module for package in packages for module in modules(package)), processes)
     yield from topics()
 
 
@@ -176,6 +181,12 @@ def harvest(corpus: Path, dev: Path, packages: Iterable[str], one_in: int, proce
     return Harvest(*count)
 
 
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """How many read modules."""
+    parser.add_argument("--processes_num", type=int, default=os.cpu_count() or 1, metavar="N",
+                        help="worker processes (default: one a core)")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
@@ -184,8 +195,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--packages", nargs="+", default=[STANDARD_LIBRARY, "torch", "numpy"], metavar="NAME",
                      help="installed packages (default: stdlib torch numpy)")
     out.add_argument("--held_out", type=int, default=40, metavar="N", help="hold out one document in N (default: 40)")
-    out.add_argument("--processes_num", type=int, default=os.cpu_count() or 1, metavar="N",
-                     help="worker processes (default: one a core)")
+    add_processes(out)
     return out
 
 

@@ -17,7 +17,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo.harvest import LONG, STANDARD_LIBRARY, Document, held_out, modules, paragraphs, read_module
+from demo.harvest import (
+    LONG,
+    STANDARD_LIBRARY,
+    Document,
+    add_processes,
+    held_out,
+    modules,
+    paragraphs,
+    read_modules,
+)
 from uer.errors import UserError, run_script
 
 HELD_OUT = 6  # one module in so many is for the dev file
@@ -31,18 +40,19 @@ def examples(texts: Iterable[Document]) -> Iterator[tuple[bool, str]]:
         yield found[paragraph], paragraph.encode("utf-8", "replace").decode("utf-8").replace("\0", "")
 
 
-def task(packages: list[str], train: int, dev: int) -> tuple[list[str], list[str]]:
+def task(packages: list[str], train: int, dev: int, processes: int = 1) -> tuple[list[str], list[str]]:
     """The lines of both files, classes in turn.
 
     Args:
         train, dev: examples of each package.
+        processes: that read modules.
     Raises:
         UserError: a package that has fewer, or is not installed.
     """
     lines: tuple[list[list[str]], list[list[str]]] = ([], [])
     for package in packages:
         kinds: tuple[list[str], list[str]] = ([], [])
-        for for_dev, text in examples(map(read_module, modules(package))):
+        for for_dev, text in examples(read_modules(modules(package), processes)):
             kinds[for_dev].append(f"{package}\t{text}\n")
         if len(kinds[0]) < train or len(kinds[1]) < dev:
             raise UserError(f"{package}: {len(kinds[0])} and {len(kinds[1])} paragraphs in its docstrings, {train} and "
@@ -62,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
                      help="installed packages (default: stdlib torch numpy)")
     out.add_argument("--train_examples", type=int, default=1000, metavar="N", help="a package (default: 1000)")
     out.add_argument("--dev_examples", type=int, default=200, metavar="N", help="a package (default: 200)")
+    add_processes(out)
     return out
 
 
@@ -72,7 +83,7 @@ def main() -> None:
         raise UserError("--packages: two or more different packages are needed to tell apart")
     if min(args.train_examples, args.dev_examples) < 1:
         raise UserError("--train_examples and --dev_examples are at least 1")
-    found = task(args.packages, args.train_examples, args.dev_examples)
+    found = task(args.packages, args.train_examples, args.dev_examples, args.processes_num)
     from uer.formats.storage import PendingFiles
 
     with PendingFiles() as pending:

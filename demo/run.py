@@ -129,10 +129,9 @@ class Demo:
         done = self.runner.step(
             name, f"A STUDENT WITHOUT TRAINING, strategy {strategy}: {what}. A few batches through the teacher tell "
             f"which dimensions can be rebuilt from the others; the compactors follow in closed form and are merged.",
-            ["calibrate.py", "--dataset_path", self.corpus, "--dev_path", self.dev, *self.teacher.text_options(),
-             *self.squeeze(teacher, strategy), "--calibration_batches", str(CALIBRATION_BATCHES),
-             "--compactors_path", self.compactors(strategy),
-             "--output_model_path", self.work / f"{name}.bin"],
+            ["calibrate.py", "--dataset_path", self.corpus, *self.teacher.text_options(),
+             *self.squeeze(teacher, strategy), "--calibration_batches", str(CALIBRATION_BATCHES), "--skip_evaluation",
+             "--compactors_path", self.compactors(strategy), "--output_model_path", self.work / f"{name}.bin"],
             self.evaluate(name, self.work / f"{name}.bin"))
         return self._row(f"WID {strategy}, calibrated", 0, name, done["seconds"][0]).seconds
 

@@ -132,22 +132,31 @@ class Speed(NamedTuple):
 def measure_speed(float32: bool = False, say: Callable[[str], object] = print) -> Speed:
     """Time forward and backward pass of a model like the teacher in float32 and bfloat16, and choose.
 
+    Where a single layer is slower in bfloat16, on some CPUs sixty times, the model is not tried in it.
+
     Args:
         float32: whatever is faster.
     """
     import torch
 
-    in_float32, in_bfloat16 = map(_seconds_of_a_step, (torch.float32, torch.bfloat16))
-    pays = torch.cuda.is_available() or in_float32 > 1.2 * in_bfloat16
-    speed = Speed(True, in_bfloat16) if pays and not float32 else Speed(False, in_float32)
+    from uer.precision import SLOW, slowdown
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    in_float32 = _seconds_of_a_step(torch.float32, device)
+    found, speed = f"{in_float32:.2f} s in float32", Speed(False, in_float32)
+    if not float32 and slowdown(torch.bfloat16, device) < SLOW:
+        in_bfloat16 = _seconds_of_a_step(torch.bfloat16, device)
+        found += f" and {in_bfloat16:.2f} s in bfloat16"
+        if device.type == "cuda" or in_float32 > 1.2 * in_bfloat16:
+            speed = Speed(True, in_bfloat16)
     amount = speed.amount()
-    say(f"A step of a model like the teacher takes {in_float32:.2f} s in float32 and {in_bfloat16:.2f} s in bfloat16 "
-        f"here:\nthe demo runs in {'bfloat16 (--bf16)' if speed.bf16 else 'float32'}, the teacher for "
+    say(f"A step of a model like the teacher takes {found} here:\n"
+        f"the demo runs in {'bfloat16 (--bf16)' if speed.bf16 else 'float32'}, the teacher for "
         f"{amount.teacher_steps} steps, each student for {amount.student_steps}.")
     return speed
 
 
-def _seconds_of_a_step(dtype: torch.dtype) -> float:
+def _seconds_of_a_step(dtype: torch.dtype, device: torch.device) -> float:
     """The fastest of a few, after one to warm up."""
     import torch
 
@@ -155,14 +164,13 @@ def _seconds_of_a_step(dtype: torch.dtype) -> float:
     from uer.models.build import from_scratch
 
     keep_freed_memory()  # as pretrain.py does
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = from_scratch(ModelConfig(384, 6, 12, 1536, 128, dropout=0.0), 30522, seed=1).to(device)
     src = torch.arange(16 * 128, device=device).view(16, 128)
     positions = torch.arange(3, src.numel(), 7, device=device)
     times = []
     for _ in range(5):
         begun = time.perf_counter()
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             loss, _ = model.loss(src, torch.ones_like(src), positions, positions, padded=False)
         first, *_ = torch.autograd.grad(loss, list(model.parameters()))
         first.sum().item()  # a GPU has to be waited for

@@ -37,6 +37,18 @@ def test_calibrate_makes_a_student_and_says_what_it_lost(files, tmp_path, capsys
         assert part in said
 
 
+def test_a_student_that_nobody_compares_is_the_same(files, tmp_path, capsys):
+    call("calibrate.py", *calibrate_options(files, tmp_path / "compared.bin"))
+    assert "student   " in capsys.readouterr().out
+    call("calibrate.py", *calibrate_options(files, tmp_path / "skipped.bin", "--skip_evaluation", "--output_format",
+                                            "uer", "huggingface"))
+    said = capsys.readouterr().out
+    assert "explained" in said and "student   " not in said
+    weights, wanted = (torch.load(tmp_path / f"{name}.bin", weights_only=True) for name in ("skipped", "compared"))
+    assert list(weights) == list(wanted) and all(torch.equal(weights[name], wanted[name]) for name in wanted)
+    assert "accuracy" not in (tmp_path / "skipped" / "README.md").read_text()
+
+
 def test_calibrating_to_the_teachers_size_gives_the_teacher(files, tmp_path):
     call("calibrate.py", "--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json",
          "--dataset_path", files / "data.pt", "--vocab_path", files / "vocab.txt", "--target_dim", TEACHER.hidden_size,
@@ -135,6 +147,7 @@ def test_soft_labels_and_resume_of_a_trained_student(files, tmp_path):
     (["--corpus_path", "nothing.txt"], "nothing.txt"),
     (["--corpus_path", "CORPUS", "--target_dim", "31"], "multiple of 2"),
     (["--corpus_path", "CORPUS", "--calibration_batches", "0"], "at least 1"),
+    (["--corpus_path", "CORPUS", "--dev_path", "CORPUS", "--skip_evaluation"], "give one of them"),
 ])
 def test_mistakes_are_one_sentence(files, tmp_path, capsys, options, word):
     options = [files / "corpus.txt" if option == "CORPUS" else option for option in options]

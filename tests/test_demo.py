@@ -16,7 +16,15 @@ from corpora import TOKENS, write_vocab
 from small import THREE_BY_8, teacher
 
 from demo import runner
-from demo.harvest import docstrings, documents, harvest, held_out, paragraphs, without_repeats
+from demo.harvest import (
+    docstrings,
+    documents,
+    harvest,
+    held_out,
+    paragraphs,
+    read_modules,
+    without_repeats,
+)
 from demo.picking import pick
 from demo.report import Row, plot, read_metrics, table
 from demo.runner import Runner, empty, shown, work_folder
@@ -78,6 +86,14 @@ def test_harvest_of_a_few_modules(tmp_path):
     harvest(tmp_path / "again.txt", tmp_path / "dev2.txt", ["json", "email", "unittest", "logging"], 6, processes=2)
     assert (tmp_path / "again.txt").read_text(encoding="utf-8") == texts[0]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"corpus.txt", "dev.txt"}
+
+
+def test_any_number_of_processes_reads_modules_in_their_order(tmp_path):
+    found = [(f"m{i}", tmp_path / f"m{i}.py") for i in range(501)]  # fewer are read in this process
+    for name, path in found:
+        path.write_text(f'"""About {name}."""\n')
+    wanted = [(name, [f"About {name}."]) for name, _ in found]
+    assert list(read_modules(found, 2)) == list(read_modules(found)) == wanted
 
 
 def test_the_name_alone_decides_what_is_held_out():
@@ -160,6 +176,17 @@ def test_slower_machines_do_less():
     assert not speed.bf16 and speed.seconds > 0 and "in float32, the teacher for" in lines[0]
     found = [Speed(True, seconds).amount() for seconds in (0.1, 0.5, 0.6, 0.7, 10)]
     assert found == [(200, 100, 400), (180, 80, 400), (160, 70, 400), (160, 50, 400), (80, 30, 200)]
+
+
+def test_bfloat16_is_not_tried_where_a_layer_is_slow_in_it(monkeypatch):
+    tried = []
+    monkeypatch.setattr("demo.setting._seconds_of_a_step", lambda dtype, device: tried.append(dtype) or 0.1)
+    for times, dtypes in ((60.0, [torch.float32]), (0.5, [torch.float32, torch.bfloat16])):
+        monkeypatch.setattr("uer.precision.slowdown", lambda half, device, times=times: times)
+        lines = []
+        assert not measure_speed(say=lines.append).bf16
+        assert tried == dtypes and ("in bfloat16 here" in lines[0]) == (len(dtypes) == 2)
+        tried.clear()
 
 
 def test_a_demo_that_goes_on_keeps_its_precision_and_steps(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from uer.formats.storage import write_json, write_via
 from uer.models.bert import Bert
 from uer.models.build import from_weights
 from uer.objective import evaluate
+from uer.precision import slow_products
 from uer.tokenizers import build_tokenizer
 
 
@@ -47,6 +48,8 @@ def evaluate_file(args: argparse.Namespace) -> Figures:
         print(f"note: {note}")
     dataset.check_positions(loaded.config.max_seq_length)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for warning in slow_products(torch.bfloat16 if args.bf16 else None, device, training=False):
+        print(warning, flush=True)
     loader = MlmLoader(dataset, args.batch_size, seed=0, prefetch=0)
     figures = measure(from_weights(loaded.config, loaded.weights).to(device), loader, device, args.bf16)
     print(f"{args.model_path}: {figures.parameters / 1e6:.1f} M parameters, loss {figures.loss:.4f}, accuracy "

@@ -204,6 +204,7 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group.add_argument("--dataset_path", nargs="+", metavar="FILE", help="dataset of preprocess.py, instead of text")
     group.add_argument("--dev_path", nargs="+", metavar="FILE",
                        help="held-out dataset to compare on (default: other parts of the text)")
+    group.add_argument("--skip_evaluation", action="store_true", help="do not compare teacher and student")
     add_tokenizer_options(parser)
     add_masking_options(parser)
     group = parser.add_argument_group("teacher and student")

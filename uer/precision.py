@@ -10,15 +10,19 @@ micro-batches, before the penalty on masked entries is added: the norm does not 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.nn.functional as F
 
 from uer.distributed import sum_over_ranks
 from uer.errors import UserError
 
 START, GROWTH_STEPS, LOWEST = 2.0**16, 2000, 2.0**-14
+TRIAL = 128, 512, 512  # rows, width before and after of the layer that CPUs are tried with
+SLOW = 1.5  # times as long as in float32: worth a word
 
 
 class LossScale:
@@ -109,6 +113,43 @@ class Precision:
         factor = (self.max_grad_norm / (self.norm + 1e-6)).clamp(max=1.0)
         if gradients:
             torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
+
+
+def slowdown(half: torch.dtype, device: torch.device, training: bool = True) -> float:
+    """How many times as long as in float32 a linear layer takes in `half`, tried out on CPUs; elsewhere 1.
+
+    A CPU without units for it (most before 2020, and many laptops') can take sixty times as long.
+
+    Args:
+        training: with its backward pass.
+    """
+    if device.type != "cpu":
+        return 1.0
+    return _seconds(half, training) / _seconds(torch.float32, training)
+
+
+def slow_products(half: torch.dtype | None, device: torch.device, training: bool = True) -> list[str]:
+    """What to tell who asked for `half` (None = float32) where that is slower than float32."""
+    times = slowdown(half, device, training) if half is not None else 1.0
+    if times < SLOW:
+        return []
+    option = "--bf16" if half is torch.bfloat16 else "--fp16"
+    return [f"warning: {option} is slow on this CPU: its products take {times:.0f} times as long as in float32; leave "
+            f"{option} out"]
+
+
+def _seconds(dtype: torch.dtype, training: bool) -> float:
+    """The fastest of a few passes of a linear layer."""
+    rows, width, out = TRIAL
+    x, weight = (torch.ones(n, width, dtype=dtype, requires_grad=training) for n in (rows, out))
+    times = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        y = F.linear(x, weight)
+        if training:
+            torch.autograd.grad(y, (x, weight), torch.ones_like(y))
+        times.append(time.perf_counter() - begun)
+    return min(times)
 
 
 def norm_of(tensors: list[torch.Tensor], device: torch.device, shared: bool) -> torch.Tensor:

@@ -31,7 +31,7 @@ from uer.models.build import from_scratch, from_weights
 from uer.objective import SoftTargets
 from uer.optimizers import schedule
 from uer.plan import plan
-from uer.precision import Precision
+from uer.precision import Precision, slow_products
 from uer.reports import Reports
 from uer.sharding import ShardedLearner
 from uer.signals import StopSignals
@@ -216,7 +216,10 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
                         f"{args.total_steps:,}")
     learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed,
                                   pooler)
-    precision = Precision(place.device, half_dtype(args), args.compose_tf32, args.max_grad_norm, args.compile)
+    half = half_dtype(args)
+    for warning in slow_products(half, place.device):
+        reports.say(warning)
+    precision = Precision(place.device, half, args.compose_tf32, args.max_grad_norm, args.compile)
     if precision.scale is not None and resumed is not None and "loss_scale" in resumed[2]:
         precision.scale.restore(resumed[2]["loss_scale"])
     if args.mask_path and place.leads and args.weight_squeeze:  # after all checks, as an older one may be there

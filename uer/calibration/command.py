@@ -37,9 +37,11 @@ EVALUATION_BATCHES = 64  # of INSTANCES, where no --dev_path is given
 
 
 def make_student(args: argparse.Namespace, command: str) -> None:
-    """Calibrate, compare teacher and student on held-out text, write the student."""
+    """Calibrate, compare teacher and student on held-out text unless that is not wanted, write the student."""
     if bool(args.corpus_path) == bool(args.dataset_path):
         raise UserError("give the text either as --corpus_path or, preprocessed, as --dataset_path")
+    if args.dev_path and args.skip_evaluation:
+        raise UserError("--dev_path is text to evaluate on, and --skip_evaluation leaves that out; give one of them")
     if args.calibration_batches < 1:
         raise UserError(f"--calibration_batches is {args.calibration_batches}, at least 1 is needed")
     paths = output_paths(args.output_model_path, args.output_format)
@@ -60,7 +62,8 @@ def make_student(args: argparse.Namespace, command: str) -> None:
         dataset = _dataset(args, Path(folder), loaded.config.max_seq_length)
         dataset.check_vocab(vocab)
         dataset.check_positions(loaded.config.max_seq_length)
-        held_out, where = _held_out(args, dataset, vocab, loaded.config.max_seq_length)
+        evaluating = not args.skip_evaluation
+        held_out, where = _held_out(args, dataset, vocab, loaded.config.max_seq_length) if evaluating else ([], "")
         batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking_options(args))
         begun = time.perf_counter()
         calibration = calibrate(loaded.config, weights, groups, batches)
@@ -78,16 +81,16 @@ def make_student(args: argparse.Namespace, command: str) -> None:
         student = {name: tensor.detach() for name, tensor in master.compose(multiply_out=True).items()}
         pooler = squeeze_pooler(shift_pooler(take_pooler(loaded.extras), calibration.offset), calibrated[COLUMNS],
                                 student[last_gamma(loaded.config.layers_num)])
-        results = [_evaluate(model_config, tensors, held_out, place)
-                   for model_config, tensors in ((loaded.config, weights), (student_config, student))]
-    for line in report(calibration, results, where, (weights, student)):
+        models = {"teacher": (loaded.config, weights), "student": (student_config, student)}
+        results = {who: _evaluate(*model, held_out, place) for who, model in models.items()} if evaluating else {}
+    for line in report(calibration, results, where, {"teacher": weights, "student": student}):
         print(line)
     facts = CardFacts(
         name=Path(args.output_model_path).stem, source=str(args.pretrained_model_path),
         how="Closed-form (calibrated) compactors from a few batches of teacher activations, merged; no training.",
         parameters=sum(tensor.numel() for tensor in student.values()), command=command, teacher=loaded.config,
         figures=[(f"{who}, MLM on {where}", f"loss {result.loss:.3f}, accuracy {100 * result.accuracy:.1f} %")
-                 for who, result in zip(("teacher", "student"), results)])
+                 for who, result in results.items()])
     for line in write_outputs(Source(student_config, student, facts, pooler, args.vocab_path), paths):
         print(f"written: {line}")
 
@@ -125,13 +128,15 @@ def _evaluate(config: ModelConfig, weights: dict[str, torch.Tensor], batches: li
     return evaluate(from_weights(config, weights), batches, place.device)
 
 
-def report(calibration: Calibration, results: list[Evaluation], where: str,
-           models: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]) -> list[str]:
-    """Lines: explained variance part by part, then teacher and student side by side."""
+def report(calibration: Calibration, results: dict[str, Evaluation], where: str,
+           models: dict[str, dict[str, torch.Tensor]]) -> list[str]:
+    """Lines: explained variance part by part, then teacher and student, where they were evaluated, side by side."""
     lines = ["", f"{'part':<40} explained"]
     lines += [f"{part:<40} {100 * share:8.1f} %" for part, share in calibration.explained]
-    lines += ["", f"on {where}, {results[0].predicted:,} predictions:", f"{'':<10} parameters   loss  accuracy"]
-    for who, result, tensors in zip(("teacher", "student"), results, models):
-        size = sum(tensor.numel() for tensor in tensors.values())
+    if results:
+        predicted = results["teacher"].predicted
+        lines += ["", f"on {where}, {predicted:,} predictions:", f"{'':<10} parameters   loss  accuracy"]
+    for who, result in results.items():
+        size = sum(tensor.numel() for tensor in models[who].values())
         lines.append(f"{who:<10} {size / 1e6:8.1f} M {result.loss:6.3f} {100 * result.accuracy:7.1f} %")
     return [*lines, ""]

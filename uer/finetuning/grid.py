@@ -19,6 +19,7 @@ from torch import nn
 from uer.errors import UserError
 from uer.finetuning.training import Clock, Combination, Outcome, Problem, Settings, in_words, tune
 from uer.formats.storage import write_json, write_via
+from uer.precision import slow_products
 from uer.pretraining import check_writable
 from uer.reports import Reports
 
@@ -119,6 +120,8 @@ def run_grid(grid: Sequence[Combination], results: Results, make: Callable[[int]
     waiting = [combination for combination in grid if results.find(combination) is None]
     if len(waiting) < len(grid):
         reports.say(f"{len(grid) - len(waiting)} of {len(grid)} runs are finished already")
+    for warning in slow_products(settings.half, device):
+        reports.say(warning)
     clock = Clock(len(waiting))
     for combination in waiting:
         spoken = f"{combination.words} | " if len(grid) > 1 else ""

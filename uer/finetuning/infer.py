@@ -15,6 +15,7 @@ from uer.finetuning.classify import check_length, predict
 from uer.finetuning.model import load_classifier, read_card
 from uer.finetuning.tasks import Task, read_uer
 from uer.formats.storage import write_via
+from uer.precision import slow_products
 from uer.pretraining import check_writable
 from uer.tokenizers import build_tokenizer
 
@@ -50,6 +51,8 @@ def infer(args: argparse.Namespace, given: set[str]) -> None:
     check_length(seq_length, model.embedding.position_embedding.num_embeddings)
     instances = encode(read_uer(task, args.test_path, labelled=False), tokenizer, seq_length)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for warning in slow_products(torch.bfloat16 if args.bf16 else None, device, training=False):
+        print(warning, flush=True)
     model.to(device).eval()
     with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
         logits = predict(model, instances, tokenizer.vocab.pad_id, device, args.batch_size)

@@ -57,10 +57,14 @@ class Settings:
         return cls(args.epochs_num, args.warmup, args.scheduler, args.weight_decay, args.max_grad_norm,
                    args.bias_correction, precision, args.report_steps)
 
+    @property
+    def half(self) -> torch.dtype | None:
+        """The dtype of matrix products, None = float32."""
+        return {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[self.precision]
+
     def autocast(self, device: torch.device) -> torch.autocast:
         """The precision of matrix products."""
-        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        return torch.autocast(device.type, dtype, enabled=self.precision != "fp32")
+        return torch.autocast(device.type, self.half or torch.bfloat16, enabled=self.half is not None)
 
 
 class Evaluation(NamedTuple):
