@@ -32,7 +32,7 @@ class Amount(NamedTuple):
 
 # up to so many seconds of a step of 16 x 128 tokens
 AMOUNTS = ((0.43, Amount(200, 100, 400)), (0.5, Amount(180, 80, 400)), (0.6, Amount(160, 70, 400)),
-           (0.7, Amount(160, 50, 400)), (float("inf"), Amount(80, 30, 200)))
+           (0.7, Amount(160, 50, 400)), (1.15, Amount(80, 30, 200)), (float("inf"), Amount(60, 20, 120)))
 
 
 @dataclass(frozen=True)

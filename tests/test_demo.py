@@ -29,12 +29,14 @@ from demo.picking import pick
 from demo.report import Row, plot, read_metrics, table
 from demo.runner import Runner, empty, shown, work_folder
 from demo.setting import Speed, Teacher, find_teacher, measure_speed, remembered_speed
+from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.tasks import read_uer, uer_task
 from uer.formats.export import save_uer
-from uer.models.build import from_weights
+from uer.models.build import from_scratch, from_weights
 
 ROOT = Path(__file__).resolve().parents[1]
+SMALL = ModelConfig(24, 2, 3, 48, 128, dropout=0.0)
 SOURCE = b'''"""Top.
 
 More
@@ -170,12 +172,14 @@ def test_teachers_of_ones_own(tmp_path, monkeypatch):
         find_teacher("absent", None, None)
 
 
-def test_slower_machines_do_less():
+def test_slower_machines_do_less(monkeypatch):
+    monkeypatch.setattr("uer.models.build.from_scratch", lambda config, words, seed: from_scratch(SMALL, words, seed))
     lines = []
     speed = measure_speed(float32=True, say=lines.append)
     assert not speed.bf16 and speed.seconds > 0 and "in float32, the teacher for" in lines[0]
-    found = [Speed(True, seconds).amount() for seconds in (0.1, 0.5, 0.6, 0.7, 10)]
-    assert found == [(200, 100, 400), (180, 80, 400), (160, 70, 400), (160, 50, 400), (80, 30, 200)]
+    found = [Speed(True, seconds).amount() for seconds in (0.1, 0.5, 0.6, 0.7, 1.1, 10)]
+    assert found == [(200, 100, 400), (180, 80, 400), (160, 70, 400), (160, 50, 400), (80, 30, 200),
+                     (60, 20, 120)]
 
 
 def test_bfloat16_is_not_tried_where_a_layer_is_slow_in_it(monkeypatch):
