@@ -132,7 +132,7 @@ class Speed(NamedTuple):
 def measure_speed(float32: bool = False, say: Callable[[str], object] = print) -> Speed:
     """Time forward and backward pass of a model like the teacher in float32 and bfloat16, and choose.
 
-    Where a single layer is slower in bfloat16, on some CPUs sixty times, the model is not tried in it.
+    Where a single layer is slower in bfloat16, on some CPUs thirty times, the model is not tried in it.
 
     Args:
         float32: whatever is faster.

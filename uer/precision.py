@@ -118,7 +118,7 @@ class Precision:
 def slowdown(half: torch.dtype, device: torch.device, training: bool = True) -> float:
     """How many times as long as in float32 a linear layer takes in `half`, tried out on CPUs; elsewhere 1.
 
-    A CPU without units for it (most before 2020, and many laptops') can take sixty times as long.
+    A CPU without units for it (most before 2020, and many laptops') can take thirty times as long.
 
     Args:
         training: with its backward pass.

@@ -192,8 +192,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         check_compiler(place.device)
     dataset, dev, vocab = open_data(args, place)
     loaded = load_teacher(args, len(vocab))
-    for note in loaded.notes:
-        reports.say(note)
+    for line in (*loaded.notes, *slow_products(half_dtype(args), place.device)):
+        reports.say(line)
     if args.dropout is not None:
         loaded.config = replace(loaded.config, dropout=float(args.dropout))
     for loader in (dataset, dev):
@@ -216,10 +216,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
                         f"{args.total_steps:,}")
     learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed,
                                   pooler)
-    half = half_dtype(args)
-    for warning in slow_products(half, place.device):
-        reports.say(warning)
-    precision = Precision(place.device, half, args.compose_tf32, args.max_grad_norm, args.compile)
+    precision = Precision(place.device, half_dtype(args), args.compose_tf32, args.max_grad_norm, args.compile)
     if precision.scale is not None and resumed is not None and "loss_scale" in resumed[2]:
         precision.scale.restore(resumed[2]["loss_scale"])
     if args.mask_path and place.leads and args.weight_squeeze:  # after all checks, as an older one may be there

@@ -83,7 +83,7 @@ def make_student(args: argparse.Namespace, command: str) -> None:
                                 student[last_gamma(loaded.config.layers_num)])
         models = {"teacher": (loaded.config, weights), "student": (student_config, student)}
         results = {who: _evaluate(*model, held_out, place) for who, model in models.items()} if evaluating else {}
-    for line in report(calibration, results, where, {"teacher": weights, "student": student}):
+    for line in report(calibration, results, where, models):
         print(line)
     facts = CardFacts(
         name=Path(args.output_model_path).stem, source=str(args.pretrained_model_path),
@@ -129,7 +129,7 @@ def _evaluate(config: ModelConfig, weights: dict[str, torch.Tensor], batches: li
 
 
 def report(calibration: Calibration, results: dict[str, Evaluation], where: str,
-           models: dict[str, dict[str, torch.Tensor]]) -> list[str]:
+           models: dict[str, tuple[ModelConfig, dict[str, torch.Tensor]]]) -> list[str]:
     """Lines: explained variance part by part, then teacher and student, where they were evaluated, side by side."""
     lines = ["", f"{'part':<40} explained"]
     lines += [f"{part:<40} {100 * share:8.1f} %" for part, share in calibration.explained]
@@ -137,6 +137,6 @@ def report(calibration: Calibration, results: dict[str, Evaluation], where: str,
         predicted = results["teacher"].predicted
         lines += ["", f"on {where}, {predicted:,} predictions:", f"{'':<10} parameters   loss  accuracy"]
     for who, result in results.items():
-        size = sum(tensor.numel() for tensor in models[who].values())
+        size = sum(tensor.numel() for tensor in models[who][1].values())
         lines.append(f"{who:<10} {size / 1e6:8.1f} M {result.loss:6.3f} {100 * result.accuracy:7.1f} %")
     return [*lines, ""]

@@ -150,8 +150,8 @@ class _Sums:
 
     def _logits(self, features: torch.Tensor, columns: slice, unit: float = 1.0) -> torch.Tensor:
         """[rows, columns], in float32 at least, `unit` in a nat."""
-        table, bias = self.table[columns], self.bias[columns] * unit
-        if features.dtype == self.full == bias.dtype:
+        table, bias = self.table[columns], self.bias[columns].to(self.full) * unit
+        if features.dtype == self.full:
             return mm(features * unit, table.t(), bias)
         logits = mm(features, table.t()).to(self.full)
         return torch.add(bias, logits, alpha=unit, out=logits)
