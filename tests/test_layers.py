@@ -194,11 +194,18 @@ def test_loss_is_summed_and_counts_right_predictions():
     assert mlm_loss(logits.bfloat16(), labels)[0].dtype == torch.float32
 
 
+def small_blocks(monkeypatch: pytest.MonkeyPatch, block: int, line: int = 1) -> None:
+    """Blocks of so many logits, a multiple of `line` wide."""
+    monkeypatch.setattr(vocabulary_loss_module, "BLOCK", block)
+    monkeypatch.setattr(vocabulary_loss_module, "LINE", line)
+
+
+@pytest.mark.parametrize("line", [1, 4])
 @pytest.mark.parametrize("block", [1, 14, 30, 1000])  # of a slice of all rows: one column, two, four or five, all nine
 @pytest.mark.parametrize("elements", [1, 27, 45, 1000])  # of a slice: one row, three rows, five, all seven
-def test_vocabulary_loss_in_slices(monkeypatch: pytest.MonkeyPatch, elements: int, block: int):
+def test_vocabulary_loss_in_slices(monkeypatch: pytest.MonkeyPatch, elements: int, block: int, line: int):
     monkeypatch.setitem(vocabulary_loss_module.SLICE, "cpu", elements)
-    monkeypatch.setattr(vocabulary_loss_module, "BLOCK", block)
+    small_blocks(monkeypatch, block, line)
     monkeypatch.setattr(vocabulary_loss_module, "FEW_ROWS", 1)
     inputs = [normal(7, 4), normal(9, 4, seed=1), normal(9, seed=2)]
     labels = torch.tensor([3, 1, 4, 1, 5, 0, 8])
@@ -218,7 +225,7 @@ def test_vocabulary_loss_in_slices(monkeypatch: pytest.MonkeyPatch, elements: in
 @pytest.mark.parametrize("low, high", [(-900.0, -900.0), (-70.0, -50.0), (-50.0, 60.0), (60.0, 80.0), (900.0, 900.0)])
 def test_vocabulary_loss_of_small_and_large_logits(monkeypatch: pytest.MonkeyPatch, low: float, high: float):
     """Rows whose exponentials are a float32 in a slice with others whose are not."""
-    monkeypatch.setattr(vocabulary_loss_module, "BLOCK", 45)
+    small_blocks(monkeypatch, 45)
     features, weight = normal(30, 4), normal(9, 4, seed=1)
     features[:, 0], weight[:, 0] = torch.linspace(low, high, 30), 1.0  # this much in all logits of a row
     labels = torch.arange(30) % 9
@@ -252,7 +259,7 @@ def test_vocabulary_loss_without_rows_and_of_unlikely_labels(monkeypatch: pytest
     assert empty == 0 and right == 0 and not weight.grad.any()
     bias = torch.zeros(9).index_fill(0, torch.tensor([2]), 1e4)
     for block in (1000, 3):  # logits
-        monkeypatch.setattr(vocabulary_loss_module, "BLOCK", block)
+        small_blocks(monkeypatch, block)
         loss, _ = vocabulary_loss(torch.zeros(1, 4), weight, bias, torch.tensor([3]))
         assert loss == 1e4
         weight.grad = None
@@ -262,11 +269,21 @@ def test_vocabulary_loss_without_rows_and_of_unlikely_labels(monkeypatch: pytest
 
 @pytest.mark.parametrize("block", [1, 6, 1000])
 def test_of_equal_logits_the_first_is_the_prediction(monkeypatch: pytest.MonkeyPatch, block: int):
-    monkeypatch.setattr(vocabulary_loss_module, "BLOCK", block)
+    small_blocks(monkeypatch, block)
     weight, labels = torch.zeros(9, 4), torch.tensor([0, 3, 8])
     assert vocabulary_loss(torch.ones(3, 4), weight, torch.zeros(9), labels)[1] == 1
     bias = torch.zeros(9).index_fill(0, torch.tensor([3, 8]), 1.0)
     assert vocabulary_loss(torch.ones(3, 4), weight, bias, labels)[1] == 1
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 16])
+@pytest.mark.parametrize("length", [0, 1, 9, 15, 16, 17, 100])
+def test_parts_are_multiples(length: int, multiple: int):
+    for room in (1, 30, 1000):
+        parts = vocabulary_loss_module._parts(length, 3, room, multiple)
+        assert [i for part in parts for i in range(part.start, part.stop)] == list(range(length))
+        assert all((part.stop - part.start) % multiple == 0 for part in parts[:-1])
+        assert all(3 * (part.stop - part.start - multiple) < room for part in parts)
 
 
 def test_vocabulary_loss_under_autocast(monkeypatch: pytest.MonkeyPatch):

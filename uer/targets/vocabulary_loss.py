@@ -27,6 +27,7 @@ SLICE = {"cpu": 1 << 26}  # logits at a time; few slices, as the products read t
 SLICE_ELSEWHERE = 1 << 28
 BLOCK = 1 << 21  # of these worked on at a time, on a CPU
 FEW_ROWS = 512  # fewer have no wider blocks: products of another shape are faster
+LINE = 16  # numbers; a block is a multiple of it wide, as a row that begins inside a cache line takes longer to write
 LARGEST = -86.0, 101.0  # bits; where a row's largest logit may lie so that float32 holds all e that count, and sums
 BITS = 1 / math.log(2)  # in a nat
 
@@ -115,7 +116,7 @@ class _Sums:
         others = torch.zeros_like(largest)  # E
         room = torch.empty(len(label) * len(self.table), dtype=self.full) if self.training else None
         blocks = []
-        for columns in _parts(len(self.table), max(len(label), FEW_ROWS), BLOCK):
+        for columns in _parts(len(self.table), max(len(label), FEW_ROWS), BLOCK, LINE):
             logits = self._logits(features, columns, BITS)
             inside = ((label >= columns.start) & (label < columns.stop)).nonzero()[:, 0]
             place = label[inside] - columns.start
@@ -157,8 +158,8 @@ class _Sums:
         return torch.add(bias, logits, alpha=unit, out=logits)
 
 
-def _parts(length: int, width: int, room: int) -> list[slice]:
-    """`length` in equal parts, as few as `room` for parts × `width` allows."""
+def _parts(length: int, width: int, room: int, multiple: int = 1) -> list[slice]:
+    """`length` in equal parts, as few as `room` for parts × `width` allows, then rounded up to a `multiple`."""
     parts = min(length, -(-length * width // room)) if length else 0
-    size = -(-length // max(1, parts))
+    size = -(-length // max(1, parts) // multiple) * multiple
     return [slice(start, min(start + size, length)) for start in range(0, length, max(1, size))]
