@@ -56,7 +56,7 @@ def compare(ways: dict[str, Callable[[], object]], turns: int,
 
 def line(what: str, found: dict[str, float]) -> None:
     theirs, ours = found["torch"], found["here"]
-    print(f"{what:44} torch {theirs:7.1f} ms   here {ours:7.1f} ms   {theirs / ours:4.1f}x", flush=True)
+    print(f"{what:52} torch {theirs:7.1f} ms   here {ours:7.1f} ms   {theirs / ours:4.1f}x", flush=True)
 
 
 def backward(way: Callable, arguments: tuple, gradient: torch.Tensor) -> None:
@@ -67,15 +67,18 @@ def backward(way: Callable, arguments: tuple, gradient: torch.Tensor) -> None:
 def kernels(turns: int) -> None:
     """Forward and backward pass of attention."""
     for shape in SHAPES:
-        for dtype, dropout in ((torch.bfloat16, 0.0), (torch.bfloat16, 0.1), (torch.float32, 0.1)):
-            batch, heads, seq, size = shape
+        batch, heads, seq, size = shape
+        padding = (torch.arange(seq) < torch.arange(seq - batch, seq)[:, None])[:, None, None, :]
+        for dtype, dropout, mask in ((torch.bfloat16, 0.0, None), (torch.bfloat16, 0.1, None),
+                                     (torch.float32, 0.1, None), (torch.float32, 0.1, padding)):
             query, key, value = (torch.randn(batch, seq, heads, size, dtype=dtype).transpose(1, 2).requires_grad_()
                                  for _ in range(3))
             gradient = torch.randn_like(query)
-            arguments = (query, key, value, None, dropout)
+            arguments = (query, key, value, mask, dropout)
             found = compare({"torch": partial(backward, torchs, arguments, gradient),
                              "here": partial(backward, attention, arguments, gradient)}, turns)
-            line(f"attention {' x '.join(map(str, shape))}, {str(dtype)[6:]}, dropout {dropout}", found)
+            line(f"attention {' x '.join(map(str, shape))}, {str(dtype)[6:]}, dropout {dropout}"
+                 + ("" if mask is None else ", padded"), found)
 
 
 def with_torchs_dropout(module: nn.Module) -> nn.Module:

@@ -113,7 +113,8 @@ def _weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, 
     scores = room[: len(query)]
     torch.baddbmm(scores, query, key, beta=0, alpha=query.shape[-1] ** -0.5, out=scores)
     if mask is not None:
-        scores.view(len(mask), -1, *scores.shape[1:]).masked_fill_(~mask, torch.finfo(scores.dtype).min)
+        padding = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min / 2)
+        scores.view(len(mask), -1, *scores.shape[1:]).add_(padding)  # filling takes eight times as long
     return torch.softmax(scores, -1, out=scores)
 
 
