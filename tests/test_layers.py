@@ -242,6 +242,26 @@ def test_vocabulary_loss_of_small_and_large_logits(monkeypatch: pytest.MonkeyPat
             torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
 
 
+@pytest.mark.parametrize("vocabulary", [50, 64])
+def test_words_that_fill_up_the_vocabulary_count_for_nothing(monkeypatch: pytest.MonkeyPatch, vocabulary: int):
+    monkeypatch.setitem(vocabulary_loss_module.SLICE, "cpu", 3 * vocabulary)
+    lengths, logits_of = [], vocabulary_loss_module._Sums._logits
+    monkeypatch.setattr(vocabulary_loss_module._Sums, "_logits",
+                        lambda sums, *rest: lengths.append(len(sums.table)) or logits_of(sums, *rest))
+    exact = [normal(7, 16), normal(vocabulary, 16, seed=1), normal(vocabulary, seed=2) - 20]  # below a 0 of theirs
+    exact = [tensor.half().double().requires_grad_() for tensor in exact]
+    labels = torch.tensor([3, 1, 4, 1, 49, 0, 8])
+    logits = exact[0] @ exact[1].T + exact[2]
+    expected = nn.functional.cross_entropy(logits, labels, reduction="sum")
+    inputs = [tensor.detach().half().requires_grad_() for tensor in exact]
+    loss, right = vocabulary_loss(*inputs, labels)
+    assert set(lengths) == {64} and len(lengths) > 1
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-3)
+    assert right == (logits.argmax(1) == labels).sum()
+    for mine, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, exact)):
+        torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=5e-3 * theirs.abs().max().item())
+
+
 def test_vocabulary_loss_of_what_is_not_a_number():
     features = normal(3, 4).index_fill(0, torch.tensor([1]), torch.nan)
     assert vocabulary_loss(features, normal(9, 4), torch.zeros(9), torch.tensor([3, 1, 4]))[0].isnan()

@@ -13,6 +13,10 @@ be. With e = exp(logit), but 0 for the label, E = Σ e over the vocabulary and Z
 Σ e W is gathered before Z is known, and no pass divides by it. This needs logits whose exp is a float32: `LARGEST`. For
 others, which are rare, the softmax is taken. e is 2 to the power of the logit in bits, which the product yields as well
 as in nats: torch's exp2 takes half as long as its exp.
+
+Elsewhere the vocabulary is filled up to a multiple of `TILE` with words whose logits are -inf: the kernels of tensor
+cores ask for rows of a multiple of 16 bytes (cuBLAS documentation, Tensor Core restrictions), which 30,522 logits are
+not.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 
 from uer.products import add_mm, mm
 
@@ -28,6 +33,7 @@ SLICE_ELSEWHERE = 1 << 28
 BLOCK = 1 << 21  # of these worked on at a time, on a CPU
 FEW_ROWS = 512  # fewer have no wider blocks: products of another shape are faster
 LINE = 16  # numbers; a block is a multiple of it wide, as a row that begins inside a cache line takes longer to write
+TILE = 64  # words; off the CPU a table is a multiple of it long
 LARGEST = -86.0, 101.0  # bits; where a row's largest logit may lie so that float32 holds all e that count, and sums
 BITS = 1 / math.log(2)  # in a nat
 
@@ -53,8 +59,11 @@ class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor,
                 training: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        sums = _Sums(features, weight.to(features.dtype), bias, labels, training)
         blocks = features.device.type == "cpu" and features.dtype != torch.float16  # whose numbers end at exp(11)
+        table, offsets = weight.to(features.dtype), bias
+        if not blocks and (missing := -len(weight) % TILE):
+            table, offsets = F.pad(table, (0, 0, 0, missing)), F.pad(bias, (0, missing), value=-torch.inf)
+        sums = _Sums(features, table, offsets, labels, training)
         for rows in _parts(len(features), len(weight), SLICE.get(features.device.type, SLICE_ELSEWHERE)):
             if not blocks:
                 sums.add(rows)
@@ -62,8 +71,8 @@ class _VocabularyLoss(torch.autograd.Function):
                 for few in _parts(rows.stop - rows.start, len(weight), BLOCK):
                     sums.add(slice(rows.start + few.start, rows.start + few.stop))
         if training:
-            ctx.save_for_backward(sums.d_features.to(features.dtype), sums.d_weight.to(weight.dtype),
-                                  sums.d_bias.to(bias.dtype))
+            ctx.save_for_backward(sums.d_features.to(features.dtype), sums.d_weight[: len(weight)].to(weight.dtype),
+                                  sums.d_bias[: len(bias)].to(bias.dtype))
         ctx.mark_non_differentiable(sums.correct)
         return sums.loss, sums.correct
 
@@ -77,7 +86,8 @@ class _Sums:
     """Loss, number of right predictions and, in training, gradients, over the rows added so far.
 
     Args:
-        table: the weight in the features' dtype; everything else as for `vocabulary_loss`.
+        table: the weight in the features' dtype, and with it the bias, as long as is fastest; everything else as for
+            `vocabulary_loss`.
     """
 
     def __init__(self, features: torch.Tensor, table: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor,
