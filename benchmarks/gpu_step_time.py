@@ -116,7 +116,7 @@ class Way:
                 self.learner.penalty.before_update(next(self.steps))
                 self.learner.optimizer.set_factor(1.0)
                 self.learner.optimizer.step()
-                self.learner.optimizer.zero_grad(set_to_none=True)
+                self.learner.optimizer.zero_grad()
             else:
                 self.learner.finish(self._step_number(), 1.0)
         return loss.detach()

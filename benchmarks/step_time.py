@@ -208,7 +208,7 @@ def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], fl
             loss.backward()
             plain_optimizer.set_factor(1.0)
             plain_optimizer.step()
-            plain_optimizer.zero_grad(set_to_none=True)
+            plain_optimizer.zero_grad()
             return loss.item()
 
         return plain_step
@@ -224,7 +224,7 @@ def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], fl
             penalty.before_update(next(step))
             optimizer.set_factor(1.0)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             return loss.item()
 
         return activations_step

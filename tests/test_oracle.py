@@ -133,7 +133,7 @@ def test_squeezing_a_trained_model_changes_nothing_that_matters(trained: dict, s
                            l2_lambda=20.0, learning_rate=1e-4, compactor_learning_rate=1e-3)
     learner, left = product.learner, []
     held_out = [batch(TRAINED, 10**5, rows=64)]
-    for step in range(1, 201):
+    for step in range(1, 161):
         batches = micro_batches(TRAINED, step, 2)
         assert product.step(batches) == pytest.approx(oracle.step(batches), rel=1e-4), f"step {step}, after {left}"
         ready = learner.ready_to_leave(step)

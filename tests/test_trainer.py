@@ -1,5 +1,8 @@
 """The trainer through pretrain.py's own entry: resume, several processes, reports, what is trained and what is not."""
 
+import functools
+import math
+import os
 import shutil
 import socket
 import subprocess
@@ -19,11 +22,11 @@ from uer.squeeze.mask_file import read_masks
 
 # -- resume ------------------------------------------------------------------------------------------------------------
 
-RUNS = {
-    # masks at 6, 12, … 96; groups leave for good in several steps until about 110
-    "fade": ([*WID, "--penalty", "fade", "--w_step", "6", "--total_steps", "120"], (5, 40, 60, 115)),
+RUNS = {  # options; where to go on
+    # masks at 3, 6, … 48; groups leave for good in several steps until about 50
+    "fade": ([*WID, "--penalty", "fade", "--w_step", "3", "--total_steps", "60"], (2, 20, 32, 54)),
     "taylor": ([*WID, "--penalty", "fade", "--mask_scores", "taylor", "--mask_schedule_share", "0.8", "--total_steps",
-                "100"], (5, 60)),
+                "60"], (5, 35)),
     "published": ([*WID, "--w_step", "2", "--total_steps", "30", "--compactor_mask_strategy", "head"], (10, 25)),
     "calibrated": ([*WID, "--compactor_init", "calibrated", "--calibration_batches", "2", "--total_steps", "10"], (5,)),
     "student": ([*WID[:-2], "--compactor_init", "calibrated", "--calibration_batches", "2", "--total_steps", "10",
@@ -35,29 +38,46 @@ RUNS = {
 SCORING = "encoder.transformer.0.self_attn.left_compactor.2"  # of the residual stream
 
 
-@pytest.mark.parametrize("kind", RUNS)
-def test_resume_equals_the_uninterrupted_run(bench, tmp_path, monkeypatch, kind):
+def command(bench, kind: str) -> list[str]:
+    """Checkpoints and reports wherever a resume begins, at least."""
     more, steps = RUNS[kind]
-    words = options(bench, *more, accumulation_steps=2, save_checkpoint_steps=5, report_steps=5, tb_path="logs")
-    (tmp_path / "whole").mkdir()
-    monkeypatch.chdir(tmp_path / "whole")
-    run(words)
+    often = math.gcd(*steps)
+    return options(bench, *more, accumulation_steps=2, save_checkpoint_steps=often, report_steps=often, tb_path="logs")
+
+
+@pytest.fixture(scope="module")
+def whole(bench, tmp_path_factory):
+    """The folder of an uninterrupted run of a kind, made once."""
+    @functools.cache
+    def folder(kind: str) -> Path:
+        made = tmp_path_factory.mktemp("whole")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(made)
+            run(command(bench, kind))
+        return made
+    return folder
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_resume_equals_the_uninterrupted_run(bench, whole, tmp_path, monkeypatch, kind):
+    more, steps = RUNS[kind]
     total = int(more[more.index("--total_steps") + 1])
-    whole = load_checkpoint(Path(f"model.bin-{total}"))
-    losses = {entry["step"]: entry["loss"] for entry in reports(Path("logs"), "train")}
+    expected = load_checkpoint(whole(kind) / f"model.bin-{total}")
+    losses = {entry["step"]: entry["loss"] for entry in reports(whole(kind) / "logs", "train")}
+    masks = whole(kind) / "masks.txt"
     for step in steps:
         (tmp_path / f"from{step}").mkdir()
-        for ending in ("", ".json", ".resume"):
-            shutil.copy(f"../whole/model.bin-{step}{ending}", tmp_path / f"from{step}")
-        if Path("../whole/masks.txt").exists():
-            shutil.copy("../whole/masks.txt", tmp_path / f"from{step}")
         monkeypatch.chdir(tmp_path / f"from{step}")
-        run([*words, "--resume"])
-        assert_same(load_checkpoint(Path(f"model.bin-{total}")), whole)
+        for ending in ("", ".json", ".resume"):
+            shutil.copy(whole(kind) / f"model.bin-{step}{ending}", ".")
+        if masks.exists():
+            shutil.copy(masks, ".")
+        run([*command(bench, kind), "--resume"])
+        assert_same(load_checkpoint(Path(f"model.bin-{total}")), expected)
         again = {entry["step"]: entry["loss"] for entry in reports(Path("logs"), "train")}
         assert again == {at: loss for at, loss in losses.items() if at > step}
-        if Path("masks.txt").exists():
-            assert Path("masks.txt").read_text() == Path("../whole/masks.txt").read_text()
+        if masks.exists():
+            assert Path("masks.txt").read_text() == masks.read_text()
 
 
 def test_a_model_from_scratch_learns_from_soft_labels(bench, tmp_path, monkeypatch):
@@ -73,16 +93,15 @@ def test_a_model_from_scratch_learns_from_soft_labels(bench, tmp_path, monkeypat
     assert not torch.equal(*(weights["embedding.word_embedding.weight"] for weights in made))
 
 
-def test_the_run_with_fade_covers_every_phase(bench, tmp_path, monkeypatch):
+def test_the_run_with_fade_covers_every_phase(whole):
     """Before the schedule, inside it, between squeezes, after the last: what the resumes above rest on."""
-    monkeypatch.chdir(tmp_path)
-    more, steps = RUNS["fade"]
-    run(options(bench, *more, accumulation_steps=2, report_steps=5, tb_path="logs"))
-    left = [entry["step"] for entry in reports(Path("logs"), "squeeze")]
-    kept = {entry["step"]: entry["kept/hidden"] for entry in reports(Path("logs"), "train")}
-    assert kept[5] == 32 > kept[40] > kept[60] == 16
-    assert 40 < left[0] <= 60 < left[-1] <= 115 and sorted(steps) == list(steps)
-    for entry in reports(Path("logs"), "squeeze"):
+    squeezes = reports(whole("fade") / "logs", "squeeze")
+    left = [entry["step"] for entry in squeezes]
+    kept = {entry["step"]: entry["kept/hidden"] for entry in reports(whole("fade") / "logs", "train")}
+    before, inside, between, after = RUNS["fade"][1]
+    assert kept[before] == 32 > kept[inside] > kept[between] == 16
+    assert inside < left[0] <= between < left[-1] <= after
+    for entry in squeezes:
         assert entry["loss_after"] == pytest.approx(entry["loss_before"], rel=1e-3)
 
 
@@ -137,6 +156,16 @@ def test_two_processes_equal_one_with_twice_the_batch(bench, tmp_path, monkeypat
     one, two = load_checkpoint(Path("model.bin-24")), load_checkpoint(Path("two.bin-24"))
     assert two[1]["squeezed"] == one[1]["squeezed"]
     assert_same(two[2]["keep"], one[2]["keep"])
+
+
+def test_no_run_waits_for_torchs_compiler(bench, tmp_path):
+    """torch._dynamo, which torch's own optimizers import at their first step, takes nearly two seconds."""
+    code = "import sys; from bench import run; run(sys.argv[1:]); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *options(bench, *WID, "--max_grad_norm", "1", total_steps=2)],
+                          cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 # -- what is trained, what is told -------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ import torch
 
 from uer.errors import UserError
 from uer.formats.storage import PendingFiles, read_tensors, reason, save_state_dict, torch_load, write_json
+from uer.optimizers import AdamW
 
 FORMAT = 1
 RESUME = {"format", "step", "optimizer"}  # and, of a run with masks, what `Trainer.save` adds
@@ -143,14 +144,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
 # -- the optimizer -----------------------------------------------------------------------------------------------------
 
 
-def optimizer_state(named: list[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def optimizer_state(named: list[tuple[str, torch.nn.Parameter]], optimizer: AdamW) -> dict[str, Any]:
     """Adam's moments by parameter name."""
     return {name: {key: optimizer.state[parameter][key].cpu() for key in ("exp_avg", "exp_avg_sq")}
             for name, parameter in named if parameter in optimizer.state}
 
 
 def restore_optimizer(state: dict[str, Any], named: list[tuple[str, torch.nn.Parameter]],
-                      optimizer: torch.optim.Optimizer) -> None:
+                      optimizer: AdamW) -> None:
     """The inverse of `optimizer_state`."""
     for name, parameter in named:
         if parameter not in optimizer.state:

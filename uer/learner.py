@@ -61,7 +61,7 @@ class PlainLearner:
         self.student, self.optimizer = student, optimizer
 
     def prepare(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
 
     def finish(self, step: int, factor: float, update: bool = True, clip: Clip | None = None) -> bool:
         if update:
@@ -69,7 +69,7 @@ class PlainLearner:
                 clip([p.grad for p in self.student.parameters() if p.grad is not None])
             self.optimizer.set_factor(factor)
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         return False
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+from torch.optim.adamw import adamw
 
 BETAS = (0.9, 0.999)
 EPS = 1e-6
@@ -21,28 +22,45 @@ NO_DECAY = ("bias", "gamma", "beta")
 LONG_AGO = float(2**30)
 
 
-class AdamW(torch.optim.AdamW):
+class AdamW:
     """AdamW without bias correction; `learning_rates` are set per step by `set_factor`.
+
+    Not a `torch.optim.Optimizer`: the first use of one imports torch's compiler, which takes nearly two seconds.
 
     Args:
         groups: dicts with `params`, `lr` and `weight_decay`.
         bias_correction: divide m by 1 − β₁ᵗ and v by 1 − β₂ᵗ after all.
-
-    `found_inf`, where set to a float tensor, is looked at on the device: not 0 leaves weights and moments as they are.
+    Attributes:
+        param_groups: the groups, with the `lr` and `weight_decay` of the next step.
+        state: of each parameter, its `step`, `exp_avg` and `exp_avg_sq`.
+        found_inf: where set to a float tensor, it is looked at on the device: not 0 leaves weights and moments as they
+            are.
     """
 
-    found_inf: torch.Tensor | None = None
-
     def __init__(self, groups: Iterable[dict], bias_correction: bool = False):
-        super().__init__(list(groups), betas=BETAS, eps=EPS, fused=True)
+        self.param_groups = [{**group, "base_lr": group["lr"], "base_decay": group["weight_decay"]} for group in groups]
+        self.state = {parameter: {
+            "step": torch.tensor(0.0 if bias_correction else LONG_AGO, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        } for group in self.param_groups for parameter in group["params"]}
+        self.found_inf: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the parameters that have a gradient."""
         for group in self.param_groups:
-            group["base_lr"], group["base_decay"] = group["lr"], group["weight_decay"]
-            for parameter in group["params"]:
-                self.state[parameter] = {
-                    "step": torch.tensor(0.0 if bias_correction else LONG_AGO, device=parameter.device),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            steps, means, squares = ([self.state[parameter][key] for parameter in parameters]
+                                     for key in ("step", "exp_avg", "exp_avg_sq"))
+            adamw(parameters, [parameter.grad for parameter in parameters], means, squares, [], steps, fused=True,
+                  found_inf=self.found_inf, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=group["lr"],
+                  weight_decay=group["weight_decay"], eps=EPS, maximize=False)
+
+    def zero_grad(self) -> None:
+        """Gradients become None."""
+        for parameter in self.state:
+            parameter.grad = None
 
     def set_factor(self, factor: float) -> None:
         """Use factor × base learning rate in the next step."""

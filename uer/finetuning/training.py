@@ -139,12 +139,12 @@ def tune(model: nn.Module, problem: Problem, combination: Combination, settings:
                 loss = problem.loss(model, batch)
             scaler.scale(loss).backward()
             if settings.max_grad_norm:
-                scaler.unscale_(optimizer)
+                scaler.unscale_(optimizer)  # type: ignore[arg-type]  # all it takes are groups and a step
                 nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
             optimizer.set_factor(factor(step))
-            scaler.step(optimizer)
+            scaler.step(optimizer)  # type: ignore[arg-type]
             scaler.update()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             losses += loss.detach()
             step += 1
             if step % settings.report_steps == 0:

@@ -87,7 +87,7 @@ class WidLearner:
             self.optimizer.set_factor(factor)
             self.optimizer.step()
             self.penalty.after_update(step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         return changed
 
     def update_masks(self, step: int) -> bool:

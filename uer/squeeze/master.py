@@ -17,6 +17,7 @@ from torch import nn
 from uer.config import ModelConfig
 from uer.models.bert import Bert
 from uer.models.sizes import BertSizes, LayerSizes
+from uer.optimizers import AdamW
 from uer.products import product
 from uer.squeeze.composition import applies_to_features, applies_to_rows, effective
 from uer.squeeze.groups import MaskGroup
@@ -230,7 +231,7 @@ class Master:
         return largest
 
     @torch.no_grad()
-    def squeeze(self, group: MaskGroup, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def squeeze(self, group: MaskGroup, optimizer: AdamW | None = None) -> None:
         """Drop a group's masked dimensions for good, from the compactors, the LayerNorms and the optimizer's state."""
         if group.squeezed:
             return
@@ -244,7 +245,7 @@ class Master:
                 self._narrow(f"{name}.gamma", 0, index, optimizer)
                 self._narrow(f"{name}.beta", 0, index, optimizer)
 
-    def _narrow(self, name: str, dim: int, index: torch.Tensor, optimizer: torch.optim.Optimizer | None) -> None:
+    def _narrow(self, name: str, dim: int, index: torch.Tensor, optimizer: AdamW | None) -> None:
         parameter = self.parameters[name]
         shape = parameter.shape
         parameter.data = parameter.data.index_select(dim, index)
