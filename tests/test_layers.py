@@ -354,6 +354,30 @@ def test_initialise():
 # -- optimizer ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("unscaled", [False, True])
+def test_adamw_leaves_overflows_to_the_device(monkeypatch: pytest.MonkeyPatch, unscaled: bool):
+    """With torch's GradScaler: the step is called, told of the overflow, and changes nothing; else as without."""
+    parameters = [nn.Parameter(normal(5, dtype=torch.float32)) for _ in range(2)]
+    scaled, plain = (AdamW([{"params": [p], "lr": 0.1, "weight_decay": 0.01}], bias_correction=True)
+                     for p in parameters)
+    told, step = [], AdamW.step
+    monkeypatch.setattr(AdamW, "step", lambda self: told.append(self.found_inf) or step(self))
+    scaler = torch.amp.GradScaler("cpu")
+    for factor in (1.0, torch.inf, 2.0):
+        scaler.scale((parameters[0].square() * factor).sum()).backward()
+        if unscaled:
+            scaler.unscale_(scaled)
+        scaler.step(scaled)
+        scaler.update()
+        scaled.zero_grad()
+        if factor < torch.inf:
+            (parameters[1].square() * factor).sum().backward()
+            step(plain)
+            plain.zero_grad()
+        torch.testing.assert_close(*parameters)
+    assert [float(found) for found in told] == [0, 1, 0] and scaled.found_inf is None
+
+
 def test_adamw_is_the_formula_without_bias_correction_and_decays_last():
     matrix, bias = nn.Parameter(normal(3, 4)), nn.Parameter(normal(4, seed=1))
     groups = parameter_groups([("a.weight", matrix), ("a.bias", bias)], learning_rate=0.1, weight_decay=0.3)

@@ -23,9 +23,9 @@ LONG_AGO = float(2**30)
 
 
 class AdamW:
-    """AdamW without bias correction; `learning_rates` are set per step by `set_factor`.
+    """AdamW without bias correction; learning rates are set per step by `set_factor`.
 
-    Not a `torch.optim.Optimizer`: the first use of one imports torch's compiler, which takes nearly two seconds.
+    Not a `torch.optim.Optimizer`: the first use of one imports torch's compiler, which takes more than a second.
 
     Args:
         groups: dicts with `params`, `lr` and `weight_decay`.
@@ -35,7 +35,12 @@ class AdamW:
         state: of each parameter, its `step`, `exp_avg` and `exp_avg_sq`.
         found_inf: where set to a float tensor, it is looked at on the device: not 0 leaves weights and moments as they
             are.
+        grad_scale: where there is one, a float tensor, gradients are divided by it.
     """
+
+    found_inf: torch.Tensor | None = None
+    grad_scale: torch.Tensor | None
+    _step_supports_amp_scaling = True  # so torch's GradScaler sets both for a step, instead of waiting for the device
 
     def __init__(self, groups: Iterable[dict], bias_correction: bool = False):
         self.param_groups = [{**group, "base_lr": group["lr"], "base_decay": group["weight_decay"]} for group in groups]
@@ -44,7 +49,6 @@ class AdamW:
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         } for group in self.param_groups for parameter in group["params"]}
-        self.found_inf: torch.Tensor | None = None
 
     @torch.no_grad()
     def step(self) -> None:
@@ -54,8 +58,9 @@ class AdamW:
             steps, means, squares = ([self.state[parameter][key] for parameter in parameters]
                                      for key in ("step", "exp_avg", "exp_avg_sq"))
             adamw(parameters, [parameter.grad for parameter in parameters], means, squares, [], steps, fused=True,
-                  found_inf=self.found_inf, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=group["lr"],
-                  weight_decay=group["weight_decay"], eps=EPS, maximize=False)
+                  grad_scale=getattr(self, "grad_scale", None), found_inf=self.found_inf, amsgrad=False,
+                  beta1=BETAS[0], beta2=BETAS[1], lr=group["lr"], weight_decay=group["weight_decay"], eps=EPS,
+                  maximize=False)
 
     def zero_grad(self) -> None:
         """Gradients become None."""
