@@ -139,6 +139,7 @@ def test_resuming_leaves_other_runs_records_alone(bench, tmp_path, monkeypatch):
 # -- several processes -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long  # test_distributed.py compares such runs in float64 every time
 @pytest.mark.parametrize("more", [[*WID, "--penalty", "fade", "--w_step", "1"]])
 def test_two_processes_equal_one_with_twice_the_batch(bench, tmp_path, monkeypatch, more):
     monkeypatch.chdir(tmp_path)
