@@ -24,12 +24,12 @@ from step_time import machine
 from torch import nn
 
 from uer.config import ModelConfig
+from uer.cpu.memory import keep_freed_memory
 from uer.layers import multi_headed_attn
 from uer.layers.attention import attention
 from uer.layers.dropout import Dropout
-from uer.memory import keep_freed_memory
 from uer.models.bert import Bert, initialise
-from uer.models.sizes import BertSizes
+from uer.sizes import BertSizes
 
 SHAPES = ((16, 12, 128, 16), (16, 12, 128, 32), (16, 12, 128, 64), (4, 12, 512, 64))  # batch, heads, seq, head size
 WIDTHS = (192, 384)  # of 6 layers with 12 heads

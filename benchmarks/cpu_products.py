@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Float32 products of `uer.products` against torch's on a CPU: alone, and in whole training steps.
+"""Float32 products of `uer.cpu.products` against torch's on a CPU: alone, and in whole training steps.
 
-Both take turns in one process; medians of the wall clock. On CPUs where `uer.products` keeps to torch's products, only
-`--anyway` shows anything.
+Both take turns in one process; medians of the wall clock. On CPUs where `uer.cpu.products` keeps to torch's products,
+only `--anyway` shows anything.
 
     python3 benchmarks/cpu_products.py
 """
@@ -23,11 +23,11 @@ import torch
 from cpu_attention import both_passes, compare
 from step_time import by_torch, machine, random_batch
 
-from uer import products
 from uer.config import ModelConfig
-from uer.memory import keep_freed_memory
+from uer.cpu import products
+from uer.cpu.memory import keep_freed_memory
 from uer.models.bert import Bert, initialise
-from uer.models.sizes import BertSizes
+from uer.sizes import BertSizes
 
 # m, k, n: layers of a student and of a teacher and their gradients, composing, a block of logits
 SHAPES = ((16384, 192, 192), (192, 16384, 192), (4096, 768, 3072), (768, 4096, 3072), (192, 768, 768), (768, 3072, 768),

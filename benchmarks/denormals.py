@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Milliseconds of AdamW on a table of embeddings by the steps since its words were last seen, with and without
-`uer.denormals`: two processes that take turns.
+`uer.cpu.denormals`: two processes that take turns.
 
     python3 benchmarks/denormals.py                      # 30522 x 768
 """
@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from uer.denormals import flush_denormals
-from uer.memory import keep_freed_memory
-from uer.optimizers import AdamW
+from uer.cpu.denormals import flush_denormals
+from uer.cpu.memory import keep_freed_memory
+from uer.training.optimizers import AdamW
 
 STEPS = (100, 200, 400, 600, 700, 800, 1000, 1500)  # since the words were seen
 TIMED = 5  # steps up to each of them

@@ -38,8 +38,8 @@ from uer.finetuning.model import build_classifier, load_encoder
 from uer.finetuning.options import classifier_parser
 from uer.finetuning.tasks import GLUE, Example, Task, read_glue
 from uer.formats.storage import write_json, write_via
-from uer.optimizers import AdamW, parameter_groups
 from uer.tokenizers import build_tokenizer
+from uer.training.optimizers import AdamW, parameter_groups
 
 SEQ_LENGTH = 128
 METRICS = {"accuracy": lambda given, true: accuracy_score(true, given), "f1": lambda given, true: f1_score(true, given),

@@ -41,15 +41,15 @@ from step_time import (
     teacher_config,
 )
 
-from uer.compilation import compile_encoder
 from uer.config import ModelConfig
-from uer.learner import PlainLearner
-from uer.optimizers import AdamW, parameter_groups
-from uer.precision import Precision
 from uer.squeeze.groups import FREE_INTERVALS, INTERVALS_PER_HEAD, build_groups
-from uer.squeeze.learner import WidLearner
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty
+from uer.training.compilation import compile_encoder
+from uer.training.learner import PlainLearner
+from uer.training.optimizers import AdamW, parameter_groups
+from uer.training.precision import Precision
+from uer.training.wid_learner import WidLearner
 
 FORMATS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "bf16 compiled": torch.bfloat16}
 PEAK_SIZE = {"cuda": 8192, "cpu": 512}
@@ -139,7 +139,7 @@ def masked_learner(args: argparse.Namespace, config: ModelConfig) -> WidLearner:
         group.set_keep(group.choose(scores, k).to(args.device))
     optimizer = AdamW(parameter_groups(master.named_parameters(), LEARNING_RATE,
                                        lambda name: COMPACTOR_LEARNING_RATE if "compactor" in name else None))
-    return WidLearner(master, optimizer, build_penalty("published", master, optimizer, W_STEP, L2_LAMBDA), W_STEP)
+    return WidLearner(master, optimizer, build_penalty("published", master, optimizer.state, W_STEP, L2_LAMBDA), W_STEP)
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------

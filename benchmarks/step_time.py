@@ -4,7 +4,7 @@
     published     the teacher with its compactors applied to activations, y = R (W (C x) + b), as the published code has
                   it: torch's linear layers, every layer on every position
     activations   the same with what our models have besides: a last layer that ends with the predicted positions and,
-                  on CPUs where it has faster ones, the products of `uer/products.py`
+                  on CPUs where it has faster ones, the products of `uer/cpu/products.py`
     composed      weights composed first, then a plain BERT of the teacher's size (before the squeeze)
     squeezed      the same after the squeeze: a plain BERT of the student's size
     plain         that student alone, without compactors: the limit
@@ -39,19 +39,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from uer import products
 from uer.config import ModelConfig
-from uer.cost import token_shares
-from uer.memory import EVERYTHING, keep_freed_memory
+from uer.cpu import products
+from uer.cpu.memory import EVERYTHING, keep_freed_memory
+from uer.cpu.products import linear
 from uer.models.bert import Bert, initialise
-from uer.models.sizes import BertSizes
-from uer.optimizers import AdamW, parameter_groups
-from uer.products import linear
+from uer.sizes import BertSizes
+from uer.squeeze.cost import token_shares
 from uer.squeeze.groups import FREE_INTERVALS, INTERVALS_PER_HEAD, build_groups
-from uer.squeeze.learner import WidLearner
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import Penalty, build_penalty
 from uer.targets.vocabulary_loss import vocabulary_loss
+from uer.training.optimizers import AdamW, parameter_groups
+from uer.training.wid_learner import WidLearner
 
 PUBLISHED = "published"
 PHASES = ("activations", "composed", "squeezed", "plain")
@@ -185,7 +185,7 @@ def masked_master(args: argparse.Namespace) -> tuple[Master, AdamW, Penalty]:
         group.set_keep(group.choose(torch.rand(group.size, generator=generator, dtype=torch.float64), k))
     optimizer = AdamW(parameter_groups(master.named_parameters(), LEARNING_RATE,
                                        lambda name: COMPACTOR_LEARNING_RATE if "compactor" in name else None))
-    return master, optimizer, build_penalty("published", master, optimizer, W_STEP, L2_LAMBDA)
+    return master, optimizer, build_penalty("published", master, optimizer.state, W_STEP, L2_LAMBDA)
 
 
 def by_torch(step: Callable[[], Result]) -> Callable[[], Result]:

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from cpu_attention import compare, line
 from step_time import machine
 
-from uer.memory import keep_freed_memory
+from uer.cpu.memory import keep_freed_memory
 from uer.models.bert import mlm_loss
-from uer.precision import slowdown
 from uer.targets.vocabulary_loss import vocabulary_loss
+from uer.training.precision import slowdown
 
 VOCABULARY = 30522
 BEARABLE = 5.0  # times as long as in float32

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import IO
 
 from uer.errors import UserError
-from uer.lock import locked
+from uer.training.lock import locked
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 100

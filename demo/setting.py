@@ -139,7 +139,7 @@ def measure_speed(float32: bool = False, say: Callable[[str], object] = print) -
     """
     import torch
 
-    from uer.precision import SLOW, slowdown
+    from uer.training.precision import SLOW, slowdown
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     in_float32 = _seconds_of_a_step(torch.float32, device)
@@ -160,7 +160,7 @@ def _seconds_of_a_step(dtype: torch.dtype, device: torch.device) -> float:
     """The fastest of a few, after one to warm up."""
     import torch
 
-    from uer.memory import keep_freed_memory
+    from uer.cpu.memory import keep_freed_memory
     from uer.models.build import from_scratch
 
     keep_freed_memory()  # as pretrain.py does

@@ -10,13 +10,13 @@ from oracle import Batch, Oracle
 
 from uer.config import LAYERNORM_EPS, ModelConfig
 from uer.models.bert import Bert
-from uer.models.sizes import BertSizes
-from uer.optimizers import AdamW, parameter_groups
+from uer.sizes import BertSizes
 from uer.squeeze.groups import build_groups
 from uer.squeeze.importance import build_scores
-from uer.squeeze.learner import WidLearner
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty
+from uer.training.optimizers import AdamW, parameter_groups
+from uer.training.wid_learner import WidLearner
 
 MULTIPLIED, PROJECTED = (1 << 40, 1 << 40), (1, 1)  # loads that decide what is done with the vocabulary's tables
 
@@ -118,7 +118,7 @@ class Product:
             self.master.named_parameters(), learning_rate,
             lambda name: compactor_learning_rate if "compactor" in name else None))
         self.learner = WidLearner(self.master, self.optimizer,
-                                  build_penalty(penalty, self.master, self.optimizer, w_step, l2_lambda), w_step,
+                                  build_penalty(penalty, self.master, self.optimizer.state, w_step, l2_lambda), w_step,
                                   squeeze_tolerance, build_scores(scores, self.master))
         self.factor = factor
         self.step_number = 0

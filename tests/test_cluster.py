@@ -12,7 +12,7 @@ import pytest
 import torch
 from commands import readme_commands, readme_folder, shell
 
-from uer.checkpoint import checkpoint_steps, load_checkpoint
+from uer.training.checkpoint import checkpoint_steps, load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts/cluster").iterdir())

@@ -9,11 +9,11 @@ from bench import CONFIG, WID, make_bench, options
 from corpora import TOKENS
 from test_interruption import build
 
-from uer import compilation
-from uer.compilation import check_compiler
 from uer.errors import UserError
 from uer.formats.export import save_uer
 from uer.models.build import from_scratch
+from uer.training import compilation
+from uer.training.compilation import check_compiler
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import pytest
 import torch
 from checkpoints import CONFIG, STEP, VOCAB, assert_close, by_hand, trained, weights, write_vocab
 
+from uer.conversion.merge import probe_batch, student_model
 from uer.errors import UserError
 from uer.formats import load_model
-from uer.squeeze.merge import probe_batch, student_model
 from uer.squeeze.wiring import masked_compactors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +88,7 @@ def test_the_check_compares_with_what_was_trained(tmp_path: Path, monkeypatch):
 
 def test_a_file_that_reads_back_otherwise_is_not_published(tmp_path: Path, monkeypatch):
     case = trained(tmp_path, "dim")
-    monkeypatch.setattr("uer.conversion.write_uer", lambda path, tensors, _: torch.save(
+    monkeypatch.setattr("uer.conversion.write.write_uer", lambda path, tensors, _: torch.save(
         {name: tensor * 1.001 for name, tensor in tensors.items()}, path))
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"self-check \(read back\)"):

@@ -11,7 +11,7 @@ import torch
 from small import Shape, plain_bert, teacher
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from uer.cost import (
+from uer.squeeze.cost import (
     Step,
     activation_bytes,
     activations_cost,
@@ -21,12 +21,12 @@ from uer.cost import (
     table_rows,
     wid_cost,
 )
-from uer.optimizers import AdamW, parameter_groups
 from uer.squeeze.groups import build_groups
 from uer.squeeze.importance import build_scores
-from uer.squeeze.learner import WidLearner
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty
+from uer.training.optimizers import AdamW, parameter_groups
+from uer.training.wid_learner import WidLearner
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE = Shape(hidden=48, heads=4, feedforward=192, layers=3, vocab=400, positions=32)
@@ -96,7 +96,7 @@ def learner_in(phase: str, step: Step, strategy: str, scores: str = "norm", tied
     for name, parameter in master.named_parameters():
         parameter.requires_grad_(not comp_only or "compactor" in name)
     optimizer = AdamW(parameter_groups(master.named_parameters(), 1e-4))
-    penalty = build_penalty("published", master, optimizer, 1, 20)
+    penalty = build_penalty("published", master, optimizer.state, 1, 20)
     learner = WidLearner(master, optimizer, penalty, 1, None, build_scores(scores, master))
     if phase == "squeezed":
         learner.squeeze(list(groups.values()))

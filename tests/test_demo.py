@@ -186,7 +186,7 @@ def test_bfloat16_is_not_tried_where_a_layer_is_slow_in_it(monkeypatch):
     tried = []
     monkeypatch.setattr("demo.setting._seconds_of_a_step", lambda dtype, device: tried.append(dtype) or 0.1)
     for times, dtypes in ((60.0, [torch.float32]), (0.5, [torch.float32, torch.bfloat16])):
-        monkeypatch.setattr("uer.precision.slowdown", lambda half, device, times=times: times)
+        monkeypatch.setattr("uer.training.precision.slowdown", lambda half, device, times=times: times)
         lines = []
         assert not measure_speed(say=lines.append).bf16
         assert tried == dtypes and ("in bfloat16 here" in lines[0]) == (len(dtypes) == 2)

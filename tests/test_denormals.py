@@ -14,7 +14,7 @@ from tuning import options
 SMALL = 1e-39
 ALL_THREADS = """
 import sys, torch
-from uer.denormals import flush_denormals
+from uer.cpu.denormals import flush_denormals
 if sys.argv[1] == "flushed":
     flush_denormals()
 torch.set_num_threads(4)

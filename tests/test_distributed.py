@@ -19,14 +19,14 @@ import torch
 from bench import ROOT, WID, assert_same, options, reports
 from workers import one_fails, processes, runs_in_float64
 
-from uer import rendezvous, spawn
-from uer.checkpoint import load_checkpoint
 from uer.errors import UserError
-from uer.exchange import GradientExchange
-from uer.launch import make_plan
-from uer.pretraining import resume_wish
-from uer.rendezvous import Meeting, Watch, meet, open_store
-from uer.sharding import assign
+from uer.parallel import rendezvous, spawn
+from uer.parallel.launch import make_plan
+from uer.parallel.rendezvous import Meeting, Watch, meet, open_store
+from uer.training.build_trainer import resume_wish
+from uer.training.checkpoint import load_checkpoint
+from uer.training.exchange import GradientExchange
+from uer.training.sharded_master import assign
 
 STEPS = 22
 # masks at 1, 2, … 16; squeezes at 10 and 18

@@ -7,10 +7,10 @@ import torch
 from bench import CONFIG, WID, options, run
 from tuning import pooler
 
-from uer.distributed import Place
 from uer.errors import UserError
 from uer.formats.export import save_uer
-from uer.trainer import Trainer
+from uer.parallel.collectives import Place
+from uer.training.trainer import Trainer
 
 ALWAYS = ["load teacher and data", "step", "comparison of processes", "evaluation", "checkpoint", "resume, step",
           "merge, conversion", "all"]

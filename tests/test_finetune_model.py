@@ -17,8 +17,8 @@ from uer.finetuning.model import build_classifier, load_encoder, pool, position_
 from uer.finetuning.options import POOLINGS
 from uer.finetuning.tasks import GLUE
 from uer.finetuning.training import Combination, Evaluation, Settings, tune
-from uer.optimizers import AdamW, parameter_groups
-from uer.reports import Reports
+from uer.report.writer import Reports
+from uer.training.optimizers import AdamW, parameter_groups
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)

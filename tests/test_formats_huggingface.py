@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from uer.conversion import Source, import_lines, output_paths, write_outputs
+from uer.conversion.merge import student_model
+from uer.conversion.write import Source, import_lines, output_paths, write_outputs
 from uer.errors import UserError
 from uer.formats import load_model, stock
 from uer.formats.export import save_huggingface, save_uer
 from uer.formats.model_card import CardFacts
-from uer.squeeze.merge import student_model
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()
@@ -193,7 +193,7 @@ def test_shards_single_files_and_a_given_config(tmp_path: Path):
 @pytest.fixture(scope="module")
 def student(tmp_path_factory) -> Path:
     """A merged student as a Hugging Face folder."""
-    from uer.squeeze.merge import master_from_checkpoint, merge
+    from uer.conversion.merge import master_from_checkpoint, merge
     folder = tmp_path_factory.mktemp("student")
     case = trained(folder, "dim")
     merged = merge(master_from_checkpoint(case.state, case.config, case.groups))

@@ -12,8 +12,8 @@ import pytest
 import torch
 from checkpoints import assert_close
 
+from uer.conversion.merge import probe_batch, student_model
 from uer.formats import load_model, stock
-from uer.squeeze.merge import probe_batch, student_model
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.long

@@ -17,18 +17,18 @@ import pytest
 import torch
 from bench import ROOT, WID, assert_same, options, reports, run
 
-import uer.trainer
-from uer.checkpoint import checkpoint_steps, load_checkpoint, open_checkpoint, save_checkpoint, sweep
+import uer.training.trainer
 from uer.config import parse_with_config
-from uer.distributed import Place
 from uer.errors import Stopped, UserError
 from uer.formats import storage
-from uer.objective import training_loss
 from uer.opts import pretrain_parser
-from uer.precision import START, LossScale, Precision
-from uer.pretraining import build_trainer
-from uer.reports import Reports
-from uer.signals import SIGNALS, StopSignals
+from uer.parallel.collectives import Place
+from uer.parallel.signals import SIGNALS, StopSignals
+from uer.report.writer import Reports
+from uer.training.build_trainer import build_trainer
+from uer.training.checkpoint import checkpoint_steps, load_checkpoint, open_checkpoint, save_checkpoint, sweep
+from uer.training.objective import training_loss
+from uer.training.precision import START, LossScale, Precision
 
 FADE = [*WID, "--penalty", "fade", "--w_step", "1"]
 
@@ -49,7 +49,7 @@ def test_a_signal_saves_and_ends_the_run(bench, tmp_path, monkeypatch, capsys, n
     run([*words, "--output_model_path", "whole"])
     losses = [entry["loss"] for entry in reports(Path("logs"), "train")]
     shutil.rmtree("logs")
-    take = uer.trainer.training_loss
+    take = uer.training.trainer.training_loss
     calls = iter(range(100))
 
     def hit(*more):
@@ -57,7 +57,7 @@ def test_a_signal_saves_and_ends_the_run(bench, tmp_path, monkeypatch, capsys, n
             os.kill(os.getpid(), number)
         return take(*more)
 
-    monkeypatch.setattr(uer.trainer, "training_loss", hit)
+    monkeypatch.setattr(uer.training.trainer, "training_loss", hit)
     before = signal.getsignal(number)
     with pytest.raises(Stopped) as stopped:
         run(words)
@@ -203,7 +203,7 @@ def test_a_lost_loss_ends_the_run_before_its_update(bench, tmp_path, monkeypatch
         loss, sums = training_loss(student, batch, soft)
         return (loss, sums) if step < 4 else (loss * float("nan"), sums * float("nan"))
 
-    monkeypatch.setattr(uer.trainer, "training_loss", lost)
+    monkeypatch.setattr(uer.training.trainer, "training_loss", lost)
     with pytest.raises(UserError, match=r"the loss is nan at step 4; .* no weight was updated with it\. Look at .*"
                                         r"learning_rate 7\.41e-04.*--max_grad_norm, then start again"):
         trainer.train()
@@ -235,8 +235,8 @@ def test_a_loss_scale_follows_overflows():
 
 
 def test_fp16_leaves_overflows_out_and_goes_on_bit_for_bit(bench, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("uer.precision.START", 2.0**26)
-    monkeypatch.setattr("uer.precision.GROWTH_STEPS", 6)
+    monkeypatch.setattr("uer.training.precision.START", 2.0**26)
+    monkeypatch.setattr("uer.training.precision.GROWTH_STEPS", 6)
     monkeypatch.chdir(tmp_path)
     words = options(bench, *FADE, "--fp16", total_steps=24, report_steps=1, save_checkpoint_steps=3, tb_path="logs",
                     check_replicas_steps=5)
@@ -272,7 +272,8 @@ def test_composition_has_its_own_precision(bench, tmp_path, monkeypatch, more, i
     monkeypatch.chdir(tmp_path)
     trainer, _ = build(options(bench, *WID, *more, total_steps=2))
     seen = []
-    for thing, name in ((trainer.learner, "prepare"), (trainer.learner, "finish"), (uer.trainer, "training_loss")):
+    loop = uer.training.trainer
+    for thing, name in ((trainer.learner, "prepare"), (trainer.learner, "finish"), (loop, "training_loss")):
         inner = getattr(thing, name)
 
         def noting(*args, inner=inner, name=name):

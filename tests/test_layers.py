@@ -14,10 +14,10 @@ from uer.layers.layer_norm import LayerNorm
 from uer.layers.multi_headed_attn import MultiHeadedAttention, places_of
 from uer.layers.position_ffn import ACTIVATIONS, PositionwiseFeedForward
 from uer.models.bert import Bert, initialise, mlm_loss
-from uer.models.sizes import BertSizes
-from uer.optimizers import SCHEDULERS, AdamW, parameter_groups, schedule
+from uer.sizes import BertSizes
 from uer.targets import vocabulary_loss as vocabulary_loss_module
 from uer.targets.vocabulary_loss import vocabulary_loss
+from uer.training.optimizers import SCHEDULERS, AdamW, parameter_groups, schedule
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

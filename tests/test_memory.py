@@ -11,7 +11,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import numpy as np
-from uer.memory import keep_freed_memory
+from uer.cpu.memory import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 np.ones(1 << 24)

@@ -7,10 +7,10 @@ import torch
 from oracle import Oracle
 from small import PROJECTED, THREE_BY_8, Product, Shape, batch, micro_batches, plain_bert, teacher
 
+from uer.conversion.merge import groups_for, merge
+from uer.conversion.sandwich import Sandwich
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
-from uer.squeeze.merge import groups_for, merge
-from uer.squeeze.sandwich import Sandwich
 
 CASES = [pytest.param(THREE_BY_8, "dim", 12, id="3x8-dim"), pytest.param(THREE_BY_8, "head", 16, id="3x8-head"),
          pytest.param(Shape(hidden=64, heads=2, feedforward=96), "dim", 16, id="2x32-dim"),

@@ -11,11 +11,11 @@ from corpora import TOKENS
 from small import FOUR_BY_32, Product, micro_batches, teacher
 
 from uer.config import ModelConfig, config_from_dict
+from uer.conversion.merge import merge
 from uer.errors import UserError
 from uer.formats import load_model
 from uer.models.build import from_weights
 from uer.squeeze.groups import build_groups
-from uer.squeeze.merge import merge
 
 CONFIG = ModelConfig(hidden_size=32, layers_num=2, heads_num=2, feedforward_size=64, max_seq_length=32)
 WIDER = [*WID, "--mlm_target_dim", "24"]

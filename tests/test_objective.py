@@ -10,16 +10,16 @@ import torch.nn.functional as F
 
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
-from uer.learners import warn_of_decay
 from uer.models.bert import mlm_loss
 from uer.models.build import from_scratch
-from uer.objective import SoftTargets, evaluate, logits_of, training_loss
-from uer.optimizers import AdamW, parameter_groups
 from uer.opts import pretrain_parser
-from uer.reports import Reports
+from uer.report.writer import Reports
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import FadePenalty, PublishedPenalty, simulate_decay
+from uer.training.choose_learner import warn_of_decay
+from uer.training.objective import SoftTargets, evaluate, logits_of, training_loss
+from uer.training.optimizers import AdamW, parameter_groups
 
 CONFIG = ModelConfig(16, 1, 2, 32, 16, dropout=0.0)
 
@@ -97,7 +97,7 @@ def one_dropped_entry(l2_lambda: float, rate: float, steps: int) -> list[float]:
     keep = torch.ones(16, dtype=torch.bool)
     keep[3] = False
     groups["mlm"].set_keep(keep)
-    penalty = PublishedPenalty(master, optimizer, 1, l2_lambda)
+    penalty = PublishedPenalty(master, optimizer.state, 1, l2_lambda)
     path = []
     for step in range(2, steps + 2):
         for _, parameter in master.named_parameters():
@@ -139,5 +139,5 @@ def test_a_run_is_warned_of_settings_that_cannot_work(rate, penalty, total, word
 def test_fade_shrinks_a_thousandfold_in_w_steps():
     master = Master(CONFIG, {name: tensor.detach() for name, tensor in model(4).state_dict().items()},
                     build_groups(CONFIG, 8, "dim"))
-    penalty = FadePenalty(master, AdamW(parameter_groups(master.named_parameters(), 1e-3)), 40)
+    penalty = FadePenalty(master, AdamW(parameter_groups(master.named_parameters(), 1e-3)).state, 40)
     assert math.pow(penalty.factor, 40) == pytest.approx(1e-3)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from commands import SMALLER, TEACHER, call, pretrain_options, readme_commands, refused
 
-from uer.cost import Step, plain_cost, wid_cost
 from uer.formats import load_model
 from uer.formats.export import save_huggingface
+from uer.squeeze.cost import Step, plain_cost, wid_cost
 from uer.squeeze.groups import build_groups
 
 

@@ -7,7 +7,7 @@ import torch
 from commands import call, pretrain_options
 from tuning import options
 
-from uer.precision import slow_products, slowdown
+from uer.training.precision import slow_products, slowdown
 
 CPU = torch.device("cpu")
 
@@ -15,7 +15,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU on which other formats than float32 take 60 times as long."""
-    monkeypatch.setattr("uer.precision._seconds", lambda dtype, training: 0.1 if dtype == torch.float32 else 6.0)
+    monkeypatch.setattr("uer.training.precision._seconds",
+                        lambda dtype, training: 0.1 if dtype == torch.float32 else 6.0)
 
 
 @pytest.mark.usefixtures("slow")
@@ -24,7 +25,7 @@ def test_only_what_is_slow_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None
     for half, option in ((torch.bfloat16, "--bf16"), (torch.float16, "--fp16")):
         assert slow_products(half, CPU) == [f"warning: {option} is slow on this CPU: its products take 60 times as "
                                             f"long as in float32; leave {option} out"]
-    monkeypatch.setattr("uer.precision._seconds", lambda dtype, training: 0.1)
+    monkeypatch.setattr("uer.training.precision._seconds", lambda dtype, training: 0.1)
     assert slow_products(torch.bfloat16, CPU) == []
 
 

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from uer import products
 from uer.config import ModelConfig
+from uer.cpu import products
+from uer.cpu.products import Linear, add_mm, linear, mm, product
 from uer.models.bert import Bert, initialise
-from uer.models.sizes import BertSizes
-from uer.products import Linear, add_mm, linear, mm, product
+from uer.sizes import BertSizes
 
 
 class Operations(TorchDispatchMode):

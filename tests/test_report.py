@@ -14,10 +14,10 @@ import pytest
 from bench import WID, options, run
 
 from uer.errors import UserError, run_script
-from uer.record import is_noted
 from uer.report import __main__ as command
 from uer.report.log import current, mask_stability, names_for, read_run
 from uer.report.page import SECTIONS, write_report
+from uer.training.recorder import is_noted
 
 KEYS = [section.key for section in SECTIONS]
 SIZES = {"hidden": [64, 32], "attention.0": [64, 32], "attention.1": [64, 32], "ffn.0": [256, 128],

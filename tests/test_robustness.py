@@ -18,7 +18,7 @@ from uer.errors import UserError, run_script
 from uer.finetuning.model import read_card
 from uer.formats.huggingface_config import parse_config
 from uer.formats.storage import PendingFiles, read_tensors
-from uer.lock import only_writer
+from uer.training.lock import only_writer
 
 
 def start(name: str, *words, **options) -> subprocess.Popen:

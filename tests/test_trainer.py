@@ -14,11 +14,11 @@ import torch
 from bench import CONFIG, ROOT, WID, assert_same, options, reports, run
 from corpora import TOKENS
 
-from uer.checkpoint import load_checkpoint
 from uer.errors import UserError
 from uer.formats.export import save_uer
 from uer.models.build import from_scratch
 from uer.squeeze.mask_file import read_masks
+from uer.training.checkpoint import load_checkpoint
 
 # -- resume ------------------------------------------------------------------------------------------------------------
 

@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-import uer.exchange
-import uer.pretraining
+import uer.training.build_trainer
+import uer.training.exchange
 from uer.config import parse_with_config
-from uer.distributed import Place, differing, sum_over_ranks
-from uer.exchange import GradientExchange
-from uer.launch import launch
 from uer.opts import pretrain_parser
-from uer.precision import norm_of
-from uer.reports import Reports
-from uer.signals import StopSignals
-from uer.trainer import step_seed
+from uer.parallel.collectives import Place, differing, sum_over_ranks
+from uer.parallel.launch import launch
+from uer.parallel.signals import StopSignals
+from uer.report.writer import Reports
+from uer.training.exchange import GradientExchange
+from uer.training.precision import norm_of
+from uer.training.trainer import step_seed
 
 
 def processes(worker, world_size: int, **values) -> None:
@@ -49,7 +49,7 @@ class Sent:
 
 def runs_in_float64(place: Place, args: argparse.Namespace) -> None:
     """The runs of `args.runs`, command lines, one after the other; what they held and sent goes to <output>.facts."""
-    load = uer.pretraining.load_teacher
+    load = uer.training.build_trainer.load_teacher
 
     def load_double(options: argparse.Namespace, vocab_size: int):
         loaded = load(options, vocab_size)
@@ -58,7 +58,7 @@ def runs_in_float64(place: Place, args: argparse.Namespace) -> None:
             loaded.weights[name] = tensor.double() + away
         return loaded
 
-    uer.pretraining.load_teacher = load_double
+    uer.training.build_trainer.load_teacher = load_double
     sent = Sent() if place.world_size > 1 else None
     try:
         for words in args.runs:
@@ -66,7 +66,7 @@ def runs_in_float64(place: Place, args: argparse.Namespace) -> None:
             reports = Reports(place.leads)
             if place.leads:  # without TensorBoard, which takes seconds to import
                 reports.metrics = open(f"{options.output_model_path}.metrics", "w", encoding="utf-8")  # noqa: SIM115
-            trainer, start = uer.pretraining.build_trainer(place, options, reports, StopSignals())
+            trainer, start = uer.training.build_trainer.build_trainer(place, options, reports, StopSignals())
             first = trainer.exchange
             if sent is not None:
                 sent.bytes.clear()
@@ -82,7 +82,7 @@ def runs_in_float64(place: Place, args: argparse.Namespace) -> None:
                     "held": everyone, "sent": sent.bytes if sent else {}, "gradients": first.bytes,
                     "student": sum(p.nbytes for p in first.student.parameters())}))
     finally:
-        uer.pretraining.load_teacher = load
+        uer.training.build_trainer.load_teacher = load
 
 
 def one_fails(place: Place, args: argparse.Namespace) -> None:
@@ -101,7 +101,7 @@ def exchanges(place: Place) -> None:
     """What two processes tell each other: gradients in buckets, what differs, held-out data."""
     torch.manual_seed(1)
     model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3), torch.nn.Linear(4, 3))  # the last: idle
-    uer.exchange.BUCKET_BYTES = 100  # several buckets
+    uer.training.exchange.BUCKET_BYTES = 100  # several buckets
     for owner in (None, lambda name: int(name[0]) % 2):
         exchange = GradientExchange(model, owner)
         model.zero_grad()

@@ -60,3 +60,14 @@ def _same(path: str | Path, other: str) -> bool:
         return os.path.samefile(path, other)
     except OSError:
         return os.path.abspath(path) == os.path.abspath(other)
+
+
+def check_writable(path: str) -> None:
+    """Make the folder of an output; `UserError` where it cannot be written."""
+    folder = Path(path).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: its folder cannot be made ({error.strerror})") from None
+    if not os.access(folder, os.W_OK) or Path(path).is_dir():
+        raise UserError(f"{path}: cannot be written there; give a file in a folder that you may write to")

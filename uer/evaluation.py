@@ -16,9 +16,9 @@ from uer.formats import load_model
 from uer.formats.storage import write_json, write_via
 from uer.models.bert import Bert
 from uer.models.build import from_weights
-from uer.objective import evaluate
-from uer.precision import slow_products
 from uer.tokenizers import build_tokenizer
+from uer.training.objective import evaluate
+from uer.training.precision import slow_products
 
 
 class Figures(NamedTuple):

@@ -3,43 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from uer.arguments import refuse_overwriting
-from uer.checkpoint import checkpoint_steps, find_checkpoint, open_checkpoint, sweep
-from uer.compilation import check_compiler
-from uer.config import load_config
-from uer.data.dataset import Dataset
-from uer.data.loader import MlmLoader
-from uer.data.options import masking_options
-from uer.denormals import flush_denormals
-from uer.distributed import Place
+from uer.arguments import check_writable, refuse_overwriting
 from uer.errors import UserError
-from uer.formats import LoadedModel, load_model
-from uer.launch import launch, restarted
-from uer.learner import Learner
-from uer.learners import build_learner
-from uer.lock import only_writer
-from uer.memory import keep_freed_memory
-from uer.models.build import from_scratch, from_weights
-from uer.objective import SoftTargets
-from uer.optimizers import schedule
-from uer.plan import plan
-from uer.precision import Precision, slow_products
-from uer.reports import Reports
-from uer.sharding import ShardedLearner
-from uer.signals import StopSignals
-from uer.squeeze.learner import WidLearner
-from uer.squeeze.mask_file import cut_masks, start_mask_file
-from uer.squeeze.pooler import take_pooler
-from uer.tokenizers import Vocab, build_tokenizer
-from uer.trainer import Run, Trainer
+from uer.parallel.launch import launch
+from uer.planning.dryrun import dryrun
+from uer.planning.plan import plan
+from uer.training.build_trainer import work
 
 MOST_PROCESSES = 1 << 16
 
@@ -50,8 +21,6 @@ def pretrain(args: argparse.Namespace, given: set[str]) -> None:
     if args.plan:
         print(plan(args), end="")
     elif args.dryrun:
-        from uer.dryrun import dryrun
-
         dryrun(args)
     else:
         launch(work, args)
@@ -154,149 +123,3 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
             "w_step", "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train",
             "mask_schedule_share", "mask_scores", "compactors_path")
     return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]
-
-
-def check_writable(path: str) -> None:
-    """Make the folder of an output; `UserError` where it cannot be written."""
-    folder = Path(path).absolute().parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: its folder cannot be made ({error.strerror})") from None
-    if not os.access(folder, os.W_OK) or Path(path).is_dir():
-        raise UserError(f"{path}: cannot be written there; give a file in a folder that you may write to")
-
-
-# -- one process -------------------------------------------------------------------------------------------------------
-
-
-def work(place: Place, args: argparse.Namespace) -> None:
-    """What every process does."""
-    flush_denormals()
-    keep_freed_memory()
-    with StopSignals() as signals, only_writer(args.output_model_path) if place.leads else nullcontext():
-        reports = Reports(place.leads, args.log_path, args.tb_path)
-        try:
-            trainer, start = build_trainer(place, args, reports, signals)
-            if place.leads:
-                sweep(args.output_model_path, args.mask_path)
-            trainer.train(start)
-        finally:
-            reports.close()
-
-
-def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
-                  signals: StopSignals) -> tuple[Trainer, int]:
-    """Everything loaded, checked against everything else; the trainer and the step after which it is to start."""
-    if args.compile:
-        check_compiler(place.device)
-    dataset, dev, vocab = open_data(args, place)
-    loaded = load_teacher(args, len(vocab))
-    for line in (*loaded.notes, *slow_products(half_dtype(args), place.device)):
-        reports.say(line)
-    if args.dropout is not None:
-        loaded.config = replace(loaded.config, dropout=float(args.dropout))
-    for loader in (dataset, dev):
-        if loader is not None:
-            loader.dataset.check_positions(loaded.config.max_seq_length)
-    card: dict[str, Any] = {
-        "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
-        "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim, "vocab_size": len(vocab),
-        "vocab_sha256": vocab.sha256, "compactor_init": args.compactor_init, "train": args.train}
-    resumed, pooler = None, take_pooler(loaded.extras)
-    if wanted := resume_wish(args):
-        path = find_checkpoint(args.output_model_path, wanted)
-        resumed = open_checkpoint(path)
-        check_card(resumed[1], card, path)
-        pooler = take_pooler(resumed[0])
-        reports.go_on_from(resumed[1]["step"])
-        reports.say(f"going on from {path}")
-        if resumed[1]["step"] >= args.total_steps:
-            reports.say(f"nothing is left to do: it is of step {resumed[1]['step']:,}, --total_steps is "
-                        f"{args.total_steps:,}")
-    learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed,
-                                  pooler)
-    precision = Precision(place.device, half_dtype(args), args.compose_tf32, args.max_grad_norm, args.compile)
-    if precision.scale is not None and resumed is not None and "loss_scale" in resumed[2]:
-        precision.scale.restore(resumed[2]["loss_scale"])
-    if args.mask_path and place.leads and args.weight_squeeze:  # after all checks, as an older one may be there
-        start_mask_file(args.mask_path) if resumed is None else cut_masks(args.mask_path, resumed[1]["step"])
-    reports.say(describe(learner, place, args))
-    run = Run(args.output_model_path, args.total_steps, schedule(args.scheduler, args.total_steps, args.warmup),
-              args.accumulation_steps, args.save_checkpoint_steps, args.keep_checkpoints, args.report_steps,
-              args.eval_steps, args.check_replicas_steps, args.tb_histograms_steps, args.seed,
-              args.mask_path if args.weight_squeeze else None)
-    soft = soft_targets(args, loaded, len(vocab), place)
-    trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, soft, pooler)
-    return trainer, resumed[1]["step"] if resumed else 0
-
-
-def resume_wish(args: argparse.Namespace) -> str | None:
-    """What to go on from: as --resume says; the newest checkpoint, if any, where torchrun has started again."""
-    return "newest" if restarted() and checkpoint_steps(args.output_model_path) else args.resume
-
-
-def half_dtype(args: argparse.Namespace) -> torch.dtype | None:
-    """The dtype of the student's products, None = float32."""
-    return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-
-
-def open_data(args: argparse.Namespace, place: Place) -> tuple[MlmLoader, MlmLoader | None, Vocab]:
-    """Training and held-out loaders and the vocabulary, checked against each other."""
-    vocab = build_tokenizer(args).vocab
-
-    def loader(paths: list[str], **options: Any) -> MlmLoader:
-        dataset = Dataset.open(paths, option="--dataset_path" if paths is args.dataset_path else "--dev_path")
-        dataset.check_vocab(vocab)
-        return MlmLoader(dataset, args.batch_size, seed=args.seed, group_by_length=args.group_by_length,
-                         pin_memory=place.device.type == "cuda", **options)
-
-    train = loader(args.dataset_path, rank=place.rank, world_size=place.world_size, masking=masking_options(args))
-    dev = loader(args.dev_path, rank=place.rank, world_size=place.world_size) if args.dev_path else None
-    return train, dev, vocab
-
-
-def load_teacher(args: argparse.Namespace, vocab_size: int) -> LoadedModel:
-    """The model at --pretrained_model_path, or one from scratch."""
-    config = load_config(args.config_path) if args.config_path else None
-    if args.pretrained_model_path:
-        return load_model(args.pretrained_model_path, config=config, vocab_size=vocab_size,
-                          allow_missing_head=args.allow_missing_head, seed=args.seed)
-    assert config is not None
-    weights = dict(from_scratch(config, vocab_size, args.seed).state_dict())
-    return LoadedModel(config, weights, ["no --pretrained_model_path: the model starts from scratch"])
-
-
-def soft_targets(args: argparse.Namespace, loaded: LoadedModel, vocab_size: int, place: Place) -> SoftTargets | None:
-    """Soft labels, where asked for, from --soft_targets_teacher or else the teacher that is compressed."""
-    if not args.soft_targets_weight:
-        return None
-    if args.soft_targets_teacher:
-        loaded = load_model(args.soft_targets_teacher, config=None, vocab_size=vocab_size)
-    teacher = from_weights(loaded.config, loaded.weights).to(place.device)
-    return SoftTargets(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k)
-
-
-def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
-    """`UserError` where a checkpoint does not belong to the run that the options describe."""
-    found = {**found, "teacher": found.get("origin", found.get("teacher"))}
-    keys = ["teacher", "vocab_sha256", "strategy", "target_dim", "mlm_target_dim"]
-    keys += [key for key in ("compactor_init", "train") if key in found]  # older checkpoints do not say
-    differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here" for key in keys if found.get(key) != wanted[key]]
-    if differ:
-        raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ))
-
-
-def describe(learner: Learner, place: Place, args: argparse.Namespace) -> str:
-    """One line on what is about to run."""
-    whole = learner.master.parameters.values() if isinstance(learner, WidLearner) else learner.student.parameters()
-    parameters = sum(p.numel() for p in {id(p): p for p in whole}.values())
-    student = sum(p.numel() for p in learner.student.parameters())
-    trained = f"{parameters / 1e6:.1f} M parameters trained"
-    if isinstance(learner, WidLearner):
-        trained += f" (teacher and compactors) through a student of {student / 1e6:.1f} M"
-    if isinstance(learner, ShardedLearner):
-        mine = sum(p.numel() for _, p in learner.named_parameters())
-        trained += f", {mine / 1e6:.1f} M of them by this process"
-    return (f"{trained}; {args.total_steps:,} steps of {place.world_size} × {args.accumulation_steps} × "
-            f"{args.batch_size} instances on {place.device}")

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from uer.distributed import sum_over_ranks
+from uer.parallel.collectives import sum_over_ranks
 
 ROUNDING = 1e-13  # a moment below this share of its factors' sizes is what rounding leaves of 0
 BLOCK = 256  # rows of a product at a time

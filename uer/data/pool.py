@@ -18,11 +18,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from uer.cpu.memory import keep_freed_memory
 from uer.data.masking import MaskingOptions
 from uer.data.sources import BLOCK, Segment
 from uer.data.worker import BadByte, Result, SegmentWorker
 from uer.errors import UserError
-from uer.memory import keep_freed_memory
 from uer.tokenizers import Tokenizer, build_tokenizer
 
 AHEAD = 2  # segments a worker has in hand, so that it never waits for the next

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from uer.cpu.products import linear
 from uer.layers.dropout import Dropout
 from uer.layers.layer_norm import LayerNorm
-from uer.models.sizes import BertSizes
-from uer.products import linear
+from uer.sizes import BertSizes
 
 
 class WordPosSegEmbedding(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from uer.layers.transformer import TransformerLayer
-from uer.models.sizes import BertSizes
+from uer.sizes import BertSizes
 
 
 class TransformerEncoder(nn.Module):

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from uer.delayed import sent
 from uer.finetuning.tasks import Example
 from uer.tokenizers.base import Tokenizer
+from uer.training.delayed import sent
 
 
 class Instance(NamedTuple):

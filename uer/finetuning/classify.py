@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from uer.arguments import refuse_overwriting
-from uer.denormals import flush_denormals
+from uer.arguments import check_writable, refuse_overwriting
+from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, encode, shuffled
 from uer.finetuning.grid import Results, check_tuning_options, combinations, of, run_grid
@@ -25,8 +25,7 @@ from uer.finetuning.tasks import GLUE, Split, Task, read_glue, read_uer, uer_tas
 from uer.finetuning.training import Combination, Evaluation, Outcome, Settings, in_words
 from uer.formats import LoadedModel, shapes
 from uer.formats.storage import PendingFiles, read_tensors
-from uer.pretraining import check_writable
-from uer.reports import Reports
+from uer.report.writer import Reports
 from uer.tokenizers import build_tokenizer
 
 EVALUATION_BATCH = 64

@@ -9,14 +9,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from uer.denormals import flush_denormals
+from uer.arguments import check_writable
+from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.classify import ClassifierRun, Data, read_data
 from uer.finetuning.grid import check_tuning_options, combinations, markdown, of, percent, spread, summary
 from uer.finetuning.options import TASKS
 from uer.formats.storage import PendingFiles, write_json
-from uer.pretraining import check_writable
-from uer.reports import Reports
+from uer.report.writer import Reports
 
 FORMAT = 1
 UNCOUNTED = ("WNLI",)  # its dev data contradict its training data, so BERT's authors left it out of the average

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from uer.arguments import check_writable
 from uer.errors import UserError
 from uer.finetuning.training import Clock, Combination, Outcome, Problem, Settings, in_words, tune
 from uer.formats.storage import write_json, write_via
-from uer.precision import slow_products
-from uer.pretraining import check_writable
-from uer.reports import Reports
+from uer.report.writer import Reports
+from uer.training.precision import slow_products
 
 FORMAT = 1
 Keep = Callable[[Outcome, Combination], None]

@@ -8,16 +8,15 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from uer.arguments import refuse_overwriting
+from uer.arguments import check_writable, refuse_overwriting
 from uer.errors import UserError
 from uer.finetuning.batches import encode
 from uer.finetuning.classify import check_length, predict
 from uer.finetuning.model import load_classifier, read_card
 from uer.finetuning.tasks import Task, read_uer
 from uer.formats.storage import write_via
-from uer.precision import slow_products
-from uer.pretraining import check_writable
 from uer.tokenizers import build_tokenizer
+from uer.training.precision import slow_products
 
 SEQ_LENGTH = 128  # of a model that does not say its own
 

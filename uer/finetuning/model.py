@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from uer.config import ModelConfig, config_from_dict, load_config, read_json
+from uer.cpu.products import Linear
 from uer.embeddings.word_pos_seg import WordPosSegEmbedding
 from uer.encoders.transformer_encoder import TransformerEncoder
 from uer.errors import UserError
@@ -23,8 +24,7 @@ from uer.formats import LoadedModel, load_model, shapes
 from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, shortened, write_json
 from uer.formats.uer_names import to_published
 from uer.layers.dropout import Dropout
-from uer.models.sizes import BertSizes
-from uer.products import Linear
+from uer.sizes import BertSizes
 
 INIT_STD = 0.02
 HEADS = ("output_layer_1.", "output_layer_2.", "output_layer.")

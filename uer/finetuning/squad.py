@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from uer.arguments import refuse_overwriting
-from uer.delayed import sent
-from uer.denormals import flush_denormals
+from uer.arguments import check_writable, refuse_overwriting
+from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
 from uer.finetuning.classify import check_length, with_vocabulary
@@ -27,10 +26,10 @@ from uer.finetuning.squad_metrics import best_threshold, figures
 from uer.finetuning.training import Combination, Evaluation, Outcome, Settings
 from uer.formats import shapes
 from uer.formats.storage import PendingFiles, write_json
-from uer.pretraining import check_writable
-from uer.reports import Reports
+from uer.report.writer import Reports
 from uer.tokenizers import build_tokenizer
 from uer.tokenizers.bert import BertTokenizer
+from uer.training.delayed import sent
 
 EVALUATION_BATCH = 32
 NOWHERE = -math.inf

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import nn
 
+from uer.cpu.memory import keep_freed_memory
 from uer.errors import UserError
-from uer.memory import keep_freed_memory
-from uer.optimizers import AdamW, parameter_groups, schedule
-from uer.reports import Reports, duration
-from uer.trainer import step_seed
+from uer.report.writer import Reports, duration
+from uer.training.optimizers import AdamW, parameter_groups, schedule
+from uer.training.trainer import step_seed
 
 REMEDY = "a smaller --learning_rate or a longer --warmup is what usually helps"
 

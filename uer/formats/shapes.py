@@ -11,7 +11,7 @@ import torch
 from uer.config import ModelConfig
 from uer.formats.storage import shortened
 from uer.models.bert import Bert
-from uer.models.sizes import BertSizes
+from uer.sizes import BertSizes
 
 HEAD_SIZE = 64  # of every BERT that Google published
 LAYER = re.compile(r"encoder\.transformer\.(\d+)\.")

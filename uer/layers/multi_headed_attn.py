@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from uer.cpu.products import Linear
 from uer.layers.attention import attention
-from uer.products import Linear
 
 
 class MultiHeadedAttention(nn.Module):

@@ -9,7 +9,7 @@ from uer.layers.dropout import Dropout
 from uer.layers.layer_norm import LayerNorm
 from uer.layers.multi_headed_attn import MultiHeadedAttention
 from uer.layers.position_ffn import PositionwiseFeedForward
-from uer.models.sizes import BertSizes, LayerSizes
+from uer.sizes import BertSizes, LayerSizes
 
 
 class TransformerLayer(nn.Module):

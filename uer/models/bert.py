@@ -12,7 +12,7 @@ from uer.config import ModelConfig
 from uer.embeddings.word_pos_seg import WordPosSegEmbedding
 from uer.encoders.transformer_encoder import TransformerEncoder
 from uer.layers.layer_norm import LayerNorm
-from uer.models.sizes import BertSizes
+from uer.sizes import BertSizes
 from uer.targets.mlm_target import MlmTarget
 
 

@@ -8,7 +8,7 @@ import torch
 
 from uer.config import ModelConfig
 from uer.models.bert import Bert, initialise
-from uer.models.sizes import BertSizes
+from uer.sizes import BertSizes
 
 
 def sizes_of(config: ModelConfig, vocab_size: int) -> BertSizes:

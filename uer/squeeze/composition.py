@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from uer.products import mm
+from uer.cpu.products import mm
 
 Wanted = Callable[[], tuple[torch.Tensor | None, torch.Tensor | None]]
 

@@ -15,10 +15,9 @@ import torch
 from torch import nn
 
 from uer.config import ModelConfig
+from uer.cpu.products import product
 from uer.models.bert import Bert
-from uer.models.sizes import BertSizes, LayerSizes
-from uer.optimizers import AdamW
-from uer.products import product
+from uer.sizes import BertSizes, LayerSizes
 from uer.squeeze.composition import applies_to_features, applies_to_rows, effective
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.wiring import (
@@ -31,6 +30,8 @@ from uer.squeeze.wiring import (
     masked_compactors,
     wrapped_linears,
 )
+
+Moments = Mapping[torch.Tensor, dict[str, torch.Tensor]]  # an optimizer's state by parameter
 
 
 def sizes_from_groups(config: ModelConfig, groups: Mapping[str, MaskGroup], vocab: int, positions: int,
@@ -231,26 +232,26 @@ class Master:
         return largest
 
     @torch.no_grad()
-    def squeeze(self, group: MaskGroup, optimizer: AdamW | None = None) -> None:
-        """Drop a group's masked dimensions for good, from the compactors, the LayerNorms and the optimizer's state."""
+    def squeeze(self, group: MaskGroup, moments: Moments | None = None) -> None:
+        """Drop a group's masked dimensions for good: from compactors, LayerNorms and the optimizer's moments."""
         if group.squeezed:
             return
         index = group.kept_index()
         group.squeezed = True
         for tensor in masked_compactors(self.config.layers_num):
             if tensor.group == group.name:
-                self._narrow(tensor.name, tensor.dim, index, optimizer)
+                self._narrow(tensor.name, tensor.dim, index, moments)
         for name, owner in self.norms:
             if owner == group.name:
-                self._narrow(f"{name}.gamma", 0, index, optimizer)
-                self._narrow(f"{name}.beta", 0, index, optimizer)
+                self._narrow(f"{name}.gamma", 0, index, moments)
+                self._narrow(f"{name}.beta", 0, index, moments)
 
-    def _narrow(self, name: str, dim: int, index: torch.Tensor, optimizer: AdamW | None) -> None:
+    def _narrow(self, name: str, dim: int, index: torch.Tensor, moments: Moments | None) -> None:
         parameter = self.parameters[name]
         shape = parameter.shape
         parameter.data = parameter.data.index_select(dim, index)
         parameter.grad = None
-        state = optimizer.state.get(parameter, {}) if optimizer else {}
+        state = moments.get(parameter, {}) if moments else {}
         for key, value in state.items():
             if isinstance(value, torch.Tensor) and value.shape == shape:
                 state[key] = value.index_select(dim, index)

@@ -18,8 +18,7 @@ from collections.abc import Iterator
 
 import torch
 
-from uer.optimizers import AdamW
-from uer.squeeze.master import Master
+from uer.squeeze.master import Master, Moments
 from uer.squeeze.wiring import MaskedTensor, masked_compactors, masked_vectors
 
 PENALTIES = ("published", "fade")
@@ -30,8 +29,8 @@ FADE_PER_INTERVAL = 1e-3
 class Penalty:
     """Base: which tensors are under a mask now."""
 
-    def __init__(self, master: Master, optimizer: AdamW, w_step: int):
-        self.master, self.optimizer, self.w_step = master, optimizer, w_step
+    def __init__(self, master: Master, moments: Moments, w_step: int):
+        self.master, self.moments, self.w_step = master, moments, w_step
         self.matrices = self._trained(masked_compactors(master.config.layers_num))
         self.vectors = self._trained(masked_vectors(master.config.layers_num))
 
@@ -66,8 +65,8 @@ class Penalty:
 class PublishedPenalty(Penalty):
     """The published gradient and moment surgery."""
 
-    def __init__(self, master: Master, optimizer: AdamW, w_step: int, l2_lambda: float):
-        super().__init__(master, optimizer, w_step)
+    def __init__(self, master: Master, moments: Moments, w_step: int, l2_lambda: float):
+        super().__init__(master, moments, w_step)
         self.l2_lambda = l2_lambda
 
     @torch.no_grad()
@@ -88,7 +87,7 @@ class PublishedPenalty(Penalty):
                 self._moment(parameter).addcmul_(parameter, dropped, value=(1 - SURGERY) * (self.l2_lambda - 1))
 
     def _moment(self, parameter: torch.Tensor) -> torch.Tensor:
-        return self.optimizer.state[parameter]["exp_avg"]
+        return self.moments[parameter]["exp_avg"]
 
 
 class FadePenalty(Penalty):
@@ -110,11 +109,11 @@ class FadePenalty(Penalty):
             parameter.mul_(kept + dropped * self.factor)
 
 
-def build_penalty(name: str, master: Master, optimizer: AdamW, w_step: int, l2_lambda: float) -> Penalty:
+def build_penalty(name: str, master: Master, moments: Moments, w_step: int, l2_lambda: float) -> Penalty:
     """The penalty called `name`, one of `PENALTIES`."""
     if name == "published":
-        return PublishedPenalty(master, optimizer, w_step, l2_lambda)
-    return FadePenalty(master, optimizer, w_step)
+        return PublishedPenalty(master, moments, w_step, l2_lambda)
+    return FadePenalty(master, moments, w_step)
 
 
 def simulate_decay(rates: list[float], l2_lambda: float) -> list[float]:

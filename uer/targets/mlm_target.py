@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from uer.cpu.products import Linear, linear
 from uer.layers.layer_norm import LayerNorm
 from uer.layers.position_ffn import ACTIVATIONS
-from uer.models.sizes import BertSizes
-from uer.products import Linear, linear
+from uer.sizes import BertSizes
 from uer.targets.vocabulary_loss import vocabulary_loss
 
 

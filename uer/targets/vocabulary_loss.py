@@ -26,7 +26,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from uer.products import add_mm, mm
+from uer.cpu.products import add_mm, mm
 
 SLICE = {"cpu": 1 << 26}  # logits at a time; few slices, as the products read the whole table for each
 SLICE_ELSEWHERE = 1 << 28

@@ -15,7 +15,7 @@ import torch
 
 from uer.errors import UserError
 from uer.formats.storage import PendingFiles, read_tensors, reason, save_state_dict, torch_load, write_json
-from uer.optimizers import AdamW
+from uer.training.optimizers import AdamW
 
 FORMAT = 1
 RESUME = {"format", "step", "optimizer"}  # and, of a run with masks, what `Trainer.save` adds

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from uer.distributed import sum_over_ranks
 from uer.models.bert import Bert, mlm_loss
+from uer.parallel.collectives import sum_over_ranks
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch

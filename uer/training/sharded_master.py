@@ -18,15 +18,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from uer.checkpoint import optimizer_state
 from uer.config import ModelConfig
-from uer.distributed import Place, collective
 from uer.errors import UserError
 from uer.models.bert import Bert
+from uer.parallel.collectives import Place, collective
 from uer.squeeze.groups import MaskGroup
-from uer.squeeze.learner import WidLearner
 from uer.squeeze.master import Master
 from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes
+from uer.training.checkpoint import optimizer_state
+from uer.training.wid_learner import WidLearner
 
 ALIGNED = 64  # numbers: where the tensors of a transfer begin, so that kernels can read them in whole words
 

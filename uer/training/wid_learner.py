@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from uer.checkpoint import optimizer_state
 from uer.models.bert import Bert
-from uer.optimizers import AdamW
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.importance import NormScores
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import Penalty
+from uer.training.checkpoint import optimizer_state
+from uer.training.optimizers import AdamW
 
 
 class WidLearner:
@@ -115,5 +115,5 @@ class WidLearner:
     def squeeze(self, groups: list[MaskGroup]) -> None:
         """Drop these groups' masked dimensions for good and rebuild the student."""
         for group in groups:
-            self.master.squeeze(group, self.optimizer)
+            self.master.squeeze(group, self.optimizer.state)
         self.student = self.master.build_student()

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import torch.multiprocessing as mp
 
-from uer.distributed import LostPeers
 from uer.errors import Stopped, UserError
-from uer.signals import SIGNALS
+from uer.parallel.collectives import LostPeers
+from uer.parallel.signals import SIGNALS
 
 GRACE = 5.0  # seconds that the others get after one has failed
 

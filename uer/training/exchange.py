@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from uer.distributed import collective
+from uer.parallel.collectives import collective
 
 BUCKET_BYTES = 25 << 20
 

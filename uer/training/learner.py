@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from uer.checkpoint import optimizer_state
 from uer.models.bert import Bert
-from uer.optimizers import AdamW
 from uer.squeeze.groups import MaskGroup
+from uer.training.checkpoint import optimizer_state
+from uer.training.optimizers import AdamW
 
 Clip = Callable[[list[torch.Tensor]], None]
 State = tuple[dict[str, torch.Tensor], dict[str, Any]]

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
-from uer.cost import Cost, Step, activations_cost, plain_cost, table_rows, wid_cost
-from uer.learner import Learner
-from uer.reports import Reports
-from uer.squeeze.learner import WidLearner
+from uer.report.writer import Reports
+from uer.squeeze.cost import Cost, Step, activations_cost, plain_cost, table_rows, wid_cost
+from uer.training.learner import Learner
+from uer.training.wid_learner import WidLearner
 
 BINS = 32
 ALL_UPDATES = 128  # mask updates that are all noted; of as many again every second, then every fourth, …

@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 import torch
 
-from uer.checkpoint import checkpoint_path, checkpoint_steps
-from uer.delayed import Delayed
 from uer.errors import UserError
-from uer.learner import Learner
-from uer.precision import Precision, norm_of
-from uer.reports import Reports
-from uer.signals import SIGNALS, StopSignals
+from uer.parallel.signals import SIGNALS, StopSignals
+from uer.report.writer import Reports
+from uer.training.checkpoint import checkpoint_path, checkpoint_steps
+from uer.training.delayed import Delayed
+from uer.training.learner import Learner
+from uer.training.precision import Precision, norm_of
 
 REMEDY = "a smaller --learning_rate or --compactor_learning_rate, or a longer --warmup, is what usually helps"
 

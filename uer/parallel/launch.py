@@ -23,9 +23,9 @@ from urllib.parse import urlparse
 import torch
 import torch.distributed as dist
 
-from uer.distributed import LostPeers, Place, wait_for_all
 from uer.errors import Stopped, UserError
-from uer.rendezvous import Meeting, Watch, end_process, meet, open_store
+from uer.parallel.collectives import LostPeers, Place, wait_for_all
+from uer.parallel.rendezvous import Meeting, Watch, end_process, meet, open_store
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # longer than the slowest checkpoint; the watch finds dead processes sooner
 LAST_WORDS = 20.0  # seconds that a failed process gets to shut down
@@ -66,7 +66,7 @@ def launch(worker: Worker, args: argparse.Namespace) -> None:
         except LostPeers as error:
             raise UserError(str(error)) from None
         return
-    from uer.spawn import spawn
+    from uer.parallel.spawn import spawn
 
     spawn(_run, plan, worker, args)
 

@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from uer.checkpoint import save_checkpoint
-from uer.compilation import compile_encoder
-from uer.cost import Step
-from uer.delayed import sent
-from uer.distributed import Place, differing, sum_over_ranks, wait_for_all
 from uer.errors import Stopped, UserError
-from uer.exchange import GradientExchange
-from uer.judge import REMEDY, Judge
-from uer.learner import Learner
-from uer.objective import SoftTargets, evaluate, training_loss
-from uer.precision import Precision
-from uer.progress import Progress, histograms, summary
-from uer.record import Recorder
-from uer.reports import Reports
-from uer.signals import StopSignals
-from uer.squeeze.learner import WidLearner
+from uer.parallel.collectives import Place, differing, sum_over_ranks, wait_for_all
+from uer.parallel.signals import StopSignals
+from uer.report.writer import Reports
+from uer.squeeze.cost import Step
 from uer.squeeze.mask_file import append_masks
+from uer.training.checkpoint import save_checkpoint
+from uer.training.compilation import compile_encoder
+from uer.training.delayed import sent
+from uer.training.exchange import GradientExchange
+from uer.training.judge import REMEDY, Judge
+from uer.training.learner import Learner
+from uer.training.objective import SoftTargets, evaluate, training_loss
+from uer.training.precision import Precision
+from uer.training.progress import Progress, histograms, summary
+from uer.training.recorder import Recorder
+from uer.training.wid_learner import WidLearner
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch, MlmLoader

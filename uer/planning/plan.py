@@ -10,15 +10,15 @@ from typing import NamedTuple
 import torch
 
 from uer.config import ModelConfig, load_config
-from uer.cost import PARTS, Cost, Step, activations_cost, plain_cost, wid_cost
 from uer.data.dataset import Dataset
 from uer.errors import UserError
 from uer.formats import load_model, shapes
 from uer.formats.teacher import config_beside
-from uer.optimizers import schedule
+from uer.squeeze.cost import PARTS, Cost, Step, activations_cost, plain_cost, wid_cost
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.penalty import FADE_PER_INTERVAL, simulate_decay
 from uer.tokenizers import build_tokenizer
+from uer.training.optimizers import schedule
 
 VOCABULARY, SEQ_LENGTH, SEGMENTS = 30522, 128, 3  # BERT's vocabulary; the default of preprocess.py; UER's table
 UNITS = {"memory": ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")),

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from uer.learner import Learner
-from uer.reports import Reports, duration
-from uer.squeeze.learner import WidLearner
+from uer.report.writer import Reports, duration
+from uer.training.learner import Learner
+from uer.training.wid_learner import WidLearner
 
 
 class Progress:

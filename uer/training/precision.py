@@ -17,8 +17,8 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 
-from uer.distributed import sum_over_ranks
 from uer.errors import UserError
+from uer.parallel.collectives import sum_over_ranks
 
 START, GROWTH_STEPS, LOWEST = 2.0**16, 2000, 2.0**-14
 TRIAL = 128, 512, 512  # rows, width before and after of the layer that CPUs are tried with

@@ -8,22 +8,22 @@ from typing import Any
 import torch
 
 from uer.calibration.student import apply_calibration, calibrate_groups, calibrated_groups
-from uer.checkpoint import Checkpoint, restore_optimizer
 from uer.config import ModelConfig
 from uer.data.loader import MlmLoader
-from uer.distributed import Place
-from uer.learner import Learner, PlainLearner
 from uer.models.build import from_weights
-from uer.optimizers import AdamW, parameter_groups, schedule
-from uer.plan import shared_w_step
-from uer.reports import Reports
-from uer.sharding import ShardedLearner, ShardedMaster
+from uer.parallel.collectives import Place
+from uer.planning.plan import shared_w_step
+from uer.report.writer import Reports
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.importance import build_scores
-from uer.squeeze.learner import WidLearner
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty, simulate_decay
 from uer.squeeze.pooler import COLUMNS, last_gamma, shift_pooler, squeeze_pooler
+from uer.training.checkpoint import Checkpoint, restore_optimizer
+from uer.training.learner import Learner, PlainLearner
+from uer.training.optimizers import AdamW, parameter_groups, schedule
+from uer.training.sharded_master import ShardedLearner, ShardedMaster
+from uer.training.wid_learner import WidLearner
 
 SWING = 0.1  # share of its size by which a masked entry may overshoot zero before a run is warned
 
@@ -106,7 +106,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     optimizer = AdamW(parameter_groups(master.named_parameters(), args.learning_rate,
                                        lambda name: args.compactor_learning_rate if "compactor" in name else None,
                                        special_kind="compactor_learning_rate"))
-    penalty = build_penalty(args.penalty, master, optimizer, args.w_step, args.l2_lambda)
+    penalty = build_penalty(args.penalty, master, optimizer.state, args.w_step, args.l2_lambda)
     tolerance = None if args.no_squeeze else args.squeeze_tolerance
     scores = build_scores(args.mask_scores, master)
     if resumed is not None:

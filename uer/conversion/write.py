@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from uer.config import ModelConfig, read_json
+from uer.conversion.merge import TOLERANCE, probe_batch, student_model
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model, shapes, stock
 from uer.formats.export import check_head, check_vocabulary, config_text, write_huggingface, write_uer
@@ -23,7 +24,6 @@ from uer.formats.onnx_export import check_packages, onnx_logits, write_onnx
 from uer.formats.storage import PendingFiles
 from uer.formats.teacher import config_path_for, model_folder
 from uer.formats.tokenizer_files import load_wordpiece
-from uer.squeeze.merge import TOLERANCE, probe_batch, student_model
 
 UER_FORMATS = {"uer": "published", "uer-py": "uer-py"}
 ENDINGS = (".bin", ".pt", ".pth", ".safetensors", ".onnx")

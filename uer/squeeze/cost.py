@@ -26,7 +26,7 @@ import torch
 
 from uer.config import ModelConfig
 from uer.formats.shapes import expected_shapes, sizes_of
-from uer.models.sizes import BertSizes
+from uer.sizes import BertSizes
 from uer.squeeze.composition import applies_to_features, applies_to_rows, rows_first
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.master import sizes_from_groups

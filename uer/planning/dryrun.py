@@ -17,19 +17,19 @@ from types import SimpleNamespace
 
 import torch
 
-from uer.checkpoint import find_checkpoint, load_checkpoint, open_checkpoint
-from uer.conversion import output_paths, write_outputs
+from uer.conversion.stage1 import student_source
+from uer.conversion.write import output_paths, write_outputs
 from uer.data.loader import MlmBatch, MlmLoader
-from uer.distributed import Place, wait_for_all
 from uer.errors import UserError
-from uer.launch import launch
-from uer.pretraining import build_trainer
-from uer.progress import memory_gb
-from uer.reports import Reports
-from uer.signals import StopSignals
-from uer.squeeze.learner import WidLearner
-from uer.stage1 import student_source
-from uer.trainer import Trainer
+from uer.parallel.collectives import Place, wait_for_all
+from uer.parallel.launch import launch
+from uer.parallel.signals import StopSignals
+from uer.report.writer import Reports
+from uer.training.build_trainer import build_trainer
+from uer.training.checkpoint import find_checkpoint, load_checkpoint, open_checkpoint
+from uer.training.progress import memory_gb
+from uer.training.trainer import Trainer
+from uer.training.wid_learner import WidLearner
 
 BATCH_SIZE, ACCUMULATION_STEPS, CALIBRATION_BATCHES, EVALUATION_BATCHES = 4, 2, 1, 2
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from uer.config import ModelConfig, config_from_dict, load_config, read_json
-from uer.conversion import Source
+from uer.conversion.merge import Merged, groups_for, master_from_checkpoint, merge
+from uer.conversion.write import Source
 from uer.errors import UserError
 from uer.formats import shapes
 from uer.formats.model_card import CardFacts
@@ -18,7 +19,6 @@ from uer.formats.storage import read_tensors
 from uer.formats.teacher import config_path_for
 from uer.formats.uer_names import is_uer, to_published
 from uer.squeeze.mask_file import read_masks
-from uer.squeeze.merge import Merged, groups_for, master_from_checkpoint, merge
 from uer.squeeze.pooler import take_pooler
 from uer.tokenizers.vocab import Vocab
 

@@ -1,0 +1,1 @@
+"""What makes CPUs fast; none of it changes what a model means."""

@@ -1,0 +1,1 @@
+"""Processes: starting them, finding each other, what they tell each other."""
