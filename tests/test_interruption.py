@@ -27,7 +27,7 @@ from uer.parallel.signals import SIGNALS, StopSignals
 from uer.report.writer import Reports
 from uer.training.build_trainer import build_trainer
 from uer.training.checkpoint import checkpoint_steps, load_checkpoint, open_checkpoint, save_checkpoint, sweep
-from uer.training.objective import training_loss
+from uer.training.objective import mlm_objective
 from uer.training.precision import START, LossScale, Precision
 
 FADE = [*WID, "--penalty", "fade", "--w_step", "1"]
@@ -49,7 +49,7 @@ def test_a_signal_saves_and_ends_the_run(bench, tmp_path, monkeypatch, capsys, n
     run([*words, "--output_model_path", "whole"])
     losses = [entry["loss"] for entry in reports(Path("logs"), "train")]
     shutil.rmtree("logs")
-    take = uer.training.trainer.training_loss
+    take = uer.training.trainer.mlm_objective
     calls = iter(range(100))
 
     def hit(*more):
@@ -57,7 +57,7 @@ def test_a_signal_saves_and_ends_the_run(bench, tmp_path, monkeypatch, capsys, n
             os.kill(os.getpid(), number)
         return take(*more)
 
-    monkeypatch.setattr(uer.training.trainer, "training_loss", hit)
+    monkeypatch.setattr(uer.training.trainer, "mlm_objective", hit)
     before = signal.getsignal(number)
     with pytest.raises(Stopped) as stopped:
         run(words)
@@ -197,13 +197,13 @@ def test_a_lost_loss_ends_the_run_before_its_update(bench, tmp_path, monkeypatch
     trainer.judge.delayed.lag = lag
     seen = {}
 
-    def lost(student, batch, soft):
+    def lost(student, batch):
         step = len(seen) + 1
         seen[step] = {name: p.detach().clone() for name, p in trainer.learner.named_parameters()}
-        loss, sums = training_loss(student, batch, soft)
+        loss, sums = mlm_objective(student, batch)
         return (loss, sums) if step < 4 else (loss * float("nan"), sums * float("nan"))
 
-    monkeypatch.setattr(uer.training.trainer, "training_loss", lost)
+    trainer.objective = lost
     with pytest.raises(UserError, match=r"the loss is nan at step 4; .* no weight was updated with it\. Look at .*"
                                         r"learning_rate 7\.41e-04.*--max_grad_norm, then start again"):
         trainer.train()
@@ -272,8 +272,7 @@ def test_composition_has_its_own_precision(bench, tmp_path, monkeypatch, more, i
     monkeypatch.chdir(tmp_path)
     trainer, _ = build(options(bench, *WID, *more, total_steps=2))
     seen = []
-    loop = uer.training.trainer
-    for thing, name in ((trainer.learner, "prepare"), (trainer.learner, "finish"), (loop, "training_loss")):
+    for thing, name in ((trainer.learner, "prepare"), (trainer.learner, "finish"), (trainer, "objective")):
         inner = getattr(thing, name)
 
         def noting(*args, inner=inner, name=name):
@@ -286,7 +285,7 @@ def test_composition_has_its_own_precision(bench, tmp_path, monkeypatch, more, i
         trainer.step(1, trainer.batches.stream(), 1.0)
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert seen == [("prepare", inside), ("training_loss", "medium"), ("finish", inside)]
+    assert seen == [("prepare", inside), ("objective", "medium"), ("finish", inside)]
 
 
 # -- watching ----------------------------------------------------------------------------------------------------------

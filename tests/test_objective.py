@@ -18,7 +18,7 @@ from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import FadePenalty, PublishedPenalty, simulate_decay
 from uer.training.choose_learner import warn_of_decay
-from uer.training.objective import SoftTargets, evaluate, logits_of, training_loss
+from uer.training.objective import SoftTargets, evaluate, logits_of
 from uer.training.optimizers import AdamW, parameter_groups
 
 CONFIG = ModelConfig(16, 1, 2, 32, 16, dropout=0.0)
@@ -59,7 +59,7 @@ def test_soft_loss_is_the_divergence_over_the_teachers_likeliest_tokens():
         p, q = (F.softmax(x[top].double() / 2, 0) for x in (theirs.float(), given.float()))
         wanted += 4 * (p * (p / q).log()).sum().item()
     assert soft.loss(logits, data).item() == pytest.approx(wanted, rel=1e-5)
-    loss, report = training_loss(student, data, soft)
+    loss, report = soft(student, data)
     hard = mlm_loss(logits, data.labels)[0]
     assert loss.item() == pytest.approx(0.7 * hard.item() + 0.3 * wanted, rel=1e-5)
     assert report[0].item() == pytest.approx(hard.item())
@@ -68,10 +68,10 @@ def test_soft_loss_is_the_divergence_over_the_teachers_likeliest_tokens():
 def test_soft_loss_vanishes_on_the_teacher_itself_and_leaves_it_alone():
     teacher, data = model(1), batch()
     soft = SoftTargets(teacher, weight=1.0)
-    loss, _ = training_loss(model(1).load_state_dict(teacher.state_dict()) and teacher, data, soft)
+    loss, _ = soft(model(1).load_state_dict(teacher.state_dict()) and teacher, data)
     assert abs(loss.item()) < 1e-5
     student = model(2)
-    training_loss(student, data, soft)[0].backward()
+    soft(student, data)[0].backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(parameter.grad is not None for parameter in student.parameters())
 

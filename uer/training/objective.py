@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,13 @@ def loss_of(model: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
     return model.loss(batch.src, batch.seg, batch.positions, batch.labels, batch.tokens < batch.seg.numel())
 
 
+class Objective(Protocol):
+    """What a training step runs backward on."""
+
+    def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The summed loss of a batch, and (summed cross entropy, right predictions) to report, float [2], no graph."""
+
+
 class SoftTargets:
     """Soft labels: the teacher's distribution over its k most likely tokens, softened by a temperature.
 
@@ -40,6 +47,13 @@ class SoftTargets:
         self.teacher = teacher.eval()
         self.weight, self.temperature, self.top_k = weight, temperature, top_k
 
+    def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """An `Objective`: both losses by their weights."""
+        logits = logits_of(student, batch)
+        loss, correct = mlm_loss(logits, batch.labels)
+        report = torch.stack([loss.detach(), correct.to(loss.dtype)])
+        return (1 - self.weight) * loss + self.weight * self.loss(logits, batch), report
+
     def loss(self, logits: torch.Tensor, batch: MlmBatch) -> torch.Tensor:
         """Summed soft loss of student logits [n, vocab]."""
         with torch.no_grad():
@@ -50,15 +64,10 @@ class SoftTargets:
         return self.temperature**2 * F.kl_div(given, wanted, reduction="sum", log_target=True)
 
 
-def training_loss(student: Bert, batch: MlmBatch, soft: SoftTargets | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """What to run backward on, and (summed cross entropy, right predictions) to report, as float [2] without graph."""
-    if soft is None:
-        loss, correct = loss_of(student, batch)
-        return loss, torch.stack([loss.detach(), correct.to(loss.dtype)])
-    logits = logits_of(student, batch)
-    loss, correct = mlm_loss(logits, batch.labels)
-    report = torch.stack([loss.detach(), correct.to(loss.dtype)])
-    return (1 - soft.weight) * loss + soft.weight * soft.loss(logits, batch), report
+def mlm_objective(student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """An `Objective`: the cross entropy alone."""
+    loss, correct = loss_of(student, batch)
+    return loss, torch.stack([loss.detach(), correct.to(loss.dtype)])
 
 
 class Evaluation(NamedTuple):

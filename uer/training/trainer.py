@@ -25,7 +25,7 @@ from uer.training.delayed import sent
 from uer.training.exchange import GradientExchange
 from uer.training.judge import REMEDY, Judge
 from uer.training.learner import Learner
-from uer.training.objective import SoftTargets, evaluate, training_loss
+from uer.training.objective import Objective, evaluate, mlm_objective
 from uer.training.precision import Precision
 from uer.training.progress import Progress, histograms, summary
 from uer.training.recorder import Recorder
@@ -70,17 +70,18 @@ class Trainer:
         precision: number formats (default: float32).
         signals: what may ask the run to end (default: nothing).
         dev: this process's share of held-out data.
-        soft: soft labels.
+        objective: what a step runs backward on (default: the cross entropy).
         carried: tensors that nothing here trains and every checkpoint has: the teacher's pooler.
         lag: steps after which the host looks at a step's figures (default: 1 on a GPU, else 0).
     """
 
     def __init__(self, learner: Learner, batches: MlmLoader, run: Run, place: Place, reports: Reports,
                  card: dict[str, Any], precision: Precision | None = None, signals: StopSignals | None = None,
-                 dev: MlmLoader | None = None, soft: SoftTargets | None = None,
+                 dev: MlmLoader | None = None, objective: Objective | None = None,
                  carried: dict[str, torch.Tensor] | None = None, lag: int | None = None):
         self.learner, self.batches, self.run, self.place = learner, batches, run, place
-        self.reports, self.card, self.dev, self.soft, self.carried = reports, card, dev, soft, carried or {}
+        self.reports, self.card, self.dev, self.carried = reports, card, dev, carried or {}
+        self.objective: Objective = objective or mlm_objective
         self.precision = precision or Precision(place.device)
         self.signals = signals or StopSignals()
         self.exchange = self._wire()
@@ -150,7 +151,7 @@ class Trainer:
         report = torch.zeros(2, dtype=torch.float64, device=self.place.device)
         for number, batch in enumerate(batches, 1):
             with self.precision.products():
-                loss, sums = training_loss(self.learner.student, batch, self.soft)
+                loss, sums = self.objective(self.learner.student, batch)
             if number == len(batches):
                 self.exchange.expect()
             self.precision.scaled(loss / told[0].to(loss.dtype).clamp_min(1)).backward()
@@ -204,7 +205,7 @@ class Trainer:
         self._prepare()
         self.learner.student.eval()
         with self.precision.products():
-            _, sums = training_loss(self.learner.student, batch, None)
+            _, sums = mlm_objective(self.learner.student, batch)
         self.learner.student.train()
         return sums[0].item() / max(len(batch.labels), 1)
 
