@@ -118,12 +118,12 @@ def test_the_few_broken_lines_of_qqp_are_left_out_and_told(tmp_path):
 def test_uers_files(tmp_path):
     path = tmp_path / "t.tsv"
     path.write_text('text_a\tlabel\tother\nx "y\t10\t.\nz\t2\t.\nx\t0\t.\n')
-    task = uer_task([path])
+    task = uer_task(path)
     assert task.labels == ("0", "2", "10") and not task.regression and task.outputs == 3
     assert [tuple(example) for example in read_uer(task, path)] == [('x "y', None, 2), ("z", None, 1), ("x", None, 0)]
     assert [example.label for example in read_uer(task, path, labelled=False)] == [None] * 3
     (tmp_path / "pair.tsv").write_text("label\ttext_a\ttext_b\nyes\tx\ty\nno\tz\tw\n")
-    task = uer_task([tmp_path / "pair.tsv"])
+    task = uer_task(tmp_path / "pair.tsv")
     assert task.labels == ("no", "yes") and read_uer(task, tmp_path / "pair.tsv")[0] == ("x", "y", 1)
     (tmp_path / "unlabelled.tsv").write_text("text_a\ttext_b\nx\ty\n")
     assert read_uer(task, tmp_path / "unlabelled.tsv", labelled=None) == [("x", "y", None)]
@@ -138,14 +138,14 @@ def test_uers_files(tmp_path):
 def test_faults_in_uers_files(tmp_path, text, words):
     (tmp_path / "t.tsv").write_text(text)
     with pytest.raises(UserError, match=rf"t\.tsv.*{words}"):
-        read_uer(uer_task([tmp_path / "t.tsv"]), tmp_path / "t.tsv")
+        read_uer(uer_task(tmp_path / "t.tsv"), tmp_path / "t.tsv")
 
 
 def test_a_label_that_training_does_not_know(tmp_path):
     (tmp_path / "train.tsv").write_text("label\ttext_a\n1\tx\n0\ty\n")
     (tmp_path / "dev.tsv").write_text("label\ttext_a\n1\tx\n2\ty\n")
     with pytest.raises(UserError, match=r"dev\.tsv, line 3: label '2' is unknown; one of 0, 1"):
-        read_uer(uer_task([tmp_path / "train.tsv"]), tmp_path / "dev.tsv")
+        read_uer(uer_task(tmp_path / "train.tsv"), tmp_path / "dev.tsv")
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------

@@ -181,5 +181,5 @@ def test_no_json(tmp_path):
     (tmp_path / "d.json").write_text("{")
     with pytest.raises(UserError, match=r"d\.json: not valid JSON"):
         read_squad(tmp_path / "d.json")
-    with pytest.raises(UserError, match=r"e\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"e\.json: no such file"):
         read_squad(tmp_path / "e.json")

@@ -11,6 +11,7 @@ from typing import Any
 
 from uer.arguments import checked
 from uer.errors import UserError
+from uer.files import read_object
 
 ACTIVATION_NAMES = ("gelu", "gelu_fast", "relu", "silu", "tanh")
 LAYERNORM_EPS = {"uer": 1e-6, "huggingface": 1e-12}
@@ -67,21 +68,6 @@ class ModelConfig:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """The object in a JSON file; `UserError` names what is wrong with it."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"config {path}: cannot be read ({error.strerror}); give a file like "
-                        f"bert/base_config.json") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"config {path}: not valid JSON ({error})") from None
-    if not isinstance(data, dict):
-        raise UserError(f"config {path}: holds a {type(data).__name__}; a JSON object like bert/base_config.json is "
-                        f"needed")
-    return data
-
-
 def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> ModelConfig:
     """Read and check a model config.
 
@@ -91,7 +77,7 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Mo
     Raises:
         UserError: unreadable file, missing or senseless sizes, an architecture other than BERT's: all problems at once.
     """
-    return config_from_dict({**read_json(path), **(overrides or {})}, f"config {path}")
+    return config_from_dict({**read_object(path), **(overrides or {})}, f"config {path}")
 
 
 def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
@@ -168,7 +154,7 @@ def parse_with_config(build_parser: Callable[[], argparse.ArgumentParser],
     if not path:
         return args, given
     actions = {action.dest: action for action in bare._actions}
-    for key, value in read_json(path).items():
+    for key, value in read_object(path).items():
         if key not in actions or key in given or key == "config_path":
             continue
         action = actions[key]

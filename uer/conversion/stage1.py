@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from uer.config import ModelConfig, config_from_dict, load_config, read_json
+from uer.config import ModelConfig, config_from_dict, load_config
 from uer.conversion.merge import Merged, groups_for, master_from_checkpoint, merge
 from uer.conversion.write import Source
 from uer.errors import UserError
+from uer.files import read_object
 from uer.formats import shapes
 from uer.formats.model_card import CardFacts
 from uer.formats.storage import read_tensors
@@ -48,8 +49,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
              for name, tensor in to_published(raw).items() if name in shapes.POOLER or name not in shapes.NSP_HEAD}
     beside = Path(f"{path}.json")
     if not beside.is_file() and config_path_for(path).is_file():
-        return state, {"teacher": read_json(config_path_for(path))}
-    return state, _checked_facts(read_json(beside), beside) if beside.is_file() else {}
+        return state, {"teacher": read_object(config_path_for(path))}
+    return state, _checked_facts(read_object(beside), beside) if beside.is_file() else {}
 
 
 def _checked_facts(facts: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import torch
 
-from uer.config import ModelConfig, read_json
+from uer.config import ModelConfig
 from uer.conversion.merge import TOLERANCE, probe_batch, student_model
 from uer.errors import UserError
+from uer.files import read_object
 from uer.formats import LoadedModel, load_model, shapes, stock
 from uer.formats.export import check_head, check_vocabulary, config_text, write_huggingface, write_uer
 from uer.formats.model_card import CardFacts, model_card
@@ -242,7 +243,7 @@ def vocabulary_files(model: LoadedModel, output: Path) -> list[tuple[Path, Path]
 def stock_check(model: LoadedModel, folder: Path, check: Check) -> str:
     """Compare with stock transformers on the folder itself: logits, or hidden states where the MLM head was made."""
     folder = model_folder(folder)
-    settings = read_json(folder / "config.json")
+    settings = read_object(folder / "config.json")
     src, seg, pad = check.src, check.seg, settings.get("pad_token_id") or 0
     src = src.masked_fill(src == pad, pad + 1).masked_fill(seg == 0, pad)  # RoBERTa counts positions by the padding
     if settings.get("type_vocab_size") == 1:

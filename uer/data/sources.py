@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from uer.errors import UserError
+from uer.files import HEAD, head_of, refuse_foreign
 
 SEGMENT = 1 << 20  # bytes of text
 BLOCK = 1 << 20
@@ -111,8 +112,10 @@ def segments(sources: list[Path | None], by_document: bool, folder: Path) -> Ite
     for source_number, source in enumerate(sources):
         name = "standard input" if source is None else str(source)
         with _opened(source) as raw:
-            head = raw.peek(8)[:8] if isinstance(raw, io.BufferedReader) else b""
+            head = raw.peek(HEAD)[:HEAD] if isinstance(raw, io.BufferedReader) else b""
             kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+            if kind is None:
+                refuse_foreign(head, name, "text")
             plain = source is not None and kind is None and stat.S_ISREG(source.stat().st_mode)
             if plain:
                 assert source is not None
@@ -183,6 +186,8 @@ def _cut_stream(
             if not count:
                 path.unlink()
                 return
+            if not offset:
+                refuse_foreign(head_of(path), name, "text")  # an archive that was compressed
             raw_now = raw.tell() if raw.seekable() else raw_before + count
             yield path, 0, count, offset, lines, raw_now - raw_before
             offset, lines, raw_before, number = offset + count, lines + new_lines, raw_now, number + 1

@@ -108,7 +108,7 @@ def read_data(args: argparse.Namespace, wants_test: bool) -> Data:
         raise UserError("give --train_path and --dev_path (UER's TSV), or --task and --data_dir (GLUE's files)")
     if wants_test and not args.test_path:
         raise UserError(f"--prediction_path {args.prediction_path} needs --test_path, the texts to predict")
-    task = uer_task([args.train_path])
+    task = uer_task(args.train_path)
     test = [Split("", read_uer(task, args.test_path, None))] if args.test_path else []
     return Data(task, Split("", read_uer(task, args.train_path)), [Split("", read_uer(task, args.dev_path))], test)
 
@@ -216,7 +216,8 @@ class ClassifierRun:
     def _keep(self, outcome: Outcome, combination: Combination) -> None:
         task, vocab = self.data.task, self.tokenizer.vocab
         card = {"kind": "classifier", "config": self.loaded.config.to_dict(), "task": task.name,
-                "labels": list(task.labels), "pooling": self.args.pooling, "seq_length": self.args.seq_length,
+                "labels": list(task.labels), "pairs": len(task.texts) == 2, "pooling": self.args.pooling,
+                "seq_length": self.args.seq_length,
                 "vocab_size": len(vocab), "vocab_sha256": vocab.sha256, "tokenizer": self.args.tokenizer,
                 "do_lower_case": self.lower_case, **combination._asdict(), **outcome.to_dict()}
         save_tuned(self.args.output_model_path, outcome.weights, card)

@@ -18,6 +18,7 @@ from torch import nn
 
 from uer.arguments import check_writable
 from uer.errors import UserError
+from uer.files import read_object
 from uer.finetuning.training import Clock, Combination, Outcome, Problem, Settings, in_words, tune
 from uer.formats.storage import write_json, write_via
 from uer.report.writer import Reports
@@ -72,11 +73,11 @@ class Results:
 
     def _read(self) -> list[dict[str, Any]]:
         try:
-            data = json.loads(Path(self.path).read_text(encoding="utf-8"))
+            data = read_object(self.path, "--resume:")
             found, runs = dict(data["facts"]), list(data["runs"])
             for run in runs:
                 of(run), float(run["score"]), dict(run["figures"]), int(run["best_epoch"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"--resume: {self.path} is no results file ({error}); leave --resume out to begin "
                             f"anew") from None
         differ = [f"{key} is {found.get(key)!r} there, {value!r} here" for key, value in self.facts.items()

@@ -13,7 +13,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import encode
 from uer.finetuning.classify import check_length, predict
 from uer.finetuning.model import load_classifier, read_card
-from uer.finetuning.tasks import Task, read_uer
+from uer.finetuning.tasks import Task, read_uer, texts_of
 from uer.formats.storage import write_via
 from uer.tokenizers import build_tokenizer
 from uer.training.precision import slow_products
@@ -45,7 +45,7 @@ def infer(args: argparse.Namespace, given: set[str]) -> None:
     if max(1, len(labels)) != model.output_layer_2.out_features:  # a regression has one output and no labels
         raise UserError(f"{args.load_model_path}.json: {len(labels)} labels for a model of "
                         f"{model.output_layer_2.out_features}")
-    task = Task("", labels, ("text_a", "text_b"))
+    task = Task("", labels, texts_of(args.test_path, card.get("pairs")))
     seq_length = card.get("seq_length", SEQ_LENGTH) if args.seq_length is None else args.seq_length
     check_length(seq_length, model.embedding.position_embedding.num_embeddings)
     instances = encode(read_uer(task, args.test_path, labelled=False), tokenizer, seq_length)

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from uer.config import ModelConfig, config_from_dict, load_config, read_json
+from uer.config import ModelConfig, config_from_dict, load_config
 from uer.cpu.products import Linear
 from uer.embeddings.word_pos_seg import WordPosSegEmbedding
 from uer.encoders.transformer_encoder import TransformerEncoder
 from uer.errors import UserError
+from uer.files import read_object
 from uer.finetuning.options import POOLINGS
 from uer.formats import LoadedModel, load_model, shapes
 from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, shortened, write_json
@@ -183,8 +184,9 @@ def save_tuned(path: str, weights: Mapping[str, torch.Tensor], card: dict[str, A
 def read_card(path: str) -> dict[str, Any]:
     """What is beside a fine-tuned model ({} for a file of UER's own)."""
     beside = Path(f"{path}.json")
-    card = read_json(beside) if beside.is_file() else {}
+    card = read_object(beside) if beside.is_file() else {}
     right = {"config": lambda value: isinstance(value, dict), "seq_length": lambda value: isinstance(value, int),
+             "pairs": lambda value: isinstance(value, bool),
              "pooling": lambda value: value in list(POOLINGS),
              "labels": lambda value: isinstance(value, list) and all(isinstance(label, str) for label in value)}
     wrong = [f"{key} {card[key]!r}" for key, check in right.items() if key in card and not check(card[key])]

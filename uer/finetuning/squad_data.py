@@ -7,7 +7,7 @@ Every token of a window knows which characters of the text it stands for, so an 
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from uer.errors import UserError
+from uer.files import read_json
 from uer.tokenizers.bert import BertTokenizer
 
 
@@ -37,14 +38,9 @@ def read_squad(path: str | Path) -> list[Question]:
     """The questions of a file in the format of SQuAD 1.1 or 2.0.
 
     Raises:
-        UserError: unreadable, not of this form, or an answer that is not where it says.
+        UserError: unreadable, not of this form, an answer that is not where it says, an empty text, or one id twice.
     """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    data = read_json(path, wanted="SQuAD's JSON")
     out: list[Question] = []
     try:
         for article in data["data"]:
@@ -55,16 +51,22 @@ def read_squad(path: str | Path) -> list[Question]:
                         f"{type(error).__name__} {error} after {len(out)} question(s)") from None
     if not out:
         raise UserError(f"{path}: no questions in it")
+    if len({question.id for question in out}) < len(out):
+        twice = next(name for name, count in Counter(question.id for question in out).items() if count > 1)
+        raise UserError(f"{path}: question {twice}: more than one has this id; the answers could not be told apart")
     return out
 
 
 def _question(entry: dict[str, Any], context: str, path: str | Path) -> Question:
     if not (isinstance(entry["question"], str) and isinstance(context, str)):
         raise TypeError("question and context must be text")
+    for name, text in (("question", entry["question"]), ("context", context)):
+        if not text.strip():
+            raise UserError(f"{path}: question {entry['id']}: its {name} is empty; a text is needed")
     impossible = bool(entry.get("is_impossible", False))
     answers = () if impossible else tuple((answer["text"], answer["answer_start"]) for answer in entry["answers"])
     for text, start in answers:
-        if not isinstance(start, int) or context[start:start + len(text)] != text or not text:
+        if not isinstance(start, int) or start < 0 or context[start:start + len(text)] != text or not text:
             raise UserError(f"{path}: question {entry['id']}: the answer {text!r} is not at character {start!r} of the "
                             f"text")
     return Question(str(entry["id"]), entry["question"], context, answers)

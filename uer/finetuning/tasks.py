@@ -6,6 +6,8 @@ quoted. The order of labels is fixed, so that class numbers mean the same in eve
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ from uer.errors import UserError
 from uer.finetuning.tsv import Table
 
 BROKEN_SHARE = 1e-3  # of a file's lines may be broken where that is known of the published file
+SHOWN = 10  # labels in a message
+WHOLE = re.compile(r"0|-?[1-9][0-9]*")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 class Example(NamedTuple):
@@ -53,7 +58,8 @@ class Task:
         dev: (name of the split, file) of each; test: with GLUE's name for the predictions ("": the task's).
         bare: columns of training and dev files that have no header.
         range: of a regression's score.
-        broken_lines: the published file is known to have some lines with too few columns; they are left out.
+        flawed: the published files are known to have a few lines with too few columns, which are left out of training
+            and dev data, and a few empty texts, which are read as they are; both are told.
     """
 
     name: str
@@ -65,7 +71,7 @@ class Task:
     test: tuple[tuple[str, str, str], ...] = (("", "test.tsv", ""),)
     bare: dict[str, int] | None = None
     range: tuple[float, float] = (0.0, 5.0)
-    broken_lines: bool = False
+    flawed: bool = False
 
     @property
     def regression(self) -> bool:
@@ -77,16 +83,14 @@ class Task:
         return max(1, len(self.labels))
 
     def label_of(self, text: str, where: str) -> float | int:
-        """Class number or score of a label as it stands in a file."""
+        """Class number or score of a label as it stands in a file, blanks around it apart."""
+        text = text.strip()
         if self.labels:
             if text not in self.labels:
                 raise UserError(f"{where}: label {text!r} is unknown; one of {', '.join(self.labels)} is needed")
             return self.labels.index(text)
         low, high = self.range
-        try:
-            score = float(text)
-        except ValueError:
-            score = float("nan")
+        score = float(text) if NUMBER.fullmatch(text) else float("nan")
         if not low <= score <= high:
             raise UserError(f"{where}: score {text!r}; a number from {low:g} to {high:g} is needed")
         return score
@@ -105,7 +109,7 @@ GLUE = {task.name: task for task in (
     Task("SST-2", BINARY, ("sentence",)),
     Task("MRPC", BINARY, ("#1 String", "#2 String"), "Quality", ("f1", "accuracy")),
     Task("STS-B", (), PAIR, "score", ("pearson", "spearman")),
-    Task("QQP", BINARY, ("question1", "question2"), "is_duplicate", ("f1", "accuracy"), broken_lines=True),
+    Task("QQP", BINARY, ("question1", "question2"), "is_duplicate", ("f1", "accuracy"), flawed=True),
     Task("MNLI", ("contradiction", "entailment", "neutral"), PAIR, "gold_label", dev=MNLI_DEV, test=MNLI_TEST),
     Task("QNLI", ENTAILED, ("question", "sentence")),
     Task("RTE", ENTAILED, PAIR),
@@ -135,52 +139,90 @@ def read_glue(task: Task, folder: str | Path, kind: str) -> list[Split]:
 
 def _read(task: Task, path: Path, labelled: bool, name: str = "", submission: str = "") -> Split:
     table = Table(path, task.bare if labelled else None)
+    short = table.short_rows() if task.flawed and labelled else []  # test files lose no rows
+    if len(short) > BROKEN_SHARE * len(table.rows):
+        short = []  # too many to be the published ones: the first is named
+    examples, empty = _examples(table, task, labelled, short)
+    notes = [f"{path}: {what} {len(lines)} line(s){why}, the first is line {lines[0]}"
+             for what, lines, why in (("left out", short, " with too few columns"), ("an empty text in", empty, ""))
+             if lines]
+    return Split(name, examples, submission, "; ".join(notes))
+
+
+def _examples(table: Table, task: Task, labelled: bool, skip: Sequence[int] = ()) -> tuple[list[Example], list[int]]:
+    """The rows as examples, and the numbers of the lines with an empty text, where the task may have such."""
     columns = (*task.texts, task.label) if labelled else task.texts
     table.require(*columns)
-    skip: list[int] = table.short_rows(*columns) if task.broken_lines else []
-    if len(skip) > BROKEN_SHARE * len(table.rows):
-        skip = []  # too many to be the published ones: the first is named
-    note = f"{path}: left out {len(skip)} line(s) with too few columns, the first is line {skip[0]}" if skip else ""
-    out = []
+    out, empty = [], []
     for number, fields in table.select(*columns, skip=frozenset(skip)):
-        label = task.label_of(fields.pop(), f"{path}, line {number}") if labelled else None
+        where = f"{table.path}, line {number}"
+        label = task.label_of(fields.pop(), where) if labelled else None
+        blank = [name for name, text in zip(task.texts, fields) if not text.strip()]
+        if blank and not task.flawed:
+            raise UserError(f"{where}: {blank[0]} is empty; a text is needed")
+        if blank:
+            empty.append(number)
         out.append(Example(fields[0], fields[1] if len(fields) > 1 else None, label))
-    return Split(name, out, submission, note)
+    return out, empty
 
 
 # -- UER's TSV ---------------------------------------------------------------------------------------------------------
 
 
-def uer_task(paths: Sequence[str | Path]) -> Task:
-    """The task of UER's files (header `label text_a [text_b]`): the labels are those of the first file, sorted.
+def uer_task(path: str | Path) -> Task:
+    """The task of UER's files (header `label text_a [text_b]`), read off the training file: texts and labels, sorted.
 
     Raises:
-        UserError: a malformed file, or fewer than two labels.
+        UserError: a malformed file, fewer than two labels, or labels that look like slips of others.
     """
-    table = Table(paths[0])
+    table = Table(path)
     table.require("label", "text_a")
-    found = {fields[0] for _, fields in table.select("label")}
+    found: dict[str, int] = {}
+    for number, (label,) in table.select("label"):
+        found.setdefault(label.strip(), number)
     if len(found) < 2:
-        raise UserError(f"{paths[0]}: all lines have the label {next(iter(found))!r}; at least two labels are needed")
-    numbers = all(label.isdecimal() and label.isascii() for label in found)
-    return Task("", tuple(sorted(found, key=int) if numbers else sorted(found)), ("text_a", "text_b"),
+        raise UserError(f"{path}: all lines have the label {next(iter(found))!r}; at least two labels are needed")
+    numbers = any(WHOLE.fullmatch(label) for label in found)
+    for label, number in found.items():
+        wrong = "is no whole number, as others are" if numbers and not WHOLE.fullmatch(label) else _slip(label, found)
+        if wrong:
+            raise UserError(f"{path}, line {number}: label {label!r} {wrong}; one of "
+                            f"{', '.join(sorted(set(found) - {label})[:SHOWN])} is needed")
+    return Task("", tuple(sorted(found, key=int) if numbers else sorted(found)), _texts(table),
                 metrics=("accuracy", "macro_f1"))
+
+
+def _slip(label: str, found: dict[str, int]) -> str:
+    """What makes a label no class of its own: it is empty, or another one but for case and kinds of characters."""
+    def folded(text: str) -> str:
+        return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+    if not label:
+        return "is empty"
+    other = next((other for other in found if other != label and folded(other) == folded(label)), None)
+    return f"differs from {other!r} (line {found[other]}) in nothing but case or form" if other is not None and \
+        found[other] < found[label] else ""
+
+
+def texts_of(path: str | Path, pairs: bool | None) -> tuple[str, ...]:
+    """The columns of texts that a model of pairs (or not) needs; None, not known: those that the file has."""
+    return _texts(Table(path)) if pairs is None else ("text_a", "text_b")[:1 + pairs]
+
+
+def _texts(table: Table) -> tuple[str, ...]:
+    return tuple(name for name in ("text_a", "text_b") if name in table.columns)
 
 
 def read_uer(task: Task, path: str | Path, labelled: bool | None = True) -> list[Example]:
     """The examples of a UER file. `labelled` None: with labels where the file has them.
 
     Raises:
-        UserError: a malformed file, or a label that the task has not.
+        UserError: a malformed file, a label that the task has not, or pairs where it has single texts (or the reverse).
     """
     table = Table(path)
-    if labelled is None:
-        labelled = "label" in table.columns
-    texts = [name for name in task.texts if name in table.columns]
-    columns = [*texts, *(["label"] if labelled else [])]
-    table.require("text_a", *columns)
-    out = []
-    for number, fields in table.select(*columns):
-        label = task.label_of(fields.pop(), f"{path}, line {number}") if labelled else None
-        out.append(Example(fields[0], fields[1] if len(fields) > 1 else None, label))
-    return out
+    table.require("text_a")
+    if _texts(table) != task.texts:
+        kinds = {1: "single texts (text_a alone)", 2: "pairs (text_a and text_b)"}
+        raise UserError(f"{path}, line 1: {kinds[len(_texts(table))]}, but the model's training data have "
+                        f"{kinds[len(task.texts)]}")
+    return _examples(table, task, "label" in table.columns if labelled is None else labelled)[0]

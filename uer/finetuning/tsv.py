@@ -1,4 +1,9 @@
-"""Tab-separated text without quoting: a quote is a character like any other. Every fault is named by file and line."""
+"""Tab-separated text without quoting: a quote is a character like any other. A row in is a row out.
+
+One policy for all readers. Every row has as many fields as the header names; blanks around labels and scores
+do not count; a text is more than blanks. Whatever is otherwise is refused by file and line: nothing is left out, filled
+up or renumbered. A published file may be known for a few flaws (`Task.flawed`), which are told.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uer.errors import UserError
+from uer.files import read_text
 
 
 class Row(NamedTuple):
@@ -17,34 +23,20 @@ class Row(NamedTuple):
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """The lines of a file; LF or CRLF, a byte order mark is skipped, blank lines at the end as well.
+    """The lines of a file; LF or CRLF, a byte order mark is skipped.
+
+    Empty lines at the end are no rows where a row has several fields; where it has one, each of them is one.
 
     Raises:
-        UserError: no such file, empty, not UTF-8, or with a NUL.
+        UserError: no such file, empty, no text.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if b"\0" in data:
-        raise UserError(f"{path}, line {_line_of(data, data.index(0))}: holds a NUL; text is needed (is the file "
-                        f"damaged, compressed or UTF-16?)")
-    try:
-        lines = data.decode("utf-8").removeprefix("\ufeff").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}, line {_line_of(data, error.start)}: not UTF-8") from None
-    while lines and not lines[-1].strip():
-        lines.pop()
-    if not lines:
+    text = read_text(path, wanted="tab-separated text")
+    if not text.strip():
         raise UserError(f"{path}: the file is empty")
-    return [Row(number, line.removesuffix("\r").split("\t")) for number, line in enumerate(lines, 1)]
-
-
-def _line_of(data: bytes, position: int) -> int:
-    return data.count(b"\n", 0, position) + 1
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    while not lines[-1] and "\t" in lines[0]:
+        lines.pop()
+    return [Row(number, line.split("\t")) for number, line in enumerate(lines, 1)]
 
 
 class Table:
@@ -52,17 +44,23 @@ class Table:
 
     Args:
         names: the columns of a file without header; None: the first line names them.
+    Raises:
+        UserError: a file without rows, or with two columns of one name.
     """
 
     def __init__(self, path: str | Path, names: dict[str, int] | None = None):
         self.path = path
         self.rows = read_rows(path)
         if names is None:
-            self.columns = {name.strip(): index for index, name in enumerate(self.rows.pop(0).fields)}
+            head = [name.strip() for name in self.rows.pop(0).fields]
+            self.columns, self.width = {name: index for index, name in enumerate(head)}, len(head)
+            twice = [name for name in self.columns if head.count(name) > 1]
+            if twice:
+                raise UserError(f"{path}, line 1: more than one column is called {twice[0]!r}")
             if not self.rows:
                 raise UserError(f"{path}: there is a header and nothing else")
         else:
-            self.columns = names
+            self.columns, self.width = names, max(names.values()) + 1
 
     def require(self, *names: str) -> None:
         """`UserError` where the header lacks one of these columns."""
@@ -71,23 +69,22 @@ class Table:
             raise UserError(f"{self.path}, line 1: the header lacks the column(s) {', '.join(missing)}; it has "
                             f"{', '.join(self.columns)}")
 
-    def short_rows(self, *names: str) -> list[int]:
-        """Numbers of the lines that do not reach all of these columns."""
-        last = max(self.columns[name] for name in names)
-        return [row.number for row in self.rows if len(row.fields) <= last]
+    def short_rows(self) -> list[int]:
+        """Numbers of the lines with fewer fields than columns."""
+        return [row.number for row in self.rows if len(row.fields) < self.width]
 
     def select(self, *names: str, skip: frozenset[int] = frozenset()) -> Iterator[tuple[int, list[str]]]:
         """(line number, the fields of these columns), without the lines of the numbers in `skip`.
 
         Raises:
-            UserError: a line with too few columns.
+            UserError: a line with more or fewer fields than columns.
         """
         indices = [self.columns[name] for name in names]
         for number, fields in self.rows:
             if number in skip:
                 continue
-            if len(fields) <= max(indices):
-                name = next(name for name, index in zip(names, indices) if index >= len(fields))
-                raise UserError(f"{self.path}, line {number}: column {name} is missing ({len(fields)} column(s) "
-                                f"there, at least {max(indices) + 1} are needed, separated by tabs)")
+            if len(fields) != self.width:
+                absent = [name for name, index in self.columns.items() if index >= len(fields)]
+                raise UserError(f"{self.path}, line {number}: " + (f"column {absent[0]} is missing: " if absent else "")
+                                + f"{len(fields)} field(s) there, {self.width} are needed, separated by tabs")
             yield number, [fields[index] for index in indices]

@@ -19,9 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from uer.errors import UserError
+from uer.files import ARCHIVES, UNPACK, head_of, refuse_foreign
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+ZIP = b"PK\x03\x04"  # torch's own files are such archives
 UNSUPPORTED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
@@ -39,7 +41,11 @@ def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tenso
         kind = "a folder, a file is needed here" if path.is_dir() else "no such file"
         raise UserError(f"{what} {path}: {kind}")
     try:
-        data = load_file(path) if path.suffix == ".safetensors" else torch_load(path, what)
+        head = head_of(path)
+        if not head.startswith(ZIP):
+            refuse_foreign(head, f"{what} {path}", "a file of tensors")
+        stored = path.suffix == ".safetensors" and not head.startswith(ZIP)
+        data = load_file(path) if stored else torch_load(path, what)
     except SafetensorError as error:
         raise UserError(f"{what} {path}: damaged, truncated or no safetensors file ({error})") from None
     except OSError as error:
@@ -75,9 +81,11 @@ def _check_sums(path: Path, what: str) -> None:
         return  # of an older torch, or cut off: torch.load tells
     try:
         with zipfile.ZipFile(path) as archive:
-            spoilt = archive.testzip()
+            names, spoilt = archive.namelist(), archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
         raise UserError(f"{what} {path}: damaged, truncated or no file of tensors ({error})") from None
+    if not any(name.endswith("data.pkl") for name in names):
+        raise UserError(f"{what} {path}: {ARCHIVES[ZIP]}, not a file of tensors; {UNPACK}")
     if spoilt is not None:
         raise UserError(f"{what} {path}: damaged, the checksum of {spoilt} is not what was written (or it was saved "
                         f"without checksums, set_crc32_options(False): then load it with torch and save it again)")
@@ -240,5 +248,6 @@ def save_safetensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
 
 
 def write_json(data: Any, path: Path) -> None:
-    """Indented UTF-8 JSON."""
-    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Indented UTF-8 JSON; a byte of a file's name that is no text (a lone surrogate in Python) becomes its escape."""
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")

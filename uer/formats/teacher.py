@@ -5,7 +5,6 @@ A wrong or partial file never loads silently: every missing, unexpected or missh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 
 import torch
 
-from uer.config import ModelConfig, config_from_dict, load_config, read_json
+from uer.config import ModelConfig, config_from_dict, load_config
 from uer.errors import UserError
+from uer.files import read_json, read_object
 from uer.formats import shapes
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
@@ -125,14 +125,14 @@ def model_folder(path: Path) -> Path:
     modules = path / "modules.json"
     if not (path / "config.json").exists() and modules.exists():
         try:
-            return path / json.loads(modules.read_text(encoding="utf-8"))[0]["path"]
-        except (ValueError, LookupError, TypeError):
+            return path / read_json(modules)[0]["path"]
+        except (LookupError, TypeError):
             return path
     return path
 
 
 def _read_shards(index: Path) -> dict[str, torch.Tensor]:
-    files = read_json(index).get("weight_map")
+    files = read_object(index).get("weight_map")
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
         raise UserError(f"model {index}: not an index of shards (no weight_map)")
     tensors: dict[str, torch.Tensor] = {}
@@ -156,7 +156,7 @@ def config_beside(path: str | Path) -> tuple[ModelConfig, int | None] | None:
     The weights are not read.
     """
     beside = _json_beside(Path(path))
-    data = read_json(beside) if beside else {}
+    data = read_object(beside) if beside else {}
     if "num_hidden_layers" in data:
         theirs = parse_config(data, f"config {beside}")
         return theirs.config, theirs.vocab_size
@@ -175,7 +175,7 @@ def _vocabulary_beside(path: Path) -> tuple[Path | None, bool | None]:
     folder = model_folder(path) if path.is_dir() else path.parent
     vocab = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
     tokenizer = folder / "tokenizer_config.json"
-    stated = read_json(tokenizer).get("do_lower_case") if tokenizer.is_file() else None
+    stated = read_object(tokenizer).get("do_lower_case") if tokenizer.is_file() else None
     if isinstance(stated, bool):
         return vocab, stated
     return vocab, None if vocab is None or vocab.suffix != ".txt" else not is_cased(vocab)
@@ -199,7 +199,7 @@ def _from_uer(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | No
                         f"convert.py merges them")
     notes: list[str] = []
     beside = _json_beside(path)
-    facts = read_json(beside) if beside is not None and beside == Path(f"{path}.json") else {}
+    facts = read_object(beside) if beside is not None and beside == Path(f"{path}.json") else {}
     own = _uer_config(beside)
     if config is None:
         config = own or _guessed_config(tensors, path, notes)
@@ -214,7 +214,7 @@ def _from_uer(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | No
 def _uer_config(path: Path | None) -> ModelConfig | None:
     if path is None:
         return None
-    data = read_json(path)
+    data = read_object(path)
     own = data.get("teacher", data.get("config"))  # beside a checkpoint; beside a fine-tuned model
     if isinstance(own, dict):
         return config_from_dict(own, f"config {path}")
@@ -249,7 +249,7 @@ def _guessed_config(tensors: Mapping[str, torch.Tensor], path: Path, notes: list
 
 def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | None) -> LoadedModel:
     beside = _json_beside(path)
-    theirs = parse_config(read_json(beside), f"config {beside}") if beside else _bare_config(raw, path)
+    theirs = parse_config(read_object(beside), f"config {beside}") if beside else _bare_config(raw, path)
     raw = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
            for name, tensor in raw.items()}
     tensors, left_out, strangers = to_internal(raw, theirs.skip_positions)

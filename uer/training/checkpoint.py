@@ -6,7 +6,6 @@ there is whole. What a disk or a copy spoils later is found by the checksums of 
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from uer.errors import UserError
+from uer.files import read_object
 from uer.formats.storage import PendingFiles, read_tensors, reason, save_state_dict, torch_load, write_json
 from uer.training.optimizers import AdamW
 
@@ -130,11 +130,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if not file.is_file():
             raise UserError(f"checkpoint {path}: {file.name} is not there")
     tensors, resume = read_tensors(path, "checkpoint"), torch_load(resume_path, "checkpoint")
-    try:
-        card = json.loads(Path(f"{path}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"checkpoint {path}: {path.name}.json cannot be read ({error})") from None
-    if not (isinstance(card, dict) and isinstance(resume, dict) and resume.keys() >= RESUME):
+    card = read_object(f"{path}.json", "checkpoint")
+    if not (isinstance(resume, dict) and resume.keys() >= RESUME):
         raise UserError(f"checkpoint {path}: its .json or .resume file is not one of pretrain.py's")
     if not (card.get("format") == resume.get("format") == FORMAT and card.get("step") == resume.get("step")):
         raise UserError(f"checkpoint {path}: its .json and .resume files do not belong together")

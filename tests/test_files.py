@@ -1,0 +1,92 @@
+"""Files as users bring them: text and JSON read in one place, and what is something else is named for it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tarfile
+import zipfile
+
+import pytest
+from commands import TEACHER, refused
+
+from uer.errors import UserError
+from uer.files import foreign, read_json, read_object, read_text
+from uer.formats.storage import read_tensors, write_json
+
+
+def archive(kind: str, content: bytes = b"x" * 2000) -> bytes:
+    """An archive with one file in it."""
+    out = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(out, "w") as file:
+            file.writestr("model.bin", content)
+    elif kind == "gz":
+        return gzip.compress(content)
+    else:
+        with tarfile.open(fileobj=out, mode="w:gz" if kind == "tar.gz" else "w") as file:
+            member = tarfile.TarInfo("model.bin")
+            member.size = len(content)
+            file.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+OTHERS = {
+    "zip": (archive("zip"), "a zip archive"), "tar": (archive("tar"), "a tar archive"),
+    "tar.gz": (archive("tar.gz"), "gzip data (.gz, .tar.gz)"), "gz": (archive("gz"), "gzip data"),
+    "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(50), "a 7z archive"),
+    "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "a Git LFS pointer"),
+    "html": (b"\n<!DOCTYPE html>\n<html><body>404</body></html>\n", "an HTML page"),
+    "utf16": ("[PAD]\n".encode("utf-16"), "text in UTF-16")}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_files_are_named_for_what_they_are(tmp_path, kind):
+    content, name = OTHERS[kind]
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    for read in (read_text, read_json, read_object, read_tensors):
+        with pytest.raises(UserError) as refusal:
+            read(path)
+        assert f"file: {name}" in str(refusal.value) and ", not " in str(refusal.value) and "; " in str(refusal.value)
+    path = path.rename(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: .*, not a file of tensors; "):
+        read_tensors(path)
+
+
+def test_text_that_only_looks_like_it_is_text():
+    assert foreign(b"version 2 of the text") is None and foreign(b"<html is a word") is not None
+    assert foreign(b"PK is a token\n") is None and foreign(b"") is None
+
+
+def test_text_and_json_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "t").write_bytes(b"\xef\xbb\xbfa\r\nb")
+    assert read_text(tmp_path / "t") == "a\r\nb"
+    (tmp_path / "j").write_bytes(b"\xef\xbb\xbf{\"a\": 1}")
+    assert read_object(tmp_path / "j") == {"a": 1}
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (b'{"a": "\\ud83d"}', r"half of a character .* in '\{\"a\": \"\\ud83d\"\}'"), (b'{"\\udc00": 1}', "half of a"),
+    (b"[" * 100_000, "not valid JSON"), (b"{", "not valid JSON"), (b"\xff{}", "line 1: not UTF-8"),
+    (b"{}\n\0", "line 2: holds a NUL"), (b"[]", "holds a list; a JSON object is needed"),
+    (b"1" * 5000, "not valid JSON|holds a int")])
+def test_json_that_is_none(tmp_path, content, words):
+    (tmp_path / "j").write_bytes(content)
+    with pytest.raises(UserError, match=f"^config .*j[:,] .*(?:{words})|^config .*{words}"):
+        read_object(tmp_path / "j")
+
+
+def test_whole_pairs_of_surrogates_and_files_named_in_no_encoding(tmp_path):
+    (tmp_path / "j").write_text('{"a": "\\ud83d\\ude00"}')
+    assert read_object(tmp_path / "j") == {"a": "\U0001f600"}
+    write_json({"path": "m\udcff.bin"}, tmp_path / "out")
+    assert json.loads((tmp_path / "out").read_text()) == {"path": "m\udcff.bin"}
+
+
+def test_a_config_with_a_byte_order_mark_and_one_that_is_an_archive(files, tmp_path, capsys):
+    words = ["evaluate.py", "--model_path", files / "teacher.bin", "--dataset_path", files / "data.pt", "--config_path"]
+    (tmp_path / "c.json").write_bytes(archive("tar.gz", TEACHER.to_json().encode()))
+    assert "c.json: gzip data (.gz, .tar.gz), not a JSON object; unpack it" in refused(capsys, tmp_path, *words,
+                                                                                      tmp_path / "c.json")

@@ -1,0 +1,125 @@
+"""Files as users bring them, in one place: text, JSON, and what a file is that was to be something else.
+
+A byte order mark is skipped; bytes that are no text are named by line; an archive, a Git LFS pointer or a web page is
+called what it is. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from uer.errors import UserError
+
+HEAD = 512  # bytes of a file's beginning that tell what it is
+BYTE_ORDER_MARK = "\ufeff"
+UNPACK, AGAIN = "unpack it", "download it again"
+
+
+class Foreign(NamedTuple):
+    """What a file is, and what to do about it."""
+
+    name: str
+    remedy: str
+
+
+COMPRESSED = {b"\x1f\x8b": "gzip data (.gz, .tar.gz)", b"BZh": "bzip2 data", b"\xfd7zXZ\x00": "xz data",
+              b"\x28\xb5\x2f\xfd": "zstd data"}
+ARCHIVES = {b"PK\x03\x04": "a zip archive", b"PK\x05\x06": "an empty zip archive",
+            b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!\x1a\x07": "a rar archive"}
+TAR = slice(257, 262)  # where a tar archive says "ustar"
+
+
+def foreign(head: bytes) -> Foreign | None:
+    """What a file that begins with these bytes (`HEAD` of them) is, where that is no plain text; None if it may be.
+
+    A file of torch.save is a zip archive as well.
+    """
+    for magic, name in (*COMPRESSED.items(), *ARCHIVES.items()):
+        if head.startswith(magic):
+            return Foreign(name, UNPACK)
+    if head[TAR] == b"ustar":
+        return Foreign("a tar archive", UNPACK)
+    if head.startswith(b"version https://git-lfs"):
+        return Foreign("a Git LFS pointer", "fetch the file that it stands for with  git lfs pull")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return Foreign("text in UTF-16", "convert it to UTF-8")
+    if head.startswith(b"%PDF-"):
+        return Foreign("a PDF document", "take the text out of it")
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return Foreign("an HTML page", AGAIN)
+    return None
+
+
+def refuse_foreign(head: bytes, where: str, wanted: str) -> None:
+    """`UserError` where a file's beginning says that it is something else than `wanted`."""
+    found = foreign(head)
+    if found is not None:
+        raise UserError(f"{where}: {found.name}, not {wanted}; {found.remedy}")
+
+
+def head_of(path: Path) -> bytes:
+    """The first bytes of a file."""
+    with open(path, "rb") as file:
+        return file.read(HEAD)
+
+
+def read_text(path: str | Path, what: str = "", wanted: str = "text") -> str:
+    """A whole file as text, without byte order mark; line ends stay.
+
+    Args:
+        what: an option or a kind of file, in front of the path in messages.
+        wanted: what the file should be, in messages.
+    Raises:
+        UserError: no such file, something else than text, a NUL, not UTF-8.
+    """
+    path, where = Path(path), f"{what} {path}".strip()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{where}: no such file") from None
+    except OSError as error:
+        kind = "a folder, a file is needed" if path.is_dir() else f"cannot be read ({error.strerror})"
+        raise UserError(f"{where}: {kind}") from None
+    refuse_foreign(data[:HEAD], where, wanted)
+    if b"\0" in data:
+        raise UserError(f"{where}, line {_line_of(data, data.index(0))}: holds a NUL; text is needed (is the file "
+                        f"damaged?)")
+    try:
+        return data.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}, line {_line_of(data, error.start)}: not UTF-8") from None
+
+
+def _line_of(data: bytes, position: int) -> int:
+    return data.count(b"\n", 0, position) + 1
+
+
+def read_json(path: str | Path, what: str = "", wanted: str = "JSON") -> Any:
+    """What a JSON file holds; all its texts can be written again.
+
+    Raises:
+        UserError: as `read_text`; not JSON, or halves of characters in it (a lone \\ud83d, say).
+    """
+    text, where = read_text(path, what, wanted), f"{what} {path}".strip()
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON ({error})") from None
+    if "\\ud" in text.lower():
+        try:
+            json.dumps(data, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            near = ascii(error.object[max(0, error.start - 30):error.end + 30])
+            raise UserError(f"{where}: half of a character (a surrogate without its other half) in {near}; no text has "
+                            f"that: write the file again from its source") from None
+    return data
+
+
+def read_object(path: str | Path, what: str = "config") -> dict[str, Any]:
+    """The object in a JSON file; `UserError` as `read_json`, or where it holds something else."""
+    data = read_json(path, what, "a JSON object")
+    if not isinstance(data, dict):
+        raise UserError(f"{what} {path}: holds a {type(data).__name__}; a JSON object is needed")
+    return data
