@@ -51,8 +51,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse, read, merge, write."""
     args = checked(parser().parse_args())
+    from uer.conversion.outputs import check_outputs, output_paths, write_outputs, written_by
     from uer.conversion.stage1 import student_source
-    from uer.conversion.write import check_outputs, output_paths, write_outputs, written_by
 
     paths = output_paths(args.output_model_path, args.output_format)
     refuse_overwriting(args, {"output_model_path": written_by(paths)})

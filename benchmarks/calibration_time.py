@@ -19,7 +19,7 @@ import torch
 from uer.calibration.student import calibrate
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
-from uer.models.build import from_scratch
+from uer.models.bert import from_scratch
 from uer.squeeze.groups import build_groups
 
 

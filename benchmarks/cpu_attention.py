@@ -24,10 +24,10 @@ from step_time import machine
 from torch import nn
 
 from uer.config import ModelConfig
+from uer.cpu.attention import attention
+from uer.cpu.dropout import Dropout
 from uer.cpu.memory import keep_freed_memory
 from uer.layers import multi_headed_attn
-from uer.layers.attention import attention
-from uer.layers.dropout import Dropout
 from uer.models.bert import Bert, initialise
 from uer.sizes import BertSizes
 

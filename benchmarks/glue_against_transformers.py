@@ -34,7 +34,7 @@ from uer.errors import run_script
 from uer.finetuning.batches import collate, encode, shuffled
 from uer.finetuning.classify import run_classifier, with_vocabulary
 from uer.finetuning.grid import markdown, percent, spread
-from uer.finetuning.model import build_classifier, load_encoder
+from uer.finetuning.heads import build_classifier, load_encoder
 from uer.finetuning.options import classifier_parser
 from uer.finetuning.tasks import GLUE, Example, Task, read_glue
 from uer.formats.storage import write_json, write_via

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import step_time
 import torch
 
-from uer.squeeze.cost import Cost, Step, activations_cost, plain_cost, wid_cost
+from uer.planning.cost import Cost, Step, plain_cost
+from uer.planning.wid_cost import activations_cost, wid_cost
 
 POSITIONS, SEGMENTS = 512, 3
 PHASES = (step_time.PUBLISHED, "composed", "squeezed", "plain")

@@ -44,8 +44,8 @@ from uer.cpu import products
 from uer.cpu.memory import EVERYTHING, keep_freed_memory
 from uer.cpu.products import linear
 from uer.models.bert import Bert, initialise
+from uer.planning.cost import token_shares
 from uer.sizes import BertSizes
-from uer.squeeze.cost import token_shares
 from uer.squeeze.groups import FREE_INTERVALS, INTERVALS_PER_HEAD, build_groups
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import Penalty, build_penalty

@@ -161,7 +161,7 @@ def _seconds_of_a_step(dtype: torch.dtype, device: torch.device) -> float:
     import torch
 
     from uer.cpu.memory import keep_freed_memory
-    from uer.models.build import from_scratch
+    from uer.models.bert import from_scratch
 
     keep_freed_memory()  # as pretrain.py does
     model = from_scratch(ModelConfig(384, 6, 12, 1536, 128, dropout=0.0), 30522, seed=1).to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from uer.report.figures import BLUE, FAINT, style
+from uer.report.drawing import BLUE, FAINT, style
 
 WID_COLOUR, OTHER_COLOUR = BLUE, "#b9c3cd"
 BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # a number

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from experiments.methods import METHODS, UNTRAINED, Method
 from uer.config import load_config
-from uer.squeeze.cost import Step, plain_cost
+from uer.planning.cost import Step, plain_cost
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCH_SIZE = 16

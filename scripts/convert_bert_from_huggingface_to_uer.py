@@ -38,7 +38,7 @@ def main() -> None:
     """Parse, read, check, write."""
     args = checked(parser().parse_args())
     from uer.config import load_config
-    from uer.conversion.write import check_outputs, chosen_extras, import_lines, written_by
+    from uer.conversion.outputs import check_outputs, chosen_extras, import_lines, written_by
     from uer.formats import load_model
 
     output = Path(args.output_model_path)

@@ -35,7 +35,7 @@ def main() -> None:
     """Parse, read, check, write."""
     args = checked(parser().parse_args())
     from uer.config import load_config
-    from uer.conversion.write import Source, check_outputs, chosen_extras, output_paths, write_outputs
+    from uer.conversion.outputs import Source, check_outputs, chosen_extras, output_paths, write_outputs
     from uer.formats import load_model
     from uer.formats.model_card import CardFacts
 

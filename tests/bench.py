@@ -12,7 +12,7 @@ from uer.config import ModelConfig, parse_with_config
 from uer.data.builder import build_dataset
 from uer.data.options import preprocess_parser
 from uer.formats.export import save_uer
-from uer.models.build import from_scratch
+from uer.models.bert import from_scratch
 from uer.opts import pretrain_parser
 from uer.pretraining import pretrain
 

@@ -14,7 +14,7 @@ from corpora import TOKENS, random_corpus, write_vocab
 from uer.config import ModelConfig
 from uer.errors import run_script
 from uer.formats.export import save_uer
-from uer.models.build import from_scratch
+from uer.models.bert import from_scratch
 
 ROOT = Path(__file__).resolve().parents[1]
 TEACHER = ModelConfig(hidden_size=128, layers_num=2, heads_num=2, feedforward_size=256, max_seq_length=64)

@@ -182,3 +182,8 @@ def trained_teacher(shape: Shape, steps: int = 300) -> dict[str, torch.Tensor]:
         torch.nn.functional.cross_entropy(model(src, seg)[tgt.flatten() > 0], tgt[tgt > 0]).backward()
         optimizer.step()
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Standard normal numbers, always the same."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)

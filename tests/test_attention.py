@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from uer.layers import attention as attention_module
-from uer.layers.attention import attention
-from uer.layers.dropout import Dropout, Keep
+from uer.cpu import attention as attention_module
+from uer.cpu.attention import attention
+from uer.cpu.dropout import Dropout, Keep
 
 
 def inputs(dtype=torch.float64, batch=5, heads=3, seq=14, size=8, wanted=14) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ import torch
 from commands import TEACHER, call, pretrain_options
 
 from uer.formats import load_model
-from uer.models.build import from_weights
+from uer.models.bert import from_weights
 
 
 def logits(path) -> torch.Tensor:

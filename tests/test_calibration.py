@@ -16,8 +16,7 @@ from uer.calibration.student import apply_calibration, calibrate, token_warning
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
 from uer.formats import load_model
-from uer.models.bert import Bert
-from uer.models.build import from_scratch, from_weights
+from uer.models.bert import Bert, from_scratch, from_weights
 from uer.parallel.collectives import take_leaders
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.master import Master

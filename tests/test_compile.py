@@ -11,7 +11,7 @@ from test_interruption import build
 
 from uer.errors import UserError
 from uer.formats.export import save_uer
-from uer.models.build import from_scratch
+from uer.models.bert import from_scratch
 from uer.training import compilation
 from uer.training.compilation import check_compiler
 

@@ -88,7 +88,7 @@ def test_the_check_compares_with_what_was_trained(tmp_path: Path, monkeypatch):
 
 def test_a_file_that_reads_back_otherwise_is_not_published(tmp_path: Path, monkeypatch):
     case = trained(tmp_path, "dim")
-    monkeypatch.setattr("uer.conversion.write.write_uer", lambda path, tensors, _: torch.save(
+    monkeypatch.setattr("uer.conversion.outputs.write_uer", lambda path, tensors, _: torch.save(
         {name: tensor * 1.001 for name, tensor in tensors.items()}, path))
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"self-check \(read back\)"):

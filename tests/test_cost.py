@@ -11,16 +11,8 @@ import torch
 from small import Shape, plain_bert, teacher
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from uer.squeeze.cost import (
-    Step,
-    activation_bytes,
-    activations_cost,
-    distinct_tokens,
-    plain_cost,
-    student_shapes,
-    table_rows,
-    wid_cost,
-)
+from uer.planning.cost import Step, activation_bytes, distinct_tokens, plain_cost, table_rows
+from uer.planning.wid_cost import activations_cost, student_shapes, wid_cost
 from uer.squeeze.groups import build_groups
 from uer.squeeze.importance import build_scores
 from uer.squeeze.master import Master

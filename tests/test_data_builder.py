@@ -14,7 +14,7 @@ from corpora import TOKENS, build, instances, options, random_corpus, write_voca
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from uer.data import builder, pool, sources, worker
+from uer.data import builder, processes, sources, worker
 from uer.data.builder import build_dataset
 from uer.data.dataset import Dataset
 from uer.data.header import summary
@@ -128,8 +128,8 @@ def test_units_cut_in_any_number_of_calls(blocks, seq_length, data):
 def test_same_bytes_for_any_number_of_processes(tmp_path, monkeypatch, more):
     monkeypatch.setattr(sources, "SEGMENT", 3000)
     written = []
-    for processes in (1, 2, 5):
-        build(tmp_path, random_corpus(3, 60), *more, "--processes_num", str(processes), "--seq_length", "24")
+    for count in (1, 2, 5):
+        build(tmp_path, random_corpus(3, 60), *more, "--processes_num", str(count), "--seq_length", "24")
         written.append((tmp_path / "dataset.pt").read_bytes())
     assert written[0] == written[1] == written[2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.txt", "dataset.pt", "vocab.txt"]
@@ -300,8 +300,8 @@ def test_a_killed_worker_is_reported(tmp_path, monkeypatch):
             process.kill()
         yield from run(self, segments)
 
-    run = pool._Workers.run
-    monkeypatch.setattr(pool._Workers, "run", killed)
+    run = processes._Workers.run
+    monkeypatch.setattr(processes._Workers, "run", killed)
     with pytest.raises(UserError, match=r"killed by signal 9.*--processes_num 2"):
         build(tmp_path, random_corpus(1, 5), "--processes_num", "2")
     assert not (tmp_path / "dataset.pt").exists()
@@ -316,5 +316,5 @@ def test_a_word_without_end_is_refused(tmp_path, monkeypatch):
 
 def test_workers_import_no_torch():
     """What a worker needs stays small: torch alone would take 200 MB in each."""
-    code = "import sys, uer.data.pool, uer.data.builder, uer.tokenizers.bert; sys.exit('torch' in sys.modules)"
+    code = "import sys, uer.data.processes, uer.data.builder, uer.tokenizers.bert; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

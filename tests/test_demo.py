@@ -33,7 +33,7 @@ from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.tasks import read_uer, uer_task
 from uer.formats.export import save_uer
-from uer.models.build import from_scratch, from_weights
+from uer.models.bert import from_scratch, from_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ModelConfig(24, 2, 3, 48, 128, dropout=0.0)
@@ -173,7 +173,7 @@ def test_teachers_of_ones_own(tmp_path, monkeypatch):
 
 
 def test_slower_machines_do_less(monkeypatch):
-    monkeypatch.setattr("uer.models.build.from_scratch", lambda config, words, seed: from_scratch(SMALL, words, seed))
+    monkeypatch.setattr("uer.models.bert.from_scratch", lambda config, words, seed: from_scratch(SMALL, words, seed))
     lines = []
     speed = measure_speed(float32=True, say=lines.append)
     assert not speed.bf16 and speed.seconds > 0 and "in float32, the teacher for" in lines[0]

@@ -11,8 +11,8 @@ from experiments.methods import METHODS, UNTRAINED
 from experiments.run import Experiment, parser, row_name
 from uer.config import load_config, parse_with_config
 from uer.opts import pretrain_parser
+from uer.planning.cost import Step, plain_cost
 from uer.pretraining import _problems
-from uer.squeeze.cost import Step, plain_cost
 
 ROOT = Path(__file__).resolve().parents[1]
 

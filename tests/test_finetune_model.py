@@ -13,10 +13,10 @@ from tuning import CONFIG
 from uer.errors import UserError
 from uer.finetuning.batches import Instance
 from uer.finetuning.classify import decisions, predict
-from uer.finetuning.model import build_classifier, load_encoder, pool, position_of
+from uer.finetuning.heads import build_classifier, load_encoder, pool, position_of
 from uer.finetuning.options import POOLINGS
 from uer.finetuning.tasks import GLUE
-from uer.finetuning.training import Combination, Evaluation, Settings, tune
+from uer.finetuning.tuning import Combination, Evaluation, Settings, tune
 from uer.report.writer import Reports
 from uer.training.optimizers import AdamW, parameter_groups
 

@@ -11,7 +11,7 @@ from commands import call
 from corpora import TOKENS
 from tuning import CONFIG, FAST, options, results, shell
 
-from uer.finetuning.model import Classifier, build_classifier, load_classifier, load_encoder, read_card
+from uer.finetuning.heads import Classifier, build_classifier, load_classifier, load_encoder, read_card
 from uer.finetuning.tasks import GLUE
 
 

@@ -9,7 +9,7 @@ import pytest
 from commands import call
 from tuning import results, shell
 
-from uer.finetuning.model import read_card
+from uer.finetuning.heads import read_card
 
 SQUAD = ["--batch_size", 8, "--seq_length", 40, "--doc_stride", 16, "--max_query_length", 8, "--learning_rate", 0.01,
          "--seed", 1]

@@ -1,4 +1,4 @@
-"""Layers, optimizer and learning-rate schedules against their formulas."""
+"""Layers against their formulas."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ import math
 
 import pytest
 import torch
-from small import THREE_BY_8, batch, plain_bert, student_sizes, teacher
+from small import THREE_BY_8, batch, normal, plain_bert, student_sizes, teacher
 from torch import nn
 
+from uer.cpu.queries import places_of
 from uer.embeddings.word_pos_seg import WordPosSegEmbedding
 from uer.layers.layer_norm import LayerNorm
-from uer.layers.multi_headed_attn import MultiHeadedAttention, places_of
+from uer.layers.multi_headed_attn import MultiHeadedAttention
 from uer.layers.position_ffn import ACTIVATIONS, PositionwiseFeedForward
 from uer.models.bert import Bert, initialise, mlm_loss
 from uer.sizes import BertSizes
-from uer.targets import vocabulary_loss as vocabulary_loss_module
-from uer.targets.vocabulary_loss import vocabulary_loss
-from uer.training.optimizers import SCHEDULERS, AdamW, parameter_groups, schedule
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
 
 # -- LayerNorm ---------------------------------------------------------------------------------------------------------
 
@@ -194,149 +187,6 @@ def test_loss_is_summed_and_counts_right_predictions():
     assert mlm_loss(logits.bfloat16(), labels)[0].dtype == torch.float32
 
 
-def small_blocks(monkeypatch: pytest.MonkeyPatch, block: int, line: int = 1) -> None:
-    """Blocks of so many logits, a multiple of `line` wide."""
-    monkeypatch.setattr(vocabulary_loss_module, "BLOCK", block)
-    monkeypatch.setattr(vocabulary_loss_module, "LINE", line)
-
-
-@pytest.mark.parametrize("line", [1, 4])
-@pytest.mark.parametrize("block", [1, 14, 30, 1000])  # of a slice of all rows: one column, two, four or five, all nine
-@pytest.mark.parametrize("elements", [1, 27, 45, 1000])  # of a slice: one row, three rows, five, all seven
-def test_vocabulary_loss_in_slices(monkeypatch: pytest.MonkeyPatch, elements: int, block: int, line: int):
-    monkeypatch.setitem(vocabulary_loss_module.SLICE, "cpu", elements)
-    small_blocks(monkeypatch, block, line)
-    monkeypatch.setattr(vocabulary_loss_module, "FEW_ROWS", 1)
-    inputs = [normal(7, 4), normal(9, 4, seed=1), normal(9, seed=2)]
-    labels = torch.tensor([3, 1, 4, 1, 5, 0, 8])
-    for tensor in inputs:
-        tensor.requires_grad_()
-    logits = inputs[0] @ inputs[1].T + inputs[2]
-    expected = nn.functional.cross_entropy(logits, labels, reduction="sum")
-    loss, right = vocabulary_loss(*inputs, labels)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
-    assert right == (logits.argmax(1) == labels).sum() > 0
-    for mine, theirs in zip(torch.autograd.grad(loss / 3, inputs), torch.autograd.grad(expected / 3, inputs)):
-        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
-    with torch.no_grad():
-        assert vocabulary_loss(*inputs, labels)[0].item() == loss.item()
-
-
-@pytest.mark.parametrize("low, high", [(-900.0, -900.0), (-70.0, -50.0), (-50.0, 60.0), (60.0, 80.0), (900.0, 900.0)])
-def test_vocabulary_loss_of_small_and_large_logits(monkeypatch: pytest.MonkeyPatch, low: float, high: float):
-    """Rows whose exponentials are a float32 in a slice with others whose are not."""
-    small_blocks(monkeypatch, 45)
-    features, weight = normal(30, 4), normal(9, 4, seed=1)
-    features[:, 0], weight[:, 0] = torch.linspace(low, high, 30), 1.0  # this much in all logits of a row
-    labels = torch.arange(30) % 9
-    exact = [tensor.float().double().requires_grad_() for tensor in (features, weight, normal(9, seed=2))]
-    logits = exact[0] @ exact[1].T + exact[2]
-    expected = nn.functional.cross_entropy(logits, labels, reduction="sum")
-    gradients = torch.autograd.grad(expected, exact)
-    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-4)):
-        inputs = [tensor.detach().to(dtype).requires_grad_() for tensor in exact]
-        loss, right = vocabulary_loss(*inputs, labels)
-        assert loss.item() == pytest.approx(expected.item(), rel=tolerance)
-        assert right == (logits.argmax(1) == labels).sum() > 0
-        for mine, theirs in zip(torch.autograd.grad(loss, inputs), gradients):
-            torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=tolerance * theirs.abs().max().item())
-
-
-@pytest.mark.parametrize("vocabulary", [50, 64])
-def test_words_that_fill_up_the_vocabulary_count_for_nothing(monkeypatch: pytest.MonkeyPatch, vocabulary: int):
-    monkeypatch.setitem(vocabulary_loss_module.SLICE, "cpu", 3 * vocabulary)
-    lengths, logits_of = [], vocabulary_loss_module._Sums._logits
-    monkeypatch.setattr(vocabulary_loss_module._Sums, "_logits",
-                        lambda sums, *rest: lengths.append(len(sums.table)) or logits_of(sums, *rest))
-    exact = [normal(7, 16), normal(vocabulary, 16, seed=1), normal(vocabulary, seed=2) - 20]  # below a 0 of theirs
-    exact = [tensor.half().double().requires_grad_() for tensor in exact]
-    labels = torch.tensor([3, 1, 4, 1, 49, 0, 8])
-    logits = exact[0] @ exact[1].T + exact[2]
-    expected = nn.functional.cross_entropy(logits, labels, reduction="sum")
-    inputs = [tensor.detach().half().requires_grad_() for tensor in exact]
-    loss, right = vocabulary_loss(*inputs, labels)
-    assert set(lengths) == {64} and len(lengths) > 1
-    assert loss.item() == pytest.approx(expected.item(), rel=2e-3)
-    assert right == (logits.argmax(1) == labels).sum()
-    for mine, theirs in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, exact)):
-        torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=5e-3 * theirs.abs().max().item())
-
-
-def test_vocabulary_loss_of_what_is_not_a_number():
-    features = normal(3, 4).index_fill(0, torch.tensor([1]), torch.nan)
-    assert vocabulary_loss(features, normal(9, 4), torch.zeros(9), torch.tensor([3, 1, 4]))[0].isnan()
-    outside = normal(3, 4), normal(9, 4), torch.zeros(9), torch.tensor([3, 9, 4])
-    with torch.no_grad():
-        assert vocabulary_loss(*outside)[0].isnan()
-    with pytest.raises(IndexError):
-        vocabulary_loss(*outside)
-
-
-def test_vocabulary_loss_without_rows_and_of_unlikely_labels(monkeypatch: pytest.MonkeyPatch):
-    weight = normal(9, 4, dtype=torch.float32).requires_grad_()
-    empty, right = vocabulary_loss(torch.zeros(0, 4), weight, torch.zeros(9), torch.zeros(0, dtype=torch.long))
-    empty.backward()
-    assert empty == 0 and right == 0 and not weight.grad.any()
-    bias = torch.zeros(9).index_fill(0, torch.tensor([2]), 1e4)
-    for block in (1000, 3):  # logits
-        small_blocks(monkeypatch, block)
-        loss, _ = vocabulary_loss(torch.zeros(1, 4), weight, bias, torch.tensor([3]))
-        assert loss == 1e4
-        weight.grad = None
-        loss.backward()
-        assert weight.grad is not None and weight.grad.isfinite().all()
-
-
-@pytest.mark.parametrize("block", [1, 6, 1000])
-def test_of_equal_logits_the_first_is_the_prediction(monkeypatch: pytest.MonkeyPatch, block: int):
-    small_blocks(monkeypatch, block)
-    weight, labels = torch.zeros(9, 4), torch.tensor([0, 3, 8])
-    assert vocabulary_loss(torch.ones(3, 4), weight, torch.zeros(9), labels)[1] == 1
-    bias = torch.zeros(9).index_fill(0, torch.tensor([3, 8]), 1.0)
-    assert vocabulary_loss(torch.ones(3, 4), weight, bias, labels)[1] == 1
-
-
-@pytest.mark.parametrize("multiple", [1, 4, 16])
-@pytest.mark.parametrize("length", [0, 1, 9, 15, 16, 17, 100])
-def test_parts_are_multiples(length: int, multiple: int):
-    for room in (1, 30, 1000):
-        parts = vocabulary_loss_module._parts(length, 3, room, multiple)
-        assert [i for part in parts for i in range(part.start, part.stop)] == list(range(length))
-        assert all((part.stop - part.start) % multiple == 0 for part in parts[:-1])
-        assert all(3 * (part.stop - part.start - multiple) < room for part in parts)
-
-
-def test_vocabulary_loss_under_autocast(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(vocabulary_loss_module.SLICE, "cpu", 50 * 128)  # three slices
-    features, weight, bias = (normal(*shape, seed=i, dtype=torch.float32).requires_grad_()
-                              for i, shape in enumerate(((300, 64), (50, 64), (50,))))
-    labels = torch.arange(300) % 50
-    expected = nn.functional.cross_entropy(features @ weight.T + bias, labels, reduction="sum")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, _ = vocabulary_loss(features, weight, bias, labels)
-    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(expected.item(), rel=1e-3)
-    for mine, theirs in zip(torch.autograd.grad(loss, (features, weight, bias)),
-                            torch.autograd.grad(expected, (features, weight, bias))):
-        assert mine.dtype == torch.float32 and mine.shape == theirs.shape
-        torch.testing.assert_close(mine, theirs, rtol=0.05, atol=0.02 * theirs.abs().max().item())
-
-
-@pytest.mark.parametrize("projected", [False, True])
-def test_the_model_s_loss_is_that_of_its_logits(projected: bool):
-    model = plain_bert(THREE_BY_8, THREE_BY_8.config(), teacher(THREE_BY_8))
-    if projected:
-        model.target.projection = nn.Parameter(normal(24, 24))
-    src, tgt, seg = batch(THREE_BY_8, 3)
-    positions = tgt.flatten().nonzero().flatten()
-    labels = tgt.flatten()[positions]
-    loss, right = model.loss(src, seg, positions, labels)
-    expected, expected_right = mlm_loss(model(src, seg)[positions], labels)  # of every position, through every layer
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-12) and right == expected_right
-    parameters = list(model.parameters())
-    for one, other in zip(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters)):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
-
-
 def test_initialise():
     config = THREE_BY_8.config()
     model = Bert(student_sizes(THREE_BY_8, config), config)
@@ -352,85 +202,6 @@ def test_initialise():
 
 
 # -- optimizer ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("unscaled", [False, True])
-def test_adamw_leaves_overflows_to_the_device(monkeypatch: pytest.MonkeyPatch, unscaled: bool):
-    """With torch's GradScaler: the step is called, told of the overflow, and changes nothing; else as without."""
-    parameters = [nn.Parameter(normal(5, dtype=torch.float32)) for _ in range(2)]
-    scaled, plain = (AdamW([{"params": [p], "lr": 0.1, "weight_decay": 0.01}], bias_correction=True)
-                     for p in parameters)
-    told, step = [], AdamW.step
-    monkeypatch.setattr(AdamW, "step", lambda self: told.append(self.found_inf) or step(self))
-    scaler = torch.amp.GradScaler("cpu")
-    for factor in (1.0, torch.inf, 2.0):
-        scaler.scale((parameters[0].square() * factor).sum()).backward()
-        if unscaled:
-            scaler.unscale_(scaled)
-        scaler.step(scaled)
-        scaler.update()
-        scaled.zero_grad()
-        if factor < torch.inf:
-            (parameters[1].square() * factor).sum().backward()
-            step(plain)
-            plain.zero_grad()
-        torch.testing.assert_close(*parameters)
-    assert [float(found) for found in told] == [0, 1, 0] and scaled.found_inf is None
-
-
-def test_adamw_is_the_formula_without_bias_correction_and_decays_last():
-    matrix, bias = nn.Parameter(normal(3, 4)), nn.Parameter(normal(4, seed=1))
-    groups = parameter_groups([("a.weight", matrix), ("a.bias", bias)], learning_rate=0.1, weight_decay=0.3)
-    optimizer = AdamW(groups)
-    expected = {p: [p.detach().clone(), torch.zeros_like(p), torch.zeros_like(p)] for p in (matrix, bias)}
-    for step, factor in enumerate((0.0, 0.5, 1.0, 0.7)):
-        optimizer.set_factor(factor)
-        for index, (parameter, decay) in enumerate(((matrix, 0.3), (bias, 0.0))):
-            g, (p, m, v) = normal(*parameter.shape, seed=10 * step + index), expected[parameter]
-            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-            p = p - 0.1 * factor * m / (v.sqrt() + 1e-6)
-            p = p - 0.1 * factor * decay * p
-            expected[parameter], parameter.grad = [p, m, v], g
-        optimizer.step()
-        for parameter, (p, m, v) in expected.items():
-            state = optimizer.state[parameter]
-            torch.testing.assert_close(parameter.detach(), p, rtol=1e-12, atol=1e-12)
-            torch.testing.assert_close(state["exp_avg"], m, rtol=1e-12, atol=1e-12)
-            torch.testing.assert_close(state["exp_avg_sq"], v, rtol=1e-12, atol=1e-12)
-
-
-def test_parameter_groups():
-    names = ["x.weight", "x.bias", "n.gamma", "n.beta", "x_compactor.weight", "frozen.weight"]
-    parameters = {name: nn.Parameter(torch.zeros(2)) for name in names}
-    parameters["frozen.weight"].requires_grad_(False)
-    groups = parameter_groups(parameters.items(), 1e-3, lambda name: 5e-2 if "compactor" in name else None)
-    found = {name: (group["lr"], group["weight_decay"]) for name, parameter in parameters.items()
-             for group in groups for other in group["params"] if other is parameter}
-    assert found == {"x.weight": (1e-3, 0.01), "x.bias": (1e-3, 0.0), "n.gamma": (1e-3, 0.0), "n.beta": (1e-3, 0.0),
-                     "x_compactor.weight": (5e-2, 0.01)}
-    assert len(groups) == 3
-
-
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_schedules_start_at_zero_under_warm_up(name: str):
-    factor = schedule(name, total_steps=100, warmup=0.1)
-    if name == "constant":
-        assert [factor(t) for t in (0, 50, 100)] == [1.0, 1.0, 1.0]
-        return
-    assert [factor(t) for t in (0, 1, 5, 10)] == pytest.approx([0.0, 0.1, 0.5, 1.0])
-    assert all(0 <= factor(t) <= 1 for t in range(101))
-
-
-@pytest.mark.parametrize(("name", "values"), [
-    ("linear", [1.0, 0.5, 0.0, 0.0]), ("cosine", [1.0, 0.5, 0.0, 0.0]), ("constant_with_warmup", [1.0, 1.0, 1.0, 1.0]),
-    ("inverse_sqrt", [1.0, math.sqrt(10 / 55), math.sqrt(10 / 100), math.sqrt(10 / 120)])])
-def test_schedules_after_warm_up(name: str, values: list[float]):
-    factor = schedule(name, total_steps=100, warmup=0.1)
-    assert [factor(t) for t in (10, 55, 100, 120)] == pytest.approx(values, abs=1e-12)
-
-
-def test_without_warm_up_the_first_step_has_the_whole_rate():
-    assert all(schedule(name, total_steps=100, warmup=0.0)(0) == 1.0 for name in SCHEDULERS)
 
 
 @pytest.mark.parametrize("compiling", [False, True])

@@ -14,7 +14,7 @@ from uer.config import ModelConfig, config_from_dict
 from uer.conversion.merge import merge
 from uer.errors import UserError
 from uer.formats import load_model
-from uer.models.build import from_weights
+from uer.models.bert import from_weights
 from uer.squeeze.groups import build_groups
 
 CONFIG = ModelConfig(hidden_size=32, layers_num=2, heads_num=2, feedforward_size=64, max_seq_length=32)

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
-from uer.models.bert import mlm_loss
-from uer.models.build import from_scratch
+from uer.models.bert import from_scratch, mlm_loss
 from uer.opts import pretrain_parser
 from uer.report.writer import Reports
 from uer.squeeze.groups import build_groups

@@ -9,7 +9,8 @@ from commands import SMALLER, TEACHER, call, pretrain_options, readme_commands, 
 
 from uer.formats import load_model
 from uer.formats.export import save_huggingface
-from uer.squeeze.cost import Step, plain_cost, wid_cost
+from uer.planning.cost import Step, plain_cost
+from uer.planning.wid_cost import wid_cost
 from uer.squeeze.groups import build_groups
 
 

@@ -11,11 +11,11 @@ from test_convert import convert
 from test_merge import CASES, merged, mid_training
 from tuning import pooler
 
+from uer.calibration.pooler import COLUMNS, shift_pooler, squeeze_pooler
 from uer.conversion.merge import merge
-from uer.finetuning.model import build_classifier, load_encoder
+from uer.finetuning.heads import build_classifier, load_encoder
 from uer.formats import load_model, shapes
 from uer.formats.export import save_uer
-from uer.squeeze.pooler import COLUMNS, shift_pooler, squeeze_pooler
 
 WEIGHT, BIAS = shapes.POOLER
 

@@ -15,7 +15,7 @@ import torch
 from commands import ROOT, TEACHER, call, pretrain_options, refused
 
 from uer.errors import UserError, run_script
-from uer.finetuning.model import read_card
+from uer.finetuning.heads import read_card
 from uer.formats.huggingface_config import parse_config
 from uer.formats.storage import PendingFiles, read_tensors
 from uer.training.lock import only_writer

@@ -26,7 +26,7 @@ from corpora import TOKENS, random_corpus, write_vocab
 
 from uer.config import parse_with_config
 from uer.formats import load_model
-from uer.models.build import from_weights
+from uer.models.bert import from_weights
 from uer.opts import pretrain_parser
 from uer.squeeze.mask_file import read_masks
 

@@ -16,7 +16,7 @@ from corpora import TOKENS
 
 from uer.errors import UserError
 from uer.formats.export import save_uer
-from uer.models.build import from_scratch
+from uer.models.bert import from_scratch
 from uer.squeeze.mask_file import read_masks
 from uer.training.checkpoint import load_checkpoint
 

@@ -14,7 +14,7 @@ from corpora import TOKENS, write_vocab
 
 from uer.config import ModelConfig
 from uer.formats.export import save_huggingface, save_uer
-from uer.models.build import from_scratch
+from uer.models.bert import from_scratch
 
 CONFIG = ModelConfig(hidden_size=16, layers_num=1, heads_num=2, feedforward_size=32, max_seq_length=64, dropout=0.1)
 FAST = ["--epochs_num", 2, "--batch_size", 8, "--seq_length", 24, "--learning_rate", 0.01]

@@ -14,8 +14,7 @@ from uer.data.loader import MlmLoader
 from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.storage import write_json, write_via
-from uer.models.bert import Bert
-from uer.models.build import from_weights
+from uer.models.bert import Bert, from_weights
 from uer.tokenizers import build_tokenizer
 from uer.training.objective import evaluate
 from uer.training.precision import slow_products

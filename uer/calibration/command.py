@@ -12,9 +12,10 @@ import torch
 from uer.arguments import check_writable, refuse_overwriting
 from uer.calibration.calibrate import Calibration
 from uer.calibration.compactors_file import made_for, save_compactors
+from uer.calibration.pooler import COLUMNS, last_gamma, shift_pooler, squeeze_pooler, take_pooler
 from uer.calibration.student import INSTANCES, apply_calibration, calibrate, calibration_batches, token_warning
 from uer.config import ModelConfig, load_config
-from uer.conversion.write import Source, check_outputs, output_paths, write_outputs, written_by
+from uer.conversion.outputs import Source, check_outputs, output_paths, write_outputs, written_by
 from uer.data.builder import build_dataset
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
@@ -23,11 +24,10 @@ from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.model_card import CardFacts
 from uer.formats.shapes import WORDS
-from uer.models.build import from_weights
+from uer.models.bert import from_weights
 from uer.parallel.collectives import Place
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
-from uer.squeeze.pooler import COLUMNS, last_gamma, shift_pooler, squeeze_pooler, take_pooler
 from uer.tokenizers import Vocab, build_tokenizer
 from uer.training.objective import Evaluation, evaluate
 

@@ -14,7 +14,7 @@ from uer.config import ModelConfig
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
 from uer.data.options import masking_options
-from uer.models.build import from_weights
+from uer.models.bert import from_weights
 from uer.parallel.collectives import Place, take_leaders
 from uer.report.writer import Reports
 from uer.squeeze.groups import MaskGroup

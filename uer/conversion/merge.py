@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from uer.calibration.pooler import COLUMNS, last_gamma, squeeze_pooler
 from uer.config import ModelConfig
 from uer.conversion.sandwich import Sandwich
 from uer.errors import UserError
@@ -21,7 +22,6 @@ from uer.formats import shapes
 from uer.models.bert import Bert
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.master import Master
-from uer.squeeze.pooler import COLUMNS, last_gamma, squeeze_pooler
 from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes, layer_norms, masked_compactors
 
 TOLERANCE = 1e-4  # of the largest logit (at least 1): merged against sparse, in float32

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from uer.calibration.pooler import take_pooler
 from uer.config import ModelConfig, config_from_dict, load_config
 from uer.conversion.merge import Merged, groups_for, master_from_checkpoint, merge
-from uer.conversion.write import Source
+from uer.conversion.outputs import Source
 from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import shapes
@@ -20,7 +21,6 @@ from uer.formats.storage import read_tensors
 from uer.formats.teacher import config_path_for
 from uer.formats.uer_names import is_uer, to_published
 from uer.squeeze.mask_file import read_masks
-from uer.squeeze.pooler import take_pooler
 from uer.tokenizers.vocab import Vocab
 
 RECORDED = {"loss": "MLM loss in training", "accuracy": "MLM accuracy in training", "dev_loss": "MLM loss, held-out",

@@ -22,7 +22,7 @@ from uer.data.container import Record, write_container
 from uer.data.header import Ledger, make_header
 from uer.data.masking import MaskingOptions
 from uer.data.options import masking_options
-from uer.data.pool import run_segments
+from uer.data.processes import run_segments
 from uer.data.progress import Progress
 from uer.data.segmenter import check_segmenter
 from uer.errors import UserError, signals_unwind

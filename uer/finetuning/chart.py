@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib import pyplot
 
-from uer.report.figures import BLUE, FAINT, INK, style
+from uer.report.drawing import BLUE, FAINT, INK, style
 
 FIRST_COLOUR = "#9aa7b4"  # of the first model, which the others are compared with
 PANELS = 5  # side by side

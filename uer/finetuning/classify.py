@@ -19,10 +19,10 @@ from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, encode, shuffled
 from uer.finetuning.grid import Results, check_tuning_options, combinations, of, run_grid
+from uer.finetuning.heads import build_classifier, check_pooler, load_encoder, save_tuned
 from uer.finetuning.metrics import measure
-from uer.finetuning.model import build_classifier, check_pooler, load_encoder, save_tuned
 from uer.finetuning.tasks import GLUE, Split, Task, read_glue, read_uer, uer_task
-from uer.finetuning.training import Combination, Evaluation, Outcome, Settings, in_words
+from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings, in_words
 from uer.formats import LoadedModel, shapes
 from uer.formats.storage import PendingFiles, read_tensors
 from uer.report.writer import Reports

@@ -19,7 +19,7 @@ from torch import nn
 from uer.arguments import check_writable
 from uer.errors import UserError
 from uer.files import read_object
-from uer.finetuning.training import Clock, Combination, Outcome, Problem, Settings, in_words, tune
+from uer.finetuning.tuning import Clock, Combination, Outcome, Problem, Settings, in_words, tune
 from uer.formats.storage import write_json, write_via
 from uer.report.writer import Reports
 from uer.training.precision import slow_products

@@ -12,7 +12,7 @@ from uer.arguments import check_writable, refuse_overwriting
 from uer.errors import UserError
 from uer.finetuning.batches import encode
 from uer.finetuning.classify import check_length, predict
-from uer.finetuning.model import load_classifier, read_card
+from uer.finetuning.heads import load_classifier, read_card
 from uer.finetuning.tasks import Task, read_uer, texts_of
 from uer.formats.storage import write_via
 from uer.tokenizers import build_tokenizer

@@ -20,10 +20,10 @@ from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
 from uer.finetuning.classify import check_length, with_vocabulary
 from uer.finetuning.grid import Results, check_tuning_options, combinations, run_grid
-from uer.finetuning.model import build_span_finder, load_encoder, save_tuned
+from uer.finetuning.heads import build_span_finder, load_encoder, save_tuned
 from uer.finetuning.squad_data import Question, Window, read_squad, windows
 from uer.finetuning.squad_metrics import best_threshold, figures
-from uer.finetuning.training import Combination, Evaluation, Outcome, Settings
+from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings
 from uer.formats import shapes
 from uer.formats.storage import PendingFiles, write_json
 from uer.report.writer import Reports

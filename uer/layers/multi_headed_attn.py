@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from uer.cpu.attention import attention
 from uer.cpu.products import Linear
-from uer.layers.attention import attention
+from uer.cpu.queries import queries_of
 
 
 class MultiHeadedAttention(nn.Module):
@@ -44,44 +45,14 @@ class MultiHeadedAttention(nn.Module):
 
     def context(self, hidden: torch.Tensor, mask: torch.Tensor | None,
                 positions: torch.Tensor | None = None) -> torch.Tensor:
-        """The heads' outputs side by side, before the last linear; arguments and rows of the result as for `forward`.
-
-        On a CPU only the queries wanted are computed. Elsewhere, where the host would have to wait for how many an
-        instance has, and in a compiled graph all are, and the wanted ones taken out of the context.
-        """
+        """The heads' outputs side by side, before the last linear; arguments and rows as for `forward`."""
         to_query, to_key, to_value = self.linears()
         key, value = self._heads(to_key(hidden)), self._heads(to_value(hidden))
-        dropout = self.dropout if self.training else 0.0
-        if positions is None or hidden.device.type != "cpu" or torch.compiler.is_compiling():
-            context = self._side_by_side(attention(self._heads(to_query(hidden)), key, value, mask, dropout))
-            return context if positions is None else context.flatten(0, 1).index_select(0, positions)
-        places, most = places_of(positions, *hidden.shape[:2])
-        query = to_query(hidden.flatten(0, 1).index_select(0, positions))  # [n, heads * size]
-        query = query.new_zeros(len(hidden) * most, query.shape[1]).index_copy(0, places, query)
-        context = attention(self._heads(query.view(len(hidden), most, -1)), key, value, mask, dropout)
-        return self._side_by_side(context).flatten(0, 1).index_select(0, places)
+        query, places = queries_of(to_query, hidden, positions)
+        context = attention(self._heads(query), key, value, mask, self.dropout if self.training else 0.0)
+        context = context.transpose(1, 2).flatten(2)  # [batch, some, heads * size]
+        return context if places is None else context.flatten(0, 1).index_select(0, places)
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
         """[batch, seq, heads * size] -> [batch, heads, seq, size]"""
         return x.unflatten(-1, (self.heads_num, self.head_size)).transpose(1, 2)
-
-    def _side_by_side(self, x: torch.Tensor) -> torch.Tensor:
-        """The inverse of `_heads`."""
-        return x.transpose(1, 2).flatten(2)
-
-
-def places_of(positions: torch.Tensor, batch: int, seq: int) -> tuple[torch.Tensor, int]:
-    """Where positions go if every instance has room for as many as the one with most of them.
-
-    Args:
-        positions: flat indices (row * seq + column) in any order, int64 [n], on the CPU.
-    Returns:
-        flat indices (row * most + 0, 1, …), int64 [n], and most, at least 1.
-    """
-    rows = positions // seq
-    counts = rows.bincount(minlength=batch)
-    ordered, order = rows.sort(stable=True)
-    within = torch.empty_like(rows)
-    within[order] = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[ordered]
-    most = max(1, int(counts.max()))
-    return rows * most + within, most

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from uer.layers.dropout import Dropout
+from uer.cpu.dropout import Dropout
 from uer.layers.layer_norm import LayerNorm
 from uer.layers.multi_headed_attn import MultiHeadedAttention
 from uer.layers.position_ffn import PositionwiseFeedForward

@@ -17,8 +17,8 @@ from types import SimpleNamespace
 
 import torch
 
+from uer.conversion.outputs import output_paths, write_outputs
 from uer.conversion.stage1 import student_source
-from uer.conversion.write import output_paths, write_outputs
 from uer.data.loader import MlmBatch, MlmLoader
 from uer.errors import UserError
 from uer.parallel.collectives import Place, wait_for_all
@@ -27,7 +27,7 @@ from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
 from uer.training.build_trainer import build_trainer
 from uer.training.checkpoint import find_checkpoint, load_checkpoint, open_checkpoint
-from uer.training.progress import memory_gb
+from uer.training.tally import memory_gb
 from uer.training.trainer import Trainer
 from uer.training.wid_learner import WidLearner
 

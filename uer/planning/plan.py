@@ -14,8 +14,9 @@ from uer.data.dataset import Dataset
 from uer.errors import UserError
 from uer.formats import load_model, shapes
 from uer.formats.teacher import config_beside
-from uer.squeeze.cost import PARTS, Cost, Step, activations_cost, plain_cost, wid_cost
-from uer.squeeze.groups import MaskGroup, build_groups
+from uer.planning.cost import PARTS, Cost, Step, plain_cost
+from uer.planning.wid_cost import activations_cost, wid_cost
+from uer.squeeze.groups import MaskGroup, build_groups, shared_w_step
 from uer.squeeze.penalty import FADE_PER_INTERVAL, simulate_decay
 from uer.tokenizers import build_tokenizer
 from uer.training.optimizers import schedule
@@ -118,11 +119,6 @@ def seq_length_of(args: argparse.Namespace, teacher: Teacher) -> int:
     length = min(SEQ_LENGTH, positions)
     teacher.notes.append(f"{missing}: instances of {length} tokens are assumed (--seq_length)")
     return length
-
-
-def shared_w_step(groups: dict[str, MaskGroup], total_steps: int, share: float) -> int:
-    """The --w_step that completes the mask schedule after this share of the steps (rounded down, at least 1)."""
-    return max(1, int(total_steps * share) // max(group.last_interval for group in groups.values()))
 
 
 # -- phases ------------------------------------------------------------------------------------------------------------

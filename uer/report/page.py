@@ -13,7 +13,7 @@ from matplotlib import pyplot
 
 from uer.errors import UserError
 from uer.formats.storage import PendingFiles
-from uer.report import figures
+from uer.report import drawing, figures
 from uer.report.log import Run, names_for, read_run
 
 PNG_DPI = 144
@@ -91,7 +91,7 @@ def write_report(paths: Sequence[str], names: Sequence[str] | None = None, mask_
     first = Path(paths[0]) if Path(paths[0]).is_dir() else Path(paths[0]).parent
     folder = Path(output) if output else (first / "report" if len(runs) == 1 else Path("report"))
     pictures: dict[str, str] = {}
-    with PendingFiles() as pending, figures.style():
+    with PendingFiles() as pending, drawing.style():
         for section in SECTIONS:
             figure = section.draw(runs)
             figure.savefig(pending.add(folder / f"{section.key}.png"), dpi=PNG_DPI, format="png", bbox_inches="tight")
@@ -189,7 +189,7 @@ def table(runs: Sequence[Run]) -> str:
     columns = list(dict.fromkeys(what for cells in found for what in cells))
     head = "".join(f"<th>{html.escape(column)}</th>" for column in ("run", *columns))
     rows = "".join(
-        f'<tr><td class="name" style="color:{figures.colour_of(i)}">{html.escape(run.name)}</td>' +
+        f'<tr><td class="name" style="color:{drawing.colour_of(i)}">{html.escape(run.name)}</td>' +
         "".join(f"<td>{html.escape(cells.get(column, '-'))}</td>" for column in columns) + "</tr>"
         for i, (run, cells) in enumerate(zip(runs, found)))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'

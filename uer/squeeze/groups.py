@@ -176,3 +176,8 @@ def build_groups(config: ModelConfig, target_dim: int, strategy: str,
                                 f"{layer}.feed_forward.linear_2_left_compactor"))
     groups.append(MaskGroup("mlm", config.mlm_width, mlm_target, 0, False, "target.mlm_linear_2_left_compactor"))
     return {group.name: group for group in groups}
+
+
+def shared_w_step(groups: dict[str, MaskGroup], total_steps: int, share: float) -> int:
+    """The --w_step that completes the mask schedule after this share of the steps (rounded down, at least 1)."""
+    return max(1, int(total_steps * share) // max(group.last_interval for group in groups.values()))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from uer.calibration.pooler import take_pooler
 from uer.config import load_config
 from uer.cpu.denormals import flush_denormals
 from uer.cpu.memory import keep_freed_memory
@@ -18,13 +19,12 @@ from uer.data.loader import MlmLoader
 from uer.data.options import masking_options
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
-from uer.models.build import from_scratch, from_weights
+from uer.models.bert import from_scratch, from_weights
 from uer.parallel.collectives import Place
 from uer.parallel.launch import restarted
 from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
 from uer.squeeze.mask_file import cut_masks, start_mask_file
-from uer.squeeze.pooler import take_pooler
 from uer.tokenizers import Vocab, build_tokenizer
 from uer.training.checkpoint import checkpoint_steps, find_checkpoint, open_checkpoint, sweep
 from uer.training.choose_learner import build_learner

@@ -7,18 +7,17 @@ from typing import Any
 
 import torch
 
+from uer.calibration.pooler import COLUMNS, last_gamma, shift_pooler, squeeze_pooler
 from uer.calibration.student import apply_calibration, calibrate_groups, calibrated_groups
 from uer.config import ModelConfig
 from uer.data.loader import MlmLoader
-from uer.models.build import from_weights
+from uer.models.bert import from_weights
 from uer.parallel.collectives import Place
-from uer.planning.plan import shared_w_step
 from uer.report.writer import Reports
-from uer.squeeze.groups import MaskGroup, build_groups
+from uer.squeeze.groups import MaskGroup, build_groups, shared_w_step
 from uer.squeeze.importance import build_scores
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty, simulate_decay
-from uer.squeeze.pooler import COLUMNS, last_gamma, shift_pooler, squeeze_pooler
 from uer.training.checkpoint import Checkpoint, restore_optimizer
 from uer.training.learner import Learner, PlainLearner
 from uer.training.optimizers import AdamW, parameter_groups, schedule

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 
+from uer.planning.cost import Cost, Step, plain_cost, table_rows
+from uer.planning.wid_cost import activations_cost, wid_cost
 from uer.report.writer import Reports
-from uer.squeeze.cost import Cost, Step, activations_cost, plain_cost, table_rows, wid_cost
 from uer.training.learner import Learner
 from uer.training.wid_learner import WidLearner
 

@@ -16,8 +16,8 @@ import torch
 from uer.errors import Stopped, UserError
 from uer.parallel.collectives import Place, differing, sum_over_ranks, wait_for_all
 from uer.parallel.signals import StopSignals
+from uer.planning.cost import Step
 from uer.report.writer import Reports
-from uer.squeeze.cost import Step
 from uer.squeeze.mask_file import append_masks
 from uer.training.checkpoint import save_checkpoint
 from uer.training.compilation import compile_encoder
@@ -27,8 +27,8 @@ from uer.training.judge import REMEDY, Judge
 from uer.training.learner import Learner
 from uer.training.objective import Objective, evaluate, mlm_objective
 from uer.training.precision import Precision
-from uer.training.progress import Progress, histograms, summary
 from uer.training.recorder import Recorder
+from uer.training.tally import Tally, histograms, summary
 from uer.training.wid_learner import WidLearner
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Trainer:
         self.signals = signals or StopSignals()
         self.exchange = self._wire()
         self.judge = Judge(learner, self.precision, reports, run.factor, run.output, place.device, lag)
-        self.progress = Progress(reports, place.device, 0, run.total_steps)
+        self.tally = Tally(reports, place.device, 0, run.total_steps)
         step = Step(batches.batch_size, batches.dataset.header["seq_length"], run.accumulation_steps, place.world_size,
                     self.precision.half is not None, place.device.type == "cuda")
         self.recorder = Recorder(learner, reports, step, {**card, **asdict(step), **run.facts()})
@@ -102,7 +102,7 @@ class Trainer:
         stream = self.batches.stream(start * run.accumulation_steps)
         self.learner.student.train()
         self.recorder.start(start)
-        self.progress = Progress(self.reports, self.place.device, start, run.total_steps)
+        self.tally = Tally(self.reports, self.place.device, start, run.total_steps)
         if self.exchange.active:
             self.reports.say(f"each step sends {self.exchange.bytes / 1e6:,.1f} MB of gradients, the student's")
             self.reports.record(start, "exchange", {"gradient_bytes": self.exchange.bytes})
@@ -124,7 +124,7 @@ class Trainer:
         if due(run.check_replicas_steps) and not (leaving and not last):
             self.check_replicas(step)
         if due(run.report_steps):
-            self.progress.report(step, self.learner, run.factor(step - 1), self.precision.facts())
+            self.tally.report(step, self.learner, run.factor(step - 1), self.precision.facts())
         if run.tb_histograms_steps and step % run.tb_histograms_steps == 0:
             histograms(self.reports, step, self.learner)
         if self.dev is not None and due(run.eval_steps):
@@ -163,7 +163,7 @@ class Trainer:
         update = self.judge.update(step, loss, told[2:], self.exchange.gradients())
         with self.precision.composing():
             changed = self.learner.finish(step, factor, update, self._clip)
-        self.progress.count(torch.cat([report, told[:2]]))
+        self.tally.count(torch.cat([report, told[:2]]))
         if isinstance(self.learner, WidLearner):
             if changed:
                 self._record_masks(step)

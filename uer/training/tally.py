@@ -14,7 +14,7 @@ from uer.training.learner import Learner
 from uer.training.wid_learner import WidLearner
 
 
-class Progress:
+class Tally:
     """Sums up steps between two reports.
 
     Args:

@@ -8,18 +8,14 @@ works entry by entry (activations, LayerNorm, dropout, penalty, AdamW) is not.
                                                                               scores once more
     the last layer                          the same with P for T, but for key and value; attention with the queries
                                             of `Step.queries`
-    composition  R W C, all gradients       `composition_of`: R [now, out], W [out, in], C [in, now_in]
-    compactors on activations               3 · 2 · T · (in² + in·out + out²) for each linear, as published: in the last
-                                            layer, too
 
-Decisions that depend on counts (order of products, tables applied or multiplied out) are those of
-`uer.squeeze.composition`.
+Weight-inherited distillation: `uer.planning.wid_cost`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -27,24 +23,13 @@ import torch
 from uer.config import ModelConfig
 from uer.formats.shapes import expected_shapes, sizes_of
 from uer.sizes import BertSizes
-from uer.squeeze.composition import applies_to_features, applies_to_rows, rows_first
-from uer.squeeze.groups import MaskGroup
-from uer.squeeze.master import sizes_from_groups
-from uer.squeeze.wiring import (
-    EMBEDDING_TABLES,
-    VOCABULARY_LINEAR,
-    layer_norms,
-    masked_compactors,
-    wrapped_linears,
-)
+from uer.squeeze.wiring import EMBEDDING_TABLES, VOCABULARY_LINEAR
 from uer.targets.vocabulary_loss import SLICE, SLICE_ELSEWHERE
 
 PARTS = ("embedding", "attention", "feed-forward", "MLM head")
-MANY = 1 << 40  # tokens of a master that serves several processes: its tables are always multiplied out
 FLOAT = 4  # bytes
 ZIPF = 1.1
 
-Shapes = dict[str, tuple[int, ...]]
 Parts = dict[str, int]
 
 
@@ -174,8 +159,8 @@ def plain_cost(config: ModelConfig, tables: Mapping[str, int], step: Step) -> Co
     weights = FLOAT * sum(count.values())
     memory = {"weights": weights, "optimizer": 2 * weights, "gradients": weights,
               "activations": activation_bytes(sizes, config, step) + temporary_bytes(sizes, step)}
-    memory["peak"] = sum(memory.values()) + _buffer(weights, step)
-    return Cost(count, count, model_operations(sizes, step), memory=memory, sent=_sent(weights, step))
+    memory["peak"] = sum(memory.values()) + buffer_bytes(weights, step)
+    return Cost(count, count, model_operations(sizes, step), memory=memory, sent=sent_bytes(weights, step))
 
 
 def model_operations(sizes: BertSizes, step: Step, projected: int = 0, inner: int | None = None,
@@ -235,151 +220,10 @@ def temporary_bytes(sizes: BertSizes, step: Step) -> int:
     return max(FLOAT * logits, 2 * (2 if step.bf16 else FLOAT) * inner)
 
 
-# -- weight-inherited distillation -------------------------------------------------------------------------------------
-
-
-def master_shapes(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str, MaskGroup]) -> Shapes:
-    """Published name -> shape of everything a master holds, squeezed groups at their targets; a tied table once."""
-    shapes = expected_shapes(sizes_of(config, **tables), config)
-    if config.tie_weights:
-        del shapes[f"{VOCABULARY_LINEAR}.weight"]
-    for name, owner in layer_norms(config.layers_num):
-        for part in ("gamma", "beta"):
-            shapes[f"{name}.{part}"] = (groups[owner].width,)
-    for tensor in masked_compactors(config.layers_num):
-        group = groups[tensor.group]
-        sides = [group.size, group.size]
-        sides[tensor.dim] = group.width
-        shapes[tensor.name] = tuple(sides)
-    return shapes
-
-
-def wid_cost(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str, MaskGroup], step: Step, *,
-             comp_only: bool = False, spares: bool = True) -> Cost:
-    """A step of a master and its student, with the groups as they are (masked, squeezed or neither).
-
-    Args:
-        config: the teacher's.
-        comp_only: whether the teacher's weights stay as they are.
-        spares: whether gradients of dropped entries are left out (mask scores by norms).
-    """
-    shapes = master_shapes(config, tables, groups)
-    sizes = sizes_from_groups(config, groups, **tables)
-    alone = step.processes == 1
-    rows = sum(tables[kind] for kind in ("vocab", "positions", "segments"))
-    on_rows = applies_to_rows(step.tokens if alone else MANY, rows)
-    size, inner, width = config.hidden_size, config.mlm_width, sizes.mlm
-    on_features = applies_to_features(step.predicted if alone else MANY, sizes.vocab, inner, width)
-    composition = _composition(config, groups, comp_only, spares)
-    if not on_rows:
-        composition["embedding"] += (2 if comp_only else 3) * 2 * rows * size * sizes.hidden
-    if not on_features:
-        composition["MLM head"] += (2 if comp_only else 3) * 2 * sizes.vocab * inner * width
-    student = student_shapes(config, sizes, on_rows, on_features)
-    projected = step.table_rows(tables) * size if on_rows else 0
-    operations = model_operations(sizes, step, projected, inner if on_features else None)
-    trained = {name: shape for name, shape in shapes.items() if not comp_only or "compactor" in name}
-    held, updated = FLOAT * _entries(shapes), FLOAT * _entries(trained)
-    own = FLOAT * _entries({name: shape for name, shape in student.items() if _is_composed(name, on_rows, on_features)})
-    memory = {"weights": held, "optimizer": 2 * updated, "gradients": updated, "student": 2 * own,
-              "composition": FLOAT * _inner_products(config, groups),
-              "activations": temporary_bytes(sizes, step) + activation_bytes(
-                  sizes, config, step, projected, inner if on_features else 0)}
-    later = updated + _buffer(FLOAT * _entries(student), step)  # once the activations are gone
-    memory["peak"] = (held + 2 * updated + memory["student"] + memory["composition"]
-                      + max(memory["activations"], later))
-    return Cost(parameters(student), parameters(trained), operations, composition, memory,
-                _sent(FLOAT * _entries(student), step))
-
-
-def student_shapes(config: ModelConfig, sizes: BertSizes, on_rows: bool = False, on_features: bool = False) -> Shapes:
-    """Name -> shape of a student's parameters.
-
-    Args:
-        config: the teacher's.
-        on_rows: whether it has the teacher's embedding tables and a projection; `on_features`: its vocabulary.
-    """
-    shapes = expected_shapes(sizes, config)
-    if on_rows:
-        shapes |= {name: (shapes[name][0], config.hidden_size) for name in EMBEDDING_TABLES}
-        shapes["embedding.projection"] = (sizes.hidden, config.hidden_size)
-    if on_features:
-        shapes[f"{VOCABULARY_LINEAR}.weight"] = (sizes.vocab, config.mlm_width)
-        shapes["target.projection"] = (config.mlm_width, sizes.mlm)
-    return shapes
-
-
-def activations_cost(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str, MaskGroup],
-                     step: Step) -> Cost:
-    """The teacher with its compactors applied to activations: parameters, operations, bytes sent."""
-    sizes = sizes_of(config, **tables)
-    whole = {name: replace(group, squeezed=False) for name, group in groups.items()}
-    trained = parameters(master_shapes(config, tables, whole))
-    operations = model_operations(sizes, step, step.rows * step.seq * config.hidden_size, config.mlm_width,
-                                  selected=False)
-    for linear in wrapped_linears(config.layers_num)[:-1]:
-        assert linear.leaves
-        tokens = step.predicted if linear.enters == "hidden" and linear.leaves == "mlm" else step.tokens
-        squares = groups[linear.enters].size ** 2 + groups[linear.leaves].size ** 2
-        operations[part_of(linear.name)] += 2 * 3 * tokens * squares
-    return Cost(trained, trained, operations, sent=_sent(FLOAT * sum(trained.values()), step))
-
-
-def composition_of(now: int, out: int, size: int, now_in: int, rows: int, columns: int, weight: bool = True) -> int:
-    """Operations of R W C and its gradients, for R [now, out], W [out, size], C [size, now_in].
-
-    Args:
-        rows, columns: rows of dR and columns of dC that are wanted.
-        weight: whether dW is.
-    """
-    if rows_first(now, out, size, now_in):  # inner = R W
-        forward = now * size * (out + now_in)
-        backward = now * now_in * size + rows * size * out + columns * now * size + weight * out * now * size
-    else:  # inner = W C
-        forward = out * now_in * (size + now)
-        backward = out * now * now_in + rows * now_in * out + columns * out * size + weight * out * now_in * size
-    return 2 * (forward + backward)
-
-
-def _composition(config: ModelConfig, groups: Mapping[str, MaskGroup], comp_only: bool, spares: bool) -> Parts:
-    def wanted(group: MaskGroup) -> int:
-        return group.kept if spares and group.masked else group.width
-
-    sums = dict.fromkeys(PARTS, 0)
-    for linear in wrapped_linears(config.layers_num)[:-1]:
-        assert linear.leaves
-        leaves, enters = groups[linear.leaves], groups[linear.enters]
-        sums[part_of(linear.name)] += composition_of(leaves.width, leaves.size, enters.size, enters.width,
-                                                     wanted(leaves), wanted(enters), not comp_only)
-    return sums
-
-
-def _inner_products(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> int:
-    """Entries of R W or W C that the composition keeps for its backward pass."""
-    entries = 0
-    for linear in wrapped_linears(config.layers_num)[:-1]:
-        assert linear.leaves
-        leaves, enters = groups[linear.leaves], groups[linear.enters]
-        first = rows_first(leaves.width, leaves.size, enters.size, enters.width)
-        entries += leaves.width * enters.size if first else leaves.size * enters.width
-    return entries
-
-
-def _is_composed(name: str, on_rows: bool, on_features: bool) -> bool:
-    """Whether a parameter of the student is a tensor of its own, and not the master's."""
-    if name.endswith(("gamma", "beta", "projection")) or name == f"{VOCABULARY_LINEAR}.bias":
-        return False
-    return not (on_rows and name in EMBEDDING_TABLES) and not (on_features and name == f"{VOCABULARY_LINEAR}.weight")
-
-
-def _entries(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    return sum(map(prod, shapes.values()))
-
-
-def _sent(gradients: int, step: Step) -> int:
+def sent_bytes(gradients: int, step: Step) -> int:
     return 2 * (step.processes - 1) * gradients // step.processes
 
 
-def _buffer(gradients: int, step: Step) -> int:
+def buffer_bytes(gradients: int, step: Step) -> int:
     """Bytes of the one array in which gradients travel."""
     return gradients if step.processes > 1 else 0

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from uer.layers.dropout import Keep, new_seed
+from uer.cpu.dropout import Keep, new_seed
 
 WEIGHTS = 1 << 19  # at a time
 

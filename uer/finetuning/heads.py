@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from uer.config import ModelConfig, config_from_dict, load_config
+from uer.cpu.dropout import Dropout
 from uer.cpu.products import Linear
 from uer.embeddings.word_pos_seg import WordPosSegEmbedding
 from uer.encoders.transformer_encoder import TransformerEncoder
@@ -24,7 +25,6 @@ from uer.finetuning.options import POOLINGS
 from uer.formats import LoadedModel, load_model, shapes
 from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, shortened, write_json
 from uer.formats.uer_names import to_published
-from uer.layers.dropout import Dropout
 from uer.sizes import BertSizes
 
 INIT_STD = 0.02

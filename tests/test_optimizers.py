@@ -1,0 +1,91 @@
+"""Optimizer and learning-rate schedules against their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from small import normal
+from torch import nn
+
+from uer.training.optimizers import SCHEDULERS, AdamW, parameter_groups, schedule
+
+
+@pytest.mark.parametrize("unscaled", [False, True])
+def test_adamw_leaves_overflows_to_the_device(monkeypatch: pytest.MonkeyPatch, unscaled: bool):
+    """With torch's GradScaler: the step is called, told of the overflow, and changes nothing; else as without."""
+    parameters = [nn.Parameter(normal(5, dtype=torch.float32)) for _ in range(2)]
+    scaled, plain = (AdamW([{"params": [p], "lr": 0.1, "weight_decay": 0.01}], bias_correction=True)
+                     for p in parameters)
+    told, step = [], AdamW.step
+    monkeypatch.setattr(AdamW, "step", lambda self: told.append(self.found_inf) or step(self))
+    scaler = torch.amp.GradScaler("cpu")
+    for factor in (1.0, torch.inf, 2.0):
+        scaler.scale((parameters[0].square() * factor).sum()).backward()
+        if unscaled:
+            scaler.unscale_(scaled)
+        scaler.step(scaled)
+        scaler.update()
+        scaled.zero_grad()
+        if factor < torch.inf:
+            (parameters[1].square() * factor).sum().backward()
+            step(plain)
+            plain.zero_grad()
+        torch.testing.assert_close(*parameters)
+    assert [float(found) for found in told] == [0, 1, 0] and scaled.found_inf is None
+
+
+def test_adamw_is_the_formula_without_bias_correction_and_decays_last():
+    matrix, bias = nn.Parameter(normal(3, 4)), nn.Parameter(normal(4, seed=1))
+    groups = parameter_groups([("a.weight", matrix), ("a.bias", bias)], learning_rate=0.1, weight_decay=0.3)
+    optimizer = AdamW(groups)
+    expected = {p: [p.detach().clone(), torch.zeros_like(p), torch.zeros_like(p)] for p in (matrix, bias)}
+    for step, factor in enumerate((0.0, 0.5, 1.0, 0.7)):
+        optimizer.set_factor(factor)
+        for index, (parameter, decay) in enumerate(((matrix, 0.3), (bias, 0.0))):
+            g, (p, m, v) = normal(*parameter.shape, seed=10 * step + index), expected[parameter]
+            m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+            p = p - 0.1 * factor * m / (v.sqrt() + 1e-6)
+            p = p - 0.1 * factor * decay * p
+            expected[parameter], parameter.grad = [p, m, v], g
+        optimizer.step()
+        for parameter, (p, m, v) in expected.items():
+            state = optimizer.state[parameter]
+            torch.testing.assert_close(parameter.detach(), p, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(state["exp_avg"], m, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(state["exp_avg_sq"], v, rtol=1e-12, atol=1e-12)
+
+
+def test_parameter_groups():
+    names = ["x.weight", "x.bias", "n.gamma", "n.beta", "x_compactor.weight", "frozen.weight"]
+    parameters = {name: nn.Parameter(torch.zeros(2)) for name in names}
+    parameters["frozen.weight"].requires_grad_(False)
+    groups = parameter_groups(parameters.items(), 1e-3, lambda name: 5e-2 if "compactor" in name else None)
+    found = {name: (group["lr"], group["weight_decay"]) for name, parameter in parameters.items()
+             for group in groups for other in group["params"] if other is parameter}
+    assert found == {"x.weight": (1e-3, 0.01), "x.bias": (1e-3, 0.0), "n.gamma": (1e-3, 0.0), "n.beta": (1e-3, 0.0),
+                     "x_compactor.weight": (5e-2, 0.01)}
+    assert len(groups) == 3
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedules_start_at_zero_under_warm_up(name: str):
+    factor = schedule(name, total_steps=100, warmup=0.1)
+    if name == "constant":
+        assert [factor(t) for t in (0, 50, 100)] == [1.0, 1.0, 1.0]
+        return
+    assert [factor(t) for t in (0, 1, 5, 10)] == pytest.approx([0.0, 0.1, 0.5, 1.0])
+    assert all(0 <= factor(t) <= 1 for t in range(101))
+
+
+@pytest.mark.parametrize(("name", "values"), [
+    ("linear", [1.0, 0.5, 0.0, 0.0]), ("cosine", [1.0, 0.5, 0.0, 0.0]), ("constant_with_warmup", [1.0, 1.0, 1.0, 1.0]),
+    ("inverse_sqrt", [1.0, math.sqrt(10 / 55), math.sqrt(10 / 100), math.sqrt(10 / 120)])])
+def test_schedules_after_warm_up(name: str, values: list[float]):
+    factor = schedule(name, total_steps=100, warmup=0.1)
+    assert [factor(t) for t in (10, 55, 100, 120)] == pytest.approx(values, abs=1e-12)
+
+
+def test_without_warm_up_the_first_step_has_the_whole_rate():
+    assert all(schedule(name, total_steps=100, warmup=0.0)(0) == 1.0 for name in SCHEDULERS)
