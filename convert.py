@@ -6,11 +6,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 
 from uer.arguments import checked, refuse_overwriting
-from uer.errors import run_script
+from uer.errors import UserError, run_script
 
-FORMATS = ("uer", "uer-py", "huggingface", "onnx")
+FORMATS = ("uer", "uer-py", "huggingface", "onnx", "onnx-int8")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,10 +39,14 @@ def parser() -> argparse.ArgumentParser:
     to = out.add_argument_group("output")
     to.add_argument("--output_model_path", required=True, metavar="FILE",
                     help="student to write; its config goes to <name without .bin>_config.json, a Hugging Face folder "
-                         "to <name without .bin>/, ONNX to <name>.onnx, and uer-py beside uer to <name>-uer-py.bin")
+                         "to <name without .bin>/, ONNX to <name>.onnx or <name>-int8.onnx, and uer-py beside uer to "
+                         "<name>-uer-py.bin")
     to.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS,
                     help="one or several (default: uer). uer: the names of the published code; uer-py: those of UER-py "
-                         "since 2022; huggingface: a folder for stock transformers; onnx")
+                         "since 2022; huggingface: a folder for stock transformers; onnx; onnx-int8: the same, its "
+                         "weights in 8 bits (onnxruntime's dynamic quantisation), a quarter of the size")
+    to.add_argument("--dev_path", nargs="+", metavar="FILE",
+                    help="held-out dataset by preprocess.py: accuracy in float32 and in int8 (onnx-int8)")
     to.add_argument("--vocab_path", metavar="FILE", help="vocabulary, for the tokenizer files of huggingface")
     to.add_argument("--do_lower_case", choices=("true", "false"),
                     help="of that tokenizer (default: false if the vocabulary has capital letters)")
@@ -53,12 +58,17 @@ def main() -> None:
     args = checked(parser().parse_args())
     from uer.conversion.outputs import check_outputs, output_paths, write_outputs, written_by
     from uer.conversion.stage1 import student_source
+    from uer.data.dataset import Dataset
 
+    if args.dev_path and "onnx-int8" not in args.output_format:
+        raise UserError("--dev_path does nothing without --output_format onnx-int8, whose accuracy it tells")
     paths = output_paths(args.output_model_path, args.output_format)
     refuse_overwriting(args, {"output_model_path": written_by(paths)})
     check_outputs(paths, args.vocab_path)
     command = shlex.join(["python3", "convert.py", *sys.argv[1:]])
-    for line in write_outputs(student_source(args, command, print), paths):
+    dev = Dataset.open(args.dev_path, option="--dev_path") if args.dev_path else None
+    source = replace(student_source(args, command, print), dev=dev)
+    for line in write_outputs(source, paths):
         print(f"written: {line}")
 
 

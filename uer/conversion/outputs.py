@@ -15,13 +15,15 @@ from pathlib import Path
 import torch
 
 from uer.config import ModelConfig
+from uer.conversion.int8 import check_dev, write_int8
 from uer.conversion.merge import TOLERANCE, probe_batch, student_model
+from uer.data.dataset import Dataset
 from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import LoadedModel, load_model, shapes, stock
 from uer.formats.export import check_head, check_vocabulary, config_text, write_huggingface, write_uer
 from uer.formats.model_card import CardFacts, model_card
-from uer.formats.onnx_export import check_packages, onnx_logits, write_onnx
+from uer.formats.onnx_export import OnnxModel, check_packages, write_onnx
 from uer.formats.storage import PendingFiles
 from uer.formats.teacher import config_path_for, model_folder
 from uer.formats.tokenizer_files import load_wordpiece
@@ -39,6 +41,7 @@ class Source:
         vocab_path: WordPiece vocabulary for tokenizer files; None: none are written.
         lower_case: for the tokenizer; None: the vocabulary decides.
         card: what the model card says.
+        dev: held-out data on which an int8 file is compared.
     """
 
     config: ModelConfig
@@ -47,6 +50,7 @@ class Source:
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
     vocab_path: str | None = None
     lower_case: bool | None = None
+    dev: Dataset | None = None
 
     def __post_init__(self) -> None:
         self.weights, self.extras = ({name: tensor.cpu() for name, tensor in tensors.items()}
@@ -58,6 +62,7 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
 
     uer: the path as given. uer-py: the path as given, or `<name>-uer-py.bin` beside it if `uer` is written as well.
     huggingface: a folder, the path without its ending (`<path>-huggingface` if that is taken). onnx: `<name>.onnx`.
+    onnx-int8: `<name>-int8.onnx`.
     """
     output = Path(output)
     bare = output.with_suffix("") if output.suffix in ENDINGS else output
@@ -70,6 +75,8 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
             paths[name] = output if "uer" not in formats else bare.with_name(f"{bare.name}-uer-py{suffix}")
         elif name == "onnx":
             paths[name] = bare.with_name(f"{bare.name}.onnx")
+        elif name == "onnx-int8":
+            paths[name] = bare.with_name(f"{bare.name}-int8.onnx")
         else:
             taken = output == bare and {"uer", "uer-py"} & set(formats)
             paths[name] = bare.with_name(f"{bare.name}-huggingface") if taken else bare
@@ -87,7 +94,7 @@ def check_outputs(paths: dict[str, Path], vocab_path: str | None) -> None:
     Raises:
         UserError
     """
-    if "onnx" in paths:
+    if {"onnx", "onnx-int8"} & set(paths):
         check_packages()
     if vocab_path is not None and "huggingface" in paths:
         load_wordpiece(vocab_path)
@@ -115,6 +122,8 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
         check_vocabulary(source.vocab_path, len(source.weights[shapes.WORDS]))
     for name in paths:
         check_head(source.config, name)
+    if source.dev is not None:
+        check_dev(source.dev, source.config, len(source.weights[shapes.WORDS]))
     check = Check(source)
     with PendingFiles() as pending:
         lines = []
@@ -125,8 +134,10 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
             elif name == "onnx":
                 model = student_model(source.config, source.weights)
                 write_onnx(temporary, model, check.src, check.seg)
-                logits = onnx_logits(temporary, check.src, check.seg).flatten(0, 1)
+                logits = OnnxModel(temporary)(check.src, check.seg).flatten(0, 1)
                 lines.append(f"{path}: {check(logits, 'onnxruntime')}")
+            elif name == "onnx-int8":
+                lines.append(f"{path}: {write_int8(temporary, source.config, source.weights, source.dev)}")
             else:
                 config, generation = config_path_for(path), UER_FORMATS[name]
                 write_uer(temporary, {**source.weights, **source.extras}, generation)

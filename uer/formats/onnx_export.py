@@ -1,4 +1,9 @@
-"""ONNX export, with the inputs and outputs that other BERT exports have. Needs onnx, onnxscript and onnxruntime."""
+"""ONNX export, with the inputs and outputs that other BERT exports have. Needs onnx, onnxscript and onnxruntime.
+
+int8 is onnxruntime's dynamic quantisation: weights of every product, a scale for each of its outputs, and of the tables
+in 7 bits and a sign (all 8 overflow on processors without VNNI); activations in 8 bits, their range found anew for each
+batch, so that nothing has to be calibrated.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +21,7 @@ from uer.models.bert import Bert
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class _Interface(nn.Module):
@@ -45,23 +51,44 @@ def write_onnx(path: Path, model: Bert, src: torch.Tensor, seg: torch.Tensor) ->
         src, seg: an example, int64 [batch, seq].
     """
     batch, seq = torch.export.Dim("batch"), torch.export.Dim("sequence", min=2, max=model.sizes.positions)
-    names = ("input_ids", "attention_mask", "token_type_ids")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
             _Interface(model).eval(), model_inputs(src, seg), dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=list(names), output_names=["logits", "last_hidden_state"],
-            dynamic_shapes={name: {0: batch, 1: seq} for name in names})
+            input_names=list(INPUTS), output_names=["logits", "last_hidden_state"],
+            dynamic_shapes={name: {0: batch, 1: seq} for name in INPUTS})
     assert program is not None
     program.save(str(path), external_data=False)
 
 
-def onnx_logits(path: Path, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
-    """What onnxruntime computes: [batch, seq, vocab]."""
-    import onnxruntime
+def quantise(path: Path, output: Path) -> None:
+    """Write the int8 version of an ONNX file."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    inputs = dict(zip(("input_ids", "attention_mask", "token_type_ids"),
-                      (tensor.numpy() for tensor in model_inputs(src, seg))))
-    return torch.from_numpy(session.run(["logits"], inputs)[0])
+    logging.disable(logging.WARNING)  # advice on graphs that are not this one
+    try:
+        quantize_dynamic(str(path), str(output), op_types_to_quantize=["MatMul", "Gather"], per_channel=True,
+                         reduce_range=True, weight_type=QuantType.QInt8)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class OnnxModel:
+    """An ONNX file as onnxruntime runs it on a CPU, with the arguments of a `Bert`.
+
+    Args:
+        threads: that one call may use (default: all cores).
+    """
+
+    def __init__(self, path: Path, threads: int = 0):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def __call__(self, src: torch.Tensor, seg: torch.Tensor, output: str = "logits") -> torch.Tensor:
+        """src, seg int64 [batch, seq] -> float32 [batch, seq, vocab], or another output of the file."""
+        inputs = dict(zip(INPUTS, (tensor.numpy() for tensor in model_inputs(src, seg))))
+        return torch.from_numpy(self.session.run([output], inputs)[0])

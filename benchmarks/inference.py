@@ -1,0 +1,112 @@
+#!/usr/bin/env python3
+"""Texts per second and latency of models in use: last hidden states, in torch and, where installed, in ONNX and int8.
+
+    python3 benchmarks/inference.py --teacher teacher.bin --student student.bin
+
+Both are UER files or Hugging Face folders. The ways take turns, call by call, on the same random texts without padding;
+medians (p50) and 95th percentiles (p95) of the wall clock of a call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from uer.conversion.merge import probe_batch, student_model
+from uer.errors import UserError, run_script
+from uer.formats import load_model
+from uer.formats.onnx_export import INPUTS, OnnxModel, check_packages, quantise, write_onnx
+from uer.models.bert import Bert
+
+Way = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def parse_args(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--teacher", required=True, metavar="PATH")
+    parser.add_argument("--student", required=True, metavar="PATH")
+    parser.add_argument("--batch_size", type=int, nargs="+", default=[1, 32], help="texts in a call (default: 1 32)")
+    parser.add_argument("--seq_length", type=int, nargs="+", default=[16, 64, 128], help="default: 16 64 128")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="default: 1 2")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each way and shape (default: 2)")
+    return parser.parse_args(words)
+
+
+def load(path: str) -> Bert:
+    """A model in evaluation mode, a missing MLM head made up: it is not used."""
+    loaded = load_model(path, config=None, vocab_size=None, allow_missing_head=True)
+    return student_model(loaded.config, loaded.weights)
+
+
+def onnx_files(model: Bert, folder: str) -> dict[str, Path]:
+    """{} where the packages are not installed."""
+    try:
+        check_packages()
+    except UserError as error:
+        print(error)
+        return {}
+    files = {"student, ONNX": Path(folder) / "student.onnx", "student, int8": Path(folder) / "student-int8.onnx"}
+    whole = Path(folder) / "whole.onnx"
+    write_onnx(whole, model, *probe_batch(model.sizes.vocab, model.sizes.positions))
+    import onnx.utils
+
+    onnx.utils.extract_model(str(whole), str(files["student, ONNX"]), list(INPUTS), ["last_hidden_state"])
+    quantise(*files.values())
+    return files
+
+
+def onnx_way(path: Path, threads: int) -> Way:
+    model = OnnxModel(path, threads)
+    return lambda src, seg: model(src, seg, "last_hidden_state")
+
+
+@torch.inference_mode()
+def measure(ways: dict[str, Way], src: torch.Tensor, seg: torch.Tensor, seconds: float) -> dict[str, torch.Tensor]:
+    """way -> seconds of its calls [calls], at least 5."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():
+        way(src, seg)
+    while sum(map(sum, taken.values())) < seconds * len(ways) or len(next(iter(taken.values()))) < 5:
+        for name, way in ways.items():
+            begun = time.perf_counter()
+            way(src, seg)
+            taken[name].append(time.perf_counter() - begun)
+    return {name: torch.tensor(times) for name, times in taken.items()}
+
+
+def main() -> None:
+    args = parse_args()
+    teacher, student = load(args.teacher), load(args.student)
+    for name, model in (("teacher", teacher), ("student", student)):
+        encoder = sum(p.numel() for key, p in model.named_parameters() if not key.startswith("target."))
+        print(f"{name}: {len(model.sizes.layers)} layers x {model.sizes.hidden}, {encoder / 1e6:.1f} M parameters "
+              f"without the MLM head")
+    print(f"\n{'threads':>7} {'batch':>5} {'tokens':>6}  {'':14}{'p50, ms':>9}{'p95, ms':>9}{'texts/s':>9}"
+          f"{'of teacher':>12}")
+    with tempfile.TemporaryDirectory() as folder:
+        files = onnx_files(student, folder)
+        for threads in args.threads:
+            torch.set_num_threads(threads)
+            ways: dict[str, Way] = {"teacher": teacher.hidden_states, "student": student.hidden_states}
+            ways |= {name: onnx_way(path, threads) for name, path in files.items()}
+            for batch in args.batch_size:
+                for seq in args.seq_length:
+                    src = torch.randint(100, student.sizes.vocab, (batch, seq))
+                    times = measure(ways, src, torch.ones_like(src), args.seconds)
+                    medians = {name: float(found.median()) for name, found in times.items()}
+                    for name, found in times.items():
+                        print(f"{threads:7} {batch:5} {seq:6}  {name:14}{1e3 * medians[name]:9.2f}"
+                              f"{1e3 * float(found.quantile(0.95)):9.2f}{batch / medians[name]:9,.0f}"
+                              f"{medians['teacher'] / medians[name]:11.1f}x", flush=True)
+
+
+if __name__ == "__main__":
+    run_script(main)
