@@ -1,0 +1,89 @@
+"""scripts/reduce_vocabulary.py: which words stay, and that the model is the same for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bench import CONFIG, make_bench
+from commands import call, refused
+from corpora import LETTERS, SPECIALS, TOKENS
+
+from uer.conversion.merge import student_model
+from uer.conversion.vocabulary import pieces, words_to_keep
+from uer.errors import UserError
+from uer.formats import load_model
+from uer.tokenizers import Vocab
+
+WORDS = Vocab([*SPECIALS, "low", "lowest", "lower", "##est", "##er", *"lowestr", *(f"##{c}" for c in "owestr")])
+
+
+def counted(**counts: int) -> np.ndarray:
+    return np.array([counts.get(token, 0) for token in WORDS.tokens], dtype=np.int64)
+
+
+def test_a_word_is_spelt_with_the_longest_pieces_that_stay():
+    assert pieces("lowest", {"low", "l", "##est", "##e"}) == ["low", "##est"]
+    assert pieces("##est", {"##e", "##s", "##t"}) == ["##e", "##s", "##t"]
+    assert pieces("lowest", {"low"}) == []
+
+
+def test_words_that_leave_pass_their_counts_on():
+    """`lower` leaves first and makes `low`, of which the text has fewer, worth more than `lowest`."""
+    letters = 5 + 13
+    for counts, expected in ((counted(lowest=4, low=3), {"lowest"}), (counted(lowest=4, low=3, lower=2), {"low"})):
+        kept = {WORDS.tokens[i] for i in words_to_keep(WORDS, counts, letters + 1)}
+        assert kept & {"low", "lower", "lowest", "##er", "##est"} == expected
+    assert words_to_keep(WORDS, counts, len(WORDS)) == list(range(len(WORDS)))
+
+
+def test_characters_that_occur_always_stay():
+    kept = [WORDS.tokens[i] for i in words_to_keep(WORDS, counted(low=5), 5 + 3 + 2)]
+    assert kept == [*SPECIALS, *"low", "##o", "##w"]
+    with pytest.raises(UserError, match="special tokens and the characters of this text alone are 10"):
+        words_to_keep(WORDS, counted(low=5), 9)
+    with pytest.raises(UserError, match="the model has 23 words"):
+        words_to_keep(WORDS, counted(low=5), 24)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> Path:
+    return make_bench(tmp_path_factory.mktemp("vocabulary"))
+
+
+def options(bench: Path, *more: object) -> list:
+    return ["scripts/reduce_vocabulary.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path",
+            bench / "config.json", "--vocab_path", bench / "vocab.txt", "--output_model_path", bench / "small.bin",
+            *more]
+
+
+def test_the_model_is_the_same_for_the_words_that_stay(bench: Path, capsys):
+    call(*options(bench, "--target_vocab", len(TOKENS) - 9, "--dataset_path", bench / "dynamic.pt"))
+    assert f"{len(TOKENS) - 9} of {len(TOKENS)} words" in capsys.readouterr().out
+    words = (bench / "small_vocab.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    assert len(words) == len(TOKENS) - 9 and {*SPECIALS, "the", "river"} <= {*words}
+    old, new = (load_model(bench / name, config=CONFIG, vocab_size=None) for name in ("teacher.bin", "small.bin"))
+    ids = torch.tensor([TOKENS.index(word) for word in words])
+    src = torch.randint(len(words), (2, 9), generator=torch.Generator().manual_seed(1))
+    seg = torch.ones_like(src)
+    with torch.no_grad():
+        expected = student_model(CONFIG, old.weights)(ids[src], seg)[:, ids]
+        torch.testing.assert_close(student_model(CONFIG, new.weights)(src, seg), expected, rtol=0, atol=1e-6)
+
+
+def test_all_words_in_a_file_are_the_model_itself(bench: Path):
+    call(*options(bench, "--target_vocab", bench / "vocab.txt"))
+    old, new = (torch.load(bench / name, weights_only=True) for name in ("teacher.bin", "small.bin"))
+    assert all(torch.equal(tensor, new[name]) for name, tensor in old.items())
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--target_vocab", "40"], "--target_vocab N needs --dataset_path"),
+    (["--target_vocab", "strange.txt"], "1 of its words are not in the model's vocabulary, 'zebra' first"),
+    (["--target_vocab", "900", "--dataset_path", "dynamic.pt"], f"the model has {len(TOKENS)} words")])
+def test_what_cannot_be_is_refused(bench: Path, capsys, more: list[str], message: str):
+    (bench / "strange.txt").write_text("\n".join([*SPECIALS, *LETTERS, "zebra"]), encoding="utf-8")
+    more = [bench / word if word.endswith((".txt", ".pt")) else word for word in more]
+    assert message in refused(capsys, bench, *options(bench, *more))
