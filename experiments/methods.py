@@ -1,4 +1,4 @@
-"""The ways to make a student that are compared, each a row: how it starts, options of pretrain.py, learning rates."""
+"""The ways to make a student that are compared: how each starts, what trains it, the learning rates to try."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 WID = ("--weight_squeeze", "--compactor_init")
 CALIBRATED = (*WID, "calibrated")
 STUDENT = (*CALIBRATED, "--train", "student")
-FADING = (*WID, "identity", "--penalty", "fade")  # the published λ of 20 needs thousands of steps
-EARLY = ("--mask_schedule_share", "0.3")
+PUBLISHED = (*WID, "identity")
+FADING = (*PUBLISHED, "--penalty", "fade")
 SOFT = ("--soft_targets_weight", "0.5")
-INTERVALS = 24  # mask updates in a run; the schedule of 12 heads takes 16 of them
+INTERVALS, SHARE, LEAST_INTERVAL = 16, 0.4, 31  # mask updates until the schedule of 12 heads is complete
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,14 @@ class Method:
     """A row.
 
     Attributes:
-        start: teacher, random or norm (weights picked from it), or scratch.
+        start: teacher (pretrain.py squeezes it), norm or random (weights picked from it), scratch, layers (every second
+            one of it, which is another size).
         extra: options of pretrain.py.
         rates: learning rates to try, the likelier one first; "" where nothing is trained.
+        objective: of peers.py, which runs instead of pretrain.py.
+        via: for a third of the steps a student of a width between the teacher's and its own is trained first, and is
+            its teacher then.
+        least: steps below which there is no sense in it.
     """
 
     name: str
@@ -28,6 +33,9 @@ class Method:
     extra: tuple[str, ...] = ()
     rates: tuple[str, ...] = ("",)
     strategy: str = "dim"
+    objective: str = ""
+    via: bool = False
+    least: int = 0
 
     @property
     def masked(self) -> bool:
@@ -39,34 +47,47 @@ class Method:
         """Whether it learns from the teacher's soft labels."""
         return "--soft_targets_weight" in self.extra
 
-    def options(self, steps: int, teacher: str) -> list[str]:
-        """Options of pretrain.py for a run of this many steps."""
-        options = list(self.extra)
-        if self.masked and "--mask_schedule_share" not in options:
-            options += ["--w_step", str(max(1, steps // INTERVALS))]
-        if self.soft and self.start != "teacher":
+    @property
+    def ours(self) -> bool:
+        """Whether it is weight-inherited distillation."""
+        return self.start == "teacher"
+
+    @property
+    def headless(self) -> bool:
+        """Whether its MLM head is not trained, so that it has no MLM figures."""
+        return self.objective in ("minilm", "tinybert")
+
+    def options(self, steps: int, rate: str, teacher: str) -> list[str]:
+        """Options of pretrain.py, or of peers.py, for a run of this many steps."""
+        options = [*self.extra, "--learning_rate", rate]
+        if self.ours and "student" not in self.extra:
+            options += ["--compactor_learning_rate", rate]
+        if self.masked:
+            options += ["--w_step", str(max(LEAST_INTERVAL, int(SHARE * steps) // INTERVALS))]
+        if self.objective:
+            options += ["--objective", self.objective, "--teacher_path", teacher]
+        if self.soft and not self.ours:
             options += ["--soft_targets_teacher", teacher]
         return options
 
-    def rate_options(self, rate: str) -> list[str]:
-        """Learning rates: compactors are trained at the rate of the weights."""
-        both = "--weight_squeeze" in self.extra and "student" not in self.extra
-        return ["--learning_rate", rate, *(["--compactor_learning_rate", rate] if both else [])]
 
-
-UNTRAINED = Method("calibrated, no training", "teacher")
-METHODS = (
+UNTRAINED = Method("calibrated, untrained", "teacher")
+METHODS = (  # by importance: a table that is cut off is a smaller table
     UNTRAINED,
-    Method("calibrated, merged student trained", "teacher", STUDENT, ("1e-4", "2e-4")),
-    Method("calibrated, compactors and teacher trained", "teacher", CALIBRATED, ("2e-5", "5e-5", "1e-5")),
-    Method("calibrated, merged student, soft labels", "teacher", (*STUDENT, *SOFT), ("2e-4", "4e-4")),
-    Method("published start, dim", "teacher", FADING, ("1e-4", "3e-4")),
-    Method("published start, head", "teacher", FADING, ("1e-4",), "head"),
-    Method("published start, dim, published penalty", "teacher", (*WID, "identity", "--l2_lambda", "100"), ("1e-4",)),
-    Method("published start, dim, Taylor scores", "teacher", (*FADING, "--mask_scores", "taylor"), ("1e-4",)),
-    Method("published start, dim, masks early", "teacher", (*FADING, *EARLY), ("1e-4",)),
-    Method("weights picked by norm", "norm", (), ("3e-4", "6e-4")),
-    Method("weights picked at random", "random", (), ("3e-4", "6e-4")),
+    Method("calibrated, soft labels", "teacher", (*STUDENT, *SOFT), ("2e-4", "4e-4")),
+    Method("calibrated", "teacher", STUDENT, ("2e-4", "1e-4")),
+    Method("published start, dim", "teacher", FADING, ("1e-4", "2e-4"), least=1000),
+    Method("MiniLMv2, picked by norm", "norm", (), ("3e-4", "6e-4"), objective="minilm"),
+    Method("picked by norm", "norm", (), ("3e-4", "6e-4")),
+    Method("TinyBERT, picked by norm", "norm", (), ("3e-4", "6e-4"), objective="tinybert"),
+    Method("calibrated in two stages", "teacher", STUDENT, ("2e-4", "1e-4"), via=True),
     Method("from scratch", "scratch", (), ("1e-3", "5e-4")),
+    Method("published start, head", "teacher", FADING, ("1e-4", "2e-4"), "head", least=1000),
+    Method("calibrated, compactors and teacher", "teacher", CALIBRATED, ("2e-5", "5e-5")),
+    Method("published start, dim, published penalty", "teacher", (*PUBLISHED, "--l2_lambda", "100"), ("1e-4",),
+           least=1000),
+    Method("MiniLMv2, from scratch", "scratch", (), ("1e-3", "5e-4"), objective="minilm"),
+    Method("DistilBERT, 3 layers of full width", "layers", (), ("2e-4", "4e-4"), objective="distilbert"),
+    Method("picked by norm, soft labels", "norm", SOFT, ("6e-4", "3e-4")),
     Method("from scratch, soft labels", "scratch", SOFT, ("1e-3", "5e-4")),
 )
