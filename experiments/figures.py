@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from experiments.methods import METHODS
 from experiments.show import TASKS, TEACHER, Line, best_runs, mean_score, scores, titles
-from uer.report.figures import FAINT, INK, RUN_COLOURS, style
+from uer.report.drawing import FAINT, INK, RUN_COLOURS, style
 
 OURS = {method.name for method in METHODS if method.ours}
 OTHERS = ("#7d8894", "#a9b2bb", "#c9ced4")

@@ -96,12 +96,11 @@ def rows(args: argparse.Namespace) -> list[tuple[int, Method]]:
 
 def students(args: argparse.Namespace, setting: Setting) -> list[Job]:
     """All students asked for, the most important first."""
-    chosen = rows(args)
-    found = [Job(setting, method, target) for target, method in chosen if method is UNTRAINED]
-    return found + [Job(setting, method, target, steps, method.rates[turn], seed)
-                    for turn in range(args.rates) for seed in args.seeds for steps in args.steps
-                    for target, method in chosen
-                    if method is not UNTRAINED and turn < len(method.rates) and steps >= method.least]
+    found = (Job(setting, method, target, steps, method.rates[turn], seed) if method is not UNTRAINED
+             else Job(setting, method, target)
+             for turn in range(args.rates) for seed in args.seeds for steps in args.steps
+             for target, method in rows(args) if turn < len(method.rates) and steps >= method.least)
+    return list(dict.fromkeys(found))
 
 
 def tunings(args: argparse.Namespace, setting: Setting, models: list[Job]) -> list[tuple[Tuning, Job | None]]:
