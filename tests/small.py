@@ -105,10 +105,10 @@ class Product:
                  w_step: int, l2_lambda: float, learning_rate: float, compactor_learning_rate: float,
                  penalty: str = "published", load: tuple[int, int] = MULTIPLIED,
                  squeeze_tolerance: float | None = None, compactors_only: bool = False, scores: str = "norm",
-                 mlm_target_dim: int | None = None,
+                 mlm_target_dim: int | None = None, target_feedforward_size: int | None = None,
                  factor: Callable[[int], float] = lambda step: 1.0, **config):
         self.config = shape.config(**config)
-        self.groups = build_groups(self.config, target_dim, strategy, mlm_target_dim)
+        self.groups = build_groups(self.config, target_dim, strategy, mlm_target_dim, target_feedforward_size)
         copies = {name: tensor.clone() for name, tensor in weights.items()}
         self.master = Master(self.config, copies, self.groups, tokens=load[0], predicted=load[1])
         if compactors_only:

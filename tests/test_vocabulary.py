@@ -33,7 +33,8 @@ def test_a_word_is_spelt_with_the_longest_pieces_that_stay():
 def test_words_that_leave_pass_their_counts_on():
     """`lower` leaves first and makes `low`, of which the text has fewer, worth more than `lowest`."""
     letters = 5 + 13
-    for counts, expected in ((counted(lowest=4, low=2, lower=1), {"lowest"}), (counted(lowest=4, low=3, lower=2), {"low"})):
+    for counts, expected in ((counted(lowest=4, low=2, lower=1), {"lowest"}),
+                             (counted(lowest=4, low=3, lower=2), {"low"})):
         kept = {WORDS.tokens[i] for i in words_to_keep(WORDS, counts, letters + 1)}
         assert kept & {"low", "lower", "lowest", "##er", "##est"} == expected
     assert words_to_keep(WORDS, counts, len(WORDS)) == list(range(len(WORDS)))

@@ -46,12 +46,16 @@ class ModelConfig:
     def head_size(self) -> int:
         return self.hidden_size // self.heads_num
 
-    def student(self, target_dim: int, strategy: str, mlm_target_dim: int | None = None) -> ModelConfig:
-        """The config of the student that `strategy` leaves at `target_dim`, with an MLM head of `mlm_target_dim`."""
+    def student(self, target_dim: int, strategy: str, mlm_target_dim: int | None = None,
+                feedforward_size: int | None = None) -> ModelConfig:
+        """The config of the student that `strategy` leaves at `target_dim`, with an MLM head of `mlm_target_dim`.
+
+        `feedforward_size`: default, the teacher's in proportion.
+        """
         mlm_size = None if mlm_target_dim == target_dim else mlm_target_dim
         heads = self.heads_num if strategy == "dim" else target_dim // self.head_size
         return replace(self, hidden_size=target_dim, heads_num=heads, tie_weights=False, mlm_size=mlm_size,
-                       feedforward_size=self.feedforward_size * target_dim // self.hidden_size)
+                       feedforward_size=feedforward_size or self.feedforward_size * target_dim // self.hidden_size)
 
     def to_dict(self) -> dict[str, Any]:
         """The config under UER's keys."""

@@ -75,6 +75,8 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mlm_target_dim", type=int, metavar="D",
                        help="features of the student's MLM head (default: --target_dim); with another width, a student "
                             "cannot be written for Hugging Face or UER-py")
+    group.add_argument("--target_feedforward_size", type=int, metavar="N",
+                       help="neurons of the student's feed-forward layers (default: the teacher's, in proportion)")
     group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
                        help="dim: every head gets thinner; head: whole heads leave (default: dim)")
     group.add_argument("--compactor_init", choices=COMPACTOR_INITS, default="identity",
@@ -214,6 +216,8 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group.add_argument("--allow_missing_head", action="store_true",
                        help="give a teacher without MLM head a fresh one instead of refusing it")
     group.add_argument("--target_dim", type=int, required=True, metavar="D", help="hidden size of the student")
+    group.add_argument("--target_feedforward_size", type=int, metavar="N",
+                       help="neurons of the student's feed-forward layers (default: the teacher's, in proportion)")
     group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
                        help="dim: every head gets thinner; head: whole heads leave (default: dim)")
     group.add_argument("--calibration_batches", type=int, default=4, metavar="N",

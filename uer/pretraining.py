@@ -119,7 +119,8 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         if args.train == "student" and args.comp_only:
             problems.append("--comp_only trains compactors alone, and with --train student there are none")
         return problems
-    idle = ("target_dim", "mlm_target_dim", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate",
+    idle = ("target_dim", "mlm_target_dim", "target_feedforward_size", "compactor_mask_strategy", "compactor_init",
+            "compactor_learning_rate",
             "w_step", "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train",
             "mask_schedule_share", "mask_scores", "compactors_path")
     return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]

@@ -26,7 +26,7 @@ from uer.formats.model_card import CardFacts
 from uer.formats.shapes import WORDS
 from uer.models.bert import from_weights
 from uer.parallel.collectives import Place
-from uer.squeeze.groups import build_groups
+from uer.squeeze.groups import build_groups, student_config
 from uer.squeeze.master import Master
 from uer.tokenizers import Vocab, build_tokenizer
 from uer.training.objective import Evaluation, evaluate
@@ -54,7 +54,8 @@ def make_student(args: argparse.Namespace, command: str) -> None:
                         allow_missing_head=args.allow_missing_head, seed=args.seed)
     for note in loaded.notes:
         print(note)
-    groups = build_groups(loaded.config, args.target_dim, args.compactor_mask_strategy)
+    groups = build_groups(loaded.config, args.target_dim, args.compactor_mask_strategy,
+                          target_feedforward_size=args.target_feedforward_size)
     place = Place(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     weights = {name: tensor.to(place.device) for name, tensor in loaded.weights.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -76,11 +77,11 @@ def make_student(args: argparse.Namespace, command: str) -> None:
             print(f"written: {args.compactors_path}")
         calibrated = apply_calibration(calibration, weights, groups)
         master = Master(loaded.config, calibrated, groups)
-        student_config = loaded.config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
+        reduced = student_config(loaded.config, groups)
         student = {name: tensor.detach() for name, tensor in master.compose(multiply_out=True).items()}
         pooler = squeeze_pooler(shift_pooler(take_pooler(loaded.extras), calibration.offset), calibrated[COLUMNS],
                                 student[last_gamma(loaded.config.layers_num)])
-        models = {"teacher": (loaded.config, weights), "student": (student_config, student)}
+        models = {"teacher": (loaded.config, weights), "student": (reduced, student)}
         results = {who: _evaluate(*model, held_out, place) for who, model in models.items()} if evaluating else {}
     for line in report(calibration, results, where, models):
         print(line)
@@ -90,7 +91,7 @@ def make_student(args: argparse.Namespace, command: str) -> None:
         parameters=sum(tensor.numel() for tensor in student.values()), command=command, teacher=loaded.config,
         figures=[(f"{who}, MLM on {where}", f"loss {result.loss:.3f}, accuracy {100 * result.accuracy:.1f} %")
                  for who, result in results.items()])
-    for line in write_outputs(Source(student_config, student, facts, pooler, args.vocab_path), paths):
+    for line in write_outputs(Source(reduced, student, facts, pooler, args.vocab_path), paths):
         print(f"written: {line}")
 
 

@@ -23,7 +23,8 @@ FORMAT = 1
 WHAT = "file of compactors"
 KEYS = {"format", "made_for", "tensors", "keep", "tokens", "offset"}
 WORDS = {"teacher": "the teacher's config", "weights_sha256": "the teacher's weights", "vocab_sha256": "the vocabulary",
-         "strategy": "--compactor_mask_strategy", "target_dim": "--target_dim", "mlm_target_dim": "--mlm_target_dim"}
+         "strategy": "--compactor_mask_strategy", "target_dim": "--target_dim", "mlm_target_dim": "--mlm_target_dim",
+         "feedforward_size": "--target_feedforward_size"}
 
 
 def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], vocab_sha256: str, strategy: str,
@@ -33,10 +34,12 @@ def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], vocab_sha
     Args:
         weights: the teacher's.
     """
-    target, mlm = groups["hidden"].target, groups["mlm"].target
+    target, mlm, ffn = (groups[name].target for name in ("hidden", "mlm", "ffn.0"))
+    usual = config.feedforward_size * target // config.hidden_size
     return {"teacher": replace(config, dropout=0.0).to_dict(),  # calibration runs without
             "weights_sha256": _sha256(weights), "vocab_sha256": vocab_sha256, "strategy": strategy,
-            "target_dim": target, "mlm_target_dim": None if mlm == target else mlm}
+            "target_dim": target, "mlm_target_dim": None if mlm == target else mlm,
+            **({} if ffn == usual else {"feedforward_size": ffn})}
 
 
 def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:

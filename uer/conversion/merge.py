@@ -20,7 +20,7 @@ from uer.conversion.sandwich import Sandwich
 from uer.errors import UserError
 from uer.formats import shapes
 from uer.models.bert import Bert
-from uer.squeeze.groups import MaskGroup, build_groups
+from uer.squeeze.groups import MaskGroup, build_groups, student_config
 from uer.squeeze.master import Master
 from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes, layer_norms, masked_compactors
 
@@ -148,7 +148,8 @@ def master_from_checkpoint(state: Mapping[str, torch.Tensor], config: ModelConfi
 
 def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy: str,
                masks: Mapping[str, list[int]], where: str,
-               mlm_target_dim: int | None = None) -> tuple[dict[str, MaskGroup], list[str]]:
+               mlm_target_dim: int | None = None,
+               target_feedforward_size: int | None = None) -> tuple[dict[str, MaskGroup], list[str]]:
     """Groups with their masks, for a checkpoint and what the mask file has for its step.
 
     The target is what the masks (or the squeezed shapes) leave of `hidden`; every other group must agree with it. A
@@ -159,6 +160,7 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
         masks: from `read_masks`; may be empty if everything has been squeezed.
         where: names the mask file and step in messages.
         mlm_target_dim: dimensions of the student's MLM head, where they are not those of its hidden states.
+        target_feedforward_size: neurons of its feed-forward layers, where they are not the teacher's in proportion.
     Returns:
         the groups, and notes on what was resolved.
     Raises:
@@ -168,7 +170,7 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
     entries = _by_group(masks, config, where)
     target = _target(squeezed, entries, config, strategy, where)
     try:
-        groups = build_groups(config, target, strategy, mlm_target_dim)
+        groups = build_groups(config, target, strategy, mlm_target_dim, target_feedforward_size)
     except UserError as error:
         raise UserError(f"{where}: leaves {target} of {config.hidden_size} hidden dimensions under strategy {strategy} "
                         f"({error}); was the run one of the other strategy?") from None
@@ -304,13 +306,9 @@ def merge(master: Master, *, keep_attention_scale: bool = False,
             group.set_keep(torch.ones(group.size, dtype=torch.bool, device=master.like.device))
         squeezed.squeeze(group)
     weights = {name: tensor.detach().contiguous() for name, tensor in squeezed.compose(multiply_out=True).items()}
-    config = master.config.student(master.groups["hidden"].target, _strategy(master), master.groups["mlm"].target)
+    config = student_config(master.config, master.groups)
     extras = squeeze_pooler(pooler or {}, squeezed.parameters[COLUMNS], weights[last_gamma(config.layers_num)])
     return Merged(config, weights, _report(master, config, weights, keep_attention_scale), extras)
-
-
-def _strategy(master: Master) -> str:
-    return "head" if master.groups["hidden"].whole_blocks else "dim"
 
 
 def _report(master: Master, config: ModelConfig, weights: Mapping[str, torch.Tensor],

@@ -16,7 +16,7 @@ from uer.formats import load_model, shapes
 from uer.formats.teacher import config_beside
 from uer.planning.cost import PARTS, Cost, Step, plain_cost
 from uer.planning.wid_cost import activations_cost, wid_cost
-from uer.squeeze.groups import MaskGroup, build_groups, shared_w_step
+from uer.squeeze.groups import MaskGroup, build_groups, shared_w_step, student_config
 from uer.squeeze.penalty import FADE_PER_INTERVAL, simulate_decay
 from uer.tokenizers import build_tokenizer
 from uer.training.optimizers import schedule
@@ -60,7 +60,8 @@ def plan(args: argparse.Namespace) -> str:
     if args.soft_targets_weight:
         teacher.notes.append("soft labels: the teacher's own forward pass and weights are not counted")
     if args.weight_squeeze:
-        groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim)
+        groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim,
+                            args.target_feedforward_size)
         phases = wid_phases(args, teacher, groups, step)
         to = f" to {args.target_dim} ({args.compactor_mask_strategy})"
     else:
@@ -128,7 +129,7 @@ def wid_phases(args: argparse.Namespace, teacher: Teacher, groups: dict[str, Mas
     """Compactors on activations (for comparison), before and after the squeeze, the student alone."""
     config, tables = teacher.config, teacher.tables
     options = {"comp_only": args.comp_only, "spares": args.mask_scores == "norm"}
-    student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
+    student = student_config(config, groups)
     phases = [Phase("on activations", activations_cost(config, tables, groups, step))]
     calibrated, alone = args.compactor_init == "calibrated", args.train == "student"
     before = 0.0 if calibrated else steps_before_squeeze(args, groups) / args.total_steps

@@ -13,6 +13,7 @@ choice), or one head every second interval.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -147,17 +148,28 @@ def check_target(config: ModelConfig, target_dim: int, strategy: str) -> None:
         near = " or ".join(str(x) for x in (below, above) if 0 < x <= size)
         raise UserError(f"--target_dim {target_dim} with --compactor_mask_strategy {strategy}: must be a multiple of "
                         f"{step} ({what}); {near} would do")
-    if config.feedforward_size * target_dim % size:
-        raise UserError(f"--target_dim {target_dim}: feedforward_size {config.feedforward_size} × {target_dim} / "
-                        f"{size} is not a whole number")
 
 
-def build_groups(config: ModelConfig, target_dim: int, strategy: str,
-                 mlm_target_dim: int | None = None) -> dict[str, MaskGroup]:
+def feedforward_target(config: ModelConfig, target_dim: int, wanted: int | None) -> int:
+    """Neurons that the student's feed-forward layers keep: those wanted, or the teacher's share of `target_dim`."""
+    size = config.feedforward_size
+    if wanted is None:
+        if size * target_dim % config.hidden_size:
+            raise UserError(f"--target_dim {target_dim}: feedforward_size {size} × {target_dim} / {config.hidden_size} "
+                            f"is not a whole number; say how many with --target_feedforward_size")
+        return size * target_dim // config.hidden_size
+    if not 1 <= wanted <= size:
+        raise UserError(f"--target_feedforward_size {wanted}: must be from 1 to the teacher's feedforward_size {size}")
+    return wanted
+
+
+def build_groups(config: ModelConfig, target_dim: int, strategy: str, mlm_target_dim: int | None = None,
+                 target_feedforward_size: int | None = None) -> dict[str, MaskGroup]:
     """All groups of a teacher, by name, none masked yet; `UserError` where the target does not fit.
 
     Args:
         mlm_target_dim: dimensions that `mlm` is to keep (default: target_dim, as in the published method).
+        target_feedforward_size: neurons that each `ffn.i` is to keep (default: as for `feedforward_target`).
     """
     check_target(config, target_dim, strategy)
     mlm_target = min(target_dim, config.mlm_width) if mlm_target_dim is None else mlm_target_dim
@@ -166,7 +178,7 @@ def build_groups(config: ModelConfig, target_dim: int, strategy: str,
                         f"teacher's MLM head")
     whole = strategy == "head"
     size, heads = config.hidden_size, config.heads_num
-    ffn_target = config.feedforward_size * target_dim // size
+    ffn_target = feedforward_target(config, target_dim, target_feedforward_size)
     groups = [MaskGroup("hidden", size, target_dim, heads, whole, "encoder.transformer.0.self_attn.left_compactor.2")]
     for i in range(config.layers_num):
         layer = f"encoder.transformer.{i}"
@@ -176,6 +188,12 @@ def build_groups(config: ModelConfig, target_dim: int, strategy: str,
                                 f"{layer}.feed_forward.linear_2_left_compactor"))
     groups.append(MaskGroup("mlm", config.mlm_width, mlm_target, 0, False, "target.mlm_linear_2_left_compactor"))
     return {group.name: group for group in groups}
+
+
+def student_config(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> ModelConfig:
+    """The config of the student that these groups leave of a teacher."""
+    strategy = "head" if groups["hidden"].whole_blocks else "dim"
+    return config.student(groups["hidden"].target, strategy, groups["mlm"].target, groups["ffn.0"].target)
 
 
 def shared_w_step(groups: dict[str, MaskGroup], total_steps: int, share: float) -> int:

@@ -70,7 +70,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
             loader.dataset.check_positions(loaded.config.max_seq_length)
     card: dict[str, Any] = {
         "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
-        "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim, "vocab_size": len(vocab),
+        "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim,
+        "target_feedforward_size": args.target_feedforward_size, "vocab_size": len(vocab),
         "vocab_sha256": vocab.sha256, "compactor_init": args.compactor_init, "train": args.train}
     resumed, pooler = None, take_pooler(loaded.extras)
     if wanted := resume_wish(args):
@@ -149,7 +150,7 @@ def soft_targets(args: argparse.Namespace, loaded: LoadedModel, vocab_size: int,
 def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
     found = {**found, "teacher": found.get("origin", found.get("teacher"))}
-    keys = ["teacher", "vocab_sha256", "strategy", "target_dim", "mlm_target_dim"]
+    keys = ["teacher", "vocab_sha256", "strategy", "target_dim", "mlm_target_dim", "target_feedforward_size"]
     keys += [key for key in ("compactor_init", "train") if key in found]  # older checkpoints do not say
     differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here" for key in keys if found.get(key) != wanted[key]]
     if differ:

@@ -14,7 +14,7 @@ from uer.data.loader import MlmLoader
 from uer.models.bert import from_weights
 from uer.parallel.collectives import Place
 from uer.report.writer import Reports
-from uer.squeeze.groups import MaskGroup, build_groups, shared_w_step
+from uer.squeeze.groups import MaskGroup, build_groups, shared_w_step, student_config
 from uer.squeeze.importance import build_scores
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty, simulate_decay
@@ -65,7 +65,8 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
                 place: Place, reports: Reports, card: dict[str, Any], resumed: Checkpoint | None,
                 pooler: dict[str, torch.Tensor]) -> tuple[Learner, dict[str, Any]]:
     """The learner of a WID run and what its checkpoints say about themselves."""
-    groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim)
+    groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim,
+                        args.target_feedforward_size)
     for group in groups.values():
         group.dropped = group.dropped.to(place.device)
     if args.mask_schedule_share is not None:
@@ -78,7 +79,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
         weights = {name: tensor.to(place.device) for name, tensor in weights.items()}
     if resumed is not None:
         if resumed[1]["kind"] == "plain":
-            student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
+            student = student_config(config, groups)
             return plain_learner(args, student, weights, place.device), {**card, **resumed[1]}
         if args.compactor_init == "calibrated":
             calibrated_groups(groups)
@@ -90,7 +91,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
         pooler.update(shift_pooler(pooler, calibration.offset))
         if args.train == "student":
             master = Master(config, weights, groups)
-            student = config.student(args.target_dim, args.compactor_mask_strategy, groups["mlm"].target)
+            student = student_config(config, groups)
             tensors = master.compose(multiply_out=True)
             pooler.update(squeeze_pooler(pooler, weights[COLUMNS], tensors[last_gamma(config.layers_num)]))
             card = {**card, "kind": "plain", "teacher": student.to_dict(), "origin": config.to_dict()}
