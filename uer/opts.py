@@ -141,6 +141,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
                        help="delete all but the newest N checkpoints (default: keep all)")
     group.add_argument("--resume", nargs="?", const="newest", metavar="CHECKPOINT",
                        help="go on from a checkpoint of this run (without a value: the newest)")
+    group.add_argument("--allow_changed_data", action="store_true",
+                       help="let --resume go on with another batch size, number of processes, seed or masking (with "
+                            "what is left of the epoch), or with another dataset (from its beginning)")
     group.add_argument("--report_steps", type=int, default=100, metavar="N",
                        help="steps between reports (default: 100)")
     group.add_argument("--eval_steps", type=int, metavar="N",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from uer.arguments import check_writable, refuse_overwriting
@@ -84,6 +85,8 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         problems.append("--seq_length goes with --plan; a run has its dataset's")
     problems += [f"--{name} is needed" for name in ("vocab_path", "dataset_path", "output_model_path")
                  if not getattr(args, name)]
+    if args.allow_changed_data and not args.resume and "TORCHELASTIC_RUN_ID" not in os.environ:
+        problems.append("--allow_changed_data goes with --resume")
     if args.eval_steps and not args.dev_path:
         problems.append("--eval_steps needs --dev_path")
     if args.tb_histograms_steps and not args.tb_path:

@@ -5,7 +5,6 @@ The file says for whom they were found: teacher, vocabulary, strategy and size. 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from uer.calibration.calibrate import Calibration
 from uer.config import ModelConfig
 from uer.errors import UserError
-from uer.formats.storage import contiguous, reason, torch_load, write_via
+from uer.formats.storage import contiguous, reason, tensors_sha256, torch_load, write_via
 from uer.squeeze.groups import MaskGroup
 
 FORMAT = 1
@@ -37,18 +36,9 @@ def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], vocab_sha
     target, mlm, ffn = (groups[name].target for name in ("hidden", "mlm", "ffn.0"))
     usual = config.feedforward_size * target // config.hidden_size
     return {"teacher": replace(config, dropout=0.0).to_dict(),  # calibration runs without
-            "weights_sha256": _sha256(weights), "vocab_sha256": vocab_sha256, "strategy": strategy,
+            "weights_sha256": tensors_sha256(weights), "vocab_sha256": vocab_sha256, "strategy": strategy,
             "target_dim": target, "mlm_target_dim": None if mlm == target else mlm,
             **({} if ffn == usual else {"feedforward_size": ffn})}
-
-
-def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def save_compactors(path: str | Path, calibration: Calibration, dtype: torch.dtype, whom: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ File (`torch.load(path, mmap=True, weights_only=True)`): a dictionary of
 from __future__ import annotations
 
 import glob
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 
 from uer.data.header import COUNTS, FORMAT, FORMAT_VERSION
 from uer.errors import UserError
+from uer.formats.storage import written_sha256
 from uer.tokenizers import Vocab
 
 # What several files must share to be one dataset.
@@ -128,6 +130,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    @property
+    def sha256(self) -> str:
+        """Of all that the files hold, in their order, from the checksums that they were written with."""
+        return hashlib.sha256("".join(map(written_sha256, self.paths)).encode()).hexdigest()
 
     @property
     def dynamic(self) -> bool:

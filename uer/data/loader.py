@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from uer.data.dataset import Dataset
+from uer.data.feed import Feed, order_of
 from uer.data.masking import Masker, MaskingOptions, generator
 from uer.data.order import BatchOrder
 from uer.errors import UserError
@@ -87,6 +88,7 @@ class MlmLoader:
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
+        self.group_by_length = group_by_length
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.prefetch = prefetch
         self.pin_memory = pin_memory
@@ -97,22 +99,28 @@ class MlmLoader:
                 f"{dataset.paths[0]}: its masks are static, so masking options have no effect here; "
                 "leave them out, or build the dataset with --dynamic_masking"
             )
+        self.masking = masking or built
         self._masker = Masker(
-            masking or built,
+            self.masking,
             vocab_size=header["vocab_size"],
             special_ids=header["special_ids"],
             mask_id=header["mask_id"],
             continues=dataset.continues,
         )
         lengths = dataset.lengths if group_by_length else None
-        self._order = BatchOrder(len(dataset), batch_size, world_size, seed, shuffle, lengths)
+        self._order, self._part = BatchOrder(len(dataset), batch_size, world_size, seed, shuffle, lengths), 0
         self.batches_per_epoch = self._order.batches_per_epoch
 
     def batch(self, index: int) -> MlmBatch:
-        """The index-th batch of this rank, counted from the start of training."""
-        epoch, within = divmod(index, self.batches_per_epoch)
+        """The index-th batch of this rank, counted from the start of training (or of the last of `follow`'s feeds)."""
+        epoch, within = self._order.locate(index)
         indices = self._order.batch(epoch, within, self.rank)
-        return self._assemble(indices, (DYNAMIC, self.seed, epoch, within, self.rank))
+        part = (self._part,) if self._part else ()
+        return self._assemble(indices, (DYNAMIC, self.seed, epoch, within, self.rank, *part))
+
+    def follow(self, feeds: Sequence[Feed]) -> None:
+        """Go on where other feeds left off: this loader's own is the last of them."""
+        self._order, self._part = order_of(feeds, self.dataset.lengths), len(feeds) - 1
 
     def stream(self, start: int = 0) -> Generator[MlmBatch, None, None]:
         """Batches `start`, `start + 1`, … without end, made ahead by a thread.

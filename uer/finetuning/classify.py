@@ -24,7 +24,7 @@ from uer.finetuning.metrics import measure
 from uer.finetuning.tasks import GLUE, Split, Task, read_glue, read_uer, uer_task
 from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings, in_words
 from uer.formats import LoadedModel, shapes
-from uer.formats.storage import PendingFiles, read_tensors
+from uer.formats.storage import PendingFiles, read_tensors, tensors_sha256
 from uer.report.writer import Reports
 from uer.tokenizers import build_tokenizer
 
@@ -129,6 +129,11 @@ def check_length(seq_length: int, positions: int) -> None:
         raise UserError(f"--seq_length is {seq_length}; a number from 8 to the model's {positions} positions is needed")
 
 
+def model_facts(path: str, loaded: LoadedModel) -> dict[str, Any]:
+    """What a results file says of the model that its runs begin with; the path is for readers, the weights count."""
+    return {"pretrained_model_path": str(path), "model_sha256": tensors_sha256({**loaded.weights, **loaded.extras})}
+
+
 def digest(instances: Sequence[Instance]) -> str:
     """A short fingerprint of tokenized data."""
     sha = hashlib.sha256()
@@ -205,7 +210,7 @@ class ClassifierRun:
     def _facts(self) -> dict[str, Any]:
         args = self.args
         return {"task": self.data.task.name, "labels": list(self.data.task.labels), "pooling": args.pooling,
-                "pretrained_model_path": str(args.pretrained_model_path), "vocab_sha256": self.tokenizer.vocab.sha256,
+                **model_facts(args.pretrained_model_path, self.loaded), "vocab_sha256": self.tokenizer.vocab.sha256,
                 "seq_length": args.seq_length, "dropout": self.loaded.config.dropout,
                 **{key: value for key, value in vars(self.settings).items() if key != "report_steps"},
                 "train": digest(self.train), "dev": {name: digest(x) for name, x in self.problem.dev.items()}}

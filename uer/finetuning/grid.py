@@ -20,7 +20,7 @@ from uer.arguments import check_writable
 from uer.errors import UserError
 from uer.files import read_object
 from uer.finetuning.tuning import Clock, Combination, Outcome, Problem, Settings, in_words, tune
-from uer.formats.storage import write_json, write_via
+from uer.formats.storage import read_tensors, tensors_sha256, write_json, write_via
 from uer.report.writer import Reports
 from uer.training.precision import slow_products
 
@@ -67,9 +67,10 @@ class Results:
         check_writable(output)
         if resume and Path(self.path).exists():
             self.runs = self._read()
-            if not Path(output).is_file():
-                raise UserError(f"--resume: {self.path} is there, but not {output}, the best model of its runs; leave "
-                                f"--resume out to begin anew")
+            kept = self.best.get("weights_sha256") if self.best else None
+            if not Path(output).is_file() or kept not in (None, tensors_sha256(read_tensors(output))):
+                raise UserError(f"--resume: {self.path} is there, but {output} is not the best model of its runs; "
+                                f"leave --resume out to begin anew")
 
     def _read(self) -> list[dict[str, Any]]:
         try:
@@ -81,7 +82,7 @@ class Results:
             raise UserError(f"--resume: {self.path} is no results file ({error}); leave --resume out to begin "
                             f"anew") from None
         differ = [f"{key} is {found.get(key)!r} there, {value!r} here" for key, value in self.facts.items()
-                  if found.get(key) != value]
+                  if found.get(key) != value and key != "pretrained_model_path"]  # whose weights count
         if differ:
             raise UserError(f"--resume: {self.path} has other runs: " + "; ".join(differ) + "; leave --resume out to "
                             "begin anew, or take another --output_model_path")
@@ -93,7 +94,8 @@ class Results:
 
     def add(self, combination: Combination, outcome: Outcome) -> None:
         """Put a run into the file."""
-        self.runs.append({**combination._asdict(), **outcome.to_dict()})
+        self.runs.append({**combination._asdict(), **outcome.to_dict(),
+                          "weights_sha256": tensors_sha256(outcome.weights)})
         data = {"format": FORMAT, "facts": self.facts, "runs": self.runs, "table": summary(self.runs)}
         write_via(self.path, lambda path: write_json(data, path))
 

@@ -18,7 +18,7 @@ from uer.arguments import check_writable, refuse_overwriting
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
-from uer.finetuning.classify import check_length, with_vocabulary
+from uer.finetuning.classify import check_length, model_facts, with_vocabulary
 from uer.finetuning.grid import Results, check_tuning_options, combinations, run_grid
 from uer.finetuning.heads import build_span_finder, load_encoder, save_tuned
 from uer.finetuning.squad_data import Question, Window, read_squad, windows
@@ -225,7 +225,7 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
                 f"{sum(map(len, reading.parts)):,}; "
                 f"{'some have no answer' if reading.nullable else 'all have answers'}; on {device}")
     settings = Settings.of(args)
-    facts = {"pretrained_model_path": str(args.pretrained_model_path), "vocab_sha256": vocab.sha256,
+    facts = {**model_facts(args.pretrained_model_path, loaded), "vocab_sha256": vocab.sha256,
              **{name: getattr(args, name) for name in ("seq_length", "doc_stride", "max_query_length", "n_best_size",
                                                        "max_answer_length", "null_score_diff_threshold")},
              "dropout": loaded.config.dropout,
@@ -242,11 +242,11 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
                 "vocab_sha256": vocab.sha256, "do_lower_case": options.do_lower_case,
                 "null_score_diff_threshold": reading.chosen if reading.nullable else None,
                 **combination._asdict(), **outcome.to_dict()}
+        save_tuned(args.output_model_path, outcome.weights, card)
         with PendingFiles() as pending:
             for ending, content in reading.files().items():
                 write_json(content, pending.add(Path(f"{args.output_model_path}.{ending}.json")))
             pending.publish()
-        save_tuned(args.output_model_path, outcome.weights, card)
 
     best = run_grid(combinations(args), results, lambda seed: build_span_finder(loaded, seed), reading, settings,
                     device, reports, keep)

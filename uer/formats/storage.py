@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import pickle
@@ -41,12 +42,10 @@ def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tenso
         kind = "a folder, a file is needed here" if path.is_dir() else "no such file"
         raise UserError(f"{what} {path}: {kind}")
     try:
-        head = head_of(path)
-        if not head.startswith(ZIP):
-            refuse_foreign(head, f"{what} {path}", "a file of tensors")
-        stored = path.suffix == ".safetensors" and not head.startswith(ZIP)
-        data = load_file(path) if stored else torch_load(path, what)
+        is_torchs = path.suffix != ".safetensors" or head_of(path).startswith(ZIP)
+        data = torch_load(path, what) if is_torchs else load_file(path)
     except SafetensorError as error:
+        refuse_foreign(head_of(path), f"{what} {path}", "a file of tensors")
         raise UserError(f"{what} {path}: damaged, truncated or no safetensors file ({error})") from None
     except OSError as error:
         raise UserError(f"{what} {path}: cannot be read ({error.strerror or error})") from None
@@ -56,6 +55,9 @@ def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tenso
 def torch_load(path: Path, what: str) -> Any:
     if path.stat().st_size == 0:
         raise UserError(f"{what} {path}: the file is empty")
+    head = head_of(path)
+    if not head.startswith(ZIP):
+        refuse_foreign(head, f"{what} {path}", "a file of tensors")
     _check_sums(path, what)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -112,6 +114,23 @@ def _state_dict(data: Any, where: str) -> dict[str, torch.Tensor]:
     if bad:
         raise UserError(f"{where}: not-a-number or infinite values in {shortened(bad)}; the file is damaged")
     return tensors
+
+
+def written_sha256(path: str | Path) -> str:
+    """SHA-256 over the names, sizes and checksums of what a file of torch.save holds: of all its bytes, at no cost."""
+    with zipfile.ZipFile(path) as archive:
+        parts = [(info.filename.partition("/")[2], info.file_size, info.CRC) for info in archive.infolist()]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names, shapes, types and numbers of tensors, in whatever order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

@@ -74,6 +74,17 @@ def _tail(file, size: int) -> set[bytes]:
     return set(lines)
 
 
+def check_masks(path: str | Path, step: int, groups: Iterable[MaskGroup]) -> None:
+    """`UserError` where a file with content has other masks at `step` than the groups: it is another run's."""
+    wanted = {group.scored_by: sorted(group.mask_file_entry()) for group in groups if group.keep is not None}
+    if wanted and Path(path).exists() and Path(path).stat().st_size:
+        found = read_masks(path, step)
+        differ = [name for name, dropped in wanted.items() if found.get(name) != dropped]
+        if differ:
+            raise UserError(f"--mask_path {path}: of another run: at step {step} it has other masks of {differ[0]} "
+                            f"than the checkpoint")
+
+
 def cut_masks(path: str | Path, step: int) -> None:
     """Drop what was recorded after `step`, which a run that resumes there writes again, and a line cut off by a crash.
 

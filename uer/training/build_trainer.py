@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,18 @@ from uer.config import load_config
 from uer.cpu.denormals import flush_denormals
 from uer.cpu.memory import keep_freed_memory
 from uer.data.dataset import Dataset
+from uer.data.feed import Feed, went_on
 from uer.data.loader import MlmLoader
 from uer.data.options import masking_options
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
+from uer.formats.storage import tensors_sha256
 from uer.models.bert import from_scratch, from_weights
 from uer.parallel.collectives import Place
 from uer.parallel.launch import restarted
 from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
-from uer.squeeze.mask_file import cut_masks, start_mask_file
+from uer.squeeze.mask_file import check_masks, cut_masks, start_mask_file
 from uer.tokenizers import Vocab, build_tokenizer
 from uer.training.checkpoint import checkpoint_steps, find_checkpoint, open_checkpoint, sweep
 from uer.training.choose_learner import build_learner
@@ -72,33 +74,50 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
         "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim,
         "target_feedforward_size": args.target_feedforward_size, "vocab_size": len(vocab),
-        "vocab_sha256": vocab.sha256, "compactor_init": args.compactor_init, "train": args.train}
-    resumed, pooler = None, take_pooler(loaded.extras)
+        "vocab_sha256": vocab.sha256, "compactor_init": args.compactor_init, "train": args.train,
+        "teacher_sha256": tensors_sha256(loaded.weights) if args.pretrained_model_path else None}
+    soft = soft_targets(args, loaded, len(vocab), place)
+    resumed, pooler, feeds = None, take_pooler(loaded.extras), [Feed.of(dataset, args.accumulation_steps)]
     if wanted := resume_wish(args):
         path = find_checkpoint(args.output_model_path, wanted)
         resumed = open_checkpoint(path)
         check_card(resumed[1], card, path)
+        feeds = go_on(resumed[1], feeds[0], args, path, reports)
+        dataset.follow(feeds)
         pooler = take_pooler(resumed[0])
-        reports.go_on_from(resumed[1]["step"])
-        reports.say(f"going on from {path}")
-        if resumed[1]["step"] >= args.total_steps:
-            reports.say(f"nothing is left to do: it is of step {resumed[1]['step']:,}, --total_steps is "
-                        f"{args.total_steps:,}")
     learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed,
                                   pooler)
+    card = {**card, "data": [asdict(feed) for feed in feeds]}
     precision = Precision(place.device, half_dtype(args), args.compose_tf32, args.max_grad_norm, args.compile)
     if precision.scale is not None and resumed is not None and "loss_scale" in resumed[2]:
         precision.scale.restore(resumed[2]["loss_scale"])
-    if args.mask_path and place.leads and args.weight_squeeze:  # after all checks, as an older one may be there
-        start_mask_file(args.mask_path) if resumed is None else cut_masks(args.mask_path, resumed[1]["step"])
+    masks = args.mask_path if place.leads and args.weight_squeeze else None
+    if resumed is not None:
+        if masks:
+            check_masks(masks, resumed[1]["step"], learner.groups().values())
+            cut_masks(masks, resumed[1]["step"])
+        reports.go_on_from(resumed[1]["step"])
+    elif masks:  # after all checks, as an older one may be there
+        start_mask_file(masks)
     reports.say(describe(learner, place, args))
     run = Run(args.output_model_path, args.total_steps, schedule(args.scheduler, args.total_steps, args.warmup),
               args.accumulation_steps, args.save_checkpoint_steps, args.keep_checkpoints, args.report_steps,
               args.eval_steps, args.check_replicas_steps, args.tb_histograms_steps, args.seed,
-              args.mask_path if args.weight_squeeze else None)
-    soft = soft_targets(args, loaded, len(vocab), place)
+              args.mask_path if args.weight_squeeze else None, feeds[-1].since)
     trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, soft, pooler)
     return trainer, resumed[1]["step"] if resumed else 0
+
+
+def go_on(card: dict[str, Any], now: Feed, args: argparse.Namespace, path: Path, reports: Reports) -> list[Feed]:
+    """Say what the run goes on from; returns its feeds, of which the last is its own."""
+    step = card["step"]
+    feeds, line = went_on(card.get("data"), now, step, args.allow_changed_data, f"checkpoint {path}")
+    reports.say(f"going on from {path}")
+    if line:
+        reports.say(f"note: {line}")
+    if step >= args.total_steps:
+        reports.say(f"nothing is left to do: it is of step {step:,}, --total_steps is {args.total_steps:,}")
+    return feeds
 
 
 def resume_wish(args: argparse.Namespace) -> str | None:
@@ -151,7 +170,8 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
     found = {**found, "teacher": found.get("origin", found.get("teacher"))}
     keys = ["teacher", "vocab_sha256", "strategy", "target_dim", "mlm_target_dim", "target_feedforward_size"]
-    keys += [key for key in ("compactor_init", "train") if key in found]  # older checkpoints do not say
+    newer = ("compactor_init", "train", "teacher_sha256")  # older checkpoints do not say
+    keys += [key for key in newer if key in found]
     differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here" for key in keys if found.get(key) != wanted[key]]
     if differ:
         raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ))

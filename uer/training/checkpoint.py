@@ -14,7 +14,15 @@ import torch
 
 from uer.errors import UserError
 from uer.files import read_object
-from uer.formats.storage import PendingFiles, read_tensors, reason, save_state_dict, torch_load, write_json
+from uer.formats.storage import (
+    PendingFiles,
+    read_tensors,
+    reason,
+    save_state_dict,
+    torch_load,
+    write_json,
+    written_sha256,
+)
 from uer.training.optimizers import AdamW
 
 FORMAT = 1
@@ -49,9 +57,11 @@ def save_checkpoint(output: str, step: int, tensors: dict[str, torch.Tensor], ca
     path = checkpoint_path(output, step)
     try:
         with PendingFiles() as pending:
-            torch.save({"format": FORMAT, "step": step, **resume}, pending.add(f"{path}.resume"))
-            write_json({**card, "format": FORMAT, "step": step}, pending.add(f"{path}.json"))
-            save_state_dict(tensors, pending.add(path))
+            rest, beside, whole = (pending.add(f"{path}{ending}") for ending in (".resume", ".json", ""))
+            torch.save({"format": FORMAT, "step": step, **resume}, rest)
+            save_state_dict(tensors, whole)
+            write_json({**card, "format": FORMAT, "step": step, "tensors": written_sha256(whole),
+                        "resume": written_sha256(rest)}, beside)
             pending.flush()
             path.unlink(missing_ok=True)  # one of another run: its tensors must not stand beside this one's files
             pending.publish()
@@ -135,6 +145,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"checkpoint {path}: its .json or .resume file is not one of pretrain.py's")
     if not (card.get("format") == resume.get("format") == FORMAT and card.get("step") == resume.get("step")):
         raise UserError(f"checkpoint {path}: its .json and .resume files do not belong together")
+    for key, file in (("tensors", path), ("resume", resume_path)):
+        if card.get(key) not in (None, written_sha256(file)):
+            raise UserError(f"checkpoint {path}: {file.name} is not the file that was written with its .json")
     return tensors, card, resume
 
 

@@ -51,6 +51,7 @@ class Run:
     tb_histograms_steps: int | None = None
     seed: int = 7
     mask_path: str | None = None
+    data_since: int = 0  # the step after which the present order of the data began
 
     def facts(self) -> dict[str, Any]:
         """What a report on the run is to know."""
@@ -99,7 +100,7 @@ class Trainer:
             UserError: a loss that is no finite number, replicas that differ, a checkpoint that cannot be written.
         """
         run = self.run
-        stream = self.batches.stream(start * run.accumulation_steps)
+        stream = self.batches.stream((start - run.data_since) * run.accumulation_steps)
         self.learner.student.train()
         self.recorder.start(start)
         self.tally = Tally(self.reports, self.place.device, start, run.total_steps)
