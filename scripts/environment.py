@@ -13,6 +13,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from uer.system import lock
+
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")  # the last one names the others
 LOCK, MADE_BY = ".lock", ".made-by"
@@ -27,12 +31,10 @@ def main(folder: str, ready: str, *bare_packages: str) -> None:
     if sys.version_info < (3, 10):  # noqa: UP036, this runs before anything is checked
         sys.exit(f"error: Python 3.10 or newer is needed, this is {sys.version.split()[0]}; choose another with, say, "
                  f"PYTHON=python3.12 in front of the command")
-    import fcntl
-
     home = ROOT / folder
     home.mkdir(parents=True, exist_ok=True)
-    with open(home / LOCK, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(home / LOCK, "w") as file:
+        lock(file, wait=True)
         stamp, wanted = home / ready, key(bare_packages)
         if stamp.is_file() and stamp.read_text() == wanted:
             stamp.touch()

@@ -140,7 +140,7 @@ def test_where_torch_s_own_products_are_taken(monkeypatch: pytest.MonkeyPatch):
     ("vendor_id\t: GenuineIntel\ncpu family\t: 6\n", "AVX512", False),
     ("", "DEFAULT", False)])
 def test_which_cpus(monkeypatch: pytest.MonkeyPatch, processor: str, capability: str, faster: bool):
-    monkeypatch.setattr(products, "_processor", lambda: processor)
+    monkeypatch.setattr(products, "processor", lambda: processor)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from uer.system import BROKEN_PIPE_CODE, reader_has_left
 
 
 class UserError(ValueError):
@@ -49,7 +50,7 @@ def run_script(main: Callable[[], object]) -> None:
         if not _stdout_is_broken():
             raise
         silence_stdout()
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(BROKEN_PIPE_CODE)
     except OSError as error:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -70,12 +71,10 @@ def show_everything() -> None:
 
 def _stdout_is_broken() -> bool:
     """Whether what reads stdout has left."""
-    poll = select.poll()
     try:
-        poll.register(sys.stdout.fileno(), 0)
+        return reader_has_left(sys.stdout.fileno())
     except (AttributeError, OSError, ValueError):
         return False
-    return bool(poll.poll(0))
 
 
 def silence_stdout() -> None:

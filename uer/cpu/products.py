@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
 import re
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input, conv2d_weight
+
+from uer.system import processor
 
 LEAST_OPERATIONS = 1 << 23  # multiplications; below, a convolution has more to prepare than to gain
 LEAST_NUMBERS = 1 << 15  # of the input; torch keeps smaller convolutions from oneDNN
@@ -39,18 +39,13 @@ def convolutions_are_faster() -> bool:
     """
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
-    processor = _processor()
-    family = re.search(r"family\D*(\d+)", processor, re.IGNORECASE)
-    faster = (torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in processor
+    about = processor()
+    family = re.search(r"family\D*(\d+)", about, re.IGNORECASE)
+    faster = (torch.backends.cpu.get_cpu_capability() == "AVX512" and "AuthenticAMD" in about
               and family is not None and int(family[1]) >= FAMILY)
     if faster:
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)  # read when the first one is made
     return faster
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    return info.read_text() if info.exists() else platform.processor()
 
 
 def mm(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -26,6 +26,7 @@ from uer.data.processes import run_segments
 from uer.data.progress import Progress
 from uer.data.segmenter import check_segmenter
 from uer.errors import UserError, signals_unwind
+from uer.system import sync
 from uer.tokenizers import Tokenizer, build_tokenizer
 
 DEFAULT_DUP_FACTOR = 5
@@ -62,7 +63,7 @@ def build_dataset(args: Namespace) -> dict[str, Any]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, output)
-        _sync_folder(output.parent)
+        sync(output.parent)
     return header
 
 
@@ -126,16 +127,6 @@ def _disk_errors(output: Path) -> Iterator[None]:
         raise UserError(
             f"--dataset_path {output}: reading the corpus or writing beside the output failed ({error.strerror})"
         ) from None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; where folders cannot be opened there is nothing to do."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _records(

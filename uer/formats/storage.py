@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from uer.errors import UserError
 from uer.files import ARCHIVES, UNPACK, head_of, refuse_foreign
+from uer.system import sync
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -217,15 +218,6 @@ def _replace(temporary: Path, target: Path) -> None:
             os.replace(temporary, target)
     except OSError as error:
         raise UserError(f"output {target}: cannot be written ({error.strerror})") from None
-
-
-def sync(path: Path) -> None:
-    """fsync a file or folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_via(path: str | Path, write: Callable[[Path], object]) -> None:

@@ -19,6 +19,7 @@ import torch.multiprocessing as mp
 from uer.errors import Stopped, UserError
 from uer.parallel.collectives import LostPeers
 from uer.parallel.signals import SIGNALS
+from uer.system import ended_by
 
 GRACE = 5.0  # seconds that the others get after one has failed
 
@@ -98,8 +99,8 @@ def _tell(codes: dict[int, int], failures: list[Failure]) -> None:
     told = {failure.rank for failure in failures}
     for rank, code in codes.items():
         if code < 0 and rank not in told:
-            name = signal.Signals(-code).name
-            why = " (out of memory, perhaps: see the system's log)" if -code == signal.SIGKILL else ""
+            name = ended_by(code)
+            why = " (out of memory, perhaps: see the system's log)" if name == "SIGKILL" else ""
             raise UserError(f"rank {rank} was ended by {name}{why}; all processes were ended; go on with --resume")
     raise UserError(failures[0].text if failures else f"rank {next(r for r, c in codes.items() if c)} ended without a "
                                                       f"word; all processes were ended")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from uer.errors import UserError
+from uer.system import lock
 
 
 @contextmanager
@@ -26,11 +25,8 @@ def locked(path: Path, refusal: str) -> Iterator[IO[str]]:
     except OSError as error:
         raise UserError(f"{path.parent}: cannot be written ({error.strerror})") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(refusal) from None
+        if not lock(file):
+            raise UserError(refusal)
         yield file
 
 

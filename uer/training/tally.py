@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from typing import Any
 
 import torch
 
 from uer.report.writer import Reports, duration
+from uer.system import peak_memory
 from uer.training.learner import Learner
 from uer.training.wid_learner import WidLearner
 
@@ -77,8 +76,7 @@ def memory_gb(device: torch.device) -> float:
     """The most memory that this process has held so far, in GB: of the GPU, or resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return peak_memory() / 1e9
 
 
 def histograms(reports: Reports, step: int, learner: Learner) -> None:
