@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tuning import options as tuning_options
 
-from uer.data.feed import Feed, went_on
+from uer.data.feed import went_on
 from uer.data.loader import MlmLoader
 from uer.data.order import BatchOrder
 from uer.errors import UserError
@@ -71,7 +71,7 @@ def test_a_loader_goes_on_with_what_is_left(dataset, changed):
     first = {"batch_size": 4, "seed": 3, "world_size": 1, "group_by_length": True}
     old, second = MlmLoader(dataset, **first), {**first, **changed}
     ranks = [MlmLoader(dataset, rank=rank, **second) for rank in range(second["world_size"])]
-    feeds, line = went_on([vars(Feed.of(old, 2))], Feed.of(ranks[0], 1), 3, True, "checkpoint m-3")
+    feeds, line = went_on([vars(old.feed(2))], ranks[0].feed(1), 3, True, "checkpoint m-3")
     assert line.startswith("other data from step 4 on, with the instances that are left of the epoch: ")
     assert [feed.since for feed in feeds] == [0, 3]
     seen = rows(old, range(6))
@@ -86,14 +86,14 @@ def test_another_dataset_begins_at_its_beginning(dataset, tmp_path):
     other = build(tmp_path, random_corpus(4, 40), "--dynamic_masking", "--seq_length", "16")
     assert other.sha256 != dataset.sha256
     loader = MlmLoader(other, 4, seed=3)
-    feeds, line = went_on([vars(Feed.of(MlmLoader(dataset, 4, seed=3), 1))], Feed.of(loader, 1), 5, True, "c")
+    feeds, line = went_on([vars(MlmLoader(dataset, 4, seed=3).feed(1))], loader.feed(1), 5, True, "c")
     assert "from their beginning: --dataset_path" in line
     loader.follow(feeds)
     assert rows(loader, range(loader.batches_per_epoch)) == Counter(map(tuple, instances(other)))
 
 
 def test_the_same_data_are_no_news_and_older_checkpoints_are_told(dataset):
-    now = Feed.of(MlmLoader(dataset, 4, seed=3), 1)
+    now = MlmLoader(dataset, 4, seed=3).feed(1)
     assert went_on([vars(now)], now, 5, False, "c") == ([now], "")
     assert went_on(None, now, 5, False, "c") == ([now], "c does not say in which order its data came; the options are "
                                                         "taken to be the same")

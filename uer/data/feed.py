@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from uer.data.order import BatchOrder, Lookup
 from uer.errors import UserError
-
-if TYPE_CHECKING:
-    from uer.data.loader import MlmLoader
 
 OPTION = "--allow_changed_data"
 WORDS = {"batch_size": "--batch_size", "accumulation_steps": "--accumulation_steps", "world_size": "processes",
@@ -34,12 +31,6 @@ class Feed:
     group_by_length: bool
     masking: dict[str, Any]
     since: int = 0
-
-    @classmethod
-    def of(cls, loader: MlmLoader, accumulation_steps: int) -> Feed:
-        """As a loader has it."""
-        return cls(loader.dataset.sha256, len(loader.dataset), loader.batch_size, accumulation_steps,
-                   loader.world_size, loader.seed, loader.group_by_length, loader.masking.to_dict())
 
     def differences(self, found: Feed) -> list[str]:
         """What is not as it was, in words."""

@@ -118,6 +118,11 @@ class MlmLoader:
         part = (self._part,) if self._part else ()
         return self._assemble(indices, (DYNAMIC, self.seed, epoch, within, self.rank, *part))
 
+    def feed(self, accumulation_steps: int) -> Feed:
+        """What decides which instances a step takes that has so many batches of each rank."""
+        return Feed(self.dataset.sha256, len(self.dataset), self.batch_size, accumulation_steps, self.world_size,
+                    self.seed, self.group_by_length, self.masking.to_dict())
+
     def follow(self, feeds: Sequence[Feed]) -> None:
         """Go on where other feeds left off: this loader's own is the last of them."""
         self._order, self._part = order_of(feeds, self.dataset.lengths), len(feeds) - 1

@@ -77,7 +77,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         "vocab_sha256": vocab.sha256, "compactor_init": args.compactor_init, "train": args.train,
         "teacher_sha256": tensors_sha256(loaded.weights) if args.pretrained_model_path else None}
     soft = soft_targets(args, loaded, len(vocab), place)
-    resumed, pooler, feeds = None, take_pooler(loaded.extras), [Feed.of(dataset, args.accumulation_steps)]
+    resumed, pooler, feeds = None, take_pooler(loaded.extras), [dataset.feed(args.accumulation_steps)]
     if wanted := resume_wish(args):
         path = find_checkpoint(args.output_model_path, wanted)
         resumed = open_checkpoint(path)
