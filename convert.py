@@ -8,7 +8,7 @@ import shlex
 import sys
 from dataclasses import replace
 
-from uer.arguments import checked, refuse_overwriting
+from uer.arguments import add_uer_options, checked, refuse_overwriting
 from uer.errors import UserError, run_script
 
 FORMATS = ("uer", "uer-py", "huggingface", "onnx", "onnx-int8")
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     to.add_argument("--vocab_path", metavar="FILE", help="vocabulary, for the tokenizer files of huggingface")
     to.add_argument("--do_lower_case", choices=("true", "false"),
                     help="of that tokenizer (default: false if the vocabulary has capital letters)")
+    add_uer_options(out)
     return out
 
 

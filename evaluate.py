@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from uer.arguments import checked, refuse_overwriting
+from uer.arguments import add_uer_options, checked, refuse_overwriting
 from uer.data.options import add_tokenizer_options
 from uer.errors import run_script
 
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: 32")
     group.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
     group.add_argument("--output_path", metavar="FILE", help="the figures go here as well, as JSON")
+    add_uer_options(out)
     return out
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from uer.arguments import checked, refuse_overwriting
+from uer.arguments import add_uer_options, checked, refuse_overwriting
 from uer.errors import UserError, run_script
 
 
@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
                      help="tensor names: the published code's, or those of UER-py since 2022 (default: published)")
     out.add_argument("--allow_missing_head", action="store_true", help="make an MLM head if there is none")
     out.add_argument("--seed", type=int, default=7, metavar="N", help="of such a head (default: 7)")
+    add_uer_options(out, without=("target",))
     return out
 
 

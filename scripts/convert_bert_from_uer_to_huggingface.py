@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from uer.arguments import checked, refuse_overwriting
+from uer.arguments import add_uer_options, checked, refuse_overwriting
 from uer.errors import UserError, run_script
 
 
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--vocab_path", metavar="FILE", help="vocabulary, for the tokenizer files")
     out.add_argument("--do_lower_case", choices=("true", "false"),
                      help="of the tokenizer (default: false if the vocabulary has capital letters)")
+    add_uer_options(out, without=("target",))
     return out
 
 

@@ -82,6 +82,17 @@ def test_a_loader_goes_on_with_what_is_left(dataset, changed):
     assert seen == Counter(map(tuple, instances(dataset)))
 
 
+def test_twice_as_many_processes_with_half_the_batches_are_no_news(dataset):
+    now = MlmLoader(dataset, 4, seed=3, world_size=2)
+    feeds, line = went_on([vars(MlmLoader(dataset, 8, seed=3).feed(1))], now.feed(1), 3, False, "c")
+    assert (len(feeds), line) == (1, "")
+    one = MlmLoader(dataset, 8, seed=3)
+    ranks = [MlmLoader(dataset, 4, seed=3, rank=rank, world_size=2) for rank in (0, 1)]
+    for loader in ranks:
+        loader.follow(feeds)
+    assert rows(one, range(3, 9)) == rows(ranks[0], range(3, 9)) + rows(ranks[1], range(3, 9))
+
+
 def test_another_dataset_begins_at_its_beginning(dataset, tmp_path):
     other = build(tmp_path, random_corpus(4, 40), "--dynamic_masking", "--seq_length", "16")
     assert other.sha256 != dataset.sha256

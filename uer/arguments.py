@@ -10,7 +10,21 @@ from typing import Any
 
 from uer.errors import UserError
 
+UER_OPTIONS: dict[str, tuple[str, ...]] = {
+    "embedding": ("word_pos_seg", "word", "pos", "seg"), "encoder": ("transformer",), "mask": ("fully_visible",),
+    "target": ("mlm", "bert", "sp"), "data_processor": ("mlm", "bert"), "feed_forward": ("dense",),
+    "layernorm_positioning": ("post",), "optimizer": ("adamw",), "fp16_opt_level": ("O0", "O1", "O2", "O3")}
+LISTS = ("embedding", "target")
 LARGEST_SEED = 2**63 - 1
+
+
+def add_uer_options(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
+    """Options of UER's scripts that have one right value here; under names of their own, as configs have them too."""
+    group = parser.add_argument_group("what scripts written for UER may say")
+    for name, values in UER_OPTIONS.items():
+        if name not in without:
+            group.add_argument(f"--{name}", dest=f"uer_{name}", choices=values, help="changes nothing",
+                               nargs="+" if name in LISTS else None)
 
 
 def checked(args: argparse.Namespace) -> argparse.Namespace:

@@ -15,6 +15,20 @@ from uer.files import read_object
 
 ACTIVATION_NAMES = ("gelu", "gelu_fast", "relu", "silu", "tanh")
 LAYERNORM_EPS = {"uer": 1e-6, "huggingface": 1e-12}
+ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_fast", "gelu_fast": "gelu_fast",
+               "gelu_pytorch_tanh": "gelu_fast", "relu": "relu", "silu": "silu", "swish": "silu", "tanh": "tanh"}
+ROBERTAS = ("roberta", "xlm-roberta", "camembert")
+HUGGINGFACE_SIZES = {"hidden_size": "hidden_size", "num_hidden_layers": "layers_num",
+                     "num_attention_heads": "heads_num", "intermediate_size": "feedforward_size"}
+
+
+# What UER-py's configs may say of the architecture, and the values that leave it BERT's.
+OF_BERT: dict[str, list[Any]] = {
+    "encoder": ["transformer"], "mask": ["fully_visible"], "layernorm_positioning": ["post"], "feed_forward": ["dense"],
+    **{key: [False, None] for key in (
+        "parameter_sharing", "factorized_embedding_parameterization", "remove_embedding_layernorm",
+        "remove_transformer_bias", "remove_attention_scale", "relative_position_embedding",
+        "rotary_position_embedding")}}
 
 
 @dataclass(frozen=True)
@@ -76,12 +90,15 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Mo
     """Read and check a model config.
 
     Args:
-        path: JSON file with UER's keys.
+        path: JSON file with UER's keys, or the config.json of a Hugging Face model.
         overrides: values that go before the file's (options given on the command line).
     Raises:
         UserError: unreadable file, missing or senseless sizes, an architecture other than BERT's: all problems at once.
     """
-    return config_from_dict({**read_object(path), **(overrides or {})}, f"config {path}")
+    data, where = read_object(path), f"config {path}"
+    if is_huggingface(data):
+        data = huggingface_keys(data, where)
+    return config_from_dict({**data, **(overrides or {})}, where)
 
 
 def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
@@ -100,7 +117,7 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
     values["dropout"] = data.get("dropout", 0.1)
     if not isinstance(values["dropout"], (int, float)) or not 0 <= values["dropout"] < 1:
         problems.append(f"dropout is {values['dropout']!r}, a number from 0 to below 1 is needed")
-    values["layernorm"] = data.get("layernorm", "uer")
+    values["layernorm"] = "uer" if data.get("layernorm") == "normal" else data.get("layernorm", "uer")  # UER-py's word
     if values["layernorm"] not in list(LAYERNORM_EPS):
         problems.append(f"layernorm {values['layernorm']!r} is unknown, uer or huggingface is needed")
     values["layernorm_eps"] = data.get("layernorm_eps", LAYERNORM_EPS.get(str(values["layernorm"]), 1e-6))
@@ -131,13 +148,66 @@ def _foreign_parts(data: dict[str, Any]) -> list[str]:
     problems = []
     if set(words("embedding")) - {"word", "pos", "seg"}:
         problems.append(f"embedding {data['embedding']!r} is not BERT's; word_pos_seg is needed")
-    if data.get("encoder", "transformer") != "transformer":
-        problems.append(f"encoder {data['encoder']!r} is not BERT's; transformer is needed")
-    if set(words("target")) - {"mlm", "bert", "sp"}:
+    if set(words("target")) - {"mlm", "bert", "sp"} or set(words("target")) == {"sp"}:
         problems.append(f"target {data['target']!r} has no MLM head; mlm or bert is needed")
-    if data.get("layernorm_positioning", "post") != "post":
-        problems.append("layernorm_positioning is 'pre'; BERT's is 'post'")
-    return problems
+    return problems + [f"{key} is {data[key]!r}; BERT's is {needed[0]!r}" for key, needed in OF_BERT.items()
+                       if key in data and data[key] not in needed]
+
+
+# -- Hugging Face's keys -----------------------------------------------------------------------------------------------
+
+
+def is_huggingface(data: dict[str, Any]) -> bool:
+    """Whether this is the config.json of a Hugging Face model."""
+    return "num_hidden_layers" in data or "model_type" in data
+
+
+def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """A Hugging Face config.json under UER's keys.
+
+    Raises:
+        UserError: an architecture other than BERT's or RoBERTa's, or a variant of it that our BERT is not.
+    """
+    model_type = data.get("model_type", "bert")
+    if model_type not in ("bert", *ROBERTAS):
+        raise UserError(f"{where}: a {model_type} model; a BERT or RoBERTa encoder is needed")
+    problems = []
+    if data.get("position_embedding_type", "absolute") not in ("absolute", None):
+        problems.append(f"position_embedding_type {data['position_embedding_type']!r} (absolute is needed)")
+    problems += [f"{key} is set" for key in ("is_decoder", "add_cross_attention", "is_encoder_decoder")
+                 if data.get(key)]
+    act = data.get("hidden_act", "gelu")
+    if act not in list(ACTIVATIONS):
+        problems.append(f"hidden_act {act!r} (one of {', '.join(ACTIVATIONS)} is needed)")
+    elif model_type in ROBERTAS and ACTIVATIONS[act] != "gelu":
+        problems.append(f"hidden_act {act!r} with RoBERTa, whose MLM head always takes gelu")
+    numbers = {"max_position_embeddings": data.get("max_position_embeddings", 512), "pad_token_id":
+               data.get("pad_token_id", 0) or 0, "layer_norm_eps": _number(data.get("layer_norm_eps", 1e-12))}
+    problems += [f"{key} {value!r} (a number is needed)" for key, value in numbers.items()
+                 if not isinstance(value, (int, float)) or isinstance(value, bool)]
+    if problems:
+        raise UserError(f"{where}: not the BERT that this project has: " + "; ".join(problems))
+    return {**{ours: data.get(theirs) for theirs, ours in HUGGINGFACE_SIZES.items()}, "hidden_act": ACTIVATIONS[act],
+            "max_seq_length": numbers["max_position_embeddings"] - skipped_positions(data),
+            "dropout": data.get("hidden_dropout_prob", 0.1), "layernorm": "huggingface",
+            "layernorm_eps": float(numbers["layer_norm_eps"])}
+
+
+def skipped_positions(data: dict[str, Any]) -> int:
+    """Leading rows of the position table that no real token uses: RoBERTa counts from its padding."""
+    pad = data.get("pad_token_id")
+    return (1 if pad is None else pad) + 1 if data.get("model_type") in ROBERTAS else 0
+
+
+def _number(value: Any) -> Any:
+    """A number that was written as text (1e-12 is text to some writers of JSON and YAML); else the value."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+# -- options out of a config -------------------------------------------------------------------------------------------
 
 
 def parse_with_config(build_parser: Callable[[], argparse.ArgumentParser],
@@ -158,8 +228,13 @@ def parse_with_config(build_parser: Callable[[], argparse.ArgumentParser],
     if not path:
         return args, given
     actions = {action.dest: action for action in bare._actions}
-    for key, value in read_object(path).items():
+    found = read_object(path)
+    for key, value in ({} if is_huggingface(found) else found).items():
+        key = f"uer_{key}" if f"uer_{key}" in actions else key
         if key not in actions or key in given or key == "config_path":
+            continue
+        if key.startswith("uer_"):  # checked with the model's config
+            setattr(args, key, value)
             continue
         action = actions[key]
         if action.choices is not None and value not in action.choices:

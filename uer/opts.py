@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from uer.arguments import add_uer_options
 from uer.data.options import add_masking_options, add_tokenizer_options
 
 STRATEGIES = ("dim", "head")
@@ -32,8 +33,6 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dataset_path", nargs="+", metavar="FILE",
                        help="dataset file(s) of preprocess.py; a glob does as well")
     group.add_argument("--dev_path", nargs="+", metavar="FILE", help="held-out dataset, to evaluate on")
-    group.add_argument("--data_processor", choices=("mlm",), default="mlm", help="default: mlm")
-    group.add_argument("--target", choices=("mlm",), default="mlm", help="default: mlm")
     group.add_argument("--batch_size", type=int, default=32, metavar="N",
                        help="instances per process and micro-step (default: 32)")
     group.add_argument("--no_group_by_length", dest="group_by_length", action="store_false",
@@ -171,6 +170,8 @@ def add_distributed_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--master_ip", metavar="URL",
                        help="where the processes meet, tcp://<machine of rank 0>:<port> (default: a free port, which "
                             "does for one machine)")
+    group.add_argument("--local_rank", "--local-rank", type=int, metavar="N",
+                       help="as torch.distributed.launch gives it; else LOCAL_RANK in the environment says it")
     group.add_argument("--backend", choices=("nccl", "gloo"), help="default: nccl on GPUs, gloo on CPUs")
     group.add_argument("--rendezvous_timeout", type=float, default=300.0, metavar="SECONDS",
                        help="how long the processes wait for each other at the start (default: 300)")
@@ -196,6 +197,7 @@ def pretrain_parser() -> argparse.ArgumentParser:
     add_soft_target_options(parser)
     add_run_options(parser)
     add_distributed_options(parser)
+    add_uer_options(parser)
     return parser
 
 
@@ -230,4 +232,5 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS, help="default: uer")
     group.add_argument("--compactors_path", metavar="FILE",
                        help="also write the compactors, for pretrain.py --compactors_path to start from")
+    add_uer_options(parser)
     return parser

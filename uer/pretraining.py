@@ -19,6 +19,8 @@ MOST_PROCESSES = 1 << 16
 def pretrain(args: argparse.Namespace, given: set[str]) -> None:
     """Run pretrain.py with parsed options; `given`: those that the command line gave."""
     check_options(args, given)
+    if "sp" in (args.uer_target or ()) or "bert" in (args.uer_data_processor, *(args.uer_target or ())):
+        print("note: masked language modelling alone is trained, no sentence prediction")
     if args.plan:
         print(plan(args), end="")
     elif args.dryrun:

@@ -17,7 +17,7 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import shapes
 from uer.formats.model_card import CardFacts
-from uer.formats.storage import read_tensors
+from uer.formats.storage import read_tensors, without_shared_prefix
 from uer.formats.teacher import config_path_for
 from uer.formats.uer_names import is_uer, to_published
 from uer.squeeze.mask_file import read_masks
@@ -41,7 +41,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     """
     if Path(path).is_dir():
         raise UserError(f"--load_model_path {path}: a folder; a checkpoint file is needed")
-    raw = read_tensors(path, "checkpoint")
+    raw = without_shared_prefix(read_tensors(path, "checkpoint"), is_uer)
     if not is_uer(raw):
         raise UserError(f"checkpoint {path}: not a checkpoint of pretrain.py (its tensors are called "
                         f"{', '.join(list(raw)[:3])}, …)")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from uer.data.order import BatchOrder, Lookup
+from uer.data.order import BatchOrder, Lookup, tail_sizes
 from uer.errors import UserError
 
 OPTION = "--allow_changed_data"
@@ -37,8 +37,13 @@ class Feed:
         out = [] if found.dataset == self.dataset else [
             f"--dataset_path ({found.instances:,} instances with SHA-256 {found.dataset[:12]}… there, "
             f"{self.instances:,} with {self.dataset[:12]}… here)"]
+        same = ("batch_size", "world_size") if self._global_batches() == found._global_batches() else ()
         return out + [f"{words} ({getattr(found, key)} there, {getattr(self, key)} here)"
-                      for key, words in WORDS.items() if getattr(found, key) != getattr(self, key)]
+                      for key, words in WORDS.items() if getattr(found, key) != getattr(self, key) and key not in same]
+
+    def _global_batches(self) -> tuple[int, list[int]]:
+        """What decides the batches of all processes together: twice as many of half the size make the same."""
+        return self.batch_size * self.world_size, tail_sizes(self.instances, self.batch_size, self.world_size)
 
 
 def went_on(recorded: Any, now: Feed, step: int, allowed: bool, where: str) -> tuple[list[Feed], str]:
@@ -59,7 +64,7 @@ def went_on(recorded: Any, now: Feed, step: int, allowed: bool, where: str) -> t
     except (TypeError, IndexError):
         raise UserError(f"--resume: {where}: what it says of its data is not what pretrain.py writes") from None
     if not changed:
-        return feeds, ""
+        return [*feeds[:-1], replace(now, since=feeds[-1].since)], ""
     if not allowed:
         raise UserError(f"--resume: {where} is of a run with other data: {'; '.join(changed)}. Give the same, or "
                         f"{OPTION} to go on with what is left of the epoch (of another dataset: with its beginning)")

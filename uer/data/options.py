@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from uer import tokenizers
+from uer.arguments import add_uer_options
 from uer.data.masking import MaskingOptions
 from uer.errors import UserError
 
@@ -106,4 +107,5 @@ def preprocess_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_tokenizer_options(parser)
     add_masking_options(parser)
+    add_uer_options(parser, without=("data_processor",))
     return parser

@@ -63,6 +63,20 @@ class Permutation:
         return (left << self._half) | right
 
 
+def tail_sizes(size: int, batch_size: int, world_size: int) -> list[int]:
+    """Sizes of the last global batches of `size` instances, as far as they are not full."""
+    full = batch_size * world_size
+    rest = size % full
+    if rest == 0:
+        return []
+    if rest >= world_size:
+        return [rest]
+    if batch_size == 1 or size < world_size:
+        return [world_size]
+    together = full + rest
+    return [together - together // 2, together // 2]
+
+
 class Epoch:
     """The batches of one epoch.
 
@@ -78,20 +92,8 @@ class Epoch:
         self.size, self.at, self._key, self._lengths = size, at, key, lengths
         self._full = batch_size * world_size
         self.batches = -(-size // self._full)
-        self._tail = self._tail_sizes(batch_size, world_size)
+        self._tail = tail_sizes(size, batch_size, world_size)
         self.window = lru_cache(maxsize=2)(self._compute_window)
-
-    def _tail_sizes(self, batch_size: int, world_size: int) -> list[int]:
-        """Sizes of the last global batches, as far as they are not full."""
-        rest = self.size % self._full
-        if rest == 0:
-            return []
-        if rest >= world_size:
-            return [rest]
-        if batch_size == 1 or self.size < world_size:
-            return [world_size]
-        together = self._full + rest
-        return [together - together // 2, together // 2]
 
     def begin_of(self, window: int) -> int:
         """The first place of a window (or behind the last one)."""

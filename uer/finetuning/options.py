@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from uer.arguments import add_uer_options
 from uer.data.options import add_tokenizer_options
 from uer.opts import SCHEDULERS
 
@@ -45,16 +46,6 @@ def add_pretrained_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--pretrained_model_path", required=True, metavar="PATH",
                        help="a UER file or a Hugging Face folder; a head for masked language modelling is not needed")
     group.add_argument("--config_path", metavar="FILE", help="model config, where there is none beside the model")
-
-
-def add_uer_options(parser: argparse.ArgumentParser) -> None:
-    """Options of UER's scripts that have one right value here; under names of their own, as configs have them too."""
-    group = parser.add_argument_group("what scripts written for UER may say")
-    for name, values in (("embedding", ("word_pos_seg", "word", "pos", "seg")), ("encoder", ("transformer",)),
-                         ("mask", ("fully_visible",)), ("layernorm_positioning", ("post",)), ("optimizer", ("adamw",)),
-                         ("fp16_opt_level", ("O0", "O1", "O2", "O3"))):
-        group.add_argument(f"--{name}", dest=f"uer_{name}", choices=values, help="changes nothing",
-                           nargs="+" if name == "embedding" else None)
 
 
 def add_pooling_option(group: argparse._ActionsContainer, default: str | None = "first") -> None:
@@ -153,6 +144,7 @@ def glue_parser() -> argparse.ArgumentParser:
     group.add_argument("--output_path", required=True, metavar="FOLDER",
                        help="glue.md, glue.json, glue.png, and a folder of models and results for each model")
     add_report_options(group)
+    add_uer_options(parser)
     return parser
 
 
@@ -186,4 +178,5 @@ def squad_parser() -> argparse.ArgumentParser:
                             "every run, <FILE>.predictions.json and .nbest.json its answers, <FILE>.null_odds.json "
                             "how far no answer is ahead")
     add_report_options(group)
+    add_uer_options(parser)
     return parser

@@ -44,6 +44,9 @@ ROBERTA_HEAD = {
 }
 VOCABULARY_BIASES = ("cls.predictions.bias", "lm_head.bias")
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
+BUFFER_ENDINGS = (".embeddings.position_ids", ".embeddings.token_type_ids")
+INSIDE = ("embeddings", "encoder", "cls.predictions", "lm_head")  # parts of which everything must be known
+ADAPTER = re.compile(r"lora_|adapter|prefix_|ia3_|prompt_embedding", re.IGNORECASE)  # they change what all others do
 TASK_HEADS = ("classifier.", "qa_outputs.")
 PREFIXES = ("bert.", "roberta.")
 LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
@@ -78,13 +81,14 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
         tensors: with or without `bert.`; LayerNorms as gamma/beta or weight/bias.
         skip_positions: rows of the position table that no real token uses (RoBERTa).
     Returns:
-        the tensors; the names of task heads that were left out; names that belong to no BERT.
+        the tensors; the names of heads and other parts that read the encoder's states, which were left out; names
+        within encoder and MLM head that no BERT has, so that it would compute something else without them.
     """
     out: dict[str, torch.Tensor] = {}
     left_out, strangers, biases = [], [], []
     for name, tensor in tensors.items():
         bare = _bare(name)
-        if bare in BUFFERS:
+        if bare in BUFFERS or bare.endswith(BUFFER_ENDINGS):
             continue
         if bare.startswith(TASK_HEADS):
             left_out.append(name)
@@ -95,7 +99,7 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
         module, _, attribute = bare.rpartition(".")
         internal = _internal(module)
         if internal is None:
-            strangers.append(name)
+            (strangers if bare.startswith(INSIDE) or ADAPTER.search(bare) else left_out).append(name)
         else:
             internal, tensor = _converted(internal, attribute, tensor, skip_positions)
             out[internal] = tensor

@@ -19,7 +19,7 @@ WORDS, POSITIONS, SEGMENTS = (f"embedding.{kind}_embedding.weight" for kind in (
 DECODER = "target.mlm_linear_2.weight"
 POOLER = ("target.nsp_linear_1.weight", "target.nsp_linear_1.bias")
 NSP_HEAD = (*POOLER, "target.nsp_linear_2.weight", "target.nsp_linear_2.bias")
-HEAD, TASK_HEAD = "target.", "output_layer"
+ENCODER, HEAD = ("embedding.", "encoder."), "target."
 
 
 def expected_shapes(sizes: BertSizes, config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -134,6 +134,21 @@ def tensors_sha256(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def without_shared_prefix(tensors: dict[str, torch.Tensor],
+                          known: Callable[[Mapping[str, torch.Tensor]], bool]) -> dict[str, torch.Tensor]:
+    """The tensors without what wrappers put in front of all their names (`model.`, `student.bert.`, …).
+
+    Parts are taken off, one after the other, until `known` says that it knows the names; else they stay.
+    """
+    found = tensors
+    while not known(found):
+        first = {name.partition(".")[0] for name in found}
+        if len(first) != 1 or not all("." in name for name in found):
+            return tensors
+        found = {name.partition(".")[2]: tensor for name, tensor in found.items()}
+    return found
+
+
 def _is_plain(tensor: torch.Tensor) -> bool:
     """Whether a tensor has numbers in a format that one can compute with."""
     return (tensor.layout == torch.strided and not (tensor.is_quantized or tensor.is_complex() or tensor.is_meta)

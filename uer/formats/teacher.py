@@ -18,7 +18,7 @@ from uer.files import read_json, read_object
 from uer.formats import shapes
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
-from uer.formats.storage import read_tensors, shortened
+from uer.formats.storage import read_tensors, shortened, without_shared_prefix
 from uer.formats.uer_names import is_uer, to_published
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -69,7 +69,7 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
     """
     path = Path(path)
     where = f"model {path}"
-    raw = _read(path)
+    raw = without_shared_prefix(_read(path), lambda tensors: is_uer(tensors) or is_huggingface(tensors))
     if is_uer(raw):
         model = _from_uer(raw, path, config)
     elif is_huggingface(raw):
@@ -83,11 +83,10 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
                      for name, tensor in model.weights.items()}
     problems = shapes.disagreements(model.config, model.weights, vocab_size)
     if encoder_only:
-        tuned = [name for name in model.weights if name.startswith(shapes.TASK_HEAD)]
-        if tuned:
-            model.notes.append(f"not taken over, a fine-tuned head: {shortened(tuned)}")
-        model.weights = {name: tensor for name, tensor in model.weights.items()
-                         if not name.startswith((shapes.HEAD, shapes.TASK_HEAD))}
+        other = [name for name in model.weights if not name.startswith((*shapes.ENCODER, shapes.HEAD))]
+        if other:
+            model.notes.append(f"not taken over, no part of the encoder: {shortened(other)}")
+        model.weights = {name: tensor for name, tensor in model.weights.items() if name.startswith(shapes.ENCODER)}
     if not problems:
         if not encoder_only:
             _complete_head(model, allow_missing_head, seed)
@@ -117,6 +116,8 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             return read_tensors(folder / name)
         if (folder / f"{name}.index.json").exists():
             return _read_shards(folder / f"{name}.index.json")
+    if (folder / "adapter_config.json").exists():
+        raise UserError(f"model {path}: an adapter alone, not the model that it belongs to; merge it into that first")
     raise UserError(f"model {path}: the folder holds neither {' nor '.join(WEIGHT_FILES)}")
 
 
@@ -254,8 +255,9 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
            for name, tensor in raw.items()}
     tensors, left_out, strangers = to_internal(raw, theirs.skip_positions)
     if strangers:
-        raise UserError(f"model {path}: these tensors belong to no BERT: {shortened(strangers, most=1000)}")
-    notes = [f"not taken over, task heads: {shortened(left_out)}"] if left_out else []
+        raise UserError(f"model {path}: these tensors belong to no BERT, and change what the model computes: "
+                        f"{shortened(strangers, most=1000)}; merge adapters into the weights first")
+    notes = [f"not taken over, as the encoder is the same without: {shortened(left_out)}"] if left_out else []
     if beside is None:
         own = _guessed_config(tensors, path, notes, "huggingface") if config is None else config
         theirs = replace(theirs, config=replace(own, layernorm="huggingface", layernorm_eps=1e-12))

@@ -101,8 +101,9 @@ def make_plan(args: argparse.Namespace) -> Plan:
 
 def _environment(args: argparse.Namespace, backend: str) -> Plan:
     """The plan of torchrun, or of a script that sets the same variables."""
-    numbers = {}
-    for name, default in (("RANK", ""), ("WORLD_SIZE", ""), ("LOCAL_RANK", os.environ["RANK"]),
+    numbers, told = {}, getattr(args, "local_rank", None)
+    local = os.environ["RANK"] if told is None else str(told)
+    for name, default in (("RANK", ""), ("WORLD_SIZE", ""), ("LOCAL_RANK", local),
                           ("LOCAL_WORLD_SIZE", "0"), ("MASTER_PORT", ""), ("TORCHELASTIC_RESTART_COUNT", "0")):
         value = os.environ.get(name, default)
         if not value.isdecimal():
@@ -113,12 +114,22 @@ def _environment(args: argparse.Namespace, backend: str) -> Plan:
     if args.world_size not in (1, world_size):
         raise UserError(f"--world_size {args.world_size}, but the environment (torchrun, srun) says {world_size} "
                         f"processes; leave out --world_size and --gpu_ranks there")
-    _check_devices(max(numbers["LOCAL_WORLD_SIZE"], numbers["LOCAL_RANK"] + 1), "the environment (torchrun, srun) asks "
-                   "for {} processes on this machine", "torchrun --nproc_per_node {gpus}")
+    if _one_gpu_each():
+        numbers["LOCAL_RANK"] = 0
+    else:
+        _check_devices(max(numbers["LOCAL_WORLD_SIZE"], numbers["LOCAL_RANK"] + 1), "the environment (torchrun, srun) "
+                       "asks for {} processes on this machine", "torchrun --nproc_per_node {gpus}")
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     meeting = Meeting(host, numbers["MASTER_PORT"], hosted, numbers["TORCHELASTIC_RESTART_COUNT"],
                       args.rendezvous_timeout)
     return Plan([numbers["RANK"]], world_size, numbers["LOCAL_RANK"], backend, meeting, started=True)
+
+
+def _one_gpu_each() -> bool:
+    """Whether every process is shown a GPU of its own, as by Slurm's --gpus-per-task=1; torchrun shows all to each."""
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    apart = "SLURM_PROCID" in os.environ or (shown and "," not in shown)
+    return torch.cuda.device_count() == 1 and bool(apart) and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 def restarted() -> bool:
