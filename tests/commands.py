@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from uer.formats.export import save_uer
 from uer.models.bert import from_scratch
 
 ROOT = Path(__file__).resolve().parents[1]
+OPTIONS: dict[str, set[str]] = {}
 TEACHER = ModelConfig(hidden_size=128, layers_num=2, heads_num=2, feedforward_size=256, max_seq_length=64)
 # The README's figures and those of the test; names stay as they are.
 SMALLER = [(r"--processes_num 32", "--processes_num 2 --seq_length 32"),
@@ -70,7 +72,18 @@ def refused(capsys, folder: Path, script: str, *options) -> str:
     assert end.value.code == 2
     assert stderr.startswith("error: ") and stderr.count("\n") == 1, stderr
     assert everything(folder) == before
+    named = set(re.findall(r"(?<!\.py )(?<!\w)--(\w+)", stderr))  # those of other scripts stand behind their names
+    assert named <= options_of(script, capsys), stderr
     return stderr
+
+
+def options_of(script: str, capsys) -> set[str]:
+    """The options that a script has: what a message of it may name."""
+    if script not in OPTIONS:
+        with pytest.raises(SystemExit):
+            call(script, "--help")
+        OPTIONS[script] = set(re.findall(r"--(\w+)", capsys.readouterr().out))
+    return OPTIONS[script]
 
 
 def everything(folder: Path) -> set[Path]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from uer.arguments import check_writable
 from uer.config import load_config
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmLoader
@@ -38,6 +39,8 @@ def evaluate_file(args: argparse.Namespace) -> Figures:
     """
     if args.batch_size < 1:
         raise UserError(f"--batch_size is {args.batch_size}, at least 1 is needed")
+    if args.output_path:
+        check_writable(args.output_path)
     dataset = Dataset.open(args.dataset_path)
     if args.vocab_path or args.spm_model_path:
         dataset.check_vocab(build_tokenizer(args).vocab)

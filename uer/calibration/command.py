@@ -111,7 +111,7 @@ def _held_out(args: argparse.Namespace, dataset: Dataset, vocab: Vocab,
               positions: int) -> tuple[list[MlmBatch], str]:
     """Batches to evaluate on: --dev_path, or batches of the epoch that calibration did not use."""
     if args.dev_path:
-        dev = Dataset.open(args.dev_path)
+        dev = Dataset.open(args.dev_path, option="--dev_path")
         dev.check_vocab(vocab)
         dev.check_positions(positions)
         return list(MlmLoader(dev, INSTANCES, seed=args.seed).sequential()), "held-out text"

@@ -151,7 +151,7 @@ class Dataset:
         longest = self.header["seq_length"]
         if longest > positions:
             raise UserError(f"dataset {self.paths[0]}: its seq_length is {longest}, the model has {positions} "
-                            f"positions; rebuild it with a smaller --seq_length")
+                            f"positions; build it again with a smaller  preprocess.py --seq_length")
 
     def check_vocab(self, vocab: Vocab) -> None:
         """Refuse a vocabulary that the dataset was not built with.

@@ -97,7 +97,7 @@ class MlmLoader:
         if not dataset.dynamic and masking not in (None, built):
             raise UserError(
                 f"{dataset.paths[0]}: its masks are static, so masking options have no effect here; "
-                "leave them out, or build the dataset with --dynamic_masking"
+                "leave them out, or build the dataset with  preprocess.py --dynamic_masking"
             )
         self.masking = masking or built
         self._masker = Masker(

@@ -123,6 +123,18 @@ def with_vocabulary(args: argparse.Namespace, loaded: LoadedModel, given: set[st
     return argparse.Namespace(**{**vars(args), **changes})
 
 
+def with_length(args: argparse.Namespace, given: set[str], positions: int) -> argparse.Namespace:
+    """The options; where no --seq_length was given, the default as far as the model has positions.
+
+    Raises:
+        UserError: a length that was given is none for this model.
+    """
+    if "seq_length" not in given:
+        args = argparse.Namespace(**{**vars(args), "seq_length": min(args.seq_length, positions)})
+    check_length(args.seq_length, positions)
+    return args
+
+
 def check_length(seq_length: int, positions: int) -> None:
     """`UserError` where a model has too few positions."""
     if not 8 <= seq_length <= positions:

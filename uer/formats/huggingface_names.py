@@ -85,7 +85,9 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
         within encoder and MLM head that no BERT has, so that it would compute something else without them.
     """
     out: dict[str, torch.Tensor] = {}
-    left_out, strangers, biases = [], [], []
+    left_out: list[str] = []
+    strangers: list[str] = []
+    biases: list[torch.Tensor] = []
     for name, tensor in tensors.items():
         bare = _bare(name)
         if bare in BUFFERS or bare.endswith(BUFFER_ENDINGS):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from uer.arguments import hint
 from uer.config import ModelConfig, config_from_dict, load_config
 from uer.errors import UserError
 from uer.files import read_json, read_object
@@ -101,7 +102,7 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
 
 def _hint(weights: Mapping[str, torch.Tensor]) -> str:
     headless = not any(name.startswith("target.") for name in weights)
-    return ". It has no MLM head; --allow_missing_head makes one" if headless else ""
+    return ". It has no MLM head" + hint("allow_missing_head", "; --allow_missing_head makes one") if headless else ""
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -237,7 +238,8 @@ def _guessed_config(tensors: Mapping[str, torch.Tensor], path: Path, notes: list
     hidden = sizes["hidden_size"]
     if hidden % shapes.HEAD_SIZE:
         raise UserError(f"model {path}: no config beside it, and hidden_size {hidden} is no multiple of "
-                        f"{shapes.HEAD_SIZE}, so the number of heads cannot be told; give --config_path")
+                        f"{shapes.HEAD_SIZE}, so the number of heads cannot be told"
+                        + hint("config_path", "; give --config_path"))
     heads = hidden // shapes.HEAD_SIZE
     notes.append(f"no config beside the file: {heads} heads of {shapes.HEAD_SIZE} are assumed (hidden_size {hidden})")
     positions = len(tensors[shapes.POSITIONS]) if shapes.POSITIONS in tensors else 512
