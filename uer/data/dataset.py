@@ -32,7 +32,10 @@ from uer.tokenizers import Vocab
 _SHARED = (
     "data_processor", "vocab_sha256", "vocab_size", "special_ids", "dynamic_masking", "masking", "word_segmenter",
 )  # fmt: skip
-_NEEDED = (*_SHARED, *COUNTS, "documents", "dup_factor", "seq_length", "pad_id", "mask_id", "vocab_name")
+_NUMBERS = (*COUNTS, "documents", "dup_factor", "seq_length", "vocab_size", "pad_id", "mask_id")
+_NEEDED = (*_SHARED, *_NUMBERS, "vocab_name")
+LONGEST = 65535  # tokens of an instance
+WORDS = ("tokens", "mask_tokens")
 
 
 @dataclass
@@ -47,7 +50,7 @@ class _File:
     """One file's arrays as numpy views of the memory map."""
 
     def __init__(self, path: Path, option: str) -> None:
-        self.path = path
+        self.path, self.option = path, option
         self.header, self.arrays = _read(path, option)
         self.copies = 1 if self.header["dynamic_masking"] else self.header["dup_factor"]
         self.instances = len(self.arrays["offsets"]) - 1
@@ -56,11 +59,25 @@ class _File:
         return self.instances * self.copies
 
     def rows(self, offsets: str, names: list[str], rows: np.ndarray) -> Ragged:
-        """Some rows of the arrays that these offsets cut."""
+        """Some rows of the arrays that these offsets cut.
+
+        Raises:
+            UserError: numbers that preprocess.py does not write: a disk or a copy has spoilt the file.
+        """
         begin = self.arrays[offsets][rows]
         lengths = self.arrays[offsets][rows + 1] - begin
+        if lengths.min() < 0 or lengths.max() > LONGEST or begin.min() < 0 or begin.max() > len(self.arrays[names[0]]):
+            raise self.damaged(offsets)
         where = np.repeat(begin - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
-        return Ragged(lengths, {name: self.arrays[name][where] for name in names})
+        values = {name: self.arrays[name][where] for name in names if len(self.arrays[name]) > where.max(initial=0)}
+        for name in names:
+            if name not in values or (name in WORDS and values[name].max(initial=0) >= self.header["vocab_size"]):
+                raise self.damaged(name)
+        return Ragged(lengths, values)
+
+    def damaged(self, name: str) -> UserError:
+        """What is said of an array with impossible numbers."""
+        return UserError(f"{self.option} {self.path}: damaged, impossible numbers in {name}; copy or build it again")
 
 
 def _read(path: Path, option: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -79,6 +96,9 @@ def _read(path: Path, option: str) -> tuple[dict[str, Any], dict[str, np.ndarray
         missing = [name for name in _NEEDED if name not in header]
         if missing:
             raise UserError(f"{wrong} (its header lacks {', '.join(missing)})")
+        strange = [name for name in _NUMBERS if type(header[name]) is not int or header[name] < 0]
+        if strange:
+            raise UserError(f"{wrong} ({strange[0]} in its header is {header[strange[0]]!r})")
         arrays = {name: tensor.numpy() for name, tensor in content.items()}
     except UserError:
         raise
@@ -184,7 +204,10 @@ class Dataset:
 
     def masks(self, indices: np.ndarray) -> Ragged:
         """Static masks: `mask_positions` in the instance, `mask_tokens` to show there."""
-        return self._gather(indices, "mask_offsets", ["mask_positions", "mask_tokens"], per_copy=True)
+        masks = self._gather(indices, "mask_offsets", ["mask_positions", "mask_tokens"], per_copy=True)
+        if (masks.values["mask_positions"] >= np.repeat(self.lengths(indices), masks.lengths)).any():
+            raise self._files[0].damaged("mask_positions")
+        return masks
 
     def _split(self, indices: np.ndarray) -> list[tuple[_File, Any, np.ndarray]]:
         """(file, where in `indices`, index in the file) for every file that is concerned."""
