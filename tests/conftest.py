@@ -12,6 +12,8 @@ from bench import make_bench
 from commands import make_files
 from tuning import make_tuned
 
+from uer.arguments import offered
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the scripts that tests start
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; the scripts would inherit it
@@ -20,9 +22,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 
 @pytest.fixture(autouse=True)
 def denormals():
-    """As they were, whatever a script did to its process."""
+    """As they were, whatever a script did to its process; and no script is at work."""
     yield
     torch.set_flush_denormal(False)
+    offered.clear()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 from commands import TEACHER, refused
+from corpora import build, instances
 
 from uer.errors import UserError
 from uer.files import foreign, read_json, read_object, read_text
@@ -90,3 +91,32 @@ def test_a_config_with_a_byte_order_mark_and_one_that_is_an_archive(files, tmp_p
     (tmp_path / "c.json").write_bytes(archive("tar.gz", TEACHER.to_json().encode()))
     assert "c.json: gzip data (.gz, .tar.gz), not a JSON object; unpack it" in refused(capsys, tmp_path, *words,
                                                                                       tmp_path / "c.json")
+
+
+def test_half_a_character_in_squad_is_found_when_it_is_read(tuned, tmp_path, capsys):
+    """At the end of the training it could not be written."""
+    text = (tuned / "train1.json").read_text()
+    (tmp_path / "t.json").write_text(text.replace('"id": "q1"', '"id": "q\\ud83d"'))
+    message = refused(capsys, tmp_path, "finetune/run_squad.py", "--train_path", tmp_path / "t.json", "--dev_path",
+                      tuned / "dev1.json", "--pretrained_model_path", tuned / "hf", "--output_model_path",
+                      tmp_path / "s.bin")
+    assert "t.json: half of a character" in message and "q\\ud83d" in message
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.tar.gz", archive("tar.gz")), ("a.zip", archive("zip")),
+                                               ("a.gz", archive("gz", archive("tar"))), ("a", OTHERS["lfs"][0]),
+                                               ("a", OTHERS["html"][0])])
+def test_a_corpus_that_is_none(files, tmp_path, capsys, name, content):
+    (tmp_path / name).write_bytes(content)
+    message = refused(capsys, tmp_path, "preprocess.py", "--corpus_path", tmp_path / name, "--vocab_path",
+                      files / "vocab.txt", "--dataset_path", tmp_path / "d.pt")
+    assert f"{name}: a" in message and ", not text; " in message
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    """In whatever tokenizer: the dataset is that of the file without."""
+    rows = []
+    for mark in (b"", b"\xef\xbb\xbf"):
+        (tmp_path / f"{len(mark)}").mkdir()
+        rows.append(instances(build(tmp_path / f"{len(mark)}", mark + b"the river\n", "--tokenizer", "char")))
+    assert rows[0] == rows[1]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from commands import call
+from commands import call, refused
 from tuning import FAST, shell
 
 from uer.finetuning.glue import average
@@ -55,3 +56,31 @@ def test_mistakes_of_run_glue(tuned, tmp_path, capsys, monkeypatch, more, words)
         call("finetune/run_glue.py", "--data_dir", tuned / "glue", "--pretrained_model_path", tuned / "hf",
              "--output_path", tmp_path / "out", *more)
     assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_all_models_are_looked_at_before_the_first_is_trained(tuned, tmp_path, capsys):
+    """The second one has no vocabulary beside it, or is none; the first one's runs have not begun."""
+    (tmp_path / "broken.bin").write_bytes(b"x")
+    for second, words in ((tuned / "uer.bin", "needs --vocab_path"), (tmp_path / "broken.bin", "damaged")):
+        shutil.copy(second, tmp_path / "alone.bin")
+        shutil.copy(tuned / "uer_config.json", tmp_path / "alone_config.json")
+        message = refused(capsys, tmp_path, "finetune/run_glue.py", "--data_dir", tuned / "glue", "--tasks", "CoLA",
+                          "--pretrained_model_path", tuned / "hf", tmp_path / "alone.bin", "--output_path",
+                          tmp_path / "out", *FAST)
+        assert words in message
+
+
+def test_a_length_that_nobody_gave_fits_the_model(tuned, tmp_path, capsys):
+    """The default is 128 tokens, the model has 64 positions."""
+    fast = [*FAST[:4], "--learning_rate", 0.01, "--epochs_num", 1, "--vocab_path", tuned / "vocab.txt"]
+    models = ["--pretrained_model_path", tuned / "hf"]
+    call("finetune/run_glue.py", "--data_dir", tuned / "glue", "--tasks", "CoLA", *models, "--output_path",
+         tmp_path / "out", *fast)
+    assert json.loads((tmp_path / "out/hf/CoLA.bin.json").read_text())["seq_length"] == 64
+    call("finetune/run_squad.py", "--train_path", tuned / "train1.json", "--dev_path", tuned / "dev1.json", *models,
+         "--output_model_path", tmp_path / "s.bin", *fast)
+    facts = json.loads((tmp_path / "s.bin.results.json").read_text())["facts"]
+    assert (facts["seq_length"], facts["max_query_length"]) == (64, 45)
+    message = refused(capsys, tmp_path, "finetune/run_squad.py", "--train_path", tuned / "train1.json", "--dev_path",
+                      tuned / "dev1.json", *models, "--output_model_path", tmp_path / "t.bin", "--seq_length", 65)
+    assert "--seq_length is 65; a number from 8 to the model's 64 positions is needed" in message

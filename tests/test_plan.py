@@ -74,7 +74,7 @@ def test_the_teacher_tells_its_sizes(files, tmp_path, capsys):
 
 @pytest.mark.parametrize(("more", "message"), [
     (["--plan"], "--config_path is needed"),
-    (["--plan", "--config_path", "absent.json"], "absent.json: cannot be read"),
+    (["--plan", "--config_path", "absent.json"], "absent.json: no such file"),
     (["--plan", "--config_path", "CONFIG", "--weight_squeeze"], "--weight_squeeze needs --target_dim"),
     (["--plan", "--config_path", "CONFIG", "--weight_squeeze", "--target_dim", "33"], "--target_dim 33"),
     (["--plan", "--config_path", "CONFIG", "--seq_length", "0"], "--seq_length is 0"),

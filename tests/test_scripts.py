@@ -185,7 +185,7 @@ def test_targets_that_no_strategy_reaches(files, tmp_path, capsys, more, message
     ({"dataset_path": "absent.pt"}, "absent.pt: no such file"),
     ({"dev_path": "absent.pt"}, "absent.pt: no such file"),
     ({"pretrained_model_path": "absent.bin"}, "absent.bin: no such file"),
-    ({"config_path": "absent.json"}, "absent.json: cannot be read"),
+    ({"config_path": "absent.json"}, "absent.json: no such file"),
     ({"pretrained_model_path": None, "config_path": None}, "--config_path is needed"),
     ({"vocab_path": None}, "--vocab_path is needed"),
     ({"total_steps": 0}, "--total_steps is 0"),

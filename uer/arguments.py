@@ -27,12 +27,12 @@ def add_uer_options(parser: argparse.ArgumentParser, without: tuple[str, ...] = 
                                nargs="+" if name in LISTS else None)
 
 
-_offered: set[str] = set()  # the options of the script at work, as `checked` saw them last
+offered: set[str] = set()  # the options of the script at work, as `checked` saw them last
 
 
 def hint(option: str, words: str) -> str:
     """Words that name an option to take, where the script at work has it; "" elsewhere."""
-    return words if not _offered or option in _offered else ""
+    return words if not offered or option in offered else ""
 
 
 def checked(args: argparse.Namespace) -> argparse.Namespace:
@@ -41,8 +41,8 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     Raises:
         UserError: all such values.
     """
-    _offered.clear()
-    _offered.update(vars(args))
+    offered.clear()
+    offered.update(vars(args))
     problems = [f"--{name} is empty; give a value, or leave it out" for name, value in vars(args).items()
                 if "" in _values(value)]
     problems += [f"--{name} is {seed}, a whole number from 0 to 2^63 - 1 is needed" for name in ("seed", "seeds")

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings, in
 from uer.formats import LoadedModel, shapes
 from uer.formats.storage import PendingFiles, read_tensors, tensors_sha256
 from uer.report.writer import Reports
-from uer.tokenizers import build_tokenizer
+from uer.tokenizers import Tokenizer, build_tokenizer
 
 EVALUATION_BATCH = 64
 
@@ -141,6 +141,33 @@ def check_length(seq_length: int, positions: int) -> None:
         raise UserError(f"--seq_length is {seq_length}; a number from 8 to the model's {positions} positions is needed")
 
 
+class Opened(NamedTuple):
+    """The options as they are for a model, the model, its tokenizer, and whether that folds case ("true", "false")."""
+
+    args: argparse.Namespace
+    loaded: LoadedModel
+    tokenizer: Tokenizer
+    lower_case: str
+
+
+def open_model(args: argparse.Namespace, given: set[str]) -> Opened:
+    """What --pretrained_model_path names, checked against everything but the data.
+
+    Raises:
+        UserError: a model, a vocabulary or an option that does not do.
+    """
+    loaded = load_encoder(args.pretrained_model_path, args.config_path, dropout=args.dropout)
+    args = with_length(args, given, loaded.config.max_seq_length)
+    options = with_vocabulary(args, loaded, given)
+    tokenizer = build_tokenizer(options)
+    wrong = shapes.disagreements(loaded.config, loaded.weights, len(tokenizer.vocab))
+    if wrong:
+        raise UserError(f"model {args.pretrained_model_path}: " + "; ".join(wrong))
+    if args.pooling == "pooler":
+        check_pooler(loaded)
+    return Opened(args, loaded, tokenizer, options.do_lower_case)
+
+
 def model_facts(path: str, loaded: LoadedModel) -> dict[str, Any]:
     """What a results file says of the model that its runs begin with; the path is for readers, the weights count."""
     return {"pretrained_model_path": str(path), "model_sha256": tensors_sha256({**loaded.weights, **loaded.extras})}
@@ -181,26 +208,15 @@ class ClassifierRun:
     """One task with one pretrained model: the grid, the best model, its predictions."""
 
     def __init__(self, args: argparse.Namespace, given: set[str], data: Data, reports: Reports):
-        self.args, self.data, self.reports = args, data, reports
+        self.data, self.reports = data, reports
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = Settings.of(args)
-        self.loaded = load_encoder(args.pretrained_model_path, args.config_path, dropout=args.dropout)
-        options = with_vocabulary(args, self.loaded, given)
-        self.tokenizer, self.lower_case = build_tokenizer(options), options.do_lower_case
-        self._check()
+        self.args, self.loaded, self.tokenizer, self.lower_case = open_model(args, given)
+        args = self.args
         vocab = self.tokenizer.vocab
         self.train = encode(data.train.examples, self.tokenizer, args.seq_length)
         dev = {split.name: encode(split.examples, self.tokenizer, args.seq_length) for split in data.dev}
         self.problem = Classification(data.task, self.train, dev, vocab.pad_id, self.device)
-
-    def _check(self) -> None:
-        args, vocab = self.args, self.tokenizer.vocab
-        wrong = shapes.disagreements(self.loaded.config, self.loaded.weights, len(vocab))
-        if wrong:
-            raise UserError(f"model {args.pretrained_model_path}: " + "; ".join(wrong))
-        if args.pooling == "pooler":
-            check_pooler(self.loaded)
-        check_length(args.seq_length, self.loaded.config.max_seq_length)
 
     def run(self) -> dict[str, Any]:
         """Train, keep the best, predict."""

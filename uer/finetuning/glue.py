@@ -12,8 +12,8 @@ from typing import Any
 from uer.arguments import check_writable
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
-from uer.finetuning.classify import ClassifierRun, Data, read_data
-from uer.finetuning.grid import check_tuning_options, combinations, markdown, of, percent, spread, summary
+from uer.finetuning.classify import ClassifierRun, Data, model_facts, open_model, read_data
+from uer.finetuning.grid import Results, check_tuning_options, combinations, markdown, of, percent, spread, summary
 from uer.finetuning.options import TASKS
 from uer.formats.storage import PendingFiles, write_json
 from uer.report.writer import Reports
@@ -29,10 +29,12 @@ def run_glue(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     names = _check(args)
     tasks = _tasks(args)
     folder = Path(args.output_path)
-    check_writable(str(folder / "glue.json"))
+    for name in ("glue.json", "glue.md", "glue.png"):
+        check_writable(str(folder / name))
     reports = Reports(True, args.log_path)
     try:
         data = {task: read_data(_options(args, task, 0, folder), args.predict) for task in tasks}
+        check_models(args, given, names, tasks, folder)
         done: set[tuple[str, str]] = set()
         for task in tasks:
             for number, name in enumerate(names):
@@ -82,6 +84,21 @@ def _options(args: argparse.Namespace, task: str, model: int, folder: Path) -> a
                "output_model_path": str(folder / f"{task}.bin"),
                "prediction_path": str(folder / "submission") if args.predict else None}
     return argparse.Namespace(**{**vars(args), **changes})
+
+
+def check_models(args: argparse.Namespace, given: set[str], names: list[str], tasks: list[str], folder: Path) -> None:
+    """What can be known of every model before the first one is trained: weights, vocabulary, outputs, results so far.
+
+    Raises:
+        UserError: the first that does not do.
+    """
+    for number, name in enumerate(names):
+        opened = open_model(_options(args, tasks[0], number, folder / name), given)
+        for task in tasks:
+            options = _options(args, task, number, folder / name)
+            if options.prediction_path:
+                check_writable(f"{options.prediction_path}/{task}.tsv")
+            Results(options.output_model_path, model_facts(options.pretrained_model_path, opened.loaded), args.resume)
 
 
 def _run(args: argparse.Namespace, given: set[str], data: Data, reports: Reports) -> None:

@@ -46,8 +46,10 @@ def infer(args: argparse.Namespace, given: set[str]) -> None:
         raise UserError(f"{args.load_model_path}.json: {len(labels)} labels for a model of "
                         f"{model.output_layer_2.out_features}")
     task = Task("", labels, texts_of(args.test_path, card.get("pairs")))
-    seq_length = card.get("seq_length", SEQ_LENGTH) if args.seq_length is None else args.seq_length
-    check_length(seq_length, model.embedding.position_embedding.num_embeddings)
+    positions = model.embedding.position_embedding.num_embeddings
+    usual = min(card.get("seq_length", SEQ_LENGTH), positions)
+    seq_length = usual if args.seq_length is None else args.seq_length
+    check_length(seq_length, positions)
     instances = encode(read_uer(task, args.test_path, labelled=False), tokenizer, seq_length)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for warning in slow_products(torch.bfloat16 if args.bf16 else None, device, training=False):

@@ -18,7 +18,7 @@ from uer.arguments import check_writable, refuse_overwriting
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
-from uer.finetuning.classify import check_length, model_facts, with_vocabulary
+from uer.finetuning.classify import model_facts, with_length, with_vocabulary
 from uer.finetuning.grid import Results, check_tuning_options, combinations, run_grid
 from uer.finetuning.heads import build_span_finder, load_encoder, save_tuned
 from uer.finetuning.squad_data import Question, Window, read_squad, windows
@@ -186,9 +186,6 @@ def run_squad(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
             problems.append(f"--{name} is {getattr(args, name)}, at least 1 is needed")
     if args.null_score_diff_threshold is not None and not math.isfinite(args.null_score_diff_threshold):
         problems.append(f"--null_score_diff_threshold is {args.null_score_diff_threshold}, a number is needed")
-    if args.max_query_length + 3 > MOST_QUESTION * args.seq_length:
-        problems.append(f"--max_query_length {args.max_query_length} leaves too little of --seq_length "
-                        f"{args.seq_length} for the text; {int(MOST_QUESTION * args.seq_length) - 3} at most")
     if problems:
         raise UserError("; ".join(problems))
     refuse_overwriting(args, {name: [getattr(args, name)] for name in ("output_model_path", "log_path")})
@@ -207,6 +204,13 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
          reports: Reports) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded = load_encoder(args.pretrained_model_path, args.config_path, dropout=args.dropout)
+    args = with_length(args, given, loaded.config.max_seq_length)
+    longest = int(MOST_QUESTION * args.seq_length) - 3
+    if "max_query_length" not in given:
+        args.max_query_length = min(args.max_query_length, longest)
+    if args.max_query_length > longest:
+        raise UserError(f"--max_query_length {args.max_query_length} leaves too little of --seq_length "
+                        f"{args.seq_length} for the text; {longest} at most")
     for note in loaded.notes:
         reports.say(f"note: {note}")
     options = with_vocabulary(args, loaded, given)
@@ -217,7 +221,6 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
     wrong = shapes.disagreements(loaded.config, loaded.weights, len(vocab))
     if wrong:
         raise UserError(f"model {args.pretrained_model_path}: " + "; ".join(wrong))
-    check_length(args.seq_length, loaded.config.max_seq_length)
     reading = Reading(train, dev, tokenizer, args, device)
     if not reading.nullable and any(not question.answers for question in dev):
         reports.say("warning: dev questions without an answer, but none in the training data: every one gets an answer")

@@ -43,8 +43,7 @@ def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tenso
         kind = "a folder, a file is needed here" if path.is_dir() else "no such file"
         raise UserError(f"{what} {path}: {kind}")
     try:
-        is_torchs = path.suffix != ".safetensors" or head_of(path).startswith(ZIP)
-        data = torch_load(path, what) if is_torchs else load_file(path)
+        data = load_file(path) if path.suffix == ".safetensors" else torch_load(path, what)
     except SafetensorError as error:
         refuse_foreign(head_of(path), f"{what} {path}", "a file of tensors")
         raise UserError(f"{what} {path}: damaged, truncated or no safetensors file ({error})") from None
