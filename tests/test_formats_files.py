@@ -166,7 +166,7 @@ def test_truncated_files(tmp_path: Path, suffix: str, keep: float):
 @pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
 def test_files_that_hold_something_else(tmp_path: Path, content: bytes, suffix: str):
     (tmp_path / f"m{suffix}").write_bytes(content)
-    with pytest.raises(UserError, match="damaged|a Git LFS pointer, not|a zip archive, not"):
+    with pytest.raises(UserError, match=r"damaged|a Git LFS pointer, not|a zip archive, not"):
         load(tmp_path / f"m{suffix}")
 
 

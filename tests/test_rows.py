@@ -12,6 +12,7 @@ from tuning import glue_lines, options, write_glue, write_uer_tsv
 
 from uer.errors import UserError
 from uer.finetuning.options import TASKS
+from uer.finetuning.squad_data import read_squad
 from uer.finetuning.tasks import GLUE, read_glue, read_uer, texts_of, uer_task
 
 LABELS = ["0", "1", " 1", "1 ", "01", "1.0", "", "good", "Good", "１", "-1", "\ufeff1"]
@@ -131,3 +132,16 @@ def test_models_of_pairs_and_files_of_singles(tuned, tmp_path, capsys):
         capsys, tmp_path, *infer, tuned / "unlabelled.tsv")
     call(*infer, pairs)
     assert len((tmp_path / "p.tsv").read_text().splitlines()) == 1 + 16
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"is_impossible": "false"}, "question q1: is_impossible is 'false'; true or false is needed"),
+    ({"question": " "}, "question q1: its question is empty"), ({"id": "q0"}, "question q0: more than one has this id"),
+    ({"answers": [{"text": "a", "answer_start": -3}]}, "question q1: the answer 'a' is not at character -3"),
+    ({"answers": [{"text": "", "answer_start": 0}]}, "question q1: the answer '' is not at character 0")])
+def test_questions_of_squad_are_exact_as_well(tuned, tmp_path, change, words):
+    data = json.loads((tuned / "train1.json").read_text())
+    data["data"][0]["paragraphs"][1]["qas"][0] |= change
+    (tmp_path / "s.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=words):
+        read_squad(tmp_path / "s.json")

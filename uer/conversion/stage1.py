@@ -20,7 +20,7 @@ from uer.formats.model_card import CardFacts
 from uer.formats.storage import read_tensors, without_shared_prefix
 from uer.formats.teacher import config_path_for
 from uer.formats.uer_names import is_uer, to_published
-from uer.squeeze.mask_file import read_masks
+from uer.squeeze.mask_file import check_masks, read_masks
 from uer.tokenizers.vocab import Vocab
 
 RECORDED = {"loss": "MLM loss in training", "accuracy": "MLM accuracy in training", "dev_loss": "MLM loss, held-out",
@@ -147,6 +147,7 @@ def merge_checkpoint(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
         if step is None:
             raise UserError("--mask_path needs --mask_step, the step of the checkpoint")
         where, masks = f"mask file {options.mask_path}, step {step}", read_masks(options.mask_path, step)
+        check_masks(options.mask_path, step, facts.get("masks_sha256"))
     groups, notes = groups_for(state, config, strategy, masks, where, facts.get("mlm_target_dim"),
                                facts.get("target_feedforward_size"))
     target = groups["hidden"].target

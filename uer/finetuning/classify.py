@@ -18,7 +18,7 @@ from uer.arguments import check_writable, refuse_overwriting
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, encode, shuffled
-from uer.finetuning.grid import Results, check_tuning_options, combinations, of, run_grid
+from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, of, run_grid
 from uer.finetuning.heads import build_classifier, check_pooler, load_encoder, save_tuned
 from uer.finetuning.metrics import measure
 from uer.finetuning.tasks import GLUE, Split, Task, read_glue, read_uer, uer_task
@@ -193,9 +193,9 @@ def run_classifier(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     predictions = f"{args.prediction_path}/{args.task}.tsv" if args.task else args.prediction_path
     refuse_overwriting(args, {"output_model_path": [args.output_model_path], "log_path": [args.log_path],
                               "prediction_path": [None if args.task else args.prediction_path]})  # or a folder
-    for path in (args.output_model_path, args.log_path, args.prediction_path and predictions):
-        if path:
-            check_writable(path)
+    check_outputs(args)
+    if args.prediction_path:
+        check_writable(predictions)
     data = read_data(args, bool(args.prediction_path))
     reports = Reports(True, args.log_path)
     try:

@@ -13,7 +13,17 @@ from uer.arguments import check_writable
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.classify import ClassifierRun, Data, model_facts, open_model, read_data
-from uer.finetuning.grid import Results, check_tuning_options, combinations, markdown, of, percent, spread, summary
+from uer.finetuning.grid import (
+    Results,
+    check_outputs,
+    check_tuning_options,
+    combinations,
+    markdown,
+    of,
+    percent,
+    spread,
+    summary,
+)
 from uer.finetuning.options import TASKS
 from uer.formats.storage import PendingFiles, write_json
 from uer.report.writer import Reports
@@ -96,6 +106,7 @@ def check_models(args: argparse.Namespace, given: set[str], names: list[str], ta
         opened = open_model(_options(args, tasks[0], number, folder / name), given)
         for task in tasks:
             options = _options(args, task, number, folder / name)
+            check_outputs(options)
             if options.prediction_path:
                 check_writable(f"{options.prediction_path}/{task}.tsv")
             Results(options.output_model_path, model_facts(options.pretrained_model_path, opened.loaded), args.resume)

@@ -44,6 +44,14 @@ def check_tuning_options(args: argparse.Namespace) -> list[str]:
     return problems
 
 
+def check_outputs(args: argparse.Namespace, *endings: str) -> None:
+    """`UserError` where the model, or a file that is written beside it, cannot be written; or the log."""
+    for path in (*(f"{args.output_model_path}{ending}" for ending in ("", ".json", ".results.json", *endings)),
+                 args.log_path):
+        if path:
+            check_writable(path)
+
+
 def combinations(args: argparse.Namespace) -> list[Combination]:
     """The grid, seeds innermost."""
     seeds = args.seeds or [args.seed]

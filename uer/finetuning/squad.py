@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from uer.arguments import check_writable, refuse_overwriting
+from uer.arguments import refuse_overwriting
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
 from uer.finetuning.classify import model_facts, with_length, with_vocabulary
-from uer.finetuning.grid import Results, check_tuning_options, combinations, run_grid
+from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, run_grid
 from uer.finetuning.heads import build_span_finder, load_encoder, save_tuned
 from uer.finetuning.squad_data import Question, Window, read_squad, windows
 from uer.finetuning.squad_metrics import best_threshold, figures
@@ -189,9 +189,7 @@ def run_squad(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     if problems:
         raise UserError("; ".join(problems))
     refuse_overwriting(args, {name: [getattr(args, name)] for name in ("output_model_path", "log_path")})
-    for path in (args.output_model_path, args.log_path):
-        if path:
-            check_writable(path)
+    check_outputs(args, ".predictions.json", ".nbest.json", ".null_odds.json")
     train, dev = read_squad(args.train_path), read_squad(args.dev_path)
     reports = Reports(True, args.log_path)
     try:

@@ -63,7 +63,9 @@ def _question(entry: dict[str, Any], context: str, path: str | Path) -> Question
     for name, text in (("question", entry["question"]), ("context", context)):
         if not text.strip():
             raise UserError(f"{path}: question {entry['id']}: its {name} is empty; a text is needed")
-    impossible = bool(entry.get("is_impossible", False))
+    impossible = entry.get("is_impossible", False)
+    if not isinstance(impossible, bool):
+        raise UserError(f"{path}: question {entry['id']}: is_impossible is {impossible!r}; true or false is needed")
     answers = () if impossible else tuple((answer["text"], answer["answer_start"]) for answer in entry["answers"])
     for text, start in answers:
         if not isinstance(start, int) or start < 0 or context[start:start + len(text)] != text or not text:

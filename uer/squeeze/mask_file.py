@@ -10,15 +10,19 @@ as well: names with `module.` in front, lists in any order.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from uer.errors import UserError
+from uer.files import head_of, refuse_foreign
 from uer.formats.storage import write_via
 from uer.squeeze.groups import MaskGroup
 
 STEPS_SHOWN = 12
+NUMBER = re.compile("[0-9]{1,18}")
 
 
 def start_mask_file(path: str | Path) -> None:
@@ -74,15 +78,25 @@ def _tail(file, size: int) -> set[bytes]:
     return set(lines)
 
 
-def check_masks(path: str | Path, step: int, groups: Iterable[MaskGroup]) -> None:
-    """`UserError` where a file with content has other masks at `step` than the groups: it is another run's."""
-    wanted = {group.scored_by: sorted(group.mask_file_entry()) for group in groups if group.keep is not None}
-    if wanted and Path(path).exists() and Path(path).stat().st_size:
-        found = read_masks(path, step)
-        differ = [name for name, dropped in wanted.items() if found.get(name) != dropped]
-        if differ:
-            raise UserError(f"--mask_path {path}: of another run: at step {step} it has other masks of {differ[0]} "
-                            f"than the checkpoint")
+def masks_sha256(masks: Mapping[str, list[int]]) -> str:
+    """Of dropped dimensions (or blocks) by scoring compactor: what a checkpoint says of its masks."""
+    return hashlib.sha256(repr(sorted((name, sorted(dropped)) for name, dropped in masks.items())).encode()).hexdigest()
+
+
+def masks_of(groups: Iterable[MaskGroup]) -> dict[str, list[int]]:
+    """What is recorded of the groups, as `read_masks` has it."""
+    return {group.scored_by: sorted(group.mask_file_entry()) for group in groups if group.keep is not None}
+
+
+def check_masks(path: str | Path, step: int, wanted: str | None) -> None:
+    """`UserError` where what a file has at `step` is not what a checkpoint had: it is another run's.
+
+    Args:
+        wanted: `masks_sha256` of the checkpoint; None: it does not say. A file that is absent or empty is no one's.
+    """
+    there = Path(path).exists() and Path(path).stat().st_size
+    if wanted is not None and there and masks_sha256(read_masks(path, step)) != wanted:
+        raise UserError(f"mask file {path}: of another run: at step {step} it has other masks than the checkpoint")
 
 
 def cut_masks(path: str | Path, step: int) -> None:
@@ -138,13 +152,14 @@ def recorded_masks(path: str | Path) -> Iterator[tuple[int, str, list[int]]]:
 def _lines(path: Path, finished: bool = False) -> Iterator[tuple[str, int, str, str]]:
     """(where, step, compactor, list as text) of every line; `finished`: only of those that end."""
     try:
-        with open(path, encoding="utf-8") as file:
+        refuse_foreign(head_of(path), f"mask file {path}", "text")
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip() or (finished and not line.endswith("\n")):
                     continue
                 where = f"mask file {path}, line {number}"
                 fields = line.strip().split("\t")
-                if len(fields) != 3 or not fields[0].isdecimal() or "compactor" not in fields[1]:
+                if len(fields) != 3 or not NUMBER.fullmatch(fields[0]) or "compactor" not in fields[1]:
                     raise UserError(f"{where}: malformed; step, compactor, [dropped, …], separated by tabs, are needed")
                 yield where, int(fields[0]), fields[1].removeprefix("module.").removesuffix(".weight"), fields[2]
     except OSError as error:
@@ -156,7 +171,7 @@ def _lines(path: Path, finished: bool = False) -> Iterator[tuple[str, int, str, 
 def _indices(entry: str, where: str) -> list[int]:
     inside = entry[1:-1].strip()
     numbers = [part.strip() for part in inside.split(",")] if inside else []
-    if not (entry.startswith("[") and entry.endswith("]") and all(part.isdecimal() for part in numbers)):
+    if not (entry.startswith("[") and entry.endswith("]") and all(map(NUMBER.fullmatch, numbers))):
         raise UserError(f"{where}: malformed list {entry[:40]!r}; [1, 5, …] is needed")
     return sorted(map(int, numbers))
 

@@ -94,7 +94,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     masks = args.mask_path if place.leads and args.weight_squeeze else None
     if resumed is not None:
         if masks:
-            check_masks(masks, resumed[1]["step"], learner.groups().values())
+            check_masks(masks, resumed[1]["step"], resumed[1].get("masks_sha256"))
             cut_masks(masks, resumed[1]["step"])
         reports.go_on_from(resumed[1]["step"])
     elif masks:  # after all checks, as an older one may be there

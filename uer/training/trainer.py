@@ -18,7 +18,7 @@ from uer.parallel.collectives import Place, differing, sum_over_ranks, wait_for_
 from uer.parallel.signals import StopSignals
 from uer.planning.cost import Step
 from uer.report.writer import Reports
-from uer.squeeze.mask_file import append_masks
+from uer.squeeze.mask_file import append_masks, masks_of, masks_sha256
 from uer.training.checkpoint import save_checkpoint
 from uer.training.compilation import compile_encoder
 from uer.training.delayed import sent
@@ -262,7 +262,9 @@ class Trainer:
             }
             if self.precision.scale is not None:
                 resume["loss_scale"] = self.precision.scale.state()
-            card = {**self.card, "squeezed": [name for name, group in groups.items() if group.squeezed]}
+            masks = masks_of(groups.values())
+            card = {**self.card, "squeezed": [name for name, group in groups.items() if group.squeezed],
+                    "masks_sha256": masks_sha256(masks) if masks else None}
             path = save_checkpoint(self.run.output, step, tensors, card, resume, self.run.keep_checkpoints)
             self.reports.say(f"step {step}: wrote {path}")
         wait_for_all()
