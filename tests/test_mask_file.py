@@ -128,3 +128,14 @@ def test_absent_steps_and_files(tmp_path: Path):
         read_masks(path, 10)
     with pytest.raises(UserError, match="No such file"):
         read_masks(tmp_path / "none.txt", 10)
+
+
+def test_a_byte_order_mark_and_files_that_are_none(tmp_path):
+    line = "3\tencoder.transformer.0.self_attn.final_linear_left_compactor.weight\t[0, 2]\n"
+    (tmp_path / "m").write_text("\ufeff" + line, encoding="utf-8")
+    assert list(read_masks(tmp_path / "m", 3).values()) == [[0, 2]]
+    for content, words in ((b"PK\x03\x04", "a zip archive, not text; unpack it"),
+                           (b"9" * 5000 + line[1:].encode(), "malformed; step"), (line.replace("0, 2", "9" * 5000).encode(), "malformed list")):
+        (tmp_path / "m").write_bytes(content)
+        with pytest.raises(UserError, match=f"mask file .*{words}"):
+            read_masks(tmp_path / "m", 3)

@@ -143,7 +143,7 @@ def _foreign_parts(data: dict[str, Any]) -> list[str]:
     """What in a config asks for something other than BERT's encoder with an MLM head."""
     def words(key: str) -> list[str]:
         value = data.get(key, [])
-        return value if isinstance(value, list) else str(value).replace("_", " ").split()
+        return list(map(str, value)) if isinstance(value, list) else str(value).replace("_", " ").split()
 
     problems = []
     if set(words("embedding")) - {"word", "pos", "seg"}:

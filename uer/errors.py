@@ -15,7 +15,10 @@ from uer.system import BROKEN_PIPE_CODE, reader_has_left
 
 
 class UserError(ValueError):
-    """Bad input. The message says what is wrong, where, and what would be right."""
+    """Bad input. The message says what is wrong, where, and what would be right: in one line, whatever it quotes."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))
 
 
 class Stopped(Exception):

@@ -79,9 +79,9 @@ def torch_load(path: Path, what: str) -> Any:
 
 def _check_sums(path: Path, what: str) -> None:
     """`UserError` where a part of a file of `torch.save` is not what was written: torch.load does not look."""
-    if not zipfile.is_zipfile(path):
-        return  # of an older torch, or cut off: torch.load tells
     try:
+        if not zipfile.is_zipfile(path):
+            return  # of an older torch, or cut off: torch.load tells
         with zipfile.ZipFile(path) as archive:
             names, spoilt = archive.namelist(), archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
@@ -100,8 +100,8 @@ def _state_dict(data: Any, where: str) -> dict[str, torch.Tensor]:
             data = inner
     if not isinstance(data, Mapping):
         raise UserError(f"{where}: holds a {type(data).__name__}; a state dict (tensors by name) is needed")
-    strangers = [str(name) for name, value in data.items()
-                 if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
+    strangers = [name if isinstance(name, str) else f"one called by a {type(name).__name__}"
+                 for name, value in data.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
     if strangers or not data:
         raise UserError(f"{where}: not a state dict; " +
                         (f"these entries are no tensors: {shortened(strangers)}" if data else "it holds nothing"))
@@ -118,8 +118,11 @@ def _state_dict(data: Any, where: str) -> dict[str, torch.Tensor]:
 
 def written_sha256(path: str | Path) -> str:
     """SHA-256 over the names, sizes and checksums of what a file of torch.save holds: of all its bytes, at no cost."""
-    with zipfile.ZipFile(path) as archive:
-        parts = [(info.filename.partition("/")[2], info.file_size, info.CRC) for info in archive.infolist()]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = [(info.filename.partition("/")[2], info.file_size, info.CRC) for info in archive.infolist()]
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        raise UserError(f"{path}: damaged, truncated or no file of torch.save ({error})") from None
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
