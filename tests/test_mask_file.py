@@ -135,7 +135,8 @@ def test_a_byte_order_mark_and_files_that_are_none(tmp_path):
     (tmp_path / "m").write_text("\ufeff" + line, encoding="utf-8")
     assert list(read_masks(tmp_path / "m", 3).values()) == [[0, 2]]
     for content, words in ((b"PK\x03\x04", "a zip archive, not text; unpack it"),
-                           (b"9" * 5000 + line[1:].encode(), "malformed; step"), (line.replace("0, 2", "9" * 5000).encode(), "malformed list")):
+                           (b"9" * 5000 + line[1:].encode(), "malformed; step"),
+                           (line.replace("0, 2", "9" * 5000).encode(), "malformed list")):
         (tmp_path / "m").write_bytes(content)
         with pytest.raises(UserError, match=f"mask file .*{words}"):
             read_masks(tmp_path / "m", 3)
