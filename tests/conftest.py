@@ -3,8 +3,10 @@
 One thread: models as small as these only wait for a second one. The golden run takes all threads.
 """
 
+import contextlib
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,27 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the scripts that tests star
 torch.set_num_threads(1)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; the scripts would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup's: kept here, but a handler is not inherited
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
+
+LIMIT, LONG_LIMIT = 300, 1800  # seconds of a test, whatever it waits for
+
+
+@pytest.fixture(autouse=True)
+def limit(request):
+    """A test that waits for ever fails instead, and what it has started ends."""
+    def over(number, frame):
+        with contextlib.suppress(OSError):
+            for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+                os.kill(int(child), signal.SIGKILL)
+        raise TimeoutError(f"no end after {seconds} s")
+
+    seconds = LONG_LIMIT if request.node.get_closest_marker("long") else LIMIT
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 import torch
 from checkpoints import CONFIG, STEP, VOCAB, assert_close, by_hand, trained, weights, write_vocab
 
+from uer.config import ModelConfig
 from uer.conversion.merge import probe_batch, student_model
 from uer.errors import UserError
 from uer.formats import load_model
@@ -84,6 +86,31 @@ def test_the_check_compares_with_what_was_trained(tmp_path: Path, monkeypatch):
     with pytest.raises(UserError, match=r"disagrees with the trained model .* nothing was written"):
         convert(monkeypatch, *case.options(tmp_path / "student.bin"))
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_restless_model_is_checked_in_float64(tmp_path: Path, monkeypatch, capsys):
+    """Where scores are large, attention flips on rounding: float32 logits differ by far more than they do exactly."""
+    case = trained(tmp_path, "dim")
+    factors = {"linear_layers.0.weight": 22.0, "linear_layers.1.weight": 22.0, "linear_layers.2.weight": 12.0,
+               "final_linear.weight": 12.0}
+    torch.save({name: tensor * next((factors[end] for end in factors if name.endswith(end)), 1.0)
+                for name, tensor in case.state.items()}, case.checkpoint)
+    convert(monkeypatch, *case.options(tmp_path / "student.bin"))
+    said = re.search(r"at 0: largest logit difference (\S+) \(logits up to (\S+),.*\nin float64 by (\S+): it is",
+                     capsys.readouterr().out)
+    assert float(said[1]) > 1e-4 * float(said[2]) and float(said[3]) < 1e-9
+    monkeypatch.setattr("uer.squeeze.master.Master.query_scale", lambda *_: 1.0)
+    with pytest.raises(UserError, match=r"disagrees .*\), in float64 by .* nothing was written"):
+        convert(monkeypatch, *case.options(tmp_path / "other.bin"))
+
+
+def test_another_models_config_beside_the_output_does_not_matter(tmp_path: Path, monkeypatch):
+    case = trained(tmp_path, "head")
+    stranger = ModelConfig(hidden_size=64, layers_num=1, heads_num=4, feedforward_size=64)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text(stranger.to_json())
+    convert(monkeypatch, *case.options(tmp_path / "out" / "student.bin"))
+    assert load_model(tmp_path / "out" / "student.bin", config=None, vocab_size=None).config.heads_num == 1
 
 
 def test_a_file_that_reads_back_otherwise_is_not_published(tmp_path: Path, monkeypatch):

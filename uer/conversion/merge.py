@@ -25,6 +25,7 @@ from uer.squeeze.master import Master
 from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes, layer_norms, masked_compactors
 
 TOLERANCE = 1e-4  # of the largest logit (at least 1): merged against sparse, in float32
+EXACT = 1e-9  # the same in float64
 DECAYED = 1e-3  # dropped entries above this still take part in what the checkpoint computes
 FOLLOWERS_OF_HIDDEN = ("attention.", "mlm")
 
@@ -45,6 +46,7 @@ class MergeReport:
         sparse_difference: merged against the checkpoint with its dropped entries set to zero; rounding only.
         trained_difference: merged against the checkpoint as it is.
         largest_dropped: largest magnitude of a dropped compactor entry, and `largest_dropped_group` where it sits.
+        exact_difference: merged against sparse in float64, found where they differ in float32 and the weights do not.
     """
 
     scale: float
@@ -52,11 +54,14 @@ class MergeReport:
     trained_difference: float
     largest_dropped: float
     largest_dropped_group: str
+    exact_difference: float | None = None
 
     @property
     def agrees(self) -> bool:
         """Whether the merged student is the sparse model, up to rounding."""
-        return self.sparse_difference <= TOLERANCE * max(1.0, self.scale)
+        scale = max(1.0, self.scale)
+        return self.sparse_difference <= TOLERANCE * scale or \
+            (self.exact_difference is not None and self.exact_difference <= EXACT * scale)
 
     @property
     def decayed(self) -> bool:
@@ -295,9 +300,23 @@ def merge(master: Master, *, keep_attention_scale: bool = False,
         the student and a report, which compares it with the trained model; with `keep_attention_scale` with the
         trained model under the student's attention scale.
     """
-    state = master.state_dict()
+    squeezed = _squeezed(master, keep_attention_scale)
+    weights = _composed(squeezed)
+    config = student_config(master.config, master.groups)
+    report = _report(master, config, weights, keep_attention_scale)
+    if not report.agrees and master.like.dtype != torch.float64:  # a deep or restless model multiplies rounding
+        exact = Master(master.config, {name: x.double() for name, x in master.state_dict().items()}, master.groups)
+        exact_weights = _composed(_squeezed(exact, keep_attention_scale))
+        if all((weights[name] - x).abs().max() <= TOLERANCE * x.abs().max() for name, x in exact_weights.items()):
+            report.exact_difference = _report(exact, config, exact_weights, keep_attention_scale).sparse_difference
+    extras = squeeze_pooler(pooler or {}, squeezed.parameters[COLUMNS], weights[last_gamma(config.layers_num)])
+    return Merged(config, weights, report, extras)
+
+
+def _squeezed(master: Master, keep_attention_scale: bool) -> Master:
+    """The same with every group's masked dimensions left out."""
     kind = UnfoldedMaster if keep_attention_scale else Master
-    squeezed = kind(master.config, state, {name: copy.copy(group) for name, group in master.groups.items()})
+    squeezed = kind(master.config, master.state_dict(), {name: copy.copy(g) for name, g in master.groups.items()})
     for group in squeezed.groups.values():
         if group.kept != group.target:
             raise UserError(f"group {group.name} keeps {group.kept} dimensions, not the student's {group.target}: its "
@@ -305,10 +324,11 @@ def merge(master: Master, *, keep_attention_scale: bool = False,
         if group.keep is None:
             group.set_keep(torch.ones(group.size, dtype=torch.bool, device=master.like.device))
         squeezed.squeeze(group)
-    weights = {name: tensor.detach().contiguous() for name, tensor in squeezed.compose(multiply_out=True).items()}
-    config = student_config(master.config, master.groups)
-    extras = squeeze_pooler(pooler or {}, squeezed.parameters[COLUMNS], weights[last_gamma(config.layers_num)])
-    return Merged(config, weights, _report(master, config, weights, keep_attention_scale), extras)
+    return squeezed
+
+
+def _composed(squeezed: Master) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in squeezed.compose(multiply_out=True).items()}
 
 
 def _report(master: Master, config: ModelConfig, weights: Mapping[str, torch.Tensor],

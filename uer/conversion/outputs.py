@@ -142,7 +142,7 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
                 config, generation = config_path_for(path), UER_FORMATS[name]
                 write_uer(temporary, {**source.weights, **source.extras}, generation)
                 pending.add(config).write_text(config_text(source.config, source.weights, generation), encoding="utf-8")
-                again = load_model(temporary, config=source.config, vocab_size=None)
+                again = load_model(temporary, config=source.config, vocab_size=None, look_around=False)
                 lines.append(f"{path}, {config.name}: {check(check.logits(again.config, again.weights), 'read back')}")
         pending.publish()
     return lines
@@ -220,7 +220,7 @@ def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Pa
     with PendingFiles() as pending:
         temporary = pending.add(output)
         write_uer(temporary, {**model.weights, **extras}, generation)
-        again = load_model(temporary, config=model.config, vocab_size=None)
+        again = load_model(temporary, config=model.config, vocab_size=None, look_around=False)
         found = check(check.logits(again.config, again.weights), "read back")
         if source.is_dir() and stock.available():
             found += "; " + stock_check(model, source, check)

@@ -171,9 +171,13 @@ def _judge(merged: Merged, options: argparse.Namespace, say: Callable[[str], obj
             "against the trained one under that scale.")
     say(f"merged against the trained model with the dropped entries at 0: largest logit difference "
         f"{report.sparse_difference:.2g} ({scale}, fixed batch, float32)")
+    exact = "" if report.exact_difference is None else f", in float64 by {report.exact_difference:.2g}"
     if not report.agrees:
         raise UserError(f"the merged student disagrees with the trained model by {report.sparse_difference:.3g} "
-                        f"({scale}); nothing was written")
+                        f"({scale}){exact}; nothing was written")
+    if exact:
+        say(f"in float64 by {report.exact_difference:.2g}: it is the trained model, which multiplies the rounding of "
+            f"float32")
     say(f"merged against the trained model as it is: {report.trained_difference:.2g}; largest dropped compactor entry "
         f"{report.largest_dropped:.2g} ({report.largest_dropped_group})")
     if not report.decayed:

@@ -55,7 +55,8 @@ class LoadedModel:
 
 
 def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int | None,
-               allow_missing_head: bool = False, seed: int = 0, encoder_only: bool = False) -> LoadedModel:
+               allow_missing_head: bool = False, seed: int = 0, encoder_only: bool = False,
+               look_around: bool = True) -> LoadedModel:
     """Load a BERT, whatever its format.
 
     Args:
@@ -65,6 +66,7 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
         allow_missing_head: make an MLM head where the file has none.
         seed: of the noise in such a head.
         encoder_only: leave the heads out, of masked language modelling or of a task, whether the file has them or not.
+        look_around: heed the JSON beside a UER file, which may be another model's.
     Raises:
         UserError: anything wrong with the file, all of it in one message.
     """
@@ -72,7 +74,7 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
     where = f"model {path}"
     raw = without_shared_prefix(_read(path), lambda tensors: is_uer(tensors) or is_huggingface(tensors))
     if is_uer(raw):
-        model = _from_uer(raw, path, config)
+        model = _from_uer(raw, path, config, _json_beside(path) if look_around else None)
     elif is_huggingface(raw):
         model = _from_huggingface(raw, path, config)
     else:
@@ -193,14 +195,14 @@ def is_cased(vocab: Path) -> bool:
 # -- UER ---------------------------------------------------------------------------------------------------------------
 
 
-def _from_uer(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | None) -> LoadedModel:
+def _from_uer(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | None,
+              beside: Path | None) -> LoadedModel:
     tensors = to_published(raw)
     compactors = [name for name in tensors if "compactor" in name]
     if compactors:
         raise UserError(f"model {path}: a checkpoint with {len(compactors)} compactors, not a finished model; "
                         f"convert.py merges them")
     notes: list[str] = []
-    beside = _json_beside(path)
     facts = read_object(beside) if beside is not None and beside == Path(f"{path}.json") else {}
     own = _uer_config(beside)
     if config is None:
