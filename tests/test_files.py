@@ -12,6 +12,7 @@ import pytest
 from commands import TEACHER, refused
 from corpora import build, instances
 
+from uer.data.dataset import Dataset
 from uer.errors import UserError
 from uer.files import foreign, read_json, read_object, read_text
 from uer.formats.storage import read_tensors, write_json
@@ -120,3 +121,11 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
         (tmp_path / f"{len(mark)}").mkdir()
         rows.append(instances(build(tmp_path / f"{len(mark)}", mark + b"the river\n", "--tokenizer", "char")))
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "tar", "lfs", "html"])
+def test_a_dataset_that_is_none(tmp_path, kind):
+    (tmp_path / "d.pt").write_bytes(OTHERS[kind][0])
+    with pytest.raises(UserError) as refusal:
+        Dataset.open(tmp_path / "d.pt")
+    assert f"d.pt: {OTHERS[kind][1]}, not a dataset of preprocess.py; " in str(refusal.value)

@@ -25,7 +25,8 @@ import torch
 
 from uer.data.header import COUNTS, FORMAT, FORMAT_VERSION
 from uer.errors import UserError
-from uer.formats.storage import written_sha256
+from uer.files import head_of, refuse_foreign
+from uer.formats.storage import ZIP, written_sha256
 from uer.tokenizers import Vocab
 
 # What several files must share to be one dataset.
@@ -85,6 +86,9 @@ def _read(path: Path, option: str) -> tuple[dict[str, Any], dict[str, np.ndarray
         raise UserError(f"{option} {path}: no such file")
     wrong = f"{option} {path}: not a dataset of preprocess.py, or a truncated one"
     try:
+        head = head_of(path)
+        if not head.startswith(ZIP):
+            refuse_foreign(head, f"{option} {path}", "a dataset of preprocess.py")
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         header = content.pop("header")
         if header.get("format") != FORMAT:
