@@ -53,7 +53,10 @@ class MaskingOptions:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> MaskingOptions:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; `UserError` for what is none."""
+        usual = cls().to_dict()
+        if not isinstance(values, dict) or any(type(value) is not type(usual.get(key)) for key, value in values.items()):
+            raise UserError(f"masking {values!r}: values for {', '.join(usual)} are needed")
         return cls(**values)
 
 
