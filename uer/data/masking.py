@@ -55,7 +55,7 @@ class MaskingOptions:
     def from_dict(cls, values: dict[str, Any]) -> MaskingOptions:
         """The inverse of `to_dict`; `UserError` for what is none."""
         usual = cls().to_dict()
-        if not isinstance(values, dict) or any(type(value) is not type(usual.get(key)) for key, value in values.items()):
+        if not isinstance(values, dict) or any(type(usual.get(key)) is not type(values[key]) for key in values):
             raise UserError(f"masking {values!r}: values for {', '.join(usual)} are needed")
         return cls(**values)
 
