@@ -92,6 +92,7 @@ def test_empty_questions_of_qqp_are_questions(tmp_path):
 
 @pytest.mark.parametrize(("labels", "words"), [
     (["0", "1", "1 ", " 0"], None), (["-1", "0", "1"], None), (["no", "yes"], None), (["1.0", "0.0"], None),
+    (["0", "9" * 5000], "line 3: label .* is no whole number"),
     (["0", "1", ""], r"line 4: label '' is no whole number"), (["0", "1", "01"], r"line 4: label '01' is no whole"),
     (["0", "1", "1.0"], r"line 4: label '1\.0' is no whole number, as others are; one of 0, 1 is needed"),
     (["0", "1", "１"], "line 4: label '１' is no whole number"), (["no", "yes", "-", "Yes"],

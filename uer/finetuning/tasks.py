@@ -18,7 +18,7 @@ from uer.finetuning.tsv import Table
 
 BROKEN_SHARE = 1e-3  # of a file's lines may be broken where that is known of the published file
 SHOWN = 10  # labels in a message
-WHOLE = re.compile(r"0|-?[1-9][0-9]*")
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
