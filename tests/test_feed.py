@@ -135,7 +135,7 @@ def copied(begun: Path, folder: Path) -> Path:
 @pytest.mark.parametrize(("changed", "words"), [
     ({"batch_size": 8}, "--batch_size (4 there, 8 here)"), ({"accumulation_steps": 2}, "--accumulation_steps (1 there"),
     ({"seed": 8}, "--seed (7 there, 8 here)"), ({"mask_prob": 0.2}, "masking ("),
-    ({"dataset_path": "other"}, "--dataset_path ("), ({"world_size": 2}, "processes (1 there, 2 here)")])
+    ({"dataset_path": "other"}, "--dataset_path ("), ({"world_size": 2}, "--world_size (1 there, 2 here)")])
 def test_other_data_are_refused_or_gone_on_with(files, begun, tmp_path, capsys, changed, words):
     copied(begun, tmp_path)
     if "dataset_path" in changed:

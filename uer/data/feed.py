@@ -14,7 +14,7 @@ from uer.data.order import BatchOrder, Lookup, tail_sizes
 from uer.errors import UserError
 
 OPTION = "--allow_changed_data"
-WORDS = {"batch_size": "--batch_size", "accumulation_steps": "--accumulation_steps", "world_size": "processes",
+WORDS = {"batch_size": "--batch_size", "accumulation_steps": "--accumulation_steps", "world_size": "--world_size",
          "seed": "--seed", "group_by_length": "grouping by length", "masking": "masking"}
 
 
