@@ -1,66 +1,13 @@
 #!/usr/bin/env python3
 """Write any UER BERT (either generation of names) as a folder for stock transformers."""
 
-from __future__ import annotations
-
-import argparse
-import shlex
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from uer.arguments import add_uer_options, checked, refuse_overwriting
-from uer.errors import UserError, run_script
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line; UER's option names."""
-    out = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    out.add_argument("--input_model_path", required=True, metavar="FILE", help="UER model file")
-    out.add_argument("--output_model_path", required=True, metavar="FOLDER",
-                     help="folder to write; an ending .bin or .safetensors is taken off")
-    out.add_argument("--layers_num", type=int, metavar="N", help="checked against the file (default: the file's)")
-    out.add_argument("--type", "--target", choices=("bert", "mlm"), metavar="{bert,mlm}",
-                     help="bert: with pooler and next-sentence head; mlm: without (default: what the file has)")
-    out.add_argument("--config_path", metavar="FILE",
-                     help="config as in bert/ (default: <name without .bin>_config.json beside it, else heads of 64)")
-    out.add_argument("--vocab_path", metavar="FILE", help="vocabulary, for the tokenizer files")
-    out.add_argument("--do_lower_case", choices=("true", "false"),
-                     help="of the tokenizer (default: false if the vocabulary has capital letters)")
-    add_uer_options(out, without=("target",))
-    return out
-
-
-def main() -> None:
-    """Parse, read, check, write."""
-    args = checked(parser().parse_args())
-    from uer.config import load_config
-    from uer.conversion.outputs import Source, check_outputs, chosen_extras, output_paths, write_outputs
-    from uer.formats import load_model
-    from uer.formats.model_card import CardFacts
-
-    paths = output_paths(args.output_model_path, ["huggingface"])
-    refuse_overwriting(args, {"output_model_path": paths.values()})
-    check_outputs(paths, args.vocab_path)
-    model = load_model(args.input_model_path, vocab_size=None,
-                       config=load_config(args.config_path) if args.config_path else None)
-    if model.source != "uer":
-        raise UserError(f"--input_model_path {args.input_model_path}: no UER file, it has Hugging Face's names already")
-    if args.layers_num not in (None, model.config.layers_num):
-        raise UserError(f"--layers_num {args.layers_num}, but the file has {model.config.layers_num} layers")
-    for note in model.notes:
-        print(f"note: {note}")
-    extras = chosen_extras(model, args.type, "--input_model_path " + args.input_model_path)
-    card = CardFacts(name="", source=Path(args.input_model_path).name, how="A BERT, converted from a UER file.",
-                     parameters=sum(tensor.numel() for tensor in model.weights.values()),
-                     command=shlex.join(["python3", "scripts/convert_bert_from_uer_to_huggingface.py", *sys.argv[1:]]),
-                     figures=[("MLM loss", "not recorded with the file")])
-    lower_case = None if args.do_lower_case is None else args.do_lower_case == "true"
-    source = Source(model.config, model.weights, card, extras, args.vocab_path, lower_case)
-    for line in write_outputs(source, paths):
-        print(f"written: {line}")
-
+from uer.cli.to_huggingface import main
+from uer.errors import run_script
 
 if __name__ == "__main__":
     run_script(main)

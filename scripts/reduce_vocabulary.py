@@ -1,53 +1,13 @@
 #!/usr/bin/env python3
-"""A BERT with fewer words: the most frequent ones of a dataset, or those of a file; the rest is spelt with them.
+"""A BERT with fewer words: the most frequent ones of a dataset, or those of a file; the rest is spelt with them."""
 
-The tables of words are most of a small student. Text is read with the new vocabulary from then on: build the dataset
-once more with it, and take the new model as the teacher.
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from uer.arguments import checked, refuse_overwriting
-from uer.errors import UserError, run_script
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
-    out.add_argument("--pretrained_model_path", required=True, metavar="PATH", help="UER file or Hugging Face folder")
-    out.add_argument("--config_path", metavar="FILE", help="its config (default: beside it)")
-    out.add_argument("--vocab_path", metavar="FILE", help="its WordPiece vocabulary (default: beside it)")
-    out.add_argument("--target_vocab", required=True, metavar="N|FILE",
-                     help="how many words to keep, or a vocabulary file with those to keep, in its order")
-    out.add_argument("--dataset_path", nargs="+", metavar="FILE",
-                     help="dataset by preprocess.py with the present vocabulary, whose words are counted for N")
-    out.add_argument("--output_model_path", required=True, metavar="FILE",
-                     help="UER file to write; beside it <name without .bin>_config.json and _vocab.txt")
-    return out
-
-
-def main() -> None:
-    """Parse, read, choose, write."""
-    args = checked(parser().parse_args())
-    from uer.conversion.outputs import check_outputs, written_by
-    from uer.conversion.vocabulary import reduce_file
-
-    paths = {"uer": Path(args.output_model_path)}
-    refuse_overwriting(args, {"output_model_path": written_by(paths)})
-    check_outputs(paths, None)
-    if args.target_vocab.isdigit() != bool(args.dataset_path):
-        raise UserError("--target_vocab N needs --dataset_path, where words are counted; with a file there is nothing "
-                        "to count")
-    for line in reduce_file(args):
-        print(line)
-
+from uer.cli.reduce_vocabulary import main
+from uer.errors import run_script
 
 if __name__ == "__main__":
     run_script(main)

@@ -14,7 +14,7 @@ from corpora import TOKENS, build, instances, options, random_corpus, write_voca
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from uer.data import builder, processes, sources, worker
+from uer.data import blocks, builder, processes, sources
 from uer.data.builder import build_dataset
 from uer.data.dataset import Dataset
 from uer.data.header import summary
@@ -76,7 +76,7 @@ def test_any_text_any_sharing(folder, monkeypatch, data):
     monkeypatch.setattr(sources, "SEGMENT", data.draw(st.integers(1, 90), "segment"))
     block = 8 * data.draw(st.integers(2, 8), "block")  # no word is longer; whole numbers of every type fit
     monkeypatch.setattr(sources, "BLOCK", block)
-    monkeypatch.setattr(worker, "BLOCK", block)
+    monkeypatch.setattr(blocks, "BLOCK", block)
 
     def shared(segments, args, masking, folder, tokenizer):
         crew = [SegmentWorker(args, masking, folder, number, tokenizer) for number in range(workers)]
@@ -212,7 +212,7 @@ def test_a_byte_that_is_not_utf8_is_named(tmp_path, monkeypatch, spooled):
     path = tmp_path / "bad"
     path.write_bytes(gzip.compress(text) if spooled else text)
     line = len(good.splitlines()) + 1
-    with pytest.raises(UserError, match=f"bad: line {line}, byte {len(good) + 4}: not UTF-8"):
+    with pytest.raises(UserError, match=f"bad: line {line}: byte {len(good) + 4} is not UTF-8"):
         build_dataset(options(tmp_path, "--dynamic_masking", corpus=path))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad", "vocab.txt"]
 
@@ -278,7 +278,7 @@ def test_a_failing_worker_ends_all_and_leaves_the_old_dataset(tmp_path, monkeypa
     (tmp_path / "dataset.pt").write_bytes(b"as it was")
     text = random_corpus(1, 500).encode("utf-8") + b"\xc3\n"
     monkeypatch.setattr(sources, "SEGMENT", 3000)
-    with pytest.raises(UserError, match="not UTF-8"):
+    with pytest.raises(UserError, match="is not UTF-8"):
         build(tmp_path, text, "--processes_num", str(processes))
     assert (tmp_path / "dataset.pt").read_bytes() == b"as it was"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["corpus.txt", "dataset.pt", "vocab.txt"]
@@ -308,8 +308,8 @@ def test_a_killed_worker_is_reported(tmp_path, monkeypatch):
 
 
 def test_a_word_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "BLOCK", 1000)
-    monkeypatch.setattr(worker, "LONGEST_WORD", 5000)
+    monkeypatch.setattr(blocks, "BLOCK", 1000)
+    monkeypatch.setattr(blocks, "LONGEST_WORD", 5000)
     with pytest.raises(UserError, match="without a space from byte 10 on"):
         build(tmp_path, "the river\n" + "x" * 9000)
 

@@ -17,6 +17,7 @@ from uer.errors import UserError, run_script
 from uer.report import __main__ as command
 from uer.report.log import current, mask_stability, names_for, read_run
 from uer.report.page import SECTIONS, write_report
+from uer.report.story import story
 from uer.training.recorder import is_noted
 
 KEYS = [section.key for section in SECTIONS]
@@ -86,7 +87,8 @@ def test_two_runs(tmp_path, monkeypatch, capsys):
     paths = [synthetic(tmp_path / "logs/a"), synthetic(tmp_path / "logs/b", speed=2.0, squeezed_at=200)]
     monkeypatch.chdir(tmp_path)
     call(*paths, monkeypatch=monkeypatch)
-    assert capsys.readouterr().out == "report/report.html\n"
+    said = capsys.readouterr().out
+    assert re.fullmatch(r"made  report/report.html\ngood  a: 24.4 % of .*\nnext  open report/report.html .*\n", said)
     page = check_folder(tmp_path / "report", "2 runs: a, b")
     rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
     assert [row[0] for row in rows[1:]] == ["a", "b"]
@@ -99,6 +101,40 @@ def test_one_run_with_a_name(tmp_path, monkeypatch):
     call(synthetic(tmp_path / "a") / "metrics.jsonl", "--names", "6 × 64 & <b>", monkeypatch=monkeypatch)
     page = check_folder(tmp_path / "a/report", "Run 6 × 64 &amp; &lt;b&gt;")
     assert "Step 1,000 of 1,000" in page and "198 → 99 k" in page and "<b>2.100</b>" in page
+
+
+def test_the_story_of_a_run_over_two_days(tmp_path, monkeypatch):
+    """Stopped at 620, resumed from 600: one curve, time of both days, the teacher, GLUE, what comes next."""
+    log = synthetic(tmp_path / "a") / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines[0]["start"] |= {"teacher_accuracy": 0.25, "output": "models/s.bin"}
+    again = {**lines[0], "step": 600}
+    first, second = ([line for line in lines if low <= line["step"] <= high] for low, high in ((0, 620), (601, 1000)))
+    log.write_text("".join(json.dumps(line) + "\n" for line in [*first, again, *second]))
+    models = {"teacher": {"tasks": {"SST-2": {"score": {"median": 0.9}}}, "average": {"median": 0.9}},
+              "student": {"tasks": {}, "average": None}}
+    (tmp_path / "glue.json").write_text(json.dumps({"models": models}))
+    (tmp_path / "sts.json").write_text(json.dumps({"STS-B": {"spearman": 0.8123}, "pairs": 1500}))
+    found = read_run(str(tmp_path / "a"), "a")
+    steps = [line["step"] for line in found.train]
+    assert steps == sorted(set(steps)) and steps[-1] == 1000
+    told = story(found)
+    assert told["How good"].startswith("24.4 % of the masked tokens of held-out text right, 98 % of what its teacher")
+    assert told["How long"].startswith("0:03:56 in 1,000 steps, in 2 starts")  # 400 · 0.5 s + 600 · 0.06 s
+    assert told["Next"].startswith("python3 convert.py --load_model_path models/s.bin-1000 --output_format uer")
+    call(tmp_path / "a", "--results", tmp_path / "glue.json", tmp_path / "sts.json", monkeypatch=monkeypatch)
+    page = check_folder(tmp_path / "a/report", "Run a")
+    cells = re.findall(r"<td>([^<]*)</td>", page)
+    assert cells == ["teacher", "90.0", "90.0", "student", "–", "–", "sts", "0.8123", "1,500"]
+    found.train = found.train[:10]
+    assert story(found)["Next"] == "The same command with --resume: 800 steps are left."
+
+
+def test_results_that_are_none(tmp_path, monkeypatch, capsys):
+    (tmp_path / "x.json").write_text('{"name": "x"}')
+    with pytest.raises(SystemExit):
+        call(synthetic(tmp_path / "a"), "--results", tmp_path / "x.json", monkeypatch=monkeypatch)
+    assert "x.json: no figures in it" in capsys.readouterr().err
 
 
 def test_logs_of_plain_and_older_runs(tmp_path):
@@ -262,7 +298,7 @@ def chromium() -> str:
 def test_the_page_in_a_browser(tmp_path, runs):
     browser = chromium()
     paths = [synthetic(tmp_path / name, speed) for name, speed in (("a", 1.0), ("b", 2.0))][:runs]
-    page = write_report(list(map(str, paths)), output=str(tmp_path / "report"))
+    page, _ = write_report(list(map(str, paths)), output=str(tmp_path / "report"))
     text = page.read_text(encoding="utf-8")
     looked_at = tmp_path / "looked_at.html"
     looked_at.write_text(text.replace("</body>", LOOK + "</body>"), encoding="utf-8")

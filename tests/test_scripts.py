@@ -121,7 +121,7 @@ def test_equal_signs_and_another_folder(files, tmp_path):
 
 @pytest.mark.parametrize(("corpus", "message"), [
     (None, "no such file"), (b"", "no text in there"), (b" \n\t\n\n", "no text in there"),
-    (b"fine\nbro\xffken\n", "line 2, byte 8: not UTF-8")])
+    (b"fine\nbro\xffken\n", "line 2: byte 8 is not UTF-8")])
 def test_a_corpus_that_cannot_be_used(files, tmp_path, capsys, corpus, message):
     if corpus is not None:
         (tmp_path / "corpus.txt").write_bytes(corpus)

@@ -15,10 +15,14 @@ from uer.system import BROKEN_PIPE_CODE, reader_has_left
 
 
 class UserError(ValueError):
-    """Bad input. The message says what is wrong, where, and what would be right: in one line, whatever it quotes."""
+    """Bad input. The message says what is wrong, where, and what would be right: in one line, whatever it quotes.
 
-    def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))
+    Args:
+        page: of docs/, which explains it.
+    """
+
+    def __init__(self, message: str, page: str | None = None):
+        super().__init__(" ".join(message.splitlines()) + (f" (docs/{page}.md)" if page else ""))
 
 
 class Stopped(Exception):

@@ -16,6 +16,7 @@ from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.storage import write_json, write_via
 from uer.models.bert import Bert, from_weights
+from uer.progress import tracked
 from uer.tokenizers import build_tokenizer
 from uer.training.objective import evaluate
 from uer.training.precision import slow_products
@@ -68,7 +69,8 @@ def measure(model: Bert, loader: MlmLoader, device: torch.device, bf16: bool = F
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         evaluate(model, batches[:1], device)
         begun = time.perf_counter()
-        result = evaluate(model, batches, device)  # ends with a read from the device
+        shown = tracked(batches, len(batches), "evaluate", "batches")
+        result = evaluate(model, shown, device)  # ends with a read from the device
         seconds = time.perf_counter() - begun
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Figures(*result, parameters, sum(batch.tokens for batch in batches) / seconds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from uer.arguments import add_uer_options
-from uer.data.options import add_masking_options, add_tokenizer_options
+from uer.data.options import add_corpus_options, add_masking_options, add_tokenizer_options
 
 STRATEGIES = ("dim", "head")
 PENALTIES = ("published", "fade")
@@ -24,7 +24,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
                        help="model config (JSON, see bert/); not needed where the teacher brings its own")
     group.add_argument("--allow_missing_head", action="store_true",
                        help="give a teacher without MLM head a fresh one instead of refusing it")
-    group.add_argument("--dropout", type=float, default=None, metavar="P", help="dropout (default: the config's)")
+    group.add_argument("--dropout", type=float, default=None, metavar="P",
+                       help="share of activations dropped in training (default: the config's)")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,8 @@ def add_optimization_options(parser: argparse.ArgumentParser) -> None:
                        help="of the MLM head in a run without --weight_squeeze (default: --learning_rate)")
     group.add_argument("--warmup", type=float, default=0.1, metavar="SHARE",
                        help="share of total_steps in which learning rates rise (default: 0.1)")
-    group.add_argument("--scheduler", choices=SCHEDULERS, default="linear", help="default: linear")
+    group.add_argument("--scheduler", choices=SCHEDULERS, default="linear",
+                       help="learning rates after the warm-up (default: linear)")
     group.add_argument("--bf16", action="store_true",
                        help="run the student in bfloat16 (weights, compactors and updates stay float32)")
     group.add_argument("--fp16", action="store_true",
@@ -62,7 +64,7 @@ def add_optimization_options(parser: argparse.ArgumentParser) -> None:
                        help="compile the student's encoder with torch.compile, anew at each squeeze")
     group.add_argument("--max_grad_norm", type=float, metavar="X",
                        help="scale the student's gradient down to this norm where it is larger (default: never)")
-    group.add_argument("--seed", type=int, default=7, help="default: 7")
+    group.add_argument("--seed", type=int, default=7, help="of masks, order and dropout (default: 7)")
 
 
 def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +115,8 @@ def add_soft_target_options(parser: argparse.ArgumentParser) -> None:
                        help="share of a soft-label loss from a teacher that runs along (default: 0)")
     group.add_argument("--soft_targets_teacher", metavar="PATH",
                        help="that teacher (default: with --weight_squeeze the one at --pretrained_model_path)")
-    group.add_argument("--soft_targets_temperature", type=float, default=1.0, metavar="T", help="default: 1")
+    group.add_argument("--soft_targets_temperature", type=float, default=1.0, metavar="T",
+                       help="softens both distributions (default: 1)")
     group.add_argument("--soft_targets_top_k", type=int, default=128, metavar="K",
                        help="tokens of the teacher's distribution that count (default: 128)")
 
@@ -172,7 +175,8 @@ def add_distributed_options(parser: argparse.ArgumentParser) -> None:
                             "does for one machine)")
     group.add_argument("--local_rank", "--local-rank", type=int, metavar="N",
                        help="as torch.distributed.launch gives it; else LOCAL_RANK in the environment says it")
-    group.add_argument("--backend", choices=("nccl", "gloo"), help="default: nccl on GPUs, gloo on CPUs")
+    group.add_argument("--backend", choices=("nccl", "gloo"),
+                       help="how processes talk (default: nccl on GPUs, gloo on CPUs)")
     group.add_argument("--rendezvous_timeout", type=float, default=300.0, metavar="SECONDS",
                        help="how long the processes wait for each other at the start (default: 300)")
     group.add_argument("--shard_master", action="store_true",
@@ -184,7 +188,7 @@ def add_distributed_options(parser: argparse.ArgumentParser) -> None:
 def pretrain_parser() -> argparse.ArgumentParser:
     """The command line of pretrain.py."""
     parser = argparse.ArgumentParser(
-        prog="pretrain.py", allow_abbrev=False,
+        allow_abbrev=False,
         description="Compress a BERT by weight-inherited distillation (--weight_squeeze), or train one by MLM.",
         epilog="Options come first from the command line, then from the JSON at --config_path, then from the defaults.")
     add_data_options(parser)
@@ -204,10 +208,10 @@ def pretrain_parser() -> argparse.ArgumentParser:
 def calibrate_parser() -> argparse.ArgumentParser:
     """The command line of calibrate.py."""
     parser = argparse.ArgumentParser(
-        prog="calibrate.py", allow_abbrev=False,
+        allow_abbrev=False,
         description="Make a smaller BERT from a teacher and some text in closed form, without any training.")
     group = parser.add_argument_group("text")
-    group.add_argument("--corpus_path", nargs="+", metavar="PATH", help="text, as preprocess.py takes it")
+    add_corpus_options(group, required=False)
     group.add_argument("--dataset_path", nargs="+", metavar="FILE", help="dataset of preprocess.py, instead of text")
     group.add_argument("--dev_path", nargs="+", metavar="FILE",
                        help="held-out dataset to compare on (default: other parts of the text)")
@@ -227,9 +231,10 @@ def calibrate_parser() -> argparse.ArgumentParser:
                        help="dim: every head gets thinner; head: whole heads leave (default: dim)")
     group.add_argument("--calibration_batches", type=int, default=4, metavar="N",
                        help="batches of 16 instances to calibrate on (default: 4)")
-    group.add_argument("--seed", type=int, default=7, help="default: 7")
+    group.add_argument("--seed", type=int, default=7, help="of the choice of batches and a fresh head (default: 7)")
     group.add_argument("--output_model_path", required=True, metavar="FILE", help="student to write")
-    group.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS, help="default: uer")
+    group.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS,
+                       help="one or several, as convert.py has them (default: uer)")
     group.add_argument("--compactors_path", metavar="FILE",
                        help="also write the compactors, for pretrain.py --compactors_path to start from")
     add_uer_options(parser)

@@ -35,8 +35,12 @@ SEQ_LENGTH = 128  # of a dataset made of --corpus_path
 EVALUATION_BATCHES = 64  # of INSTANCES, where no --dev_path is given
 
 
-def make_student(args: argparse.Namespace, command: str) -> None:
-    """Calibrate, compare teacher and student on held-out text unless that is not wanted, write the student."""
+def make_student(args: argparse.Namespace, command: str) -> dict[str, Evaluation]:
+    """Calibrate, compare teacher and student on held-out text unless that is not wanted, write the student.
+
+    Returns:
+        who -> what the comparison found.
+    """
     if bool(args.corpus_path) == bool(args.dataset_path):
         raise UserError("give the text either as --corpus_path or, preprocessed, as --dataset_path")
     if args.dev_path and args.skip_evaluation:
@@ -93,6 +97,7 @@ def make_student(args: argparse.Namespace, command: str) -> None:
                  for who, result in results.items()])
     for line in write_outputs(Source(reduced, student, facts, pooler, args.vocab_path), paths):
         print(f"written: {line}")
+    return results
 
 
 def _dataset(args: argparse.Namespace, folder: Path, positions: int) -> Dataset:
@@ -102,7 +107,8 @@ def _dataset(args: argparse.Namespace, folder: Path, positions: int) -> Dataset:
     path = folder / "dataset.pt"
     words = ["--corpus_path", *args.corpus_path, "--vocab_path", args.vocab_path, "--dataset_path", str(path),
              "--tokenizer", args.tokenizer, "--do_lower_case", args.do_lower_case, "--dynamic_masking",
-             "--full_sentences", "--seq_length", str(min(SEQ_LENGTH, positions))]
+             "--full_sentences", "--seq_length", str(min(SEQ_LENGTH, positions)),
+             *(["--text_field", args.text_field] if args.text_field else [])]
     build_dataset(preprocess_parser().parse_args(words))
     return Dataset.open([str(path)])
 

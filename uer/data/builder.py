@@ -23,9 +23,10 @@ from uer.data.header import Ledger, make_header
 from uer.data.masking import MaskingOptions
 from uer.data.options import masking_options
 from uer.data.processes import run_segments
-from uer.data.progress import Progress
+from uer.data.records import check_records
 from uer.data.segmenter import check_segmenter
 from uer.errors import UserError, signals_unwind
+from uer.progress import Progress
 from uer.system import sync
 from uer.tokenizers import Tokenizer, build_tokenizer
 
@@ -44,13 +45,14 @@ def build_dataset(args: Namespace) -> dict[str, Any]:
     if args.word_segmenter == "jieba":
         check_segmenter()
     corpus = sources.expand(args.corpus_path)
+    check_records(corpus, args.text_field)
     output = Path(args.dataset_path)
     _check_output(output, corpus)
     tokenizer = build_tokenizer(args)
     with signals_unwind(), _scratch(output) as folder, _disk_errors(output):
         ledger = Ledger()
-        with Progress(sources.total_bytes(corpus)) as progress:
-            segments = sources.segments(corpus, args.full_sentences, folder)
+        with Progress("preprocess", sources.total_bytes(corpus), "B") as progress:
+            segments = sources.segments(corpus, args.full_sentences, folder, args.text_field)
             for result in run_segments(segments, args, masking, folder, tokenizer):
                 ledger.add(result)
                 progress.advance(result.progress)

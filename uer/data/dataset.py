@@ -188,7 +188,8 @@ class Dataset:
         raise UserError(
             f"{self._option} {self.paths[0]} was built with another vocabulary ({self.header['vocab_name']}, "
             f"{self.header['vocab_size']} tokens, SHA-256 {self.header['vocab_sha256'][:12]}…) than {vocab.source} "
-            f"({len(vocab)} tokens, SHA-256 {vocab.sha256[:12]}…); use that one, or build the dataset again"
+            f"({len(vocab)} tokens, SHA-256 {vocab.sha256[:12]}…); use that one, or build the dataset again",
+            page="formats",
         )
 
     def lengths(self, indices: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from uer.data.worker import Result
 from uer.tokenizers import Tokenizer
 
 FORMAT, FORMAT_VERSION = "uer-dataset", 1
-COUNTS = ("lines", "empty_lines", "words", "unknown", "instances", "tokens", "masked")
+COUNTS = ("lines", "empty_lines", "words", "unknown", "instances", "tokens", "masked", "without_text")
 UNKNOWN_WARNING = 0.05
 
 _ROW = ("number", "source", "worker", "instances", "tokens", "masked", "begins_with_text", "ends_with_blank")
@@ -54,7 +54,8 @@ def make_header(args: Namespace, masking: MaskingOptions, tokenizer: Tokenizer, 
     """The header: plain values that say how the dataset was built and what it holds.
 
     Counts: `words` are tokens without [CLS] and [SEP], `tokens` those with them, `masked` the statically masked
-    positions of all copies, `empty_lines` lines of characters that the tokenizer removes.
+    positions of all copies, `empty_lines` lines of characters that the tokenizer removes, `without_text` records whose
+    text is empty or null.
     """
     vocab = tokenizer.vocab
     return {
@@ -97,6 +98,8 @@ def summary(header: dict[str, Any]) -> str:
     ]
     if header["empty_lines"]:
         lines.append(f"{header['empty_lines']:,} line(s) of characters that the tokenizer removes made no instance")
+    if header.get("without_text"):
+        lines.append(f"{header['without_text']:,} record(s) without text were left out")
     if unknown > UNKNOWN_WARNING:
         lines.append(
             f"warning: {unknown:.1%} of the tokens are unknown: does the vocabulary ({header['vocab_name']}) "

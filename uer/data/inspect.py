@@ -53,13 +53,18 @@ def instance_text(dataset: Dataset, index: int, tokenizer: Tokenizer | None) -> 
     return text
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(prog="python3 -m uer.data.inspect", description="Look into dataset files.")
+    out.add_argument("dataset_path", nargs="+", metavar="FILE", help="dataset files or globs, read as one")
+    out.add_argument("--instances", type=int, default=10, metavar="N", help="how many to print (default: 10)")
+    add_tokenizer_options(out)
+    return out
+
+
 def main() -> None:
     """Parse the command line and print."""
-    parser = argparse.ArgumentParser(prog="python3 -m uer.data.inspect", description="Look into dataset files.")
-    parser.add_argument("dataset_path", nargs="+", metavar="FILE", help="dataset files or globs, read as one")
-    parser.add_argument("--instances", type=int, default=10, metavar="N", help="how many to print (default: 10)")
-    add_tokenizer_options(parser)
-    args = parser.parse_args()
+    args = parser().parse_args()
 
     from uer.data.dataset import Dataset
     from uer.data.header import summary

@@ -20,7 +20,7 @@ def add_tokenizer_options(parser: argparse.ArgumentParser) -> None:
     """--vocab_path, --tokenizer and what belongs to single tokenizers."""
     group = parser.add_argument_group("tokenizer")
     group.add_argument("--vocab_path", metavar="FILE", help="vocabulary, one token a line (bpe: or vocab.json)")
-    group.add_argument("--tokenizer", default="bert", choices=tokenizers.NAMES, help="default: bert")
+    group.add_argument("--tokenizer", default="bert", choices=tokenizers.NAMES, help="how text is cut (default: bert)")
     case = group.add_mutually_exclusive_group()
     case.add_argument(
         "--do_lower_case", nargs="?", const="true", default="true", choices=("true", "false"),
@@ -68,19 +68,29 @@ def masking_options(args: argparse.Namespace, default: MaskingOptions | None = N
     return MaskingOptions.from_dict({**(default.to_dict() if default else {}), **given})
 
 
+def add_corpus_options(group: argparse._ArgumentGroup, required: bool) -> None:
+    """--corpus_path and what belongs to it."""
+    group.add_argument(
+        "--corpus_path", nargs="+", required=required, metavar="PATH",
+        help="UTF-8 text, JSON lines (.jsonl) or Parquet, packed (.gz/.bz2/.xz/.zst) or not: files, folders, globs in "
+             "quotes, or - for standard input",
+    )  # fmt: skip
+    group.add_argument(
+        "--text_field", metavar="NAME",
+        help="of JSON lines and Parquet, the field with the text: a record is a document (default: text); given, "
+             "standard input is JSON lines",
+    )  # fmt: skip
+
+
 def preprocess_parser() -> argparse.ArgumentParser:
     """The command line of preprocess.py."""
     parser = argparse.ArgumentParser(
-        prog="preprocess.py",
         description="Turn text into a dataset file for pretrain.py.",
         epilog=MLM_HELP,
         allow_abbrev=False,
     )
     files = parser.add_argument_group("files")
-    files.add_argument(
-        "--corpus_path", nargs="+", required=True, metavar="PATH",
-        help="UTF-8 text, plain or .gz/.bz2/.xz/.zst: files, folders, globs in quotes, or - for standard input",
-    )  # fmt: skip
+    add_corpus_options(files, required=True)
     files.add_argument(
         "--dataset_path", default="dataset.pt", metavar="FILE", help="file to write (default: dataset.pt)"
     )

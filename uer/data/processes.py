@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from uer.cpu.memory import keep_freed_memory
+from uer.data.blocks import BadLine
 from uer.data.masking import MaskingOptions
 from uer.data.sources import BLOCK, Segment
-from uer.data.worker import BadByte, Result, SegmentWorker
+from uer.data.worker import Result, SegmentWorker
 from uer.errors import UserError
 from uer.tokenizers import Tokenizer, build_tokenizer
 
@@ -44,8 +45,8 @@ def run_segments(
             for segment in segments:
                 try:
                     yield worker(segment)
-                except BadByte as error:
-                    raise _encoding_error(error) from None
+                except BadLine as error:
+                    raise _line_error(error) from None
         return
     with _Workers(args, masking, folder, tokenizer) as workers:
         yield from workers.run(segments)
@@ -113,8 +114,8 @@ class _Workers:
             return value
         if kind == "text":
             raise UserError(value)
-        if kind == "byte":
-            raise _encoding_error(BadByte(*value))
+        if kind == "line":
+            raise _line_error(BadLine(*value))
         if kind == "disk":
             raise OSError(*value)
         raise RuntimeError(f"a worker failed:\n{value}")
@@ -164,8 +165,8 @@ def _worker_main(connection: Connection, work: tuple[Any, ...], inherited: list[
             answer: tuple[str, Any] = ("result", worker(segment))
         except UserError as error:
             answer = ("text", str(error))
-        except BadByte as error:
-            answer = ("byte", error.args)
+        except BadLine as error:
+            answer = ("line", error.args)
         except OSError as error:
             answer = ("disk", (error.errno, error.strerror))
         except Exception:
@@ -182,7 +183,7 @@ def _build_worker(
     return SegmentWorker(args, masking, folder, number, tokenizer or build_tokenizer(args))
 
 
-def _encoding_error(error: BadByte) -> UserError:
+def _line_error(error: BadLine) -> UserError:
     """Name the line: known for spooled text, counted for plain files."""
     segment, line = error.segment, error.lines + 1
     if segment.lines_before is not None:
@@ -193,5 +194,5 @@ def _encoding_error(error: BadByte) -> UserError:
             while left and (block := file.read(min(BLOCK, left))):
                 line += block.count(b"\n")
                 left -= len(block)
-    return UserError(f"{segment.source}: line {line}, byte {error.offset}: not UTF-8; convert the file to UTF-8")
+    return UserError(f"{segment.source}: line {line}: {error.problem}")
 

@@ -19,7 +19,7 @@ def check_segmenter() -> None:
     try:
         import jieba  # noqa: F401
     except ImportError:
-        raise UserError("--word_segmenter jieba needs the package jieba (pip install jieba)") from None
+        raise UserError("--word_segmenter jieba needs the package jieba (pip install jieba)", page="chinese") from None
 
 
 class WordJoiner:

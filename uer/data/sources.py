@@ -1,8 +1,8 @@
 """Where the text comes from, and how it is cut into segments that workers can take one by one.
 
 A segment is a byte range of a plain file that begins at a line (or document) start and ends at a line (or document)
-end, at least `SEGMENT` bytes after its beginning. Compressed files and standard input cannot be entered in the
-middle: their text is written, a segment at a time, to temporary files. Where the cuts fall depends on the text
+end, at least `SEGMENT` bytes after its beginning. Compressed files, Parquet and standard input cannot be entered in
+the middle: their text is written, a segment at a time, to temporary files. Where the cuts fall depends on the text
 alone, so the dataset does not depend on the number of workers.
 """
 
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from uer.data.records import TEXT_FIELD, is_json_lines, is_parquet, parquet_documents
 from uer.errors import UserError
 from uer.files import HEAD, head_of, refuse_foreign
 
@@ -42,7 +43,9 @@ class Segment:
         offset: where these bytes stand in the source's (decompressed) text.
         lines_before: lines of the source before this segment; None if they have to be counted.
         progress: bytes of the source as it lies on disk that this segment used up.
+        without_text: records of the source that had no text, and so are not in there.
         temporary: the file is to be removed once it has been read.
+        text_field: the text is this field of JSON lines; None: it is plain text.
     """
 
     number: int
@@ -54,7 +57,9 @@ class Segment:
     offset: int
     lines_before: int | None
     progress: int
+    without_text: int = 0
     temporary: bool = False
+    text_field: str | None = None
 
 
 def expand(paths: list[str]) -> list[Path | None]:
@@ -102,28 +107,38 @@ def total_bytes(sources: list[Path | None]) -> int | None:
     return sum(source.stat().st_size for source in sources if source is not None)
 
 
-def segments(sources: list[Path | None], by_document: bool, folder: Path) -> Iterator[Segment]:
+def segments(
+    sources: list[Path | None], by_document: bool, folder: Path, text_field: str | None = None
+) -> Iterator[Segment]:
     """Cut all sources, lazily; spooled text goes to `folder`.
 
+    Args:
+        text_field: of records (default: text); where it is given, standard input is JSON lines.
     Raises:
         UserError: a file that cannot be read, is damaged, or needs a package that is not installed.
     """
     number = 0
     for source_number, source in enumerate(sources):
         name = "standard input" if source is None else str(source)
+        field = text_field or TEXT_FIELD
+        records = is_json_lines(source) or (source is None and text_field is not None)
         with _opened(source) as raw:
             head = raw.peek(HEAD)[:HEAD] if isinstance(raw, io.BufferedReader) else b""
             kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
             if kind is None:
                 refuse_foreign(head, name, "text")
             plain = source is not None and kind is None and stat.S_ISREG(source.stat().st_mode)
-            if plain:
+            if source is not None and is_parquet(source):
+                plain, cuts = False, _cut_parquet(source, field, folder, number)
+            elif plain:
                 assert source is not None
-                cuts = _cut_file(raw, source, by_document)
+                cuts = _cut_file(raw, source, by_document and not records)
             else:
-                cuts = _cut_stream(raw, kind, name, by_document, folder, number)
+                cuts = _cut_stream(raw, kind, name, by_document and not records, folder, number)
             for segment in cuts:
-                yield Segment(number, name, source_number, *segment, temporary=not plain)
+                yield Segment(
+                    number, name, source_number, *segment, temporary=not plain, text_field=field if records else None
+                )
                 number += 1
 
 
@@ -155,7 +170,7 @@ def _consume_to_cut(file: IO[bytes], by_document: bool, sink: IO[bytes] | None =
     return count, lines
 
 
-Cut = tuple[Path, int, int, int, "int | None", int]  # path, start, end, offset, lines_before, progress
+Cut = tuple[Path, int, int, int, "int | None", int, int]  # path, start, …, without_text of a `Segment`
 
 
 def _cut_file(file: BinaryIO, path: Path, by_document: bool) -> Iterator[Cut]:
@@ -166,7 +181,7 @@ def _cut_file(file: BinaryIO, path: Path, by_document: bool) -> Iterator[Cut]:
             file.seek(end)
             end += _consume_to_cut(file, by_document)[0]
         end = min(end, size)
-        yield path, start, end, start, None, end - start
+        yield path, start, end, start, None, end - start, 0
         start = end
 
 
@@ -189,12 +204,29 @@ def _cut_stream(
             if not offset:
                 refuse_foreign(head_of(path), name, "text")  # an archive that was compressed
             raw_now = raw.tell() if raw.seekable() else raw_before + count
-            yield path, 0, count, offset, lines, raw_now - raw_before
+            yield path, 0, count, offset, lines, raw_now - raw_before, 0
             offset, lines, raw_before, number = offset + count, lines + new_lines, raw_now, number + 1
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # not the data's fault: a full disk, a vanished folder
         raise UserError(f"{name}: damaged or truncated {kind} data ({error})") from None
+
+
+def _cut_parquet(source: Path, field: str, folder: Path, number: int) -> Iterator[Cut]:
+    documents = parquet_documents(source, field)
+    offset = 0
+    while True:
+        path = folder / f"text-{number}"
+        count = progress = without_text = 0
+        with open(path, "wb") as sink:
+            while count < SEGMENT and (found := next(documents, None)):
+                count += sink.write(found[0].encode())
+                progress += found[1]
+                without_text += not found[0]
+        yield path, 0, count, offset, 0, progress, without_text
+        if not found:
+            return
+        offset, number = offset + count, number + 1
 
 
 def _copy(stream: IO[bytes], sink: IO[bytes], size: int) -> tuple[int, int]:

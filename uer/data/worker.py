@@ -1,4 +1,4 @@
-"""One segment of text to instances: read in blocks, tokenize, cut into pieces, mask (static masking).
+"""One segment of text to instances: tokenize its blocks, cut into pieces, mask (static masking).
 
 Memory holds a block of text and what comes of it, however long the lines and documents are: a line or document
 that goes on in the next block leaves its unfinished piece behind, which the next block completes.
@@ -15,12 +15,11 @@ from typing import BinaryIO
 
 import numpy as np
 
+from uer.data.blocks import read_blocks
 from uer.data.masking import Masker, MaskingOptions, generator
-from uer.data.sources import BLOCK, Segment
-from uer.errors import UserError
+from uer.data.sources import Segment
 from uer.tokenizers import Tokenizer
 
-LONGEST_WORD = 64 << 20  # bytes of text without any space or line end
 STATIC = 1  # keeps the random numbers of static masking apart from all others
 
 
@@ -30,12 +29,14 @@ class Result:
 
     `words` are tokens without [CLS] and [SEP], `tokens` those with them; `empty_lines` hold text but no token.
     `document_starts` are lines of text after a blank line; a text line that begins the segment is not among them.
+    `without_text` are records whose text is empty or null.
     """
 
     number: int
     source: int
     progress: int
     worker: int
+    without_text: int = 0
     lines: int = 0
     empty_lines: int = 0
     words: int = 0
@@ -46,56 +47,6 @@ class Result:
     document_starts: int = 0
     begins_with_text: bool = False
     ends_with_blank: bool = False
-
-
-class BadByte(Exception):
-    """A byte that is not UTF-8: its offset in the source, and the lines of the segment before it."""
-
-    def __init__(self, segment: Segment, offset: int, lines: int) -> None:
-        super().__init__(segment, offset, lines)
-        self.segment, self.offset, self.lines = segment, offset, lines
-
-
-def read_blocks(segment: Segment) -> Iterator[tuple[str, bool]]:
-    """The segment's text in blocks that end at a line end, or before a space in a line longer than a block.
-
-    Yields (text, whether its last line ends there).
-
-    Raises:
-        BadByte: not UTF-8.
-        UserError: a word without end.
-    """
-    offset, lines, left = segment.start, 0, segment.end - segment.start
-    rest = b""
-    with open(segment.path, "rb") as file:
-        file.seek(segment.start)
-        while left or rest:
-            block = file.read(min(BLOCK, left))
-            if len(block) < min(BLOCK, left):
-                raise UserError(f"{segment.source}: the file became shorter while it was read")
-            left -= len(block)
-            data = rest + block
-            end = data.rfind(b"\n") + 1 if left else len(data)
-            ended = bool(end)
-            if not ended:
-                end = data.rfind(b" ")
-                if end <= 0 and len(data) < LONGEST_WORD:
-                    rest = data
-                    continue
-                if end <= 0:
-                    where = segment.offset + offset - segment.start
-                    raise UserError(f"{segment.source}: {LONGEST_WORD >> 20} MB without a space from byte {where} on")
-            data, rest = data[:end], data[end:]
-            try:
-                text = data.decode("utf-8")
-            except UnicodeDecodeError as error:
-                position = segment.offset + (offset - segment.start) + error.start
-                raise BadByte(segment, position, lines + data[: error.start].count(b"\n")) from None
-            if segment.offset == 0 and offset == segment.start:
-                text = text.removeprefix("\ufeff")
-            yield text, ended
-            offset += len(data)
-            lines += data.count(b"\n")
 
 
 class Cutter:
@@ -176,7 +127,7 @@ class SegmentWorker:
         vocab, seq_length = self.tokenizer.vocab, self.args.seq_length
         cut = Cutter(seq_length, vocab.cls_id, vocab.sep_id)
         cut_flags = Cutter(seq_length, 0, 0)
-        result = Result(segment.number, segment.source_number, segment.progress, self.number)
+        result = Result(segment.number, segment.source_number, segment.progress, self.number, segment.without_text)
         blocks = self._blocks(segment, result)
         for index, block in enumerate(itertools.chain(blocks, [self._nothing()])):
             units, unit_open = block.lengths, not block.ended
@@ -205,7 +156,8 @@ class SegmentWorker:
 
     def _blocks(self, segment: Segment, result: Result) -> Iterator[Block]:
         goes_on = last_was_blank = False
-        for index, (text, ended) in enumerate(read_blocks(segment)):
+        for index, (text, ended, without_text) in enumerate(read_blocks(segment)):
+            result.without_text += without_text
             lines = text.split("\n")
             if ended and lines[-1] == "" and len(lines) > 1:
                 lines.pop()

@@ -21,8 +21,8 @@ from uer.training.precision import slow_products
 SEQ_LENGTH = 128  # of a model that does not say its own
 
 
-def infer(args: argparse.Namespace, given: set[str]) -> None:
-    """Classify every line of --test_path.
+def infer(args: argparse.Namespace, given: set[str]) -> int:
+    """Classify every line of --test_path; returns how many there were.
 
     Raises:
         UserError: a model, vocabulary or file that cannot be used.
@@ -60,6 +60,7 @@ def infer(args: argparse.Namespace, given: set[str]) -> None:
     text = "".join(lines(task, logits, args.output_logits, args.output_prob))
     write_via(args.prediction_path, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"written: {args.prediction_path}, {len(instances):,} predictions")
+    return len(instances)
 
 
 def lines(task: Task, logits: np.ndarray, with_logits: bool, with_prob: bool) -> Iterator[str]:

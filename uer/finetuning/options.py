@@ -16,7 +16,8 @@ def add_tuning_options(parser: argparse.ArgumentParser, *, batch_size: int, seq_
                        epochs: int) -> None:
     """Epochs, rates, seeds, precision."""
     group = parser.add_argument_group("optimization")
-    group.add_argument("--epochs_num", type=int, default=epochs, metavar="N", help=f"default: {epochs}")
+    group.add_argument("--epochs_num", type=int, default=epochs, metavar="N",
+                       help=f"passes over the data (default: {epochs})")
     group.add_argument("--batch_size", type=int, nargs="+", default=[batch_size], metavar="N",
                        help=f"one, or several to try each (default: {batch_size})")
     group.add_argument("--seq_length", type=int, default=seq_length, metavar="N",
@@ -31,7 +32,8 @@ def add_tuning_options(parser: argparse.ArgumentParser, *, batch_size: int, seq_
                        help="longer gradients are cut to this length; 0: never (default: 1)")
     group.add_argument("--no_bias_correction", dest="bias_correction", action="store_false",
                        help="AdamW without bias correction, as UER's (steps are larger at the start)")
-    group.add_argument("--dropout", type=float, metavar="P", help="default: the config's")
+    group.add_argument("--dropout", type=float, metavar="P",
+                       help="share of activations dropped (default: the config's)")
     seeds = group.add_mutually_exclusive_group()
     seeds.add_argument("--seed", type=int, default=7, help="of the head, the order and dropout (default: 7)")
     seeds.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="several runs: median and spread are told")
@@ -67,7 +69,7 @@ def add_report_options(group: argparse._ActionsContainer) -> None:
 def classifier_parser() -> argparse.ArgumentParser:
     """The command line of finetune/run_classifier.py."""
     parser = argparse.ArgumentParser(
-        prog="run_classifier.py", allow_abbrev=False,
+        allow_abbrev=False,
         description="Fine-tune a BERT on a classification task (STS-B: regression) and keep the best epoch.",
         epilog="Batches are drawn in a new random order every epoch and padded to their longest instance; instances "
                "are not grouped by length. Of a pair that is too long, the longer text is cut first.")
@@ -96,12 +98,13 @@ def classifier_parser() -> argparse.ArgumentParser:
 
 def infer_parser() -> argparse.ArgumentParser:
     """The command line of inference/run_classifier_infer.py."""
-    parser = argparse.ArgumentParser(prog="run_classifier_infer.py", allow_abbrev=False,
+    parser = argparse.ArgumentParser(allow_abbrev=False,
                                      description="Classify texts with a model of finetune/run_classifier.py.")
     group = parser.add_argument_group("model")
     group.add_argument("--load_model_path", required=True, metavar="FILE", help="of run_classifier.py, or of UER's")
     group.add_argument("--config_path", metavar="FILE", help="model config, where there is no <FILE>.json")
-    group.add_argument("--labels_num", type=int, metavar="N", help="default: the model's")
+    group.add_argument("--labels_num", type=int, metavar="N",
+                       help="how many labels there are (default: as many as the model has)")
     add_pooling_option(group, None)
     add_tokenizer_options(parser)
     group = parser.add_argument_group("data")
@@ -111,7 +114,7 @@ def infer_parser() -> argparse.ArgumentParser:
     group.add_argument("--output_logits", action="store_true", help="a column with all logits")
     group.add_argument("--output_prob", action="store_true", help="a column with all probabilities")
     group.add_argument("--seq_length", type=int, metavar="N", help="tokens an instance at most (default: the model's)")
-    group.add_argument("--batch_size", type=int, default=64, metavar="N", help="default: 64")
+    group.add_argument("--batch_size", type=int, default=64, metavar="N", help="texts at a time (default: 64)")
     group.add_argument("--bf16", action="store_true", help="matrix products in bfloat16")
     add_uer_options(parser)
     return parser
@@ -120,7 +123,7 @@ def infer_parser() -> argparse.ArgumentParser:
 def glue_parser() -> argparse.ArgumentParser:
     """The command line of finetune/run_glue.py."""
     parser = argparse.ArgumentParser(
-        prog="run_glue.py", allow_abbrev=False,
+        allow_abbrev=False,
         description="Fine-tune one or several models on all GLUE tasks of a folder and compare them.",
         epilog="A task's figure is the mean of its metrics at the best epoch, the median over the seeds of the best "
                "learning rate and batch size; the average over tasks leaves WNLI out, as BERT's authors did. "
@@ -151,7 +154,7 @@ def glue_parser() -> argparse.ArgumentParser:
 def squad_parser() -> argparse.ArgumentParser:
     """The command line of finetune/run_squad.py."""
     parser = argparse.ArgumentParser(
-        prog="run_squad.py", allow_abbrev=False,
+        allow_abbrev=False,
         description="Fine-tune a BERT on SQuAD 1.1 or 2.0 and answer the dev questions: exact match and F1.",
         epilog="Whether questions may have no answer is read off the training data. Without "
                "--null_score_diff_threshold the threshold with the best F1 on the dev data is taken, which is what "

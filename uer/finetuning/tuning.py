@@ -18,7 +18,8 @@ from torch import nn
 
 from uer.cpu.memory import keep_freed_memory
 from uer.errors import UserError
-from uer.report.writer import Reports, duration
+from uer.progress import duration, tracked
+from uer.report.writer import Reports
 from uer.training.optimizers import AdamW, parameter_groups, schedule
 from uer.training.trainer import step_seed
 
@@ -133,7 +134,8 @@ def tune(model: nn.Module, problem: Problem, combination: Combination, settings:
     for epoch in range(settings.epochs):
         model.train()
         losses = torch.zeros((), dtype=torch.float64, device=device)
-        for number, batch in enumerate(problem.batches(combination.batch_size, combination.seed, epoch), 1):
+        batches = problem.batches(combination.batch_size, combination.seed, epoch)
+        for number, batch in enumerate(tracked(batches, per_epoch, f"epoch {epoch + 1}", "steps"), 1):
             torch.manual_seed(step_seed(combination.seed, step, 0))
             with settings.autocast(device):
                 loss = problem.loss(model, batch)

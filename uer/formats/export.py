@@ -43,7 +43,7 @@ def check_head(config: ModelConfig, name: str) -> None:
     if config.mlm_width != config.hidden_size and name in ("huggingface", "uer-py"):
         raise UserError(f"--output_format {name}: MLM heads there are as wide as the hidden states "
                         f"({config.hidden_size}), this model's has {config.mlm_width} features (pretrain.py "
-                        f"--mlm_target_dim); uer and onnx can hold it")
+                        f"--mlm_target_dim); uer and onnx can hold it", page="formats")
 
 
 def config_text(config: ModelConfig, weights: Mapping[str, torch.Tensor], generation: str) -> str:

@@ -41,7 +41,8 @@ def check_packages() -> None:
     """`UserError` that names what is not installed."""
     missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
     if missing:
-        raise UserError(f"--output_format onnx: not installed: {', '.join(missing)} (pip install {' '.join(missing)})")
+        raise UserError(f"--output_format onnx: not installed: {', '.join(missing)} (pip install {' '.join(missing)})",
+                        page="formats")
 
 
 def write_onnx(path: Path, model: Bert, src: torch.Tensor, seg: torch.Tensor) -> None:

@@ -241,7 +241,7 @@ def _guessed_config(tensors: Mapping[str, torch.Tensor], path: Path, notes: list
     if hidden % shapes.HEAD_SIZE:
         raise UserError(f"model {path}: no config beside it, and hidden_size {hidden} is no multiple of "
                         f"{shapes.HEAD_SIZE}, so the number of heads cannot be told"
-                        + hint("config_path", "; give --config_path"))
+                        + hint("config_path", "; give --config_path"), page="formats")
     heads = hidden // shapes.HEAD_SIZE
     notes.append(f"no config beside the file: {heads} heads of {shapes.HEAD_SIZE} are assumed (hidden_size {hidden})")
     positions = len(tensors[shapes.POSITIONS]) if shapes.POSITIONS in tensors else 512

@@ -88,13 +88,15 @@ def make_plan(args: argparse.Namespace) -> Plan:
     world_size, ranks = args.world_size, args.gpu_ranks or list(range(args.world_size))
     if len(set(ranks)) != len(ranks) or max(ranks) >= world_size or min(ranks) < 0:
         raise UserError(f"--gpu_ranks {words(ranks)} does not fit --world_size {world_size}: ranks are numbers below "
-                        f"world_size, each once; for one machine: --gpu_ranks {words(range(world_size))}")
+                        f"world_size, each once; for one machine: --gpu_ranks {words(range(world_size))}",
+                        page="cluster")
     _check_devices(len(ranks), "--gpu_ranks names {} ranks", "--world_size {gpus} --gpu_ranks {ranks}")
     if world_size == 1:
         return Plan(ranks, 1, 0, backend, None)
     if args.master_ip is None and len(ranks) < world_size:
         raise UserError(f"--gpu_ranks {words(ranks)} are {len(ranks)} of {world_size} processes, so others run "
-                        f"elsewhere: give --master_ip tcp://<machine of rank 0>:<port> on every machine")
+                        f"elsewhere: give --master_ip tcp://<machine of rank 0>:<port> on every machine",
+                        page="cluster")
     host, port = _address(args.master_ip) if args.master_ip else ("localhost", _free_port())
     return Plan(ranks, world_size, 0, backend, Meeting(host, port, False, 0, args.rendezvous_timeout))
 
@@ -141,7 +143,7 @@ def _check_devices(wanted: int, who: str, instead: str) -> None:
     gpus = torch.cuda.device_count()
     if 0 < gpus < wanted:
         raise UserError(f"{who.format(wanted)} but this machine shows {gpus} GPU(s); for all of them: "
-                        f"{instead.format(gpus=gpus, ranks=words(range(gpus)))}")
+                        f"{instead.format(gpus=gpus, ranks=words(range(gpus)))}", page="cluster")
 
 
 def _address(url: str) -> tuple[str, int]:

@@ -15,6 +15,8 @@ from uer.errors import UserError
 from uer.formats.storage import PendingFiles
 from uer.report import drawing, figures
 from uer.report.log import Run, names_for, read_run
+from uer.report.results import Table, read_tables
+from uer.report.story import figures_of, story, verdict
 
 PNG_DPI = 144
 
@@ -48,38 +50,57 @@ SECTIONS = (
 )
 
 CSS = """
-:root { color-scheme: light; }
-body { margin: 0; background: #fff; color: #1d2530; font: 15px/1.5 "DejaVu Sans", Verdana, sans-serif; }
+:root { color-scheme: light dark; --paper: #fff; --ink: #1d2530; --soft: #4c5763; --faint: #69737f; --edge: #e3e7eb;
+        --code: #f2f4f6; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #14181d; --ink: #e4e8ec; --soft: #b3bcc6; --faint: #929ca7; --edge: #333b44; --code: #20262d; }
+  img { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen; }
+  td.name { filter: brightness(1.5); }
+}
+body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 "DejaVu Sans", Verdana, sans-serif; }
 main { max-width: 1040px; margin: 0 auto; padding: 36px 28px 64px; }
-h1 { font-size: 25px; line-height: 1.25; margin: 0 0 4px; }
-h2 { font-size: 18px; margin: 44px 0 2px; padding-top: 18px; border-top: 1px solid #e3e7eb; }
+h1 { font-size: 25px; line-height: 1.25; margin: 0 0 4px; overflow-wrap: anywhere; }
+h2 { font-size: 18px; margin: 44px 0 2px; padding-top: 18px; border-top: 1px solid var(--edge); }
 p { margin: 0 0 10px; max-width: 78ch; }
-.lead, .words { color: #4c5763; }
+.words { color: var(--soft); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: 8px 18px; margin: 20px 0 0; max-width: 92ch; }
+dt { color: var(--faint); }
+dd { margin: 0; overflow-wrap: anywhere; }
+code { display: block; background: var(--code); border-radius: 5px; padding: 4px 8px; font-size: 13px; }
+code span { display: inline-block; max-width: 100%; margin-right: 1ch; }
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 24px 0 4px; }
-.tile { flex: 1 1 150px; border: 1px solid #e3e7eb; border-radius: 8px; padding: 10px 14px 12px; }
+.tile { flex: 1 1 150px; border: 1px solid var(--edge); border-radius: 8px; padding: 10px 14px 12px; }
 .tile b { display: block; font-size: 20px; line-height: 1.35; white-space: nowrap; }
-.tile span { color: #4c5763; font-size: 12.5px; }
+.tile span { color: var(--soft); font-size: 12.5px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 22px 0 4px; font-size: 13px; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 10px; text-align: right; border-bottom: 1px solid #e3e7eb; vertical-align: baseline; }
-th { font-weight: 600; color: #4c5763; }
+th, td { padding: 6px 10px; text-align: right; border-bottom: 1px solid var(--edge); vertical-align: baseline; }
+th { font-weight: 600; color: var(--soft); }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
-td { white-space: nowrap; }
+td, .results th { white-space: nowrap; }
 td.name { font-weight: 600; }
 img { display: block; max-width: 100%; height: auto; margin: 10px 0 0; }
-footer { margin-top: 48px; color: #69737f; font-size: 12.5px; }
+footer { margin-top: 48px; color: var(--faint); font-size: 12.5px; }
+@media (max-width: 700px) {
+  main { padding: 22px 16px 48px; }
+  dl { grid-template-columns: 1fr; gap: 2px; }
+  dd { margin-bottom: 10px; }
+  .tile { flex-basis: 120px; }
+  img { max-width: none; width: 660px; }
+}
 """
 
 
 def write_report(paths: Sequence[str], names: Sequence[str] | None = None, mask_paths: Sequence[str] | None = None,
-                 output: str | None = None) -> Path:
-    """Write report.html and the PNGs; returns the path of the page.
+                 output: str | None = None, results: Sequence[str] = ()) -> tuple[Path, list[str]]:
+    """Write report.html and the PNGs; returns the path of the page, and how good each run came out.
 
     Args:
         paths: the runs' --tb_path folders.
         names: what to call them; None: the ends of their paths.
         mask_paths: their mask files; None: those that the logs name.
         output: the folder; None: `report` in the only run's folder, or in the current one.
+        results: JSON files of run_glue.py and evaluate.py, to be shown as tables.
     Raises:
         UserError: logs that cannot be read, options that do not fit together, a folder that cannot be written.
     """
@@ -88,6 +109,7 @@ def write_report(paths: Sequence[str], names: Sequence[str] | None = None, mask_
             raise UserError(f"{option} has {len(given)} values for {len(paths)} runs; one for each is needed")
     runs = [read_run(path, name, masks) for path, name, masks in
             zip(paths, names or names_for(paths), mask_paths or len(paths) * (None,))]
+    tables = read_tables(list(results))
     first = Path(paths[0]) if Path(paths[0]).is_dir() else Path(paths[0]).parent
     folder = Path(output) if output else (first / "report" if len(runs) == 1 else Path("report"))
     pictures: dict[str, str] = {}
@@ -99,25 +121,26 @@ def write_report(paths: Sequence[str], names: Sequence[str] | None = None, mask_
             figure.savefig(text, format="svg", bbox_inches="tight", dpi=PNG_DPI, metadata={"Date": None})
             pyplot.close(figure)
             pictures[section.key] = base64.b64encode(text.getvalue()).decode()
-        pending.add(folder / "report.html").write_text(page(runs, pictures), encoding="utf-8")
+        pending.add(folder / "report.html").write_text(page(runs, pictures, tables), encoding="utf-8")
         pending.publish()
-    return folder / "report.html"
+    return folder / "report.html", [(f"{run.name}: " if len(runs) > 1 else "") + verdict(run) for run in runs]
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def page(runs: Sequence[Run], pictures: dict[str, str]) -> str:
+def page(runs: Sequence[Run], pictures: dict[str, str], tables: Sequence[Table] = ()) -> str:
     """The HTML.
 
     Args:
         pictures: key of a section -> SVG in base64.
     """
     title = "Run " + runs[0].name if len(runs) == 1 else f"{len(runs)} runs: " + ", ".join(run.name for run in runs)
-    lead = f'<p class="lead">{html.escape(describe(runs[0]))}</p>' if len(runs) == 1 else ""
-    top = lead + tiles(runs[0]) if len(runs) == 1 else table(runs)
+    top = told(runs[0]) + tiles(runs[0]) if len(runs) == 1 else table(runs)
+    top += "".join(results_table(one) for one in tables)
     parts = [f'<section id="{x.key}"><h2>{x.heading}</h2><p class="words">{x.words}</p>'
-             f'<img alt="{x.heading}" src="data:image/svg+xml;base64,{pictures[x.key]}"></section>' for x in SECTIONS]
+             f'<div class="scroll"><img alt="{x.heading}" src="data:image/svg+xml;base64,{pictures[x.key]}"></div>'
+             f'</section>' for x in SECTIONS]
     return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
             f"<title>{html.escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
@@ -126,54 +149,23 @@ def page(runs: Sequence[Run], pictures: dict[str, str]) -> str:
             "</html>\n")
 
 
-def describe(run: Run) -> str:
-    """A sentence on what a run was."""
-    facts, teacher = run.facts, run.facts.get("teacher", {})
-    words = [f"Step {run.last_step:,}" + (f" of {facts['total_steps']:,}" if "total_steps" in facts else "")]
-    teacher = facts.get("origin", teacher)
-    if teacher:
-        words.append(f"{teacher['layers_num']} layers × {teacher['hidden_size']}" +
-                     (f" to {facts['target_dim']} ({facts.get('strategy')})" if facts.get("target_dim") else ""))
-    if "rows" in facts:
-        words.append(f"{facts['processes']} × {facts['micro_steps']} × {facts['rows']} instances of {facts['seq']} "
-                     f"tokens a step" + (", bfloat16" if facts.get("bf16") else ""))
-    if "step" in run.card:
-        words.append(f"newest checkpoint {Path(str(facts['output'])).name}-{run.card['step']}")
-    return "; ".join(words) + "."
+def told(run: Run) -> str:
+    """A run's story, the command at its end as it is to be typed."""
+    lines = []
+    for question, answer in story(run).items():
+        text = html.escape(answer)
+        if text.startswith("python3 "):
+            text = "<code>" + " ".join(f"<span>{word}</span>" for word in text.split()) + "</code>"
+        lines.append(f"<dt>{question}</dt><dd>{text}</dd>")
+    return f'<dl>{"".join(lines)}</dl>'
 
 
-def figures_of(run: Run) -> dict[str, str]:
-    """What a run came to, in words, by what it is; absent where a log does not say."""
-    found: dict[str, str] = {"steps": f"{run.last_step:,}"}
-    kind, line = ("held-out", run.dev[-1]) if run.dev else ("training", run.train[-1])
-    found[f"{kind} loss"] = f"{line['loss']:.3f}"
-    found[f"{kind} accuracy"] = f"{100 * line['accuracy']:.1f} %"
-    if run.model:
-        first, last = run.model[0], run.model[-1]
-        sizes = sum(first["parameters"].values()), sum(last["parameters"].values())
-        unit, word = figures.operation_unit(operations(first))
-        found["parameters"] = change(*sizes, *((1e6, "M") if sizes[0] >= 1e6 else (1e3, "k")))
-        found["operations a step"] = change(operations(first), operations(last), unit, f"{word}FLOP")
-        if first.get("on_activations"):
-            found["times cheaper than on activations"] = f"{first['on_activations'] / operations(last):.1f}"
-    curve = run.curve("train", "seconds_per_step")
-    if curve:
-        early = figures.first_median(curve) if run.squeeze else figures.last_median(curve)
-        found["time of a step"] = change(early, figures.last_median(curve), *((1, "s") if early >= 1 else (1e-3, "ms")))
-    if run.squeeze:
-        found["squeezed"] = f"step {run.squeeze[-1]['step']:,}"
-    return found
-
-
-def operations(line: dict[str, Any]) -> int:
-    """All operations of a step, of a line of kind `model`."""
-    return sum(line["operations"].values()) + line.get("composition", 0)
-
-
-def change(before: float, after: float, unit: float, word: str) -> str:
-    """`before → after word`, or one number where they read the same."""
-    texts = [f"{number / unit:,.0f}" if number >= 1000 * unit else f"{number / unit:.3g}" for number in (before, after)]
-    return " → ".join(dict.fromkeys(texts)) + f" {word}"
+def results_table(found: Table) -> str:
+    """A table with its heading."""
+    head = "".join(f"<th>{html.escape(column)}</th>" for column in found.columns)
+    rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in found.rows)
+    return (f'<h2>{html.escape(found.title)}</h2><div class="scroll"><table class="results"><thead><tr>{head}</tr>'
+            f"</thead><tbody>{rows}</tbody></table></div>")
 
 
 def tiles(run: Run) -> str:

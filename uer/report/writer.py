@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from uer.errors import UserError, show_everything, silence_stdout
 from uer.formats.storage import write_via
+from uer.progress import say
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,7 @@ class Reports:
         if not self.leads:
             return
         try:
-            print(line, flush=True)
+            say(line)
         except OSError as error:
             silence_stdout()
             _warn(f"stdout cannot be written ({error.strerror}); the run goes on without it")
@@ -137,9 +138,3 @@ def _step_and_start(line: str) -> tuple[float, bool]:
         return record["step"], "start" in record
     except (ValueError, KeyError, TypeError):
         return math.inf, False
-
-
-def duration(seconds: float) -> str:
-    """h:mm:ss"""
-    whole = int(seconds)
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"

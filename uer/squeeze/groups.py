@@ -147,7 +147,7 @@ def check_target(config: ModelConfig, target_dim: int, strategy: str) -> None:
         below, above = target_dim // step * step, -(-target_dim // step) * step
         near = " or ".join(str(x) for x in (below, above) if 0 < x <= size)
         raise UserError(f"--target_dim {target_dim} with --compactor_mask_strategy {strategy}: must be a multiple of "
-                        f"{step} ({what}); {near} would do")
+                        f"{step} ({what}); {near} would do", page="shape")
 
 
 def feedforward_target(config: ModelConfig, target_dim: int, wanted: int | None) -> int:

@@ -28,12 +28,12 @@ from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
 from uer.squeeze.mask_file import check_masks, cut_masks, start_mask_file
 from uer.tokenizers import Vocab, build_tokenizer
-from uer.training.checkpoint import checkpoint_steps, find_checkpoint, open_checkpoint, sweep
+from uer.training.checkpoint import Checkpoint, checkpoint_steps, find_checkpoint, open_checkpoint, sweep
 from uer.training.choose_learner import build_learner
 from uer.training.compilation import check_compiler
 from uer.training.learner import Learner
 from uer.training.lock import only_writer
-from uer.training.objective import SoftTargets
+from uer.training.objective import SoftTargets, evaluate
 from uer.training.optimizers import schedule
 from uer.training.precision import Precision, slow_products
 from uer.training.sharded_master import ShardedLearner
@@ -85,6 +85,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         feeds = go_on(resumed[1], feeds[0], args, path, reports)
         dataset.follow(feeds)
         pooler = take_pooler(resumed[0])
+    card |= judged(args, loaded, dev, place, reports, resumed)
     learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed,
                                   pooler)
     card = {**card, "data": [asdict(feed) for feed in feeds]}
@@ -118,6 +119,19 @@ def go_on(card: dict[str, Any], now: Feed, args: argparse.Namespace, path: Path,
     if step >= args.total_steps:
         reports.say(f"nothing is left to do: it is of step {step:,}, --total_steps is {args.total_steps:,}")
     return feeds
+
+
+def judged(args: argparse.Namespace, loaded: LoadedModel, dev: MlmLoader | None, place: Place, reports: Reports,
+           resumed: Checkpoint | None) -> dict[str, float]:
+    """The teacher's figures on held-out text, for the student's to be seen against; of a run that goes on, its own."""
+    if resumed is not None:
+        return {key: value for key, value in resumed[1].items() if key in ("teacher_loss", "teacher_accuracy")}
+    if dev is None or not args.weight_squeeze or loaded.head_made:
+        return {}
+    teacher = from_weights(loaded.config, loaded.weights).to(place.device)
+    found = evaluate(teacher, dev.sequential(), place.device, share=True)
+    reports.say(f"teacher: held-out loss {found.loss:.4f}, accuracy {100 * found.accuracy:.2f} %")
+    return {"teacher_loss": found.loss, "teacher_accuracy": found.accuracy}
 
 
 def resume_wish(args: argparse.Namespace) -> str | None:
@@ -174,7 +188,7 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
     keys += [key for key in newer if key in found]
     differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here" for key in keys if found.get(key) != wanted[key]]
     if differ:
-        raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ))
+        raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ), page="cluster")
 
 
 def describe(learner: Learner, place: Place, args: argparse.Namespace) -> str:

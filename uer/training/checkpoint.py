@@ -103,7 +103,8 @@ def find_checkpoint(output: str, wanted: str) -> Path:
         return Path(wanted)
     steps = checkpoint_steps(output)
     if not steps:
-        raise UserError(f"--resume: no checkpoint {output}-<step> is there; leave --resume out to start a new run")
+        raise UserError(f"--resume: no checkpoint {output}-<step> is there; leave --resume out to start a new run",
+                        page="cluster")
     return checkpoint_path(output, steps[-1])
 
 

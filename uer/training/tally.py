@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from uer.report.writer import Reports, duration
+from uer.progress import Progress, duration
+from uer.report.writer import Reports
 from uer.system import peak_memory
 from uer.training.learner import Learner
 from uer.training.wid_learner import WidLearner
@@ -25,6 +26,7 @@ class Tally:
     def __init__(self, reports: Reports, device: torch.device, first: int, last: int):
         self.reports, self.device, self.first, self.last = reports, device, first, last
         self.begun = time.perf_counter()
+        self.bar: Progress | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -35,6 +37,13 @@ class Tally:
         """Add a step: cross entropy, right predictions, predictions, tokens, summed over all processes."""
         self.sums += sums
         self.steps += 1
+        self.bar = self.bar or Progress("pretrain", self.last - self.first, "steps", self.reports.leads)
+        self.bar.advance()
+
+    def close(self) -> None:
+        """Nothing follows."""
+        if self.bar:
+            self.bar.close()
 
     def report(self, step: int, learner: Learner, factor: float, more: dict[str, float]) -> None:
         """Tell what the steps since the last report were like. Every process must call it.
@@ -58,6 +67,8 @@ class Tally:
         values["memory_gb"] = memory_gb(self.device)
         self.reports.say(f"{line} | {values['memory_gb']:.1f} GB | {duration(left)} left")
         self.reports.record(step, "train", {**values, **more})
+        if self.bar:
+            self.bar.told()
         self._clear()
 
 

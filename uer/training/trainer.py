@@ -113,6 +113,7 @@ class Trainer:
                 self._after(step)
         finally:
             stream.close()
+            self.tally.close()
 
     def _after(self, step: int) -> None:
         """What some steps are followed by."""

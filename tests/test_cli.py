@@ -1,0 +1,106 @@
+"""`uer-wid` and `python3 -m uer`: every script's main under its name; a wheel that brings them along."""
+
+import importlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from commands import ROOT, TEACHER, write_teacher
+from corpora import random_corpus, write_vocab
+
+from uer.cli import COMMANDS, command_line
+
+SCRIPTS = [path for folder in ("", "finetune", "inference", "scripts") for path in sorted((ROOT / folder).glob("*.py"))
+           if path.name != "environment.py"]
+
+
+def test_every_script_is_a_command_and_has_its_main():
+    found = {"report", "inspect", "options"}
+    for path in SCRIPTS:
+        spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+        script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        assert script.main is importlib.import_module(COMMANDS[path.stem][0]).main
+        found.add(path.stem)
+    assert found == set(COMMANDS)
+
+
+def module(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "uer", *words], cwd=folder, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_the_module_lists_the_commands_and_runs_them(tmp_path):
+    listed = module(tmp_path)
+    assert listed.returncode == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines() if line.startswith("  ")] == list(COMMANDS)
+    write_vocab(tmp_path)
+    (tmp_path / "corpus.txt").write_text(random_corpus(1, 30), encoding="utf-8")
+    options = ["--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path"]
+    made = module(tmp_path, "preprocess", *options, "a.pt")
+    assert made.returncode == 0, made.stderr
+    subprocess.run([sys.executable, str(ROOT / "preprocess.py"), *options, "b.pt"], cwd=tmp_path, check=True,
+                   capture_output=True)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["preproces"], "error: preproces: no such command; there are preprocess, pretrain"),
+    (["preprocess", "--corpus_path", "absent", "--vocab_path", "v"], "error: --corpus_path absent: no such file")])
+def test_mistakes_are_one_sentence(tmp_path, words, message):
+    done = module(tmp_path, *words)
+    assert done.returncode == 2 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("argv", "expected"), [
+    (["convert.py", "--mask_path", "a b"], "python3 convert.py --mask_path 'a b'"),
+    (["uer-wid convert", "--x"], "uer-wid convert --x"), (["python3 -m uer convert"], "python3 -m uer convert")])
+def test_what_was_typed_is_kept(monkeypatch, argv, expected):
+    monkeypatch.setattr(sys, "argv", argv)
+    assert command_line() == expected
+
+
+# -- a wheel -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_a_wheel_in_a_fresh_environment_runs_the_small_world(tmp_path):
+    """Built from a copy, installed where this repository is not; only what it depends on is lent from here."""
+    shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "work", "__pycache__", "build"))
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    python = tmp_path / "venv/bin/python"
+    lent = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")}))
+    (lent / "lent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    pip = [str(python), "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    built = subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(tmp_path / "source")],
+                           capture_output=True, text=True)
+    if "No matching distribution found for setuptools" in built.stderr:
+        pytest.skip("no package index to take setuptools from")
+    assert built.returncode == 0, built.stderr
+    shutil.rmtree(tmp_path / "source")
+    subprocess.run([*pip, "install", "--no-deps", *map(str, tmp_path.glob("uer_wid-*.whl"))], check=True)
+    work = tmp_path / "work"
+    work.mkdir()
+    write_vocab(work)
+    write_teacher(work / "teacher.bin")
+    (work / "config.json").write_text(TEACHER.to_json())
+    (work / "corpus.txt").write_text(random_corpus(1, 60), encoding="utf-8")
+    for line in (
+            "preprocess --corpus_path corpus.txt --vocab_path vocab.txt --dataset_path data.pt --seq_length 32 "
+            "--dynamic_masking --processes_num 2",
+            "pretrain --dataset_path data.pt --vocab_path vocab.txt --config_path config.json --pretrained_model_path "
+            "teacher.bin --output_model_path run.bin --total_steps 4 --batch_size 4 --world_size 2 --weight_squeeze "
+            "--target_dim 64 --compactor_init calibrated --tb_path log",
+            "convert --load_model_path run.bin-4 --output_model_path student.bin --output_format uer huggingface "
+            "--vocab_path vocab.txt",
+            "evaluate --model_path student.bin --dataset_path data.pt --vocab_path vocab.txt"):
+        done = subprocess.run([tmp_path / "venv/bin/uer-wid", *line.split()], cwd=work, capture_output=True, text=True,
+                              env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"})
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    assert "accuracy" in done.stdout
+    assert "uer-wid convert --load_model_path run.bin-4" in (work / "student/README.md").read_text(encoding="utf-8")

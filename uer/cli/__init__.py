@@ -1,0 +1,55 @@
+"""The commands: each is the script of its name, `uer-wid <name>` and `python3 -m uer <name>` alike.
+
+A module here holds the `parser` and the `main` of one; none imports torch before the command line is parsed.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+COMMANDS = {
+    "preprocess": ("uer.cli.preprocess", "text -> dataset"),
+    "pretrain": ("uer.cli.pretrain", "dataset + teacher -> checkpoints of a student (or of a plain BERT)"),
+    "convert": ("uer.cli.convert", "checkpoint -> student, in the formats asked for"),
+    "calibrate": ("uer.cli.calibrate", "teacher + text -> student, without training"),
+    "evaluate": ("uer.cli.evaluate", "model + held-out dataset -> loss and accuracy"),
+    "run_classifier": ("uer.cli.run_classifier", "fine-tune on a classification task"),
+    "run_glue": ("uer.cli.run_glue", "fine-tune several models on GLUE: a table and a chart"),
+    "run_squad": ("uer.cli.run_squad", "fine-tune on SQuAD"),
+    "run_classifier_infer": ("uer.cli.run_classifier_infer", "classify texts with a fine-tuned model"),
+    "convert_bert_from_huggingface_to_uer": ("uer.cli.from_huggingface", "Hugging Face BERT -> UER file"),
+    "convert_bert_from_uer_to_huggingface": ("uer.cli.to_huggingface", "UER file -> Hugging Face folder"),
+    "reduce_vocabulary": ("uer.cli.reduce_vocabulary", "a BERT with fewer words"),
+    "report": ("uer.report.__main__", "logs of runs -> a page and pictures"),
+    "inspect": ("uer.data.inspect", "look into a dataset"),
+    "options": ("uer.cli.options", "find options of all commands by a word"),
+}
+TUNING = ("run_classifier", "run_glue", "run_squad")
+FOLDERS = {**dict.fromkeys(TUNING, "finetune"), "run_classifier_infer": "inference", **dict.fromkeys(
+    ("convert_bert_from_huggingface_to_uer", "convert_bert_from_uer_to_huggingface", "reduce_vocabulary"), "scripts")}
+
+
+def command_line() -> str:
+    """What was typed, to be kept beside what it made."""
+    name, *options = sys.argv
+    start = ["python3", name] if name.endswith(".py") else name.split()
+    return shlex.join([*start, *options])
+
+
+def suggestion(name: str, *options: object) -> str:
+    """The command line of another command, to be typed where this one was; options that are None are left out.
+
+    Args:
+        options: the words after the command; a list stands for its items.
+    """
+    program = sys.argv[0]
+    words = [*program.split()[:-1], name] if " " in program else ["uer-wid", name]
+    if program.endswith(".py") and Path(program).stem in COMMANDS:
+        here, mine, folder = Path(program).parent, FOLDERS.get(Path(program).stem), FOLDERS.get(name, "")
+        top = here.parent if mine and here.name == mine else here / ".." if mine else here
+        words = ["python3", str(top / folder / f"{name}.py")]
+    for option in options:
+        words += map(str, option) if isinstance(option, (list, tuple)) else [] if option is None else [str(option)]
+    return shlex.join(words)

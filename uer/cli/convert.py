@@ -1,0 +1,76 @@
+"""Merge a stage-1 checkpoint into a student that stands alone, and write it in the formats asked for."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from uer.arguments import add_uer_options, checked, refuse_overwriting
+from uer.cli import command_line, suggestion
+from uer.errors import UserError
+from uer.progress import ending
+
+FORMATS = ("uer", "uer-py", "huggingface", "onnx", "onnx-int8")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Sizes are read off the checkpoint; those given are checked against it. A checkpoint without\n"
+               "compactors (a plain MLM run, a student trained on) is converted as it is. Nothing is written unless\n"
+               "every output, read back, gives the logits of the checkpoint.")
+    model = out.add_argument_group("checkpoint")
+    model.add_argument("--load_model_path", required=True, metavar="FILE", help="checkpoint <output_model_path>-<step>")
+    model.add_argument("--layers_num", type=int, metavar="N", help="layers of the teacher (default: the checkpoint's)")
+    model.add_argument("--hidden_size", type=int, metavar="N", help="of the teacher (default: the checkpoint's)")
+    model.add_argument("--feedforward_size", type=int, metavar="N", help="of the teacher (default: the checkpoint's)")
+    model.add_argument("--heads_num", type=int, metavar="N",
+                       help="heads of the teacher (default: the JSON beside the checkpoint, else hidden_size / 64)")
+    model.add_argument("--config_path", metavar="FILE", help="the teacher's config, as in bert/ (default: as above)")
+    masks = out.add_argument_group("masks")
+    masks.add_argument("--compactor_mask_strategy", choices=("dim", "head"),
+                       help="of the run (default: its own, or dim)")
+    masks.add_argument("--mask_path", metavar="FILE", help="the run's mask file; not needed once it has been squeezed")
+    masks.add_argument("--mask_step", type=int, metavar="STEP", help="step of the checkpoint (default: its own)")
+    masks.add_argument("--keep_attention_scale", action="store_true",
+                       help="do not fold the attention scale into the student's query, as the published conversion")
+    to = out.add_argument_group("output")
+    to.add_argument("--output_model_path", required=True, metavar="FILE",
+                    help="student to write; its config goes to <name without .bin>_config.json, a Hugging Face folder "
+                         "to <name without .bin>/, ONNX to <name>.onnx or <name>-int8.onnx, and uer-py beside uer to "
+                         "<name>-uer-py.bin")
+    to.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS,
+                    help="one or several (default: uer). uer: the names of the published code; uer-py: those of UER-py "
+                         "since 2022; huggingface: a folder for stock transformers; onnx; onnx-int8: the same, its "
+                         "weights in 8 bits (onnxruntime's dynamic quantisation), a quarter of the size")
+    to.add_argument("--dev_path", nargs="+", metavar="FILE",
+                    help="held-out dataset by preprocess.py: accuracy in float32 and in int8 (onnx-int8)")
+    to.add_argument("--vocab_path", metavar="FILE", help="vocabulary, for the tokenizer files of huggingface")
+    to.add_argument("--do_lower_case", choices=("true", "false"),
+                    help="of that tokenizer (default: false if the vocabulary has capital letters)")
+    add_uer_options(out)
+    return out
+
+
+def main() -> None:
+    """Parse, read, merge, write."""
+    args = checked(parser().parse_args())
+    from uer.conversion.outputs import check_outputs, output_paths, write_outputs, written_by
+    from uer.conversion.stage1 import student_source
+    from uer.data.dataset import Dataset
+
+    if args.dev_path and "onnx-int8" not in args.output_format:
+        raise UserError("--dev_path does nothing without --output_format onnx-int8, whose accuracy it tells")
+    paths = output_paths(args.output_model_path, args.output_format)
+    refuse_overwriting(args, {"output_model_path": written_by(paths)})
+    check_outputs(paths, args.vocab_path)
+    dev = Dataset.open(args.dev_path, option="--dev_path") if args.dev_path else None
+    source = replace(student_source(args, command_line(), print), dev=dev)
+    for line in write_outputs(source, paths):
+        print(f"written: {line}")
+    good = [f"{what} {value}" for what, value in source.card.figures if "held-out" in what]
+    ending(", ".join(map(str, paths.values())) + f": {source.card.parameters / 1e6:.1f} M parameters",
+           "; ".join(good) or "the checkpoint says nothing of held-out text; evaluate it",
+           suggestion("evaluate", "--model_path", next(iter(paths.values())), "--dataset_path", "DEV_DATASET",
+                      args.vocab_path and ["--vocab_path", args.vocab_path]))

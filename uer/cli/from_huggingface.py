@@ -1,0 +1,55 @@
+"""Write a Hugging Face BERT (folder, .safetensors or .bin) as a UER file, with its config and vocabulary beside it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from uer.arguments import add_uer_options, checked, refuse_overwriting
+from uer.errors import UserError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; UER's option names."""
+    out = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False,
+        epilog="RoBERTa works as well; its vocabulary is written as <name>_vocab.json and <name>_merges.txt.")
+    out.add_argument("--input_model_path", required=True, metavar="PATH",
+                     help="folder with config.json and model.safetensors or pytorch_model.bin, or such a file")
+    out.add_argument("--output_model_path", required=True, metavar="FILE",
+                     help="UER file to write; beside it <name without .bin>_config.json and _vocab.txt")
+    out.add_argument("--layers_num", type=int, metavar="N", help="checked against the file (default: the file's)")
+    out.add_argument("--type", "--target", choices=("bert", "mlm"), metavar="{bert,mlm}",
+                     help="bert: with pooler and next-sentence head; mlm: without (default: what the file has)")
+    out.add_argument("--config_path", metavar="FILE",
+                     help="config as in bert/, for a file without config.json beside it (default: heads of 64)")
+    out.add_argument("--generation", choices=("published", "uer-py"), default="published",
+                     help="tensor names: the published code's, or those of UER-py since 2022 (default: published)")
+    out.add_argument("--allow_missing_head", action="store_true", help="make an MLM head if there is none")
+    out.add_argument("--seed", type=int, default=7, metavar="N", help="of such a head (default: 7)")
+    add_uer_options(out, without=("target",))
+    return out
+
+
+def main() -> None:
+    """Parse, read, check, write."""
+    args = checked(parser().parse_args())
+    from uer.config import load_config
+    from uer.conversion.outputs import check_outputs, chosen_extras, import_lines, written_by
+    from uer.formats import load_model
+
+    output = Path(args.output_model_path)
+    paths = {"uer": output}
+    refuse_overwriting(args, {"output_model_path": written_by(paths)})
+    check_outputs(paths, None)
+    model = load_model(args.input_model_path, vocab_size=None, allow_missing_head=args.allow_missing_head,
+                       config=load_config(args.config_path) if args.config_path else None, seed=args.seed)
+    if model.source != "huggingface":
+        raise UserError(f"--input_model_path {args.input_model_path}: it has UER's names already")
+    if args.layers_num not in (None, model.config.layers_num):
+        raise UserError(f"--layers_num {args.layers_num}, but the file has {model.config.layers_num} layers")
+    for note in model.notes:
+        print(f"note: {note}")
+    extras = chosen_extras(model, args.type, "--input_model_path " + args.input_model_path)
+    for line in import_lines(model, extras, Path(args.input_model_path), output, args.generation):
+        print(line)

@@ -1,0 +1,38 @@
+"""Text to dataset."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from uer.arguments import checked, refuse_overwriting
+from uer.cli import suggestion
+from uer.data.options import preprocess_parser as parser
+from uer.progress import ending, say
+
+
+def main() -> None:
+    """Parse the command line, build the dataset, say what it holds."""
+    args = checked(parser().parse_args())
+    refuse_overwriting(args, {"dataset_path": [args.dataset_path]})
+    from uer.data.builder import build_dataset
+    from uer.data.header import summary
+
+    header = build_dataset(args)
+    say(f"{args.dataset_path}\n{summary(header)}")
+    unknown = header["unknown"] / max(1, header["words"])
+    ending(f"{args.dataset_path}: {header['instances']:,} instances of {header['documents']:,} documents",
+           f"{unknown:.2%} of the tokens are unknown to {header['vocab_name']}", _following(args, header))
+
+
+def _following(args: argparse.Namespace, header: dict[str, Any]) -> str:
+    """Train on a dataset that is masked anew every epoch, evaluate on one that is not."""
+    vocab = args.vocab_path or args.spm_model_path
+    beside = Path(vocab).parent
+    teacher = beside if (beside / "config.json").is_file() else "TEACHER"
+    common = ["--dataset_path", args.dataset_path, "--vocab_path", vocab]
+    if not header["dynamic_masking"]:
+        return suggestion("evaluate", "--model_path", teacher, common)
+    return suggestion("pretrain", common, "--pretrained_model_path", teacher, "--weight_squeeze", "--target_dim", "DIM",
+                      "--compactor_init", "calibrated", "--train", "student", "--output_model_path", "student.bin")

@@ -1,0 +1,39 @@
+"""Compress a BERT teacher by weight-inherited distillation, or train a BERT by masked language modelling."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from uer.cli import suggestion
+from uer.config import parse_with_config
+from uer.files import read_object
+from uer.opts import pretrain_parser as parser
+from uer.progress import ending
+
+
+def main() -> None:
+    args, given = parse_with_config(parser)
+    from uer.pretraining import pretrain
+
+    pretrain(args, given)
+    checkpoint = Path(f"{args.output_model_path}-{args.total_steps}")
+    leads = os.environ.get("RANK", "0") == "0" and 0 in (args.gpu_ranks or [0])
+    if leads and not (args.plan or args.dryrun):
+        _end(args, checkpoint)
+
+
+def _end(args: argparse.Namespace, checkpoint: Path) -> None:
+    """The last lines of a run; the newest checkpoint may be of a step beyond --total_steps."""
+    card = read_object(f"{checkpoint}.json") if checkpoint.is_file() else {}
+    good = "unknown on text that it was not trained on; a --dev_path would tell"
+    if "dev_accuracy" in card:
+        good = f"held-out accuracy {100 * card['dev_accuracy']:.2f} %, loss {card['dev_loss']:.4f}"
+    if "dev_accuracy" in card and "teacher_accuracy" in card:
+        good += f"; the teacher's {100 * card['teacher_accuracy']:.2f} %, {card['teacher_loss']:.4f}"
+    masks = ["--mask_path", args.mask_path] if card.get("kind") == "wid" and args.mask_path else None
+    following = suggestion("convert", "--load_model_path", checkpoint, masks, "--vocab_path", args.vocab_path,
+                           "--output_format", "uer", "huggingface", "--output_model_path",
+                           f"{args.output_model_path.removesuffix('.bin')}-student.bin")
+    ending(f"{checkpoint}" + (f" and the log of the run in {args.tb_path}" if args.tb_path else ""), good, following)

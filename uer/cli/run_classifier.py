@@ -1,0 +1,21 @@
+"""Fine-tune a BERT on a classification task: UER's TSV, or a task of GLUE."""
+
+from __future__ import annotations
+
+from uer.cli import suggestion
+from uer.config import parse_with_config
+from uer.finetuning.options import classifier_parser as parser
+from uer.progress import ending
+
+
+def main() -> None:
+    args, given = parse_with_config(parser)
+    from uer.finetuning.classify import run_classifier
+
+    best = run_classifier(args, given)
+    from uer.finetuning.tuning import in_words
+
+    ending(args.output_model_path, f"on the dev data {in_words(best['figures'])}, epoch {best['best_epoch']}",
+           suggestion("run_classifier_infer", "--load_model_path", args.output_model_path,
+                      args.vocab_path and ["--vocab_path", args.vocab_path], "--test_path", args.test_path or "TEXTS",
+                      "--prediction_path", "predictions.tsv"))

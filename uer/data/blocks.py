@@ -1,0 +1,103 @@
+"""A segment's text, read in blocks: plain text as it stands, JSON lines as documents of plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from uer.data.records import json_document
+from uer.data.sources import BLOCK, Segment
+from uer.errors import UserError
+
+LONGEST_WORD = 64 << 20  # bytes of text without any space or line end, or of a record
+
+
+class BadLine(Exception):
+    """A line that cannot be read: the lines of the segment before it, and what is wrong with it."""
+
+    def __init__(self, segment: Segment, lines: int, problem: str) -> None:
+        super().__init__(segment, lines, problem)
+        self.segment, self.lines, self.problem = segment, lines, problem
+
+
+def read_blocks(segment: Segment) -> Iterator[tuple[str, bool, int]]:
+    """The segment's text in blocks that end at a line end, or before a space in a line longer than a block.
+
+    Yields (text, whether its last line ends there, records without text that were left out).
+
+    Raises:
+        BadLine: not UTF-8, or no record.
+        UserError: a word without end.
+    """
+    if segment.text_field is None:
+        for text, ended, _ in _read_text(segment, b" "):
+            yield text, ended, 0
+        return
+    for text, _, lines in _read_text(segment, None):
+        documents = []
+        for number, line in enumerate(text.split("\n"), lines):
+            if line and not line.isspace():
+                try:
+                    documents.append(json_document(line, segment.text_field))
+                except ValueError as error:
+                    raise BadLine(segment, number, str(error)) from None
+        without_text = documents.count("")
+        for part, ended in _in_blocks("".join(documents) or "\n"):
+            yield part, ended, without_text
+            without_text = 0
+
+
+def _in_blocks(text: str) -> Iterator[tuple[str, bool]]:
+    """Whole lines that may be longer than a block, as `read_blocks` has them."""
+    start = 0
+    while len(text) - start > BLOCK:
+        end, ended = text.rfind("\n", start, start + BLOCK) + 1, True
+        if not end:
+            end, ended = text.rfind(" ", start + 1, start + BLOCK), False
+        if end < 0:
+            end = text.find(" ", start + BLOCK)
+        if end < 0:
+            break
+        yield text[start:end], ended
+        start = end
+    if start < len(text):
+        yield text[start:], True
+
+
+def _read_text(segment: Segment, space: bytes | None) -> Iterator[tuple[str, bool, int]]:
+    """Yields (text, whether its last line ends there, lines of the segment before it).
+
+    A line longer than a block is cut before a `space`; where there is none, it comes whole.
+    """
+    offset, lines, left = segment.start, 0, segment.end - segment.start
+    rest = b""
+    with open(segment.path, "rb") as file:
+        file.seek(segment.start)
+        while left or rest:
+            block = file.read(min(BLOCK, left))
+            if len(block) < min(BLOCK, left):
+                raise UserError(f"{segment.source}: the file became shorter while it was read")
+            left -= len(block)
+            data = rest + block
+            end = data.rfind(b"\n") + 1 if left else len(data)
+            ended = bool(end)
+            if not ended:
+                end = data.rfind(space) if space else 0
+                if end <= 0 and len(data) < LONGEST_WORD:
+                    rest = data
+                    continue
+                if end <= 0:
+                    what = "without a space" if space else "in one record"
+                    where = segment.offset + offset - segment.start
+                    raise UserError(f"{segment.source}: {LONGEST_WORD >> 20} MB {what} from byte {where} on")
+            data, rest = data[:end], data[end:]
+            try:
+                text = data.decode("utf-8")
+            except UnicodeDecodeError as error:
+                position = segment.offset + (offset - segment.start) + error.start
+                problem = f"byte {position} is not UTF-8; convert the file to UTF-8"
+                raise BadLine(segment, lines + data[: error.start].count(b"\n"), problem) from None
+            if segment.offset == 0 and offset == segment.start:
+                text = text.removeprefix("\ufeff")
+            yield text, ended, lines
+            offset += len(data)
+            lines += data.count(b"\n")
