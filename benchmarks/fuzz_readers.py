@@ -80,6 +80,7 @@ def readers(work: Path) -> list[Reader]:
     tuning.write_squad(work / "s.json", 3, 1, unanswerable=True)
     lines = {task: {kind: "\n".join(tuning.glue_lines(task, kind, 6)[0]).encode() for kind in ("train", "test")}
              for task in ("QQP", "STS-B", "CoLA")}
+    records = "".join(json.dumps({"id": i, "text": f"the river\n\nnew café {i}"}) + "\n" for i in range(8))
     masks = "".join(f"{step}\tencoder.transformer.0.self_attn.final_linear_left_compactor.weight\t[0, {step}]\n"
                     for step in (1, 2, 3))
     card = {"format": 1, "config": SMALL.to_dict(), "labels": ["0", "1"], "pairs": True, "pooling": "mean",
@@ -107,6 +108,9 @@ def readers(work: Path) -> list[Reader]:
     def corpus(folder: Path) -> None:
         build_dataset(options(folder, "--dynamic_masking", "--seq_length", "16"))
 
+    def json_lines(folder: Path) -> None:
+        build_dataset(options(folder, "--dynamic_masking", "--seq_length", "16", corpus=folder / "corpus.jsonl"))
+
     def dataset(folder: Path) -> None:
         found = Dataset.open(folder / "dataset.pt")
         loader = MlmLoader(found, 4, seed=1, prefetch=0)
@@ -127,6 +131,7 @@ def readers(work: Path) -> list[Reader]:
     save_checkpoint(str(work / "c"), 1, classes, {}, {"optimizer": {}})
     return [
         Reader("corpus", corpus, {**vocab, **data("corpus.txt")}),
+        Reader("corpus of JSON lines", json_lines, {**vocab, "corpus.jsonl": records.encode()}),
         Reader("vocabulary", tokenizer, vocab),
         Reader("config", lambda folder: load_config(folder / "config.json"), {"config.json": SMALL.to_json().encode()}),
         Reader("config of Hugging Face", lambda folder: load_config(folder / "config.json"),
