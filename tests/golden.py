@@ -4,9 +4,9 @@ One layer, 768 hidden, 12 heads, ffn 3072, vocabulary 1000, batch 4 × 32, dropo
 w_step 5, lambda 20, learning rate 1e-5, compactor learning rate 5e-4, constant schedule, no tying, no accumulation.
 Initial weights and batches come out of two seeded streams of numpy's legacy generator, whose numbers are frozen.
 
-Padding: the published code adds −10000 to the scores of padded keys, the package leaves these keys out. That is the same
-until scores reach 1e4, which only a diverging run does: in one, the losses differed by 0.47 of themselves at step 10,
-and by 1e-11 with −10000 added.
+Padding: the published code adds −10000 to the scores of padded keys, the package leaves these keys out. That is the
+same until scores reach 1e4, which only a diverging run does: in one, the losses differed by 0.47 of themselves at step
+10, and by 1e-11 with −10000 added.
 """
 
 from __future__ import annotations

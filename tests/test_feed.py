@@ -86,7 +86,7 @@ def test_twice_as_many_processes_with_half_the_batches_are_no_news(dataset):
     now = MlmLoader(dataset, 4, seed=3, world_size=2)
     feeds, line = went_on([vars(MlmLoader(dataset, 8, seed=3).feed(1))], now.feed(1), 3, False, "c")
     assert (len(feeds), line) == (1, "")
-    with pytest.raises(UserError, match=r"--resume: c is of a run with other data: --world_size \(1 there, 2 here\)\. "):
+    with pytest.raises(UserError, match=r"c is of a run with other data: --world_size \(1 there, 2 here\)\. Give"):
         went_on([vars(MlmLoader(dataset, 4, seed=3).feed(1))], now.feed(1), 3, False, "c")
     one = MlmLoader(dataset, 8, seed=3)
     ranks = [MlmLoader(dataset, 4, seed=3, rank=rank, world_size=2) for rank in (0, 1)]
