@@ -9,7 +9,6 @@ of their rates over the schedule: at 0.02 (12 steps an interval at 1e-4) a stude
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from typing import Any
 
 from uer.report.writer import Reports
@@ -25,7 +24,7 @@ TOO_FAR = 0.03  # the distance below which none has
 SWING = 0.1  # share of its size by which a masked entry may overshoot zero before a run is warned
 
 
-def settle(args: argparse.Namespace, groups: Mapping[str, MaskGroup]) -> str:
+def settle(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> str:
     """Fill in --w_step, --penalty, --l2_lambda and the rates where nothing was said of them.
 
     Who says nothing of the schedule gets one for --total_steps, with rates to match; who says something, the published
@@ -52,13 +51,13 @@ def settle(args: argparse.Namespace, groups: Mapping[str, MaskGroup]) -> str:
            f"{args.learning_rate:g} and {args.compactor_learning_rate:g} (compactors)" if worked_out else ""
 
 
-def fitting_w_step(groups: Mapping[str, MaskGroup], total_steps: int) -> int:
+def fitting_w_step(groups: dict[str, MaskGroup], total_steps: int) -> int:
     """Steps between mask updates: a quarter of the run for the schedule, half of a short one, at most the published."""
     half, quarter = (shared_w_step(groups, total_steps, share) for share in (0.5, 0.25))
     return min(PUBLISHED["w_step"], max(min(half, W_STEP), quarter))
 
 
-def warn_of_schedule(args: argparse.Namespace, groups: Mapping[str, MaskGroup], reports: Reports) -> None:
+def warn_of_schedule(args: argparse.Namespace, groups: dict[str, MaskGroup], reports: Reports) -> None:
     """Say so when dimensions leave too late, too fast, or not at all."""
     intervals = max(group.last_interval for group in groups.values())
     last = intervals * args.w_step
