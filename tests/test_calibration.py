@@ -8,10 +8,6 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from uer.calibration.calibrate import Calibration
-from uer.calibration.maps import bilinear, lift, value_directions
-from uer.calibration.moments import Moments, regress
-from uer.calibration.selection import greedy_regressors
-from uer.calibration.spool import Spool
 from uer.calibration.student import apply_calibration, calibrate, token_warning
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
@@ -276,99 +272,6 @@ def test_two_processes_find_what_one_finds(tmp_path):
             torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9, msg=name)
 
 
-# -- parts -----------------------------------------------------------------------------------------------------------
-
-
-def test_regression_of_what_is_linear_is_exact():
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(200, 5, dtype=torch.float64, generator=generator) + 2
-    y = x @ torch.randn(5, 3, dtype=torch.float64, generator=generator) + 1
-    moments = Moments(torch.device("cpu"), x=5, y=3)
-    for rows in (slice(0, 70), slice(70, 200)):
-        moments.add(x=x[rows], y=y[rows])
-    found = regress(moments.share(), "x", "y", torch.zeros(3, 5, dtype=torch.float64))
-    solution = torch.linalg.lstsq(torch.cat([x, torch.ones(200, 1, dtype=torch.float64)], 1), y).solution
-    torch.testing.assert_close(found.matrix, solution[:5].T, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(found.offset, solution[5], rtol=1e-8, atol=1e-8)
-    assert found.explained == pytest.approx(1, abs=1e-12)
-
-
-def test_regression_from_few_tokens_does_not_follow_their_noise():
-    """60 tokens for 40 regressors: on fresh tokens the chosen ridge beats plain least squares by far."""
-    generator = torch.Generator().manual_seed(3)
-    truth = torch.randn(40, 3, dtype=torch.float64, generator=generator)
-
-    def sample(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        x = torch.randn(count, 40, dtype=torch.float64, generator=generator)
-        return x, x @ truth + 5 * torch.randn(count, 3, dtype=torch.float64, generator=generator)
-
-    x, y = sample(60)
-    moments = Moments(torch.device("cpu"), x=40, y=3)
-    moments.add(x=x, y=y)
-    found = regress(moments.share(), "x", "y", torch.zeros(3, 40, dtype=torch.float64))
-    plain = torch.linalg.lstsq(x - x.mean(0), y - y.mean(0)).solution
-    fresh, wanted = sample(4000)
-    error = (wanted - fresh @ found.matrix.T - found.offset).pow(2).mean()
-    plain_error = (wanted - (fresh - x.mean(0)) @ plain - y.mean(0)).pow(2).mean()
-    assert error < 0.75 * plain_error
-
-
-def test_greedy_choice_takes_the_best_of_all_pairs_where_greed_is_right():
-    covariance = torch.diag(torch.tensor([4.0, 1.0, 9.0, 0.0, 2.0], dtype=torch.float64))
-    assert greedy_regressors(covariance, covariance, 3).tolist() == [0, 2, 4]
-    assert greedy_regressors(covariance, covariance, 5).tolist() == [0, 1, 2, 3, 4]
-
-
-def test_greedy_choice_does_not_take_what_is_explained():
-    """Three copies of a strong dimension and two weak ones: one copy is enough."""
-    generator = torch.Generator().manual_seed(0)
-    base = torch.randn(500, 3, dtype=torch.float64, generator=generator) * torch.tensor([10.0, 2.0, 1.0])
-    x = torch.cat([base[:, [0, 0, 0]], base[:, 1:]], 1)
-    assert greedy_regressors(x.T.cov(), x.T.cov(), 3).tolist() == [0, 3, 4]
-
-
-def test_low_rank_maps_are_optimal():
-    """The bilinear error of the rank-r maps is what Eckart and Young leave."""
-    generator = torch.Generator().manual_seed(1)
-    a, b = (torch.randn(6, 6, dtype=torch.float64, generator=generator) for _ in range(2))
-    second_q, second_k = a @ a.T, b @ b.T
-    rows_q, rows_k = bilinear(second_q, second_k, 3)
-    error = torch.eye(6, dtype=torch.float64) - rows_q.T @ rows_k
-    mean_square = torch.trace(second_q @ error @ second_k @ error.T).item()
-    values = torch.linalg.svdvals(torch.linalg.cholesky(second_q).T @ torch.linalg.cholesky(second_k))
-    assert mean_square == pytest.approx(values[3:].pow(2).sum().item(), rel=1e-8)
-
-
-def test_value_directions_are_optimal():
-    generator = torch.Generator().manual_seed(2)
-    a = torch.randn(6, 6, dtype=torch.float64, generator=generator)
-    out = torch.randn(9, 6, dtype=torch.float64, generator=generator)
-    rows, columns = value_directions(a @ a.T, out, 2)
-    error = out - out @ columns @ rows
-    values = torch.linalg.svdvals(out @ a)
-    assert torch.trace(error @ a @ a.T @ error.T).item() == pytest.approx(values[2:].pow(2).sum().item(), rel=1e-8)
-
-
-def test_lift_reproduces_what_is_wanted():
-    generator = torch.Generator().manual_seed(4)
-    weight, start = (torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((4, 9), (9, 5)))
-    wanted = torch.randn(4, 5, dtype=torch.float64, generator=generator)
-    torch.testing.assert_close(weight @ lift(wanted, weight, start), wanted)
-    torch.testing.assert_close(lift(weight @ start, weight, start), start)
-
-
-def test_spool_goes_to_disk_and_comes_back():
-    spool = Spool(limit=100)
-    tensors = {(i, name): torch.randn(5, dtype=torch.float64) for i in range(3) for name in "ab"}
-    for (i, name), tensor in tensors.items():
-        spool.put(i, **{name: tensor})
-    assert len(spool.memory) == 2 and spool.folder is not None
-    for (i, name), tensor in tensors.items():
-        assert torch.equal(spool.get(i, name), tensor)
-    spool.close()
-    assert not spool.memory
-
-
 @pytest.mark.parametrize("dead", [(0,), (1,), (2,), (1, 2)])
 def test_heads_without_queries_keys_or_values(dead):
     """As pruning leaves them. Nothing is divided by nothing."""
@@ -383,3 +286,52 @@ def test_heads_without_queries_keys_or_values(dead):
     data = batches(1, seed=9)[0]
     with torch.no_grad():
         assert student(data.src, data.seg).isfinite().all()
+
+
+# -- scales ----------------------------------------------------------------------------------------------------------
+
+
+def rms(tensor: torch.Tensor) -> float:
+    return tensor.pow(2).mean().sqrt().item()
+
+
+def quietened(config: ModelConfig, teacher: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Last gammas that leave next to nothing of some dimensions, as adaptation to MLM does."""
+    name = f"encoder.transformer.{config.layers_num - 1}.layer_norm_2.gamma"
+    gamma = teacher[name].clone()
+    gamma[::4] = 1e-5
+    return {**teacher, name: gamma}
+
+
+@pytest.mark.parametrize("strategy", ["dim", "head"])
+def test_every_matrix_and_gamma_has_the_scale_of_the_teachers(strategy):
+    """Not so in the coordinates that least squares ends in, nor where it divides by a gamma that is nearly nothing."""
+    config = config_of(32, 4)
+    teacher = quietened(config, random_teacher(config))
+    student, _ = student_of(config, teacher, build_groups(config, 16, strategy), batches(20))
+    ratios = {name: rms(tensor) / rms(teacher[name]) for name, tensor in student.state_dict().items()
+              if name.endswith(("weight", "gamma"))}
+    assert all(0.5 < ratio < 2 for ratio in ratios.values()), ratios
+
+
+@pytest.mark.parametrize("strategy, target", [("dim", 16), ("head", 16)])
+def test_both_sides_of_every_head_weigh_the_same_and_keys_have_no_bias(strategy, target):
+    config = config_of(32, 4)
+    student, _ = student_of(config, random_teacher(config), build_groups(config, target, strategy), batches())
+    for layer in student.encoder.layers():
+        query, key, value = layer.self_attn.linear_layers
+        size = len(key.bias) // layer.self_attn.heads_num
+        assert not key.bias.any()
+        asking = torch.cat([query.weight, query.bias[:, None]], 1)
+        for q, k, v, o in zip(asking.split(size), key.weight.split(size), value.weight.split(size),
+                              layer.self_attn.final_linear.weight.split(size, 1)):
+            torch.testing.assert_close(q @ q.T, k @ k.T, rtol=0, atol=1e-9)
+            torch.testing.assert_close(v @ v.T, o.T @ o, rtol=0, atol=1e-9)
+
+
+def test_nothing_dropped_leaves_the_teachers_own_weights():
+    config = config_of()
+    teacher = quietened(config, random_teacher(config))
+    student, _ = student_of(config, teacher, build_groups(config, 24, "dim"), batches())
+    for name, tensor in student.state_dict().items():
+        torch.testing.assert_close(tensor, teacher[name], rtol=0, atol=1e-9, msg=name)

@@ -11,12 +11,9 @@ import torch.nn.functional as F
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
 from uer.models.bert import from_scratch, mlm_loss
-from uer.opts import pretrain_parser
-from uer.report.writer import Reports
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import FadePenalty, PublishedPenalty, simulate_decay
-from uer.training.choose_learner import warn_of_decay
 from uer.training.objective import SoftTargets, evaluate, logits_of
 from uer.training.optimizers import AdamW, parameter_groups
 
@@ -119,20 +116,6 @@ def test_published_rates_fade_and_large_ones_swing():
     assert 0 < slow[400] / slow[0] < 0.7 and abs(slow[-1]) < 1e-3
     assert min(simulate_decay([5e-4] * 400, 20)) > -0.1
     assert min(simulate_decay([5e-3] * 300, 20)) < -0.25
-
-
-@pytest.mark.parametrize(("rate", "penalty", "total", "word"), [
-    ("5e-3", "published", 2000, "stability limit"), ("5e-4", "published", 2000, None), ("5e-3", "fade", 2000, None),
-    ("5e-5", "published", 2000, "still at"), ("5e-4", "published", 100, "schedule ends")])
-def test_a_run_is_warned_of_settings_that_cannot_work(rate, penalty, total, word):
-    args = pretrain_parser().parse_args(
-        ["--dataset_path", "d", "--output_model_path", "o", "--w_step", "20", "--compactor_learning_rate", rate,
-         "--total_steps", str(total), "--scheduler", "constant", "--penalty", penalty])
-    said: list[str] = []
-    reports = Reports(leads=False)
-    reports.say = said.append  # type: ignore[method-assign]
-    warn_of_decay(args, build_groups(CONFIG, 8, "dim"), reports)
-    assert [word in line for line in said] == ([True] if word else [])
 
 
 def test_fade_shrinks_a_thousandfold_in_w_steps():

@@ -46,8 +46,8 @@ def add_optimization_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--total_steps", type=int, default=100000, metavar="N", help="optimizer steps (default: 100000)")
     group.add_argument("--accumulation_steps", type=int, default=1, metavar="N",
                        help="micro-steps per optimizer step (default: 1)")
-    group.add_argument("--learning_rate", type=float, default=2e-5, metavar="LR",
-                       help="of the teacher's weights, or of the model (default: 2e-5)")
+    group.add_argument("--learning_rate", type=float, metavar="LR",
+                       help="of the teacher's weights, or of the model (default: 2e-5, but see --w_step)")
     group.add_argument("--head_learning_rate", type=float, metavar="LR",
                        help="of the MLM head in a run without --weight_squeeze (default: --learning_rate)")
     group.add_argument("--warmup", type=float, default=0.1, metavar="SHARE",
@@ -84,20 +84,22 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
                        help="identity: the published start, dimensions fade during the run; calibrated: closed-form "
                             "compactors from a few batches, the student has its size from the first step "
                             "(default: identity)")
-    group.add_argument("--compactor_learning_rate", type=float, default=5e-5, metavar="LR",
-                       help="of the compactors (default: 5e-5)")
-    group.add_argument("--w_step", type=int, default=500, metavar="N",
-                       help="steps between mask updates (default: 500)")
+    group.add_argument("--compactor_learning_rate", type=float, metavar="LR",
+                       help="of the compactors (default: 5e-5, but see --w_step)")
+    group.add_argument("--w_step", type=int, metavar="N",
+                       help="steps between mask updates (default: 500; where none of --w_step, --mask_schedule_share, "
+                            "--penalty and --l2_lambda is given: masks that fade, over a quarter of the run or half of "
+                            "a short one, with rates of 1e-4)")
     group.add_argument("--mask_schedule_share", type=float, metavar="SHARE",
                        help="sets --w_step so that the mask schedule takes this share of total_steps")
     group.add_argument("--mask_scores", choices=MASK_SCORES, default="norm",
                        help="what masks are chosen by. norm: column norms of the compactors; taylor: running mean of "
                             "|gradient × value| (default: norm)")
-    group.add_argument("--l2_lambda", type=float, default=20.0, metavar="λ",
+    group.add_argument("--l2_lambda", type=float, metavar="λ",
                        help="strength of the published penalty (default: 20)")
-    group.add_argument("--penalty", choices=PENALTIES, default="published",
+    group.add_argument("--penalty", choices=PENALTIES,
                        help="published: L2 gradient and moment surgery; fade: masked entries shrink by a constant "
-                            "factor (default: published)")
+                            "factor (default: published, but see --w_step)")
     group.add_argument("--train", choices=("compactors", "student"), default="compactors",
                        help="after calibration, train teacher and compactors through the student, or the merged "
                             "student itself (default: compactors)")

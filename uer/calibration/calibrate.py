@@ -4,11 +4,11 @@ Written for a kept set F of the residual stream and, in layer i, x the teacher's
 
     hidden       F greedily, to explain all residual-stream states;  z_0 = LN(embedding[F])
     q, k, v      one column compactor C: x ≈ C z + c;  c goes into the biases
-    q, k         rank-r maps of the bilinear form of the queries and keys that C z predicts
+    q, k         rank-r maps of the bilinear form of the queries and keys that C z predicts, balanced; key biases 0
     v, o         the part of each head's context that the output needs, then least squares of the residual error
-                 (x + attention(x))[F] − z on the student's own contexts
+                 (x + attention(x))[F] − z on the student's own contexts, balanced
     ffn          neurons greedily, then least squares of the residual error on the student's own activations
-    LayerNorms   gamma and beta refitted per dimension
+    LayerNorms   gamma and beta refitted per dimension; an error before them counts as much as the teacher's gamma
     mlm          as a linear with a LayerNorm behind it; C of the vocabulary projection by least squares
 
 Everything ends as rows of R, columns of C, biases, gammas and betas of the published form, so a calibrated model is a
@@ -24,8 +24,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 
-from uer.calibration.maps import bilinear, lift, value_directions
-from uer.calibration.moments import Affine, Moments, regress, regress_moments
+from uer.calibration.heads import query_key_maps, value_maps
+from uer.calibration.maps import lift
+from uer.calibration.moments import Affine, Moments, regress, rescaled
 from uer.calibration.selection import greedy_blocks, greedy_regressors
 from uer.calibration.spool import Spool
 from uer.data.loader import MlmBatch
@@ -34,7 +35,9 @@ from uer.models.bert import Bert
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.wiring import EMBEDDING_COMPACTOR, encoder_linears
 
-SILENT = 1e-6  # a gamma up to this leaves nothing of its dimension
+SILENT = 1e-2  # a gamma up to this share of their mean leaves next to nothing of its dimension
+NEURON_RIDGE = 0.1  # variance, as a share of the mean, that counts against every neuron's gain
+SLACK = 0.01  # of the error, given to keep the weights of linear_2 near the teacher's
 
 
 @dataclass
@@ -180,9 +183,10 @@ class Calibrator:
             self._count(moments, real, z=z, x=x)
             self._put(number, x=x, z=z)
         moments.share()
-        gamma, beta = self._per_dimension(moments, norm.gamma[index], index)
+        gamma, beta = rescaled(moments, "z", "x", norm.gamma[index], index)
         self.out[f"{name}.gamma"], self.out[f"{name}.beta"] = gamma, beta
-        told = (gamma.abs() > SILENT).nonzero().flatten()  # dimensions that tell the next layer something
+        loud = torch.minimum(gamma.abs(), norm.gamma[index].abs()) > SILENT * norm.gamma.abs().mean()
+        told = loud.nonzero().flatten()  # dimensions that tell the next layer something
         prior = self._select(index[told], width).T * gamma[told]
         onto = regress(moments, "z", "x", prior, index=told)
         self._report(name, onto.explained)
@@ -190,17 +194,11 @@ class Calibrator:
             self._put(number, z=self._state(number, "z") * gamma + beta)
         matrix = torch.zeros(width, kept, dtype=torch.float64, device=self.device)
         matrix[:, told] = onto.matrix / gamma[told]
-        return Affine(matrix, onto.offset - matrix @ beta, onto.explained)
-
-    def _per_dimension(self, moments: Moments, gamma: torch.Tensor,
-                       index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """gamma, beta [kept] by least squares of x_F on z, dimension by dimension, as a correction to the teacher's."""
-        positions = torch.arange(len(index), device=self.device)
-        variance = moments.covariance("z").diagonal()
-        shared = moments.covariance("x", "z")[index, positions]
-        floor = 1e-12 * variance.max().clamp_min(1e-300)
-        refitted = gamma + torch.where(variance > floor, (shared - gamma * variance) / variance.clamp_min(floor), 0.0)
-        return refitted, moments.mean("x")[index] - refitted * moments.mean("z")
+        offset = onto.offset - matrix @ beta
+        quiet = (~loud).nonzero().flatten()  # tell themselves alone, as nearly nothing over a tiny gamma tells much
+        matrix[index[quiet]] = self._select(quiet, kept)
+        offset[index[quiet]] = 0
+        return Affine(matrix, offset, onto.explained)
 
     # -- attention -------------------------------------------------------------------------------------------------
 
@@ -210,38 +208,30 @@ class Calibrator:
         linears = layer.self_attn.linears()
         weights = [linear.weight @ into.matrix for linear in linears]  # [d, kept] each
         biases = [linear.bias + linear.weight @ into.offset for linear in linears]
-        rank = self.groups[f"attention.{i}"].target // self.heads
-        whole = self.groups[f"attention.{i}"].whole_blocks
-        if whole:
-            rank = self.size
-        maps_q, maps_k, shift = self._query_key_maps(weights, biases, rank)
-        biases[1] = biases[1] - shift
+        group, final = self.groups[f"attention.{i}"], layer.self_attn.final_linear
+        rank = self.size if group.whole_blocks else group.target // self.heads
+        changed = rank < self.size or len(self.hidden) < len(final.bias)  # where nothing is, the teacher's own heads
+        maps_q, maps_k = query_key_maps(self._heads_of(weights[0].T), self._heads_of(biases[0]),
+                                        self._heads_of(weights[1].T), *self._seen(), rank, changed)
+        if changed:
+            biases[1] = torch.zeros_like(biases[1])  # a constant key shifts all scores of a query alike
         moments = self._contexts(i, weights, biases, maps_q, maps_k)
+        heard = self._heard(layer.layer_norm_1)
         heads = list(range(self.heads))
-        if whole:  # those whose contexts together explain the residual error best
-            heads = greedy_blocks(moments.covariance("context"), moments.covariance("error", "context"), self.size,
-                                  self.groups[f"attention.{i}"].target // self.size)
-        maps_v, columns = self._value_maps(layer, moments, heads, rank)
-        reduce = torch.block_diag(*maps_v)  # [heads' * rank, heads' * size]
+        if group.whole_blocks:  # those whose contexts together explain the residual error best
+            heads = greedy_blocks(moments.covariance("context"),
+                                  heard[:, None] * moments.covariance("error", "context"), self.size,
+                                  group.target // self.size)
         rows = torch.cat([torch.arange(h * self.size, (h + 1) * self.size) for h in heads]).to(self.device)
-        start = torch.zeros(self.heads * self.size, len(heads) * rank, dtype=torch.float64, device=self.device)
-        start[rows] = torch.block_diag(*columns)
-        target_rows = layer.self_attn.final_linear.weight[self.hidden]  # [kept, d]
-        cov = moments.covariance("context")[rows][:, rows]
-        fitted = regress_moments(reduce @ cov @ reduce.T, moments.covariance("error", "context")[:, rows] @ reduce.T,
-                                 moments.covariance("error").diagonal(), reduce @ moments.mean("context")[rows],
-                                 moments.mean("error"), target_rows @ start, moments.tokens)
+        reduce, start, fitted = value_maps(moments, rows, weights[2] if changed else None,
+                                           final.weight[self.hidden], heard, self.size, rank)
         self._report(f"encoder.transformer.{i}.self_attn", fitted.explained)
-        expand = torch.zeros(len(heads) * rank, self.heads * self.size, dtype=torch.float64, device=self.device)
-        expand[:, rows] = torch.eye(len(rows), dtype=torch.float64, device=self.device) if whole else reduce
-        for linear, maps in ((query, maps_q), (key, maps_k)):
-            full = torch.block_diag(*[maps[h] for h in heads])
-            matrix = torch.zeros_like(expand)
-            matrix[:, rows] = full
-            self._linear(linear, matrix, into.matrix, biases[0] if linear is query else biases[1])
-        self._linear(value, expand, into.matrix, biases[2])
-        final = layer.self_attn.final_linear
-        self._linear(output, self._select(self.hidden, len(final.bias)), lift(fitted.matrix, target_rows, start),
+        whole = self._select(rows, len(final.bias))  # [heads' * size, heads * size]
+        for linear, maps, bias in ((query, torch.block_diag(*maps_q[heads]), biases[0]),
+                                   (key, torch.block_diag(*maps_k[heads]), biases[1]), (value, reduce, biases[2])):
+            self._linear(linear, maps @ whole, into.matrix, bias)
+        self._linear(output, self._select(self.hidden, len(final.bias)),
+                     lift(fitted.matrix, final.weight[self.hidden], whole.T @ start),
                      self._spread(fitted.offset, final.bias))
         self._keep(f"attention.{i}", torch.cat([torch.arange(h * self.size, h * self.size + rank) for h in heads]))
 
@@ -267,52 +257,32 @@ class Calibrator:
         """[.., heads * size] -> [.., heads, size]"""
         return matrix.unflatten(-1, (self.heads, self.size))
 
-    def _query_key_maps(self, weights: list[torch.Tensor], biases: list[torch.Tensor], rank: int):
-        """R_q, R_k of every head, and the mean key, from the queries and keys that the student's states predict."""
-        moments = self._moments(z=weights[0].shape[1])
+    def _heard(self, norm: LayerNorm) -> torch.Tensor:
+        """What a LayerNorm makes of an error in each kept dimension of the sum before it, to a factor: [kept]"""
+        return norm.gamma[self.hidden].abs()
+
+    def _seen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Covariance and mean of the student's states."""
+        moments = self._moments(z=len(self.hidden))
         for number, _, real in self._numbered():
             self._count(moments, real, z=self._state(number, "z"))
         moments.share()
-        cov, mean = moments.covariance("z"), moments.mean("z")
-        mean_q, mean_k = weights[0] @ mean + biases[0], weights[1] @ mean + biases[1]
-        maps_q, maps_k = [], []
-        for h in range(self.heads):
-            part = slice(h * self.size, (h + 1) * self.size)
-            second_q = weights[0][part] @ cov @ weights[0][part].T + torch.outer(mean_q[part], mean_q[part])
-            cov_k = weights[1][part] @ cov @ weights[1][part].T
-            rows_q, rows_k = bilinear(second_q, cov_k, rank)
-            maps_q.append(rows_q)
-            maps_k.append(rows_k)
-        shift = mean_k if rank < self.size else torch.zeros_like(mean_k)
-        return maps_q, maps_k, shift
+        return moments.covariance("z"), moments.mean("z")
 
     def _contexts(self, i: int, weights, biases, maps_q, maps_k) -> Moments:
         """Moments of the student's contexts (values at full width) and the residual error they are to explain."""
         moments = self._moments(context=self.heads * self.size, error=len(self.hidden))
-        stack_q, stack_k = torch.stack(maps_q), torch.stack(maps_k)  # [heads, rank, size]
         for number, _, real in self._numbered():
             z, u = self._state(number, "z"), self._state(number, f"u{2 * i + 1}")
             mask = real[:, None, None, :]
             q, k, v = (self._heads_of(F.linear(z, w, b)) for w, b in zip(weights, biases))
-            q = torch.einsum("bshd,hrd->bhsr", q, stack_q)
-            k = torch.einsum("bshd,hrd->bhsr", k, stack_k)
+            q = torch.einsum("bshd,hrd->bhsr", q, maps_q)
+            k = torch.einsum("bshd,hrd->bhsr", k, maps_k)
             context = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), attn_mask=mask, scale=self.size**-0.5)
             context = context.transpose(1, 2).flatten(2)
             self._count(moments, real, context=context, error=u[..., self.hidden] - z)
             self._put(number, context=context)
         return moments.share()
-
-    def _value_maps(self, layer, moments: Moments, heads: list[int], rank: int):
-        """R_v and the start of C_o for each kept head."""
-        maps, columns = [], []
-        weight = layer.self_attn.final_linear.weight[self.hidden]
-        covariance = moments.covariance("context")
-        for h in heads:
-            part = slice(h * self.size, (h + 1) * self.size)
-            rows, back = value_directions(covariance[part, part], weight[:, part], rank)
-            maps.append(rows)
-            columns.append(back)
-        return maps, columns
 
     # -- feed-forward ----------------------------------------------------------------------------------------------
 
@@ -327,9 +297,12 @@ class Calibrator:
             a = layer.feed_forward.act(F.linear(z, weight, bias))
             self._count(moments, real, a=a, error=u[..., self.hidden] - z)
         moments.share()
-        neurons = self._choose_neurons(moments, second.weight[self.hidden], self.groups[f"ffn.{i}"].target)
+        heard = self._heard(layer.layer_norm_2)
+        neurons = greedy_regressors(moments.covariance("a"), heard[:, None] * moments.covariance("error", "a"),
+                                    self.groups[f"ffn.{i}"].target, ridge=NEURON_RIDGE)
         target_rows = second.weight[self.hidden]
-        fitted = regress(moments, "a", "error", target_rows[:, neurons], index=neurons)
+        fitted = regress(moments, "a", "error", target_rows[:, neurons], index=neurons, heard=heard,
+                         slack=SLACK)
         self._report(f"encoder.transformer.{i}.feed_forward", fitted.explained)
         rows = self._select(neurons, len(bias))
         self._linear(linear_1, rows, into.matrix, bias)
@@ -343,10 +316,6 @@ class Calibrator:
             return self._state(number, f"u{2 * i + 2}"), z + F.linear(a, fitted.matrix, fitted.offset)
 
         return self._layer_norm(f"encoder.transformer.{i}.layer_norm_2", layer.layer_norm_2, self.hidden, states)
-
-    def _choose_neurons(self, moments: Moments, weight: torch.Tensor, count: int) -> torch.Tensor:
-        """The neurons that explain the residual error best, greedily: int64 [count], ascending."""
-        return greedy_regressors(moments.covariance("a"), moments.covariance("error", "a"), count)
 
     # -- head ------------------------------------------------------------------------------------------------------
 

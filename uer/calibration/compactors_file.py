@@ -75,9 +75,9 @@ def load_compactors(path: str | Path, whom: dict[str, Any], device: torch.device
     if not isinstance(content, dict) or content.keys() != KEYS or content["format"] != FORMAT:
         raise UserError(f"--compactors_path {path}: not what calibrate.py --compactors_path writes")
     found = content["made_for"]
-    differ = [words if isinstance(whom[key], dict) or key.endswith("sha256")
-              else f"{words} ({found.get(key)} there, {whom[key]} here)"
-              for key, words in WORDS.items() if found.get(key) != whom[key]]
+    differ = [words if isinstance(whom.get(key), dict) or key.endswith("sha256")
+              else f"{words} ({found.get(key)} there, {whom.get(key)} here)"
+              for key, words in WORDS.items() if found.get(key) != whom.get(key)]
     if differ:
         raise UserError(f"--compactors_path {path}: found for another run; not the same: {', '.join(differ)}")
 

@@ -61,6 +61,22 @@ def value_directions(covariance: torch.Tensor, out: torch.Tensor, rank: int) -> 
     return directions @ inverse, root @ directions.T
 
 
+def balance(first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gauge in which two maps, one after the other, weigh the same: G first and second G⁻¹.
+
+    With second first = U S Vᵀ:  G first = S^½ Vᵀ,  second G⁻¹ = U S^½. What the product does not have, G leaves out.
+
+    Args:
+        first: [rank, in], second: [out, rank]; rank ≤ in, out
+    Returns:
+        G, G⁻¹: [rank, rank]
+    """
+    upper_1, upper_2 = torch.linalg.qr(first.T)[1], torch.linalg.qr(second)[1]
+    left, values, right = torch.linalg.svd(upper_2 @ upper_1.T)
+    inverse = torch.where(values > FLOOR * values[0].clamp_min(NOTHING), values.rsqrt(), 0.0)
+    return inverse[:, None] * (left.T @ upper_2), upper_1.T @ right.T * inverse
+
+
 def lift(wanted: torch.Tensor, weight: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
     """C with weight C = wanted, as near as possible to a start: C = start + weight⁺ (wanted − weight start).
 

@@ -7,33 +7,37 @@ import torch
 FLOOR = 1e-12  # variance left, relative to the start, below which a dimension counts as explained
 
 
-def greedy_regressors(covariance: torch.Tensor, cross: torch.Tensor, count: int, block: int = 16) -> torch.Tensor:
+def greedy_regressors(covariance: torch.Tensor, cross: torch.Tensor, count: int, block: int = 16,
+                      ridge: float = 0.0) -> torch.Tensor:
     """Indices of `count` regressors x_j that explain the targets best: forward selection.
 
-    Gain of j: ‖Cov[y, x_j | chosen]‖² / Var[x_j | chosen]. Chosen in blocks: exact among the best 4·block candidates
-    of a round, which are then projected out of everything at once.
+    Gain of j: ‖Cov[y, x_j | chosen]‖² / (Var[x_j | chosen] + ridge). Chosen in blocks: exact among the best 4·block
+    candidates of a round, which are then projected out of everything at once.
 
     Args:
         covariance: of x, [n, n]
         cross: Cov[y, x], [targets, n]; the covariance itself asks for what explains all of x best.
         block: choices per round.
+        ridge: share of the mean variance; keeps away from regressors that hardly vary, which only large weights on
+            them could use.
     Returns:
         int64 [count], ascending
     """
     left, cross = covariance.clone(), cross.clone()
     start = left.diagonal().clone()
     floor = FLOOR * start.clamp_min(start.max() * 1e-30)
+    added = ridge * start.mean()
     free = torch.ones(len(left), dtype=torch.bool, device=left.device)
     chosen: list[int] = []
     while len(chosen) < count:
-        gain = _gain(left, cross, floor).masked_fill(~free, -1.0)
+        gain = _gain(left, cross, floor, added).masked_fill(~free, -1.0)
         take = min(block, count - len(chosen))
         candidates = torch.argsort(gain, descending=True, stable=True)[: 4 * take]
         candidates = candidates[gain[candidates] > 0]
         if len(candidates) == 0:  # nothing left to explain: the lowest free indices, so that the count is met
             chosen += free.nonzero().flatten()[: count - len(chosen)].tolist()
             break
-        among = left[candidates][:, candidates], cross[:, candidates], floor[candidates]
+        among = left[candidates][:, candidates], cross[:, candidates], floor[candidates], added
         index = candidates[_greedy_among(*among, take)]
         chosen += index.tolist()
         free[index] = False
@@ -42,20 +46,21 @@ def greedy_regressors(covariance: torch.Tensor, cross: torch.Tensor, count: int,
     return torch.tensor(sorted(chosen), device=covariance.device)
 
 
-def _gain(left: torch.Tensor, cross: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
+def _gain(left: torch.Tensor, cross: torch.Tensor, floor: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
     """What each dimension would explain: [n], 0 where nothing of it is left."""
     variance = left.diagonal()
-    gain = cross.pow(2).sum(0) / torch.maximum(variance, floor).clamp_min(1e-300)
+    gain = cross.pow(2).sum(0) / (torch.maximum(variance, floor).clamp_min(1e-300) + added)
     return torch.where(variance > floor, gain, 0.0)
 
 
-def _greedy_among(left: torch.Tensor, cross: torch.Tensor, floor: torch.Tensor, count: int) -> torch.Tensor:
+def _greedy_among(left: torch.Tensor, cross: torch.Tensor, floor: torch.Tensor, added: torch.Tensor,
+                  count: int) -> torch.Tensor:
     """Exact forward selection among a few candidates: positions of up to `count` of them."""
     device = left.device
-    left, cross, floor = left.cpu().clone(), cross.cpu().clone(), floor.cpu()
+    left, cross, floor, added = left.cpu().clone(), cross.cpu().clone(), floor.cpu(), added.cpu()
     picked: list[int] = []
     while len(picked) < min(count, len(left)):
-        gain = _gain(left, cross, floor)
+        gain = _gain(left, cross, floor, added)
         gain[picked] = -1.0
         j = int(gain.argmax())
         if gain[j] <= 0:

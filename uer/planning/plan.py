@@ -16,9 +16,10 @@ from uer.formats import load_model, shapes
 from uer.formats.teacher import config_beside
 from uer.planning.cost import PARTS, Cost, Step, plain_cost
 from uer.planning.wid_cost import activations_cost, wid_cost
-from uer.squeeze.groups import MaskGroup, build_groups, shared_w_step, student_config
+from uer.squeeze.groups import MaskGroup, build_groups, student_config
 from uer.squeeze.penalty import FADE_PER_INTERVAL, simulate_decay
 from uer.tokenizers import build_tokenizer
+from uer.training.mask_schedule import settle
 from uer.training.optimizers import schedule
 
 VOCABULARY, SEQ_LENGTH, SEGMENTS = 30522, 128, 3  # BERT's vocabulary; the default of preprocess.py; UER's table
@@ -143,8 +144,7 @@ def wid_phases(args: argparse.Namespace, teacher: Teacher, groups: dict[str, Mas
 
 def steps_before_squeeze(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> int:
     """The step of the last squeeze, from the schedule and the decay of an entry that starts at 1; at most all steps."""
-    if args.mask_schedule_share is not None:
-        args.w_step = shared_w_step(groups, args.total_steps, args.mask_schedule_share)
+    settle(args, groups)
     last = args.w_step * max(group.last_interval for group in groups.values())
     if args.no_squeeze or last >= args.total_steps:
         return args.total_steps

@@ -14,17 +14,16 @@ from uer.data.loader import MlmLoader
 from uer.models.bert import from_weights
 from uer.parallel.collectives import Place
 from uer.report.writer import Reports
-from uer.squeeze.groups import MaskGroup, build_groups, shared_w_step, student_config
+from uer.squeeze.groups import MaskGroup, build_groups, student_config
 from uer.squeeze.importance import build_scores
 from uer.squeeze.master import Master
-from uer.squeeze.penalty import build_penalty, simulate_decay
+from uer.squeeze.penalty import build_penalty
 from uer.training.checkpoint import Checkpoint, restore_optimizer
 from uer.training.learner import Learner, PlainLearner
-from uer.training.optimizers import AdamW, parameter_groups, schedule
+from uer.training.mask_schedule import settle, warn_of_schedule
+from uer.training.optimizers import AdamW, parameter_groups
 from uer.training.sharded_master import ShardedLearner, ShardedMaster
 from uer.training.wid_learner import WidLearner
-
-SWING = 0.1  # share of its size by which a masked entry may overshoot zero before a run is warned
 
 
 def build_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
@@ -41,6 +40,7 @@ def build_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
     if args.weight_squeeze:
         learner, card = wid_learner(args, config, weights, loader, place, reports, card, resumed, pooler)
     else:
+        settle(args, {})
         learner = plain_learner(args, config, weights if resumed is None else resumed[0], place.device)
     if resumed is not None:
         restore_optimizer(resumed[2]["optimizer"], learner.named_parameters(), learner.optimizer)
@@ -69,9 +69,9 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
                         args.target_feedforward_size)
     for group in groups.values():
         group.dropped = group.dropped.to(place.device)
-    if args.mask_schedule_share is not None:
-        args.w_step = shared_w_step(groups, args.total_steps, args.mask_schedule_share)
-        reports.say(f"masks change every {args.w_step:,} steps (--w_step)")
+    chosen = settle(args, groups)
+    if chosen:
+        reports.say(chosen)
     card = {**card, "kind": "wid"}
     weights = resumed[0] if resumed else weights
     sharded = args.shard_master and place.world_size > 1
@@ -114,7 +114,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     kind = ShardedLearner if sharded else WidLearner
     learner = kind(master, optimizer, penalty, args.w_step, tolerance, scores)
     if args.compactor_init == "identity":
-        warn_of_decay(args, groups, reports)
+        warn_of_schedule(args, groups, reports)
     return learner, card
 
 
@@ -127,29 +127,3 @@ def restore_groups(groups: dict[str, MaskGroup], card: dict[str, Any], resume: d
         if not resume["penalised"][name]:
             group.dropped = group.dropped[:0]
         group.squeezed = name in card["squeezed"]
-
-
-def warn_of_decay(args: argparse.Namespace, groups: dict[str, MaskGroup], reports: Reports) -> None:
-    """Say so when masked entries will not be gone at the end of the run, by running the update on one entry."""
-    intervals = max(group.last_interval for group in groups.values())
-    last = intervals * args.w_step
-    if last >= args.total_steps:
-        reports.say(f"warning: the mask schedule ends at step {last:,}, after the last step "
-                    f"{args.total_steps:,}; a --w_step of {max(1, args.total_steps // 2 // intervals)} would "
-                    f"leave half of the run for the finished student")
-        return
-    if args.penalty != "published":
-        return
-    factor = schedule(args.scheduler, args.total_steps, args.warmup)
-    rates = [args.compactor_learning_rate * factor(t) for t in range(args.total_steps)]
-    swing = -min(simulate_decay(rates[args.w_step:last], args.l2_lambda))
-    left = abs(simulate_decay(rates[last:], args.l2_lambda)[-1])
-    product = f"--compactor_learning_rate {args.compactor_learning_rate:g} × --l2_lambda {args.l2_lambda:g}"
-    if swing > SWING:
-        reports.say(f"warning: {product} is past the stability limit of the published penalty: a masked entry "
-                    f"overshoots zero by {100 * swing:.0f} % instead of fading (a product of 0.02 is about the limit); "
-                    f"lower one of them, or take --penalty fade")
-    elif left > args.squeeze_tolerance:
-        reports.say(f"warning: with {product}, entries masked last are still at {left:.1e} of their size after the "
-                    f"last step, above --squeeze_tolerance {args.squeeze_tolerance:g}, so their groups stay; "
-                    f"more steps, a larger rate, or --penalty fade would do")

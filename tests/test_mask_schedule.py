@@ -1,0 +1,85 @@
+"""The schedule that a run takes where none is given, and what it says of one that cannot work."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from uer.config import ModelConfig
+from uer.opts import pretrain_parser
+from uer.report.writer import Reports
+from uer.squeeze.groups import build_groups
+from uer.training.mask_schedule import settle, warn_of_schedule
+
+GROUPS = build_groups(ModelConfig(16, 1, 2, 32, 16, dropout=0.0), 8, "dim")  # 16 intervals
+
+
+def settled(*options: str):
+    args = pretrain_parser().parse_args(["--weight_squeeze", *options])
+    return args, settle(args, GROUPS)
+
+
+def warnings_of(args) -> list[str]:
+    said: list[str] = []
+    reports = Reports(leads=False)
+    reports.say = said.append  # type: ignore[method-assign]
+    warn_of_schedule(args, GROUPS, reports)
+    return said
+
+
+@pytest.mark.parametrize(("total", "w_step"), [(1000, 31), (2000, 31), (4000, 62), (16000, 250), (32000, 500),
+                                               (400000, 500), (300, 9), (5, 1)])
+def test_a_run_that_says_nothing_gets_a_schedule_for_its_steps(total, w_step):
+    args, said = settled("--total_steps", str(total))
+    assert (args.w_step, args.penalty, args.learning_rate, args.compactor_learning_rate) == (w_step, "fade", 1e-4, 1e-4)
+    assert f"every {w_step:,} steps" in said
+    assert bool(warnings_of(args)) == (total < 1000)
+
+
+def test_rates_that_are_given_stay():
+    args, _ = settled("--total_steps", "4000", "--learning_rate", "3e-5")
+    assert (args.w_step, args.learning_rate, args.compactor_learning_rate) == (62, 3e-5, 1e-4)
+
+
+@pytest.mark.parametrize("given", [{"w_step": 70}, {"penalty": "published"}, {"l2_lambda": 3.0},
+                                   {"mask_schedule_share": 0.5}])
+def test_a_run_that_says_something_of_the_schedule_gets_the_published_rest(given):
+    args, said = settled("--total_steps", "4000", *(word for name, value in given.items()
+                                                    for word in (f"--{name}", str(value))))
+    published = {"w_step": 500, "penalty": "published", "l2_lambda": 20.0, "learning_rate": 2e-5,
+                 "compactor_learning_rate": 5e-5}
+    share = {"w_step": 125} if "mask_schedule_share" in given else {}
+    expected = {**published, **given, **share}
+    assert {name: getattr(args, name) for name in expected} == expected
+    assert bool(said) == bool(share)
+
+
+def test_calibrated_compactors_and_plain_runs_keep_their_rates_and_are_not_pulled_to_zero():
+    args, said = settled("--compactor_init", "calibrated")
+    assert (args.penalty, args.learning_rate, args.compactor_learning_rate, said) == ("fade", 2e-5, 5e-5, "")
+    plain = pretrain_parser().parse_args([])
+    assert settle(plain, {}) == "" and plain.learning_rate == 2e-5
+
+
+def test_a_schedule_that_is_too_fast_is_told_what_would_do_and_that_does():
+    args, _ = settled("--total_steps", "2000", "--w_step", "12", "--penalty", "fade", "--learning_rate", "1e-4",
+                      "--compactor_learning_rate", "1e-4", "--scheduler", "constant")
+    line, = warnings_of(args)
+    args.w_step = int(re.search(r"--w_step of (\d+)", line)[1])
+    assert "faster" in line and args.w_step == 31 and not warnings_of(args)
+
+
+def test_a_run_too_short_for_any_schedule_is_told_so():
+    args, _ = settled("--total_steps", "300", "--scheduler", "constant")
+    line, = warnings_of(args)
+    assert "--total_steps of 992 with a --w_step of 31" in line and "calibrated" in line
+
+
+@pytest.mark.parametrize(("rate", "penalty", "total", "word"), [
+    ("5e-3", "published", 2000, "stability limit"), ("5e-4", "published", 2000, None), ("5e-3", "fade", 2000, None),
+    ("5e-5", "published", 2000, "still at"), ("5e-4", "published", 1000, "schedule ends")])
+def test_a_run_is_warned_of_settings_that_cannot_work(rate, penalty, total, word):
+    args, _ = settled("--w_step", "70", "--compactor_learning_rate", rate, "--total_steps", str(total),
+                      "--scheduler", "constant", "--penalty", penalty)
+    assert [word in line for line in warnings_of(args)] == ([True] if word else [])

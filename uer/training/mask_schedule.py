@@ -1,0 +1,101 @@
+"""How fast dimensions leave: what a run takes where nothing is said, and a word where its schedule cannot work.
+
+What a dimension said is lost unless the others learn to say it while it leaves, and an AdamW step moves a weight by
+about its rate, whatever the gradient. So what counts is how far the compactors can move while the masks grow, the sum
+of their rates over the schedule: at 0.02 (12 steps an interval at 1e-4) a student ends where one from scratch does, at
+0.05 (31 steps) it never leaves the teacher's level.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from uer.report.writer import Reports
+from uer.squeeze.groups import MaskGroup, shared_w_step
+from uer.squeeze.penalty import simulate_decay
+from uer.training.optimizers import schedule
+
+PUBLISHED: dict[str, Any] = {"w_step": 500, "penalty": "published", "l2_lambda": 20.0, "learning_rate": 2e-5,
+                             "compactor_learning_rate": 5e-5}
+SCHEDULE = ("w_step", "mask_schedule_share", "penalty", "l2_lambda")  # options, each of which sets about a schedule
+RATE, W_STEP = 1e-4, 31  # a schedule that is known to work, and
+TOO_FAR = 0.03  # the distance below which none has
+SWING = 0.1  # share of its size by which a masked entry may overshoot zero before a run is warned
+
+
+def settle(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> str:
+    """Fill in --w_step, --penalty, --l2_lambda and the rates where nothing was said of them.
+
+    Who says nothing of the schedule gets one for --total_steps, with rates to match; who says something, the published
+    values of the rest. Calibrated compactors have no masks, hence nothing to penalise.
+
+    Returns:
+        the schedule that was worked out, in words; empty where there was nothing to work out.
+    """
+    said = {name for name in SCHEDULE if getattr(args, name) is not None}
+    masked = args.weight_squeeze and args.compactor_init == "identity"
+    chosen = dict(PUBLISHED)
+    if args.mask_schedule_share is not None:
+        chosen["w_step"] = shared_w_step(groups, args.total_steps, args.mask_schedule_share)
+    if not said:
+        chosen["penalty"] = "fade"
+        if masked:
+            chosen |= {"w_step": fitting_w_step(groups, args.total_steps), "learning_rate": RATE,
+                       "compactor_learning_rate": RATE}
+    worked_out = "mask_schedule_share" in said or (masked and not said)
+    for name, value in chosen.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return f"masks change every {args.w_step:,} steps (--w_step), --penalty {args.penalty}, rates " \
+           f"{args.learning_rate:g} and {args.compactor_learning_rate:g} (compactors)" if worked_out else ""
+
+
+def fitting_w_step(groups: dict[str, MaskGroup], total_steps: int) -> int:
+    """Steps between mask updates: a quarter of the run for the schedule, half of a short one, at most the published."""
+    half, quarter = (shared_w_step(groups, total_steps, share) for share in (0.5, 0.25))
+    return min(PUBLISHED["w_step"], max(min(half, W_STEP), quarter))
+
+
+def warn_of_schedule(args: argparse.Namespace, groups: dict[str, MaskGroup], reports: Reports) -> None:
+    """Say so when dimensions leave too late, too fast, or not at all."""
+    intervals = max(group.last_interval for group in groups.values())
+    last = intervals * args.w_step
+    if last >= args.total_steps:
+        reports.say(f"warning: the mask schedule ends at step {last:,}, after the last step "
+                    f"{args.total_steps:,}; a --w_step of {max(1, args.total_steps // 2 // intervals)} would "
+                    f"leave half of the run for the finished student")
+        return
+    factor = schedule(args.scheduler, args.total_steps, args.warmup)
+    rates = [args.compactor_learning_rate * factor(t) for t in range(args.total_steps)]
+    if any(group.target < group.size for group in groups.values()) and sum(rates[:last]) < TOO_FAR:
+        reports.say(_too_fast(args, intervals, sum(rates[:last])))
+    elif args.penalty == "published":
+        _warn_of_decay(args, rates, last, reports)
+
+
+def _too_fast(args: argparse.Namespace, intervals: int, distance: float) -> str:
+    """The warning, with the number that would do."""
+    enough = round(args.w_step * RATE * W_STEP * intervals / max(distance, RATE))
+    if enough * intervals * 2 <= args.total_steps:
+        cure = f"a --w_step of {enough:,}"
+    else:
+        cure = f"--total_steps of {2 * enough * intervals:,} with a --w_step of {enough:,}"
+    return (f"warning: dimensions leave faster than the others can take over: in {intervals} intervals of "
+            f"{args.w_step:,} steps at --compactor_learning_rate {args.compactor_learning_rate:g}; {cure} would do, or "
+            f"--compactor_init calibrated, which needs no schedule")
+
+
+def _warn_of_decay(args: argparse.Namespace, rates: list[float], last: int, reports: Reports) -> None:
+    """Say so when masked entries will not be gone at the end of the run, by running the update on one entry."""
+    swing = -min(simulate_decay(rates[args.w_step:last], args.l2_lambda))
+    left = abs(simulate_decay(rates[last:], args.l2_lambda)[-1])
+    product = f"--compactor_learning_rate {args.compactor_learning_rate:g} × --l2_lambda {args.l2_lambda:g}"
+    if swing > SWING:
+        reports.say(f"warning: {product} is past the stability limit of the published penalty: a masked entry "
+                    f"overshoots zero by {100 * swing:.0f} % instead of fading (a product of 0.02 is about the limit); "
+                    f"lower one of them, or take --penalty fade")
+    elif left > args.squeeze_tolerance:
+        reports.say(f"warning: with {product}, entries masked last are still at {left:.1e} of their size after the "
+                    f"last step, above --squeeze_tolerance {args.squeeze_tolerance:g}, so their groups stay; "
+                    f"more steps, a larger rate, or --penalty fade would do")
