@@ -74,7 +74,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
         "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim,
         "target_feedforward_size": args.target_feedforward_size, "vocab_size": len(vocab),
-        "vocab_sha256": vocab.sha256, "compactor_init": args.compactor_init, "train": args.train,
+        "vocab_sha256": vocab.sha256, "compactor_init": args.compactor_init,
         "teacher_sha256": tensors_sha256(loaded.weights) if args.pretrained_model_path else None}
     soft = soft_targets(args, loaded, len(vocab), place)
     resumed, pooler, feeds = None, take_pooler(loaded.extras), [dataset.feed(args.accumulation_steps)]
@@ -184,7 +184,7 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
     found = {**found, "teacher": found.get("origin", found.get("teacher"))}
     keys = ["teacher", "vocab_sha256", "strategy", "target_dim", "mlm_target_dim", "target_feedforward_size"]
-    newer = ("compactor_init", "train", "teacher_sha256")  # older checkpoints do not say
+    newer = ("compactor_init", "teacher_sha256")  # older checkpoints do not say
     keys += [key for key in newer if key in found]
     differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here" for key in keys if found.get(key) != wanted[key]]
     if differ:
