@@ -14,6 +14,7 @@ FORMATS = ("uer", "uer-py", "huggingface", "onnx")
 COMPACTOR_INITS = ("identity", "calibrated")
 MASK_SCORES = ("norm", "taylor")
 AFTER_SQUEEZE = ("compactors", "student")
+COMPOSE_DTYPES = ("float32", "tf32")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -59,8 +60,9 @@ def add_optimization_options(parser: argparse.ArgumentParser) -> None:
                        help="run the student in bfloat16 (weights, compactors and updates stay float32)")
     group.add_argument("--fp16", action="store_true",
                        help="the same in float16, with a loss scale; an update whose gradient overflows is left out")
-    group.add_argument("--compose_tf32", action="store_true",
-                       help="let the products that compose the student's weights use TF32 (default: full float32)")
+    group.add_argument("--compose_dtype", choices=COMPOSE_DTYPES,
+                       help="of the products that compose the student's weights (default: tf32 with --bf16 or --fp16 "
+                            "on a GPU, else float32)")
     group.add_argument("--compile", action="store_true",
                        help="compile the student's encoder with torch.compile, anew at each squeeze")
     group.add_argument("--max_grad_norm", type=float, metavar="X",

@@ -89,7 +89,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed,
                                   pooler)
     card = {**card, "data": [asdict(feed) for feed in feeds]}
-    precision = Precision(place.device, half_dtype(args), args.compose_tf32, args.max_grad_norm, args.compile)
+    precision = Precision(place.device, half_dtype(args), args.compose_dtype, args.max_grad_norm, args.compile)
     if precision.scale is not None and resumed is not None and "loss_scale" in resumed[2]:
         precision.scale.restore(resumed[2]["loss_scale"])
     masks = args.mask_path if place.leads and args.weight_squeeze else None
