@@ -95,7 +95,7 @@ class Way:
     def use(self, name: str) -> None:
         """Change the format to one of `FORMATS`."""
         torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
-        self.precision = Precision(self.precision.device, FORMATS[name], compose_tf32=name == "tf32")
+        self.precision = Precision(self.precision.device, FORMATS[name], "tf32" if name == "tf32" else None)
         if name.endswith("compiled"):
             compile_encoder(self.learner.student)
 

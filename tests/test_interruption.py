@@ -267,7 +267,7 @@ def test_clipping_scales_the_whole_gradient():
     assert torch.cat(gradients).norm().item() == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize(("more", "inside"), [([], "highest"), (["--compose_tf32"], "high")])
+@pytest.mark.parametrize(("more", "inside"), [([], "highest"), (["--compose_dtype", "tf32"], "high")])
 def test_composition_has_its_own_precision(bench, tmp_path, monkeypatch, more, inside):
     monkeypatch.chdir(tmp_path)
     trainer, _ = build(options(bench, *WID, *more, total_steps=2))
@@ -286,6 +286,13 @@ def test_composition_has_its_own_precision(bench, tmp_path, monkeypatch, more, i
     finally:
         torch.set_float32_matmul_precision("highest")
     assert seen == [("prepare", inside), ("objective", "medium"), ("finish", inside)]
+
+
+@pytest.mark.parametrize(("device", "half", "asked", "compose"), [
+    ("cuda", torch.bfloat16, None, "tf32"), ("cuda", torch.bfloat16, "float32", "float32"),
+    ("cuda", None, None, "float32"), ("cpu", torch.bfloat16, None, "float32")])
+def test_composition_is_no_finer_than_what_a_gpu_makes_of_it(device, half, asked, compose):
+    assert Precision(torch.device(device), half, asked).compose == compose
 
 
 # -- watching ----------------------------------------------------------------------------------------------------------

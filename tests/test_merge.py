@@ -36,7 +36,8 @@ def merged(product: Product) -> dict[str, torch.Tensor]:
     """Squeeze every group and compose the student that stands alone."""
     for group in product.groups.values():
         product.master.squeeze(group)
-    return {name: tensor.detach() for name, tensor in product.master.compose(multiply_out=True).items()}
+    product.master.multiply_out()
+    return {name: tensor.detach() for name, tensor in product.master.compose().items()}
 
 
 def real_logits(logits: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
@@ -74,7 +75,7 @@ def test_merging_the_student_again_changes_nothing(shape: Shape, strategy: str, 
     for group in again.groups.values():
         group.set_keep(group.choose(again.scores(group), 16))
         again.squeeze(group)
-    for name, tensor in again.compose(multiply_out=True).items():
+    for name, tensor in again.compose().items():
         torch.testing.assert_close(tensor.detach(), weights[name], rtol=0, atol=0, msg=name)
 
 

@@ -67,9 +67,25 @@ def test_the_teacher_tells_its_sizes(files, tmp_path, capsys):
     texts = [planned(capsys, "--pretrained_model_path", path, "--seq_length", 64, *squeeze)
              for path in (tmp_path / "folder", files / "teacher.bin")]
     assert texts[0].partition("\n\n")[2] == texts[1].partition("\n\n")[2]
-    assert "before squeeze" not in texts[0] and "student's size from the first step" in texts[0]
+    assert "before squeeze" not in texts[0] and "student's size from the first step, folded at step 0:" in texts[0]
     assert json.loads((tmp_path / "folder/config.json").read_text())["vocab_size"] == len(model.weights[
         "embedding.word_embedding.weight"])
+
+
+def test_a_fold_makes_the_rest_of_the_run_as_cheap_as_its_student(files, capsys):
+    squeeze = ["--config_path", files / "config.json", "--weight_squeeze", "--target_dim", 32, "--total_steps", 4000,
+               "--w_step", 100, "--penalty", "fade", "--squeeze_tolerance", "1e-4"]
+    texts = [planned(capsys, *squeeze, *more) for more in ([], ["--after_squeeze", "student"])]
+    assert texts[0].splitlines()[:-2] == texts[1].splitlines()[:-2]
+    costs = [float(cell) for cell in cells(texts[1], "operations a step (GFLOP)")]
+    line = texts[1].splitlines()[-2]
+    assert line.startswith("4,000 steps, squeezed at step 1,800, folded at step 1,900: ")  # 1e-6 after two intervals
+    shares = (0, 0.45, 0.025, 0.525)
+    folded = sum(cost * share for cost, share in zip(costs, shares))
+    kept = costs[1] * 0.45 + costs[2] * 0.55
+    times = [float(number) for number in re.findall(r"([\d.]+) times as many", line)]
+    assert times == pytest.approx([kept / folded, costs[0] / folded], rel=5e-2) and "not folded" in line
+    assert "not folded" not in texts[0]
 
 
 @pytest.mark.parametrize(("more", "message"), [

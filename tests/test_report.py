@@ -153,7 +153,7 @@ def test_logs_of_plain_and_older_runs(tmp_path):
 def test_a_real_run(bench, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(options(bench, *WID, penalty="fade", total_steps=64, w_step=2, report_steps=4, eval_steps=32,
-                dev_path=bench / "dev.pt", tb_path="logs/wid"))
+                after_squeeze="student", dev_path=bench / "dev.pt", tb_path="logs/wid"))
     run(options(bench, total_steps=8, report_steps=4, tb_path="logs/plain", output_model_path="plain.bin"))
     write_report(["logs/wid", "logs/plain"])
     check_folder(tmp_path / "report", "2 runs: wid, plain")
@@ -163,7 +163,7 @@ def test_a_real_run(bench, tmp_path, monkeypatch):
     found = read_run("logs/wid", "wid")
     kept = found.kept()
     assert list(kept) == ["hidden", "attention", "ffn", "mlm"] and all(curve[-1][1] == 0.5 for curve in kept.values())
-    assert found.squeeze and len(found.model) == 1 + len(found.squeeze)
+    assert found.squeeze and len(found.fold) == 1 and len(found.model) == 2 + len(found.squeeze)
     assert sum(found.model[-1]["parameters"].values()) < sum(found.model[0]["parameters"].values())
     assert all(line["seconds_per_step"] > 0 for line in found.train)
     of_file, of_log = mask_stability("masks.txt"), {}

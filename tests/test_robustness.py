@@ -44,7 +44,7 @@ def test_values_that_cannot_be_meant(files, tmp_path, capsys, name, value, words
 
 
 @pytest.mark.parametrize(("more", "words"), [
-    (["--train", "student", "--comp_only"], "with --train student there are none"),
+    (["--after_squeeze", "student", "--comp_only"], "with --after_squeeze student none are left"),
     (["--plan", "--dryrun"], "--plan and --dryrun exclude each other"),
     (["--dryrun", "--resume"], "no checkpoint"),
     (["--dryrun", "--tb_path", ROOT / "README.md"], "is a file; a folder is needed")])

@@ -31,6 +31,9 @@ RUNS = {  # options; where to go on
     "calibrated": ([*WID, "--compactor_init", "calibrated", "--calibration_batches", "2", "--total_steps", "10"], (5,)),
     "student": ([*WID[:-2], "--compactor_init", "calibrated", "--calibration_batches", "2", "--total_steps", "10",
                  "--train", "student"], (5,)),
+    # groups leave until 36
+    "folded": ([*WID, "--penalty", "fade", "--w_step", "2", "--after_squeeze", "student", "--max_grad_norm", "0.5",
+                "--total_steps", "40", "--soft_targets_weight", "0.5"], (36, 37, 38, 39)),
     "soft labels": ([*WID, "--penalty", "fade", "--total_steps", "10", "--soft_targets_weight", "0.5"], (5,)),
     "plain": (["--total_steps", "10", "--learning_rate", "1e-3"], (5,)),
 }

@@ -13,6 +13,8 @@ SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_s
 FORMATS = ("uer", "uer-py", "huggingface", "onnx")
 COMPACTOR_INITS = ("identity", "calibrated")
 MASK_SCORES = ("norm", "taylor")
+AFTER_SQUEEZE = ("compactors", "student")
+COMPOSE_DTYPES = ("float32", "tf32")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +60,9 @@ def add_optimization_options(parser: argparse.ArgumentParser) -> None:
                        help="run the student in bfloat16 (weights, compactors and updates stay float32)")
     group.add_argument("--fp16", action="store_true",
                        help="the same in float16, with a loss scale; an update whose gradient overflows is left out")
-    group.add_argument("--compose_tf32", action="store_true",
-                       help="let the products that compose the student's weights use TF32 (default: full float32)")
+    group.add_argument("--compose_dtype", choices=COMPOSE_DTYPES,
+                       help="of the products that compose the student's weights (default: tf32 with --bf16 or --fp16 "
+                            "on a GPU, else float32)")
     group.add_argument("--compile", action="store_true",
                        help="compile the student's encoder with torch.compile, anew at each squeeze")
     group.add_argument("--max_grad_norm", type=float, metavar="X",
@@ -100,9 +103,13 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--penalty", choices=PENALTIES,
                        help="published: L2 gradient and moment surgery; fade: masked entries shrink by a constant "
                             "factor (default: published, but see --w_step)")
-    group.add_argument("--train", choices=("compactors", "student"), default="compactors",
-                       help="after calibration, train teacher and compactors through the student, or the merged "
-                            "student itself (default: compactors)")
+    group.add_argument("--after_squeeze", "--train", choices=AFTER_SQUEEZE, default="compactors",
+                       help="once everything has left (after calibration: from the first step), go on training teacher "
+                            "and compactors through the student, or fold them into the plain student and train that, "
+                            "at a plain student's cost (default: compactors)")
+    group.add_argument("--student_learning_rate", type=float, metavar="LR",
+                       help="of the student once it is folded (default: the larger of --learning_rate and "
+                            "--compactor_learning_rate)")
     group.add_argument("--comp_only", action="store_true", help="train the compactors alone")
     group.add_argument("--mask_path", metavar="FILE", help="where the masks are recorded, for convert.py")
     group.add_argument("--squeeze_tolerance", type=float, default=1e-4, metavar="X",

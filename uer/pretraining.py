@@ -52,7 +52,8 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         value = getattr(args, name)
         if value is not None and value < 1:
             problems.append(f"--{name} is {value}, at least 1 is needed")
-    for name in ("learning_rate", "compactor_learning_rate", "head_learning_rate", "l2_lambda", "squeeze_tolerance"):
+    for name in ("learning_rate", "compactor_learning_rate", "head_learning_rate", "student_learning_rate",
+                 "l2_lambda", "squeeze_tolerance"):
         value = getattr(args, name)
         if value is not None and not 0 <= value < float("inf"):
             problems.append(f"--{name} is {value}, a number from 0 is needed")
@@ -95,7 +96,8 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         problems.append("--tb_histograms_steps needs --tb_path")
     if args.bf16 and args.fp16:
         problems.append("--bf16 and --fp16 exclude each other")
-    if args.shard_master and (not args.weight_squeeze or args.train == "student"):
+    if args.shard_master and (not args.weight_squeeze or
+                              (args.compactor_init == "calibrated" and args.after_squeeze == "student")):
         problems.append("--shard_master shares out the master of --weight_squeeze; there is none in this run")
     return problems
 
@@ -109,8 +111,12 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
             problems.append("--weight_squeeze needs --pretrained_model_path, the teacher")
         if args.compactor_init == "identity" and not args.mask_path and not args.plan:
             problems.append("--weight_squeeze needs --mask_path, where the masks are recorded for convert.py")
-        if args.train == "student" and args.compactor_init != "calibrated":
-            problems.append("--train student needs --compactor_init calibrated: only then there is a student to train")
+        folds = args.after_squeeze == "student"
+        if folds and args.no_squeeze:
+            problems.append("--after_squeeze student waits until everything has left, and with --no_squeeze nothing "
+                            "does")
+        if "student_learning_rate" in given and not folds:
+            problems.append("--student_learning_rate does nothing without --after_squeeze student")
         if args.mask_schedule_share is not None and "w_step" in given:
             problems.append("--w_step and --mask_schedule_share say the same thing; give one of them")
         unused = [name for name in ("mask_schedule_share", "mask_scores") if name in given]
@@ -121,11 +127,11 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         repeated = [name for name in ("calibration_path", "calibration_batches") if name in given]
         if repeated and args.compactors_path:
             problems.append(f"--{repeated[0]} does nothing with --compactors_path, whose compactors are calibrated")
-        if args.train == "student" and args.comp_only:
-            problems.append("--comp_only trains compactors alone, and with --train student there are none")
+        if folds and args.comp_only:
+            problems.append("--comp_only trains compactors alone, and with --after_squeeze student none are left in "
+                            "the end")
         return problems
     idle = ("target_dim", "mlm_target_dim", "target_feedforward_size", "compactor_mask_strategy", "compactor_init",
-            "compactor_learning_rate",
-            "w_step", "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "train",
-            "mask_schedule_share", "mask_scores", "compactors_path")
+            "compactor_learning_rate", "w_step", "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze",
+            "after_squeeze", "student_learning_rate", "mask_schedule_share", "mask_scores", "compactors_path")
     return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]

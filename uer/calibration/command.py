@@ -26,7 +26,8 @@ from uer.formats.model_card import CardFacts
 from uer.formats.shapes import WORDS
 from uer.models.bert import from_weights
 from uer.parallel.collectives import Place
-from uer.squeeze.groups import build_groups, student_config
+from uer.squeeze.fold import fold
+from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
 from uer.tokenizers import Vocab, build_tokenizer
 from uer.training.objective import Evaluation, evaluate
@@ -80,9 +81,7 @@ def make_student(args: argparse.Namespace, command: str) -> dict[str, Evaluation
             save_compactors(args.compactors_path, calibration, loaded.weights[WORDS].dtype, whom)
             print(f"written: {args.compactors_path}")
         calibrated = apply_calibration(calibration, weights, groups)
-        master = Master(loaded.config, calibrated, groups)
-        reduced = student_config(loaded.config, groups)
-        student = {name: tensor.detach() for name, tensor in master.compose(multiply_out=True).items()}
+        reduced, student = fold(Master(loaded.config, calibrated, groups))
         pooler = squeeze_pooler(shift_pooler(take_pooler(loaded.extras), calibration.offset), calibrated[COLUMNS],
                                 student[last_gamma(loaded.config.layers_num)])
         models = {"teacher": (loaded.config, weights), "student": (reduced, student)}

@@ -18,8 +18,8 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Sizes are read off the checkpoint; those given are checked against it. A checkpoint without\n"
-               "compactors (a plain MLM run, a student trained on) is converted as it is. Nothing is written unless\n"
-               "every output, read back, gives the logits of the checkpoint.")
+               "compactors (a plain MLM run, a folded student) is converted as it is. Nothing is written unless every\n"
+               "output, read back, gives the logits of the checkpoint.")
     model = out.add_argument_group("checkpoint")
     model.add_argument("--load_model_path", required=True, metavar="FILE", help="checkpoint <output_model_path>-<step>")
     model.add_argument("--layers_num", type=int, metavar="N", help="layers of the teacher (default: the checkpoint's)")

@@ -20,7 +20,8 @@ from uer.conversion.sandwich import Sandwich
 from uer.errors import UserError
 from uer.formats import shapes
 from uer.models.bert import Bert
-from uer.squeeze.groups import MaskGroup, build_groups, student_config
+from uer.squeeze.fold import fold
+from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.master import Master
 from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes, layer_norms, masked_compactors
 
@@ -301,12 +302,11 @@ def merge(master: Master, *, keep_attention_scale: bool = False,
         trained model under the student's attention scale.
     """
     squeezed = _squeezed(master, keep_attention_scale)
-    weights = _composed(squeezed)
-    config = student_config(master.config, master.groups)
+    config, weights = fold(squeezed)
     report = _report(master, config, weights, keep_attention_scale)
     if not report.agrees and master.like.dtype != torch.float64:  # a deep or restless model multiplies rounding
         exact = Master(master.config, {name: x.double() for name, x in master.state_dict().items()}, master.groups)
-        exact_weights = _composed(_squeezed(exact, keep_attention_scale))
+        _, exact_weights = fold(_squeezed(exact, keep_attention_scale))
         if all((weights[name] - x).abs().max() <= TOLERANCE * x.abs().max() for name, x in exact_weights.items()):
             report.exact_difference = _report(exact, config, exact_weights, keep_attention_scale).sparse_difference
     extras = squeeze_pooler(pooler or {}, squeezed.parameters[COLUMNS], weights[last_gamma(config.layers_num)])
@@ -325,10 +325,6 @@ def _squeezed(master: Master, keep_attention_scale: bool) -> Master:
             group.set_keep(torch.ones(group.size, dtype=torch.bool, device=master.like.device))
         squeezed.squeeze(group)
     return squeezed
-
-
-def _composed(squeezed: Master) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in squeezed.compose(multiply_out=True).items()}
 
 
 def _report(master: Master, config: ModelConfig, weights: Mapping[str, torch.Tensor],

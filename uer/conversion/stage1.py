@@ -26,8 +26,8 @@ from uer.tokenizers.vocab import Vocab
 RECORDED = {"loss": "MLM loss in training", "accuracy": "MLM accuracy in training", "dev_loss": "MLM loss, held-out",
             "dev_accuracy": "MLM accuracy, held-out"}
 STRATEGY_WORDS = {"dim": "every head made thinner (dim)", "head": "heads dropped (head)"}
-HOW_MERGED = ("A student by weight-inherited distillation: compactors trained around the teacher's linears{step}, "
-              "{strategy}, hidden size {teacher} to {size}, then merged into the teacher's weights.")
+HOW_MERGED = ("A student by weight-inherited distillation: {compactors} around the teacher's linears, {strategy}, "
+              "hidden size {teacher} to {size}, then merged into the teacher's weights{more}.")
 SIZE_OPTIONS = ("layers_num", "hidden_size", "heads_num", "feedforward_size")
 
 
@@ -211,18 +211,32 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
         figures += [("merged student against the trained model, its dropped entries at 0, fixed batch, float32",
                      f"largest logit difference {report.sparse_difference:.2g} (logits up to {report.scale:.3g})"),
                     ("merged student against the trained model as it is", f"{report.trained_difference:.2g}")]
-        how = HOW_MERGED.format(strategy=STRATEGY_WORDS[strategy], teacher=teacher.hidden_size, size=config.hidden_size,
-                                step=f", {facts['step']} steps" if "step" in facts else "")
+        how = how_made(facts, teacher, config, strategy)
         if options.keep_attention_scale:
             how += " The attention scale is not folded in (--keep_attention_scale)."
     else:
         config, weights = _plain(state, facts, options, say)
-        how = "A BERT trained by masked language modelling, converted as it is."
+        if "origin" in facts:
+            teacher = config_from_dict(facts["origin"], f"checkpoint {options.load_model_path}.json")
+            how = how_made(facts, teacher, config, facts.get("strategy", "dim"))
+        else:
+            how = "A BERT trained by masked language modelling, converted as it is."
     say(f"{config.layers_num} layers, hidden_size {config.hidden_size}, {config.heads_num} heads, feedforward_size "
         f"{config.feedforward_size}, {parameter_count(weights):,} parameters")
     card = CardFacts(name="", source=Path(options.load_model_path).name, how=how, teacher=teacher,
                      parameters=parameter_count(weights), figures=figures, command=command)
     return Source(config, weights, card, pooler, options.vocab_path, lower_case)
+
+
+def how_made(facts: Mapping[str, Any], teacher: ModelConfig, student: ModelConfig, strategy: str) -> str:
+    """A sentence on how a student came about, merged here or folded in the course of its run."""
+    folds = "origin" in facts
+    steps = facts.get("folded", 0) if folds else facts.get("step")
+    compactors = "closed-form compactors" if steps == 0 else f"compactors trained for {steps} steps" if steps else \
+        "compactors trained"
+    more = f", and trained on by itself to step {facts['step']}" if folds and "step" in facts else ""
+    return HOW_MERGED.format(compactors=compactors, strategy=STRATEGY_WORDS[strategy], teacher=teacher.hidden_size,
+                             size=student.hidden_size, more=more)
 
 
 def _check_vocabulary(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],

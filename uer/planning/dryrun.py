@@ -131,7 +131,7 @@ class _Few:
 
 
 def _masks_and_squeeze(trainer: Trainer, stream, stage: Stages) -> int:
-    """The last masks of the schedule at once, then their groups leave; returns the last step's number."""
+    """The last masks of the schedule at once, their groups leave, the fold; returns the last step's number."""
     learner = trainer.learner
     assert isinstance(learner, WidLearner)
     groups = learner.groups().values()
@@ -146,7 +146,14 @@ def _masks_and_squeeze(trainer: Trainer, stream, stage: Stages) -> int:
         trainer.squeeze([group for group in groups if group.masked], step, next(stream).to(trainer.place.device))
     with stage("step after the squeeze"):
         trainer.step(step + 1, stream, 1.0)
-    return step + 1
+    if learner.folding is None:
+        return step + 1
+    if trainer.learner is learner:  # it waits for more steps than this one
+        with stage("fold"):
+            trainer.fold(step + 1, next(stream).to(trainer.place.device))
+    with stage("step after the fold"):
+        trainer.step(step + 2, stream, 1.0)
+    return step + 2
 
 
 def _resume(place: Place, args: argparse.Namespace, reports: Reports, signals: StopSignals, last: int) -> None:

@@ -127,19 +127,22 @@ def seq_length_of(args: argparse.Namespace, teacher: Teacher) -> int:
 
 
 def wid_phases(args: argparse.Namespace, teacher: Teacher, groups: dict[str, MaskGroup], step: Step) -> list[Phase]:
-    """Compactors on activations (for comparison), before and after the squeeze, the student alone."""
+    """Compactors on activations (for comparison), before and after the squeeze, the student alone (after a fold)."""
     config, tables = teacher.config, teacher.tables
     options = {"comp_only": args.comp_only, "spares": args.mask_scores == "norm"}
     student = student_config(config, groups)
     phases = [Phase("on activations", activations_cost(config, tables, groups, step))]
-    calibrated, alone = args.compactor_init == "calibrated", args.train == "student"
+    calibrated = args.compactor_init == "calibrated"
     before = 0.0 if calibrated else steps_before_squeeze(args, groups) / args.total_steps
+    alone = 0.0  # it waits an interval for its moments, but at the start there is nothing to wait for
+    if args.after_squeeze == "student":
+        alone = 1.0 if calibrated else max(0.0, 1 - before - args.w_step / args.total_steps)
     if not calibrated:
         phases.append(Phase("before squeeze", wid_cost(config, tables, groups, step, **options), before))
     for group in groups.values():
         group.squeezed = True
     return [*phases, Phase("after squeeze", wid_cost(config, tables, groups, step, **options), 1 - before - alone),
-            Phase("student alone", plain_cost(student, tables, step), float(alone))]
+            Phase("student alone", plain_cost(student, tables, step), alone)]
 
 
 def steps_before_squeeze(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> int:
@@ -185,16 +188,22 @@ def table(phases: list[Phase], wid: bool) -> list[str]:
 
 
 def whole_run(args: argparse.Namespace, phases: list[Phase]) -> list[str]:
-    """The operations of all steps on one process, against those with compactors on activations."""
-    activations = phases[0].cost.all_operations * args.total_steps
-    ours = round(sum(phase.cost.all_operations * phase.share for phase in phases) * args.total_steps)
-    scale = unit("operations", activations)
-    before = next((phase.share for phase in phases if phase.title == "before squeeze"), 0.0)
+    """The operations of all steps on one process, against those without a fold and with compactors on activations."""
+    steps, shares = args.total_steps, {phase.title: phase.share for phase in phases}
+    costs = {phase.title: phase.cost.all_operations * steps for phase in phases}
+    ours = round(sum(costs[title] * share for title, share in shares.items()))
+    scale = unit("operations", costs["on activations"])
+    before, alone = shares.get("before squeeze", 0.0), shares["student alone"]
     when = "of the student's size from the first step"
     if before:
-        when = f"squeezed at step {round(before * args.total_steps):,}" if before < 1 else "never squeezed"
-    return [f"{args.total_steps:,} steps, {when}: {amount(ours, scale)} {scale[1]}FLOP on a process; with compactors "
-            f"on activations {amount(activations, scale)}, {activations / ours:.1f} times as many",
+        when = f"squeezed at step {round(before * steps):,}" if before < 1 else "never squeezed"
+    when += f", folded at step {round((1 - alone) * steps):,}" if alone else ""
+    others = {"with compactors on activations": costs["on activations"]}
+    if alone:
+        others = {"not folded": ours + round(alone * (costs["after squeeze"] - costs["student alone"])), **others}
+    compared = "; ".join(f"{how} {amount(number, scale)}, {number / ours:.2g} times as many"
+                         for how, number in others.items())
+    return [f"{steps:,} steps, {when}: {amount(ours, scale)} {scale[1]}FLOP on a process; {compared}",
             "counted: matrix products; memory: tensors, without buffers of kernels and the framework's own"]
 
 

@@ -90,7 +90,10 @@ def label_ends(axes, labels: Sequence[tuple[float, str, str]]) -> None:
 
 
 def mark_squeezes(axes, run: Run, words: bool = False) -> None:
-    """A dashed line where groups left; with `words` their kinds beside it, or of many lines only the last one named."""
+    """A dashed line where groups left; with `words` their kinds beside it, or of many lines only the last one named.
+    A dotted one where the run was folded."""
+    for line in run.fold:
+        axes.axvline(line["step"], color=FAINT, linestyle=":", linewidth=0.9, zorder=0.5)
     left: dict[int, list[str]] = {}
     for line in run.squeeze:
         left.setdefault(line["step"], []).extend(dict.fromkeys(map(kind_of, line["groups"])))

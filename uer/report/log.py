@@ -21,7 +21,7 @@ class Run:
     """A run as its log tells it.
 
     Attributes:
-        train, dev, masks, squeeze, model: the lines of each kind, by step.
+        train, dev, masks, squeeze, fold, model: the lines of each kind, by step.
         facts: what the run started with ({} in logs that do not say).
         card: of its newest checkpoint ({} if there is none).
         stable: (step, share) by group, of a mask file, for logs that do not say it.
@@ -32,6 +32,7 @@ class Run:
     dev: list[dict[str, Any]] = field(default_factory=list)
     masks: list[dict[str, Any]] = field(default_factory=list)
     squeeze: list[dict[str, Any]] = field(default_factory=list)
+    fold: list[dict[str, Any]] = field(default_factory=list)
     model: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
@@ -114,13 +115,13 @@ def read_run(path: str, name: str, mask_path: str | None = None) -> Run:
     """
     file = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
     lines = current(read_lines(file))
-    train, dev, masks, squeeze, model = ([line for line in lines if line["kind"] == kind]
-                                         for kind in ("train", "dev", "masks", "squeeze", "model"))
+    train, dev, masks, squeeze, fold, model = ([line for line in lines if line["kind"] == kind]
+                                               for kind in ("train", "dev", "masks", "squeeze", "fold", "model"))
     train, dev = ([line for line in part if is_number(line["loss"]) and is_number(line["accuracy"])]
                   for part in (train, dev))  # a run whose loss is lost may still report that
     if not train:
         raise UserError(f"{file}: no training report in there (yet); a run writes one every --report_steps")
-    run = Run(name, train, dev, masks, squeeze, model)
+    run = Run(name, train, dev, masks, squeeze, fold, model)
     run.facts = next((line["start"] for line in reversed(run.model) if "start" in line), {})
     run.card = newest_card(run.facts.get("output"))
     mask_file = mask_path or run.facts.get("mask_path")

@@ -93,6 +93,8 @@ def figures_of(run: Run) -> dict[str, str]:
         found["time of a step"] = change(early, figures.last_median(curve), *((1, "s") if early >= 1 else (1e-3, "ms")))
     if run.squeeze:
         found["squeezed"] = f"step {run.squeeze[-1]['step']:,}"
+    if run.fold:
+        found["folded"] = f"step {run.fold[-1]['step']:,}"
     return found
 
 

@@ -192,7 +192,7 @@ def build_groups(config: ModelConfig, target_dim: int, strategy: str, mlm_target
 
 def student_config(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> ModelConfig:
     """The config of the student that these groups leave of a teacher."""
-    strategy = "head" if groups["hidden"].whole_blocks else "dim"
+    strategy = "head" if groups["attention.0"].whole_blocks else "dim"  # calibration picks single ones of `hidden`
     return config.student(groups["hidden"].target, strategy, groups["mlm"].target, groups["ffn.0"].target)
 
 

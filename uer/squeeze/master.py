@@ -31,6 +31,7 @@ from uer.squeeze.wiring import (
     wrapped_linears,
 )
 
+MANY = 1 << 40  # tokens: more than any table has rows
 Moments = Mapping[torch.Tensor, dict[str, torch.Tensor]]  # an optimizer's state by parameter
 
 
@@ -54,11 +55,11 @@ class Master:
         weights: the teacher's tensors under the published names; compactors that are absent start as identity.
         groups: the mask groups.
         tokens: tokens of one optimizer step on this process, and `predicted` those of them to predict: they decide
-            whether the vocabulary's tables are multiplied out (see `Factored`).
+            whether the vocabulary's tables are multiplied out, as they always are by default.
     """
 
     def __init__(self, config: ModelConfig, weights: Mapping[str, torch.Tensor], groups: dict[str, MaskGroup],
-                 tokens: int = 1 << 40, predicted: int = 1 << 40):
+                 tokens: int = MANY, predicted: int = MANY):
         self.config = config
         self.groups = groups
         self.linears = wrapped_linears(config.layers_num)
@@ -92,6 +93,19 @@ class Master:
         """Published names -> tensors."""
         return {name: parameter.detach() for name, parameter in self.parameters.items()}
 
+    def whole(self, name: str) -> torch.Tensor:
+        """A parameter as all processes are to know it."""
+        return self.parameters[name].detach()
+
+    @property
+    def has_left(self) -> bool:
+        """Whether nothing is left to drop: the student has its final size."""
+        return all(group.width == group.target for group in self.groups.values())
+
+    def multiply_out(self) -> None:
+        """From the next student on, multiply the vocabulary's tables out whatever it costs: it is a plain one."""
+        self.load = (MANY, MANY)
+
     def sizes(self) -> BertSizes:
         """The student's sizes now."""
         vocab, positions, segments = (self.parameters[name].shape[0] for name in EMBEDDING_TABLES)
@@ -118,16 +132,12 @@ class Master:
             for norm in student.layer_norms(hidden=name == "hidden"):
                 norm.set_keep(keep, group.kept if group.masked else group.width)
 
-    def compose(self, multiply_out: bool = False) -> dict[str, torch.Tensor]:
-        """The student's parameters by name, with their autograd graph.
-
-        Args:
-            multiply_out: multiply the vocabulary's tables out in any case, for a student that stands alone.
-        """
-        out = self._compose_embedding(multiply_out)
+    def compose(self) -> dict[str, torch.Tensor]:
+        """The student's parameters by name, with their autograd graph."""
+        out = self._compose_embedding()
         for linear in self.linears:
             if linear.name == VOCABULARY_LINEAR:
-                out.update(self._compose_vocabulary(multiply_out))
+                out.update(self._compose_vocabulary())
                 continue
             weight, bias = self._compose_linear(linear)
             out[f"{linear.name}.weight"], out[f"{linear.name}.bias"] = weight, bias
@@ -160,21 +170,21 @@ class Master:
             return 1.0
         return (attention.width / attention.size) ** 0.5
 
-    def _compose_embedding(self, multiply_out: bool) -> dict[str, torch.Tensor]:
+    def _compose_embedding(self) -> dict[str, torch.Tensor]:
         rows = self.parameters[f"{EMBEDDING_COMPACTOR}.weight"]  # [hidden now, hidden of the teacher]
         tables = {name: self.parameters[name] for name in EMBEDDING_TABLES}
         tokens, _ = self.load
-        if not multiply_out and applies_to_rows(tokens, sum(table.shape[0] for table in tables.values())):
+        if applies_to_rows(tokens, sum(table.shape[0] for table in tables.values())):
             return {**tables, "embedding.projection": rows}
         return {name: product(table, rows.T) for name, table in tables.items()}
 
-    def _compose_vocabulary(self, multiply_out: bool) -> dict[str, torch.Tensor]:
+    def _compose_vocabulary(self) -> dict[str, torch.Tensor]:
         weight = self.parameters[f"{VOCABULARY_LINEAR}.weight"]  # [vocab, inner]
         columns = self.parameters[f"{self.linears[-1].left}.weight"]  # [inner, mlm now]
         bias = self.parameters[f"{VOCABULARY_LINEAR}.bias"]
         (vocab, inner), width = weight.shape, columns.shape[1]
         _, predicted = self.load
-        if not multiply_out and applies_to_features(predicted, vocab, inner, width):
+        if applies_to_features(predicted, vocab, inner, width):
             return {f"{VOCABULARY_LINEAR}.weight": weight, f"{VOCABULARY_LINEAR}.bias": bias,
                     "target.projection": columns}
         return {f"{VOCABULARY_LINEAR}.weight": product(weight, columns), f"{VOCABULARY_LINEAR}.bias": bias}

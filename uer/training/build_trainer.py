@@ -74,7 +74,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
         "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim,
         "target_feedforward_size": args.target_feedforward_size, "vocab_size": len(vocab),
-        "vocab_sha256": vocab.sha256, "compactor_init": args.compactor_init, "train": args.train,
+        "vocab_sha256": vocab.sha256, "compactor_init": args.compactor_init,
         "teacher_sha256": tensors_sha256(loaded.weights) if args.pretrained_model_path else None}
     soft = soft_targets(args, loaded, len(vocab), place)
     resumed, pooler, feeds = None, take_pooler(loaded.extras), [dataset.feed(args.accumulation_steps)]
@@ -89,7 +89,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed,
                                   pooler)
     card = {**card, "data": [asdict(feed) for feed in feeds]}
-    precision = Precision(place.device, half_dtype(args), args.compose_tf32, args.max_grad_norm, args.compile)
+    precision = Precision(place.device, half_dtype(args), args.compose_dtype, args.max_grad_norm, args.compile)
     if precision.scale is not None and resumed is not None and "loss_scale" in resumed[2]:
         precision.scale.restore(resumed[2]["loss_scale"])
     masks = args.mask_path if place.leads and args.weight_squeeze else None
@@ -184,7 +184,7 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
     found = {**found, "teacher": found.get("origin", found.get("teacher"))}
     keys = ["teacher", "vocab_sha256", "strategy", "target_dim", "mlm_target_dim", "target_feedforward_size"]
-    newer = ("compactor_init", "train", "teacher_sha256")  # older checkpoints do not say
+    newer = ("compactor_init", "teacher_sha256")  # older checkpoints do not say
     keys += [key for key in newer if key in found]
     differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here" for key in keys if found.get(key) != wanted[key]]
     if differ:

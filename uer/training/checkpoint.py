@@ -26,7 +26,7 @@ from uer.formats.storage import (
 from uer.training.optimizers import AdamW
 
 FORMAT = 1
-RESUME = {"format", "step", "optimizer"}  # and, of a run with masks, what `Trainer.save` adds
+RESUME = {"format", "step", "optimizer"}  # and what else a learner has to go on from
 Checkpoint = tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]  # tensors, card, resume
 
 

@@ -11,19 +11,21 @@ from uer.calibration.pooler import COLUMNS, last_gamma, shift_pooler, squeeze_po
 from uer.calibration.student import apply_calibration, calibrate_groups, calibrated_groups
 from uer.config import ModelConfig
 from uer.data.loader import MlmLoader
+from uer.errors import UserError
 from uer.models.bert import from_weights
 from uer.parallel.collectives import Place
 from uer.report.writer import Reports
+from uer.squeeze.fold import fold
 from uer.squeeze.groups import MaskGroup, build_groups, student_config
 from uer.squeeze.importance import build_scores
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty
-from uer.training.checkpoint import Checkpoint, restore_optimizer
+from uer.training.checkpoint import Checkpoint
 from uer.training.learner import Learner, PlainLearner
 from uer.training.mask_schedule import settle, warn_of_schedule
 from uer.training.optimizers import AdamW, parameter_groups
 from uer.training.sharded_master import ShardedLearner, ShardedMaster
-from uer.training.wid_learner import WidLearner
+from uer.training.wid_learner import Folding, WidLearner
 
 
 def build_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
@@ -41,14 +43,15 @@ def build_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
         learner, card = wid_learner(args, config, weights, loader, place, reports, card, resumed, pooler)
     else:
         settle(args, {})
-        learner = plain_learner(args, config, weights if resumed is None else resumed[0], place.device)
+        learner = plain_learner(args, config, weights if resumed is None else resumed[0], place.device,
+                                args.learning_rate)
     if resumed is not None:
-        restore_optimizer(resumed[2]["optimizer"], learner.named_parameters(), learner.optimizer)
+        learner.restore(resumed[2])
     return learner, card
 
 
 def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor],
-                  device: torch.device) -> PlainLearner:
+                  device: torch.device, learning_rate: float) -> PlainLearner:
     """A plain MLM run of a model with these weights."""
     model = from_weights(config, weights).to(device)
     head = args.head_learning_rate
@@ -57,7 +60,7 @@ def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
         return head if head is not None and name.startswith("target.") else None
 
     named = [(name, parameter) for name, parameter in model.named_parameters()]
-    return PlainLearner(model, AdamW(parameter_groups(named, args.learning_rate, special,
+    return PlainLearner(model, AdamW(parameter_groups(named, learning_rate, special,
                                                       special_kind="head_learning_rate")))
 
 
@@ -79,8 +82,11 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
         weights = {name: tensor.to(place.device) for name, tensor in weights.items()}
     if resumed is not None:
         if resumed[1]["kind"] == "plain":
+            if args.after_squeeze != "student":
+                raise UserError(f"--resume: this run was folded into its plain student at step "
+                                f"{resumed[1].get('folded', 0)}; --after_squeeze student goes on with it")
             student = student_config(config, groups)
-            return plain_learner(args, student, weights, place.device), {**card, **resumed[1]}
+            return plain_learner(args, student, weights, place.device, student_rate(args)), {**card, **resumed[1]}
         if args.compactor_init == "calibrated":
             calibrated_groups(groups)
         restore_groups(groups, resumed[1], resumed[2], place.device)
@@ -89,17 +95,16 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
                                        card["vocab_sha256"])
         weights = apply_calibration(calibration, weights, groups)
         pooler.update(shift_pooler(pooler, calibration.offset))
-        if args.train == "student":
-            master = Master(config, weights, groups)
-            student = student_config(config, groups)
-            tensors = master.compose(multiply_out=True)
-            pooler.update(squeeze_pooler(pooler, weights[COLUMNS], tensors[last_gamma(config.layers_num)]))
-            card = {**card, "kind": "plain", "teacher": student.to_dict(), "origin": config.to_dict()}
-            return plain_learner(args, student, tensors, place.device), card
     tokens = args.batch_size * args.accumulation_steps * loader.dataset.header["seq_length"]
     many = 1 << 40  # several processes send gradients in the student's size
     shape = (tokens, tokens * 15 // 100) if place.world_size == 1 else (many, many)
     master = ShardedMaster(config, weights, groups, place) if sharded else Master(config, weights, groups, *shape)
+    folding = None
+    if args.after_squeeze == "student":
+        folding = Folding(args.w_step, lambda master: student_learner(args, master, pooler))
+        if resumed is None and master.has_left:
+            plain, facts = folding.student_of(master)
+            return plain, {**card, **facts, "folded": 0}
     if args.comp_only:
         for name, parameter in master.named_parameters():
             parameter.requires_grad_("compactor" in name)
@@ -109,13 +114,28 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     penalty = build_penalty(args.penalty, master, optimizer.state, args.w_step, args.l2_lambda)
     tolerance = None if args.no_squeeze else args.squeeze_tolerance
     scores = build_scores(args.mask_scores, master)
-    if resumed is not None:
-        scores.load_state_dict(resumed[2].get("scores", {}))
     kind = ShardedLearner if sharded else WidLearner
-    learner = kind(master, optimizer, penalty, args.w_step, tolerance, scores)
+    learner = kind(master, optimizer, penalty, args.w_step, tolerance, scores, folding)
     if args.compactor_init == "identity":
         warn_of_schedule(args, groups, reports)
     return learner, card
+
+
+def student_rate(args: argparse.Namespace) -> float:
+    """The learning rate of a folded student: that of the compactors moves composed weights about as fast."""
+    if args.student_learning_rate is not None:
+        return args.student_learning_rate
+    return max(args.learning_rate, args.compactor_learning_rate)
+
+
+def student_learner(args: argparse.Namespace, master: Master,
+                    pooler: dict[str, torch.Tensor]) -> tuple[PlainLearner, dict[str, Any]]:
+    """The learner of a master's plain student, and what its checkpoints say about it; the pooler becomes its own."""
+    config, weights = fold(master)
+    if pooler:
+        pooler.update(squeeze_pooler(pooler, master.whole(COLUMNS), weights[last_gamma(config.layers_num)]))
+    learner = plain_learner(args, config, weights, master.like.device, student_rate(args))
+    return learner, {"kind": "plain", "teacher": config.to_dict(), "origin": master.config.to_dict()}
 
 
 def restore_groups(groups: dict[str, MaskGroup], card: dict[str, Any], resume: dict[str, Any],

@@ -10,7 +10,7 @@ from torch import nn
 
 from uer.models.bert import Bert
 from uer.squeeze.groups import MaskGroup
-from uer.training.checkpoint import optimizer_state
+from uer.training.checkpoint import optimizer_state, restore_optimizer
 from uer.training.optimizers import AdamW
 
 Clip = Callable[[list[torch.Tensor]], None]
@@ -40,10 +40,13 @@ class Learner(Protocol):
         """What this process's optimizer trains, under the names of checkpoints."""
 
     def checkpoint(self) -> State:
-        """The checkpoint's tensors under the published names, and the optimizer's moments; every process calls it.
+        """The checkpoint's tensors under the published names, and what going on needs; every process calls it.
 
         Whole on the leading process.
         """
+
+    def restore(self, resume: dict[str, Any]) -> None:
+        """Bring what going on needs, apart from the tensors, to where a checkpoint left it."""
 
     def replicated(self) -> list[tuple[str, torch.Tensor]]:
         """What all processes must hold in the same values."""
@@ -77,7 +80,10 @@ class PlainLearner:
 
     def checkpoint(self) -> State:
         tensors = {name: tensor.detach() for name, tensor in self.student.state_dict().items()}
-        return tensors, optimizer_state(self.named_parameters(), self.optimizer)
+        return tensors, {"optimizer": optimizer_state(self.named_parameters(), self.optimizer)}
+
+    def restore(self, resume: dict[str, Any]) -> None:
+        restore_optimizer(resume["optimizer"], self.named_parameters(), self.optimizer)
 
     def replicated(self) -> list[tuple[str, torch.Tensor]]:
         return [(name, parameter.detach()) for name, parameter in self.named_parameters()]

@@ -2,7 +2,8 @@
 
     student     float32, or bfloat16 / float16 products by autocast; its weights and gradients stay float32
     master      float32, always: weights, compactors, moments, updates
-    composing   full float32, or TF32 products on GPUs that have them (`--compose_tf32`)
+    composing   full float32; TF32 products on GPUs whose student's products are half-precision, or where asked for
+                (`--compose_dtype`): what is composed is rounded to fewer digits by the student's own products anyway
 
 Clipping acts on the gradient of all that is trained, weights and compactors together, summed over all processes and
 micro-batches, before the penalty on masked entries is added: the norm does not depend on how many processes there are.
@@ -60,15 +61,15 @@ class Precision:
     Args:
         device: where it runs.
         half: dtype of the student's products, None = float32.
-        compose_tf32: let the composition's products use TF32.
+        compose: dtype of the composition's products, float32 or tf32 (default: tf32 on a GPU with `half`).
         max_grad_norm: largest norm of the gradient, None = any.
         compiled: compile the student.
     """
 
-    def __init__(self, device: torch.device, half: torch.dtype | None = None, compose_tf32: bool = False,
+    def __init__(self, device: torch.device, half: torch.dtype | None = None, compose: str | None = None,
                  max_grad_norm: float | None = None, compiled: bool = False):
-        self.device, self.half, self.compose_tf32, self.max_grad_norm = device, half, compose_tf32, max_grad_norm
-        self.compiled = compiled
+        self.device, self.half, self.max_grad_norm, self.compiled = device, half, max_grad_norm, compiled
+        self.compose = compose or ("tf32" if half is not None and device.type == "cuda" else "float32")
         self.scale = LossScale() if half is torch.float16 else None
         self.norm: torch.Tensor | None = None  # of the last gradient that `clip` has seen
 
@@ -80,7 +81,7 @@ class Precision:
     def composing(self) -> Iterator[None]:
         """Around composition and its backward pass."""
         before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("high" if self.compose_tf32 else "highest")
+        torch.set_float32_matmul_precision("high" if self.compose == "tf32" else "highest")
         try:
             yield
         finally:

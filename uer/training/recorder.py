@@ -2,8 +2,8 @@
 
 Two kinds of lines in metrics.jsonl:
 
-    model    when a run starts (`start`: with the facts that a report needs) and after a squeeze: parameters and
-             operations by part
+    model    when a run starts (`start`: with the facts that a report needs), after a squeeze and after a fold:
+             parameters and operations by part
     masks    at mask updates: for each group that has not left, the dimensions kept, its sorted column norms in at most
              `BINS` means, and the share of the dimensions dropped before that are still dropped
 """
@@ -43,8 +43,8 @@ class Recorder:
         sizes = {name: [group.size, group.target] for name, group in self.learner.groups().items()}
         self._model(step, {"start": {**self.facts, "groups": sizes}})
 
-    def squeezed(self, step: int) -> None:
-        """Note what a squeeze has made of the model."""
+    def changed(self, step: int) -> None:
+        """Note what a squeeze or a fold has made of the model."""
         self._model(step, {})
 
     def _model(self, step: int, more: dict[str, Any]) -> None:

@@ -21,11 +21,12 @@ from torch import nn
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.models.bert import Bert
-from uer.parallel.collectives import Place, collective
+from uer.parallel.collectives import Place, collective, sum_over_ranks
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.master import Master
 from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes
 from uer.training.checkpoint import optimizer_state
+from uer.training.learner import State
 from uer.training.wid_learner import WidLearner
 
 ALIGNED = 64  # numbers: where the tensors of a transfer begin, so that kernels can read them in whole words
@@ -118,9 +119,9 @@ class ShardedMaster(Master):
         self.set_norm_masks(student)
         return student
 
-    def compose(self, multiply_out: bool = False) -> dict[str, torch.Tensor]:
+    def compose(self) -> dict[str, torch.Tensor]:
         """This process's part of the student."""
-        return {name: tensor for name, tensor in super().compose(multiply_out).items() if self.owns(name)}
+        return {name: tensor for name, tensor in super().compose().items() if self.owns(name)}
 
     def compose_into(self, student: Bert) -> None:
         """Compose this process's part, and get the others'. Every process must call it."""
@@ -148,6 +149,12 @@ class ShardedMaster(Master):
             return flat, pieces, dist.broadcast(flat, rank, async_op=True)
 
     # -- what all processes must know ------------------------------------------------------------------------------
+
+    def whole(self, name: str) -> torch.Tensor:
+        parameter = self.parameters[name].detach()
+        told = parameter.clone() if self.owns(name) else self.like.new_zeros(parameter.shape)
+        sum_over_ranks([told])
+        return told
 
     @torch.no_grad()
     def scores(self, group: MaskGroup) -> torch.Tensor:
@@ -187,7 +194,11 @@ class ShardedLearner(WidLearner):
     def owner(self) -> Callable[[str], int]:  # type: ignore[override]
         return self.master.owner
 
-    def checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    @property
+    def owns(self) -> Callable[[str], bool]:  # type: ignore[override]
+        return self.master.owns
+
+    def checkpoint(self) -> State:
         moments = optimizer_state(self.named_parameters(), self.optimizer)
         flat = {f"{key} {name}": tensor for name, pair in moments.items() for key, tensor in pair.items()}
         tensors = gather(self.master.state_dict(), self.master.like.device)
@@ -197,7 +208,8 @@ class ShardedLearner(WidLearner):
             pair = {key: flat[f"{key} {name}"] for key in ("exp_avg", "exp_avg_sq") if f"{key} {name}" in flat}
             if pair:
                 whole[name] = pair
-        return {name: tensors[name] for name in self.master.parameters if name in tensors}, whole
+        return {name: tensors[name] for name in self.master.parameters if name in tensors}, {"optimizer": whole,
+                                                                                             **self._gathered()}
 
     def replicated(self) -> list[tuple[str, torch.Tensor]]:
         """The student's weights, composed anew, and the masks: the master is nowhere twice."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from uer.cpu.memory import give_memory_back
 from uer.progress import Progress, duration
 from uer.report.writer import Reports
 from uer.system import peak_memory
@@ -83,8 +84,18 @@ def _kept(learner: WidLearner) -> str:
     return " ".join(f"{name.partition('.')[0]} {groups[name].kept}" for name in ("hidden", "ffn.0", "mlm"))
 
 
+def forget_memory(device: torch.device) -> None:
+    """Give back what is free, and let `memory_gb` start from here."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        give_memory_back()
+
+
 def memory_gb(device: torch.device) -> float:
-    """The most memory that this process has held so far, in GB: of the GPU, or resident on a CPU."""
+    """The most memory that this process has held so far (after a fold: since), in GB: of the GPU, or resident on a CPU.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return peak_memory() / 1e9

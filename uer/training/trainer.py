@@ -28,7 +28,7 @@ from uer.training.learner import Learner
 from uer.training.objective import Objective, evaluate, mlm_objective
 from uer.training.precision import Precision
 from uer.training.recorder import Recorder
-from uer.training.tally import Tally, histograms, summary
+from uer.training.tally import Tally, forget_memory, histograms, summary
 from uer.training.wid_learner import WidLearner
 
 if TYPE_CHECKING:
@@ -172,6 +172,8 @@ class Trainer:
             if step % self.learner.w_step == 0:
                 self.recorder.masks(step)
                 self.squeeze(self.learner.ready_to_leave(step), step, batches[0])
+            if self.learner.ready_to_fold():
+                self.fold(step, batches[0])
 
     def _prepare(self) -> None:
         with self.precision.composing():
@@ -193,14 +195,27 @@ class Trainer:
             return
         before = self._loss_of(batch)
         self.learner.squeeze(leaving)
-        self.learner.student.train()
-        after = self._loss_of(batch)
         names = [group.name for group in leaving]
+        self._changed("squeeze", {"groups": names}, f"squeezed {summary(names)}", step, batch, before)
+
+    def fold(self, step: int, batch: MlmBatch) -> None:
+        """Go on with the plain student, and say what it did to the loss of a batch."""
+        assert isinstance(self.learner, WidLearner)
+        before = self._loss_of(batch)
+        self.learner, facts = self.learner.fold()
+        self.judge.learner = self.recorder.learner = self.learner
+        self.exchange = self._wire()
+        forget_memory(self.place.device)  # nothing holds on to the master any more
+        self.card = {**self.card, **facts, "folded": step}
+        self._changed("fold", {}, "folded into the plain student", step, batch, before)
+
+    def _changed(self, kind: str, facts: dict[str, Any], words: str, step: int, batch: MlmBatch, before: float) -> None:
+        """Tell that there is another student now."""
+        after = self._loss_of(batch)
         change = (after - before) / before if before else 0.0
-        self.reports.record(step, "squeeze", {"groups": names, "loss_before": before, "loss_after": after})
-        self.recorder.squeezed(step)
-        self.reports.say(f"step {step}: squeezed {summary(names)}; loss of a batch {before:.5f} -> {after:.5f} "
-                         f"({change:+.1e})")
+        self.reports.record(step, kind, {**facts, "loss_before": before, "loss_after": after})
+        self.recorder.changed(step)
+        self.reports.say(f"step {step}: {words}; loss of a batch {before:.5f} -> {after:.5f} ({change:+.1e})")
 
     @torch.no_grad()
     def _loss_of(self, batch: MlmBatch) -> float:
@@ -246,8 +261,7 @@ class Trainer:
         """
         self.judge.heed(everything=True)
         whole = self.place.leads or self.learner.owner is not None  # where it is sharded, all have a part of it
-        tensors, moments = self.learner.checkpoint() if whole else ({}, {})
-        scores = self.learner.scores.state_dict() if isinstance(self.learner, WidLearner) else {}
+        tensors, resume = self.learner.checkpoint() if whole else ({}, {})
         if self.place.leads:
             tensors = {**self.carried, **tensors}
             if not all(tensor.isfinite().all() for tensor in tensors.values()):
@@ -255,12 +269,6 @@ class Trainer:
             groups = self.learner.groups()
             if any(group.keep is not None for group in groups.values()):
                 self._record_masks(step)
-            resume = {
-                "optimizer": moments,
-                "keep": {name: group.keep.cpu() for name, group in groups.items() if group.keep is not None},
-                "penalised": {name: len(group.dropped) > 0 for name, group in groups.items()},
-                "scores": scores,
-            }
             if self.precision.scale is not None:
                 resume["loss_scale"] = self.precision.scale.state()
             masks = masks_of(groups.values())

@@ -1,9 +1,9 @@
-"""The WID side of a training step: compose, backward to the master, masks, penalty, update, squeeze."""
+"""The WID side of a training step: compose, backward to the master, masks, penalty, update, squeeze, fold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,8 +13,22 @@ from uer.squeeze.groups import MaskGroup
 from uer.squeeze.importance import NormScores
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import Penalty
-from uer.training.checkpoint import optimizer_state
+from uer.training.checkpoint import optimizer_state, restore_optimizer
+from uer.training.gradient_means import GradientMeans
+from uer.training.learner import Clip, PlainLearner, State
 from uer.training.optimizers import AdamW
+
+
+class Folding(NamedTuple):
+    """How a run goes on once everything has left.
+
+    Attributes:
+        wait: steps from the last squeeze to the fold, in which the moments of the student's gradient are gathered.
+        student_of: from a master to the learner of its plain student, and what checkpoints say about that.
+    """
+
+    wait: int
+    student_of: Callable[[Master], tuple[PlainLearner, dict[str, Any]]]
 
 
 class WidLearner:
@@ -30,27 +44,57 @@ class WidLearner:
         squeeze_tolerance: a group whose schedule is complete leaves for good once its dropped compactor entries are
             all below this; None: never.
         scores: what masks are chosen by (default: column norms).
+        folding: how the run goes on once everything has left; None: as before.
     """
 
     owner: Callable[[str], int] | None = None
+    owns: Callable[[str], bool] | None = None  # whether this process needs a gradient of the student; None: all of them
 
     def __init__(self, master: Master, optimizer: AdamW, penalty: Penalty, w_step: int,
-                 squeeze_tolerance: float | None = None, scores: NormScores | None = None):
+                 squeeze_tolerance: float | None = None, scores: NormScores | None = None,
+                 folding: Folding | None = None):
         self.master = master
         self.scores = scores or NormScores(master)
         self.optimizer = optimizer
         self.penalty = penalty
         self.w_step = w_step
         self.squeeze_tolerance = squeeze_tolerance
-        self.student: Bert = master.build_student()
+        self.folding = folding
+        self.means: GradientMeans | None = None
+        self.student: Bert = self._build_student()
+
+    def _build_student(self) -> Bert:
+        """The student of the groups as they are; from the last squeeze before a fold on, the plain one."""
+        folds = self.folding is not None and self.master.has_left
+        if folds:
+            self.master.multiply_out()
+        student = self.master.build_student()
+        if folds:
+            self.means = GradientMeans(student, self.owns)
+        return student
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """What the optimizer trains, under the published names."""
         return list(self.master.named_parameters())
 
-    def checkpoint(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """The stage-1 checkpoint's tensors and the optimizer's moments."""
-        return self.master.state_dict(), optimizer_state(self.named_parameters(), self.optimizer)
+    def checkpoint(self) -> State:
+        """The stage-1 checkpoint's tensors; moments, masks, and what is gathered over steps."""
+        return self.master.state_dict(), {"optimizer": optimizer_state(self.named_parameters(), self.optimizer),
+                                          **self._gathered()}
+
+    def _gathered(self) -> dict[str, Any]:
+        groups = self.groups()
+        return {"keep": {name: group.keep.cpu() for name, group in groups.items() if group.keep is not None},
+                "penalised": {name: len(group.dropped) > 0 for name, group in groups.items()},
+                "scores": self.scores.state_dict(),
+                **({"means": self.means.state_dict()} if self.means is not None else {})}
+
+    def restore(self, resume: dict[str, Any]) -> None:
+        """Bring everything but the masks to where a checkpoint left it."""
+        restore_optimizer(resume["optimizer"], self.named_parameters(), self.optimizer)
+        self.scores.load_state_dict(resume.get("scores", {}))
+        if self.means is not None and "means" in resume:
+            self.means.load_state_dict(resume["means"])
 
     def replicated(self) -> list[tuple[str, torch.Tensor]]:
         """What all processes must hold in the same values: the master."""
@@ -65,7 +109,7 @@ class WidLearner:
         self.master.compose_into(self.student)
 
     def finish(self, step: int, factor: float, update: bool = True,
-               clip: Callable[[list[torch.Tensor]], None] | None = None) -> bool:
+               clip: Clip | None = None) -> bool:
         """From the student's gradients to updated master parameters.
 
         Args:
@@ -79,6 +123,8 @@ class WidLearner:
         changed = step % self.w_step == 0 and self.update_masks(step)
         if update:
             spare = step > self.w_step and not self.scores.needs_gradients  # the penalty replaces these gradients
+            if self.means is not None:
+                self.means.observe(clip)
             self.master.backward(spare_dropped=spare)
             self.scores.observe()
             if clip is not None:
@@ -116,4 +162,15 @@ class WidLearner:
         """Drop these groups' masked dimensions for good and rebuild the student."""
         for group in groups:
             self.master.squeeze(group, self.optimizer.state)
-        self.student = self.master.build_student()
+        self.student = self._build_student()
+
+    def ready_to_fold(self) -> bool:
+        """Whether everything has left, for long enough."""
+        return self.folding is not None and self.means is not None and self.means.steps >= self.folding.wait
+
+    def fold(self) -> tuple[PlainLearner, dict[str, Any]]:
+        """The plain student with its moments, to go on with instead, and what checkpoints say from now on."""
+        assert self.folding is not None and self.means is not None
+        learner, facts = self.folding.student_of(self.master)
+        restore_optimizer(self.means.moments(), learner.named_parameters(), learner.optimizer)
+        return learner, facts
