@@ -319,7 +319,7 @@ def test_the_plot_is_an_image_of_the_curves(tmp_path):
 def test_the_task_of_where_a_docstring_comes_from(tmp_path, capsys):
     call("demo/origin.py", "--train_path", tmp_path / "train.tsv", "--dev_path", tmp_path / "dev.tsv", "--packages",
          "asyncio", "email", "--train_examples", 30, "--dev_examples", 5)
-    task = uer_task([tmp_path / "train.tsv"])
+    task = uer_task(tmp_path / "train.tsv")
     train, dev = (read_uer(task, tmp_path / f"{kind}.tsv") for kind in ("train", "dev"))
     assert task.labels == ("asyncio", "email") and (len(train), len(dev)) == (60, 10)
     assert [example.label for example in train[:4]] == [0, 1, 0, 1]
