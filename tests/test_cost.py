@@ -145,6 +145,7 @@ def test_several_processes_send_the_student():
     learner = learner_in("squeezed", step, "dim")
     cost = wid_cost(learner.master.config, TABLES, learner.groups(), step)
     assert cost.sent == 2 * 3 / 4 * sum(p.nbytes for p in learner.student.parameters())
+    assert wid_cost(learner.master.config, TABLES, learner.groups(), replace(step, wire=2)).sent == cost.sent / 2
     assert wid_cost(learner.master.config, TABLES, learner.groups(), STEPS["applied"]).sent == 0
 
 

@@ -159,8 +159,8 @@ def test_two_processes_equal_one_with_twice_the_batch(bench, tmp_path, monkeypat
     assert_same(two[2]["keep"], one[2]["keep"])
 
 
-def test_no_run_waits_for_torchs_compiler(bench, tmp_path):
-    """torch._dynamo, which torch's own optimizers import at their first step, takes nearly two seconds."""
+def test_no_run_of_one_process_waits_for_torchs_compiler(bench, tmp_path):
+    """torch._dynamo, which torch's own optimizers and DistributedDataParallel import, takes nearly two seconds."""
     code = "import sys; from bench import run; run(sys.argv[1:]); print('torch._dynamo' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, *options(bench, *WID, "--max_grad_norm", "1", total_steps=2)],
                           cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},

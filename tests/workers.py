@@ -13,14 +13,13 @@ import torch
 import torch.distributed as dist
 
 import uer.training.build_trainer
-import uer.training.exchange
 from uer.config import parse_with_config
 from uer.opts import pretrain_parser
-from uer.parallel.collectives import Place, differing, sum_over_ranks
+from uer.parallel.collectives import Place, differing
 from uer.parallel.launch import launch
+from uer.parallel.replica import Replica
 from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
-from uer.training.exchange import GradientExchange
 from uer.training.precision import norm_of
 from uer.training.trainer import step_seed
 
@@ -67,7 +66,7 @@ def runs_in_float64(place: Place, args: argparse.Namespace) -> None:
             if place.leads:  # without TensorBoard, which takes seconds to import
                 reports.metrics = open(f"{options.output_model_path}.metrics", "w", encoding="utf-8")  # noqa: SIM115
             trainer, start = uer.training.build_trainer.build_trainer(place, options, reports, StopSignals())
-            first = trainer.exchange
+            first = trainer.replica
             if sent is not None:
                 sent.bytes.clear()
             trainer.train(start)
@@ -92,8 +91,10 @@ def one_fails(place: Place, args: argparse.Namespace) -> None:
         if args.how == "error":
             raise KeyError("no such thing")
         os.kill(os.getpid(), signal.SIGKILL)
-    if args.waiting == "collective":
-        sum_over_ranks([torch.zeros(1)])
+    if args.waiting == "backward":
+        replica = Replica(torch.nn.Linear(5, 4), lambda model, x: model(x).sum(), place)
+        with replica.micro_step(last=True):
+            replica.loss(torch.ones(2, 5)).backward()
     time.sleep(120)
 
 
@@ -101,25 +102,31 @@ def exchanges(place: Place) -> None:
     """What two processes tell each other: gradients in buckets, what differs, held-out data."""
     torch.manual_seed(1)
     model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3), torch.nn.Linear(4, 3))  # the last: idle
-    uer.training.exchange.BUCKET_BYTES = 100  # several buckets
+    inputs = [[torch.full((2, 5), 1.0 + rank + 10 * micro) for micro in range(2)] for rank in range(place.world_size)]
+
+    def objective(student: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return student[:2](x).square().sum()
+
+    objective.partial = True
+    expected = torch.autograd.grad(sum(objective(model, x) for micro in inputs for x in micro),
+                                   model.parameters(), materialize_grads=True)
     for owner in (None, lambda name: int(name[0]) % 2):
-        exchange = GradientExchange(model, owner)
-        model.zero_grad()
-        for micro in range(2):
-            if micro == 1:
-                exchange.expect()
-            model[:2](torch.full((2, 5), 1.0 + place.rank + 10 * micro)).square().sum().backward()
-        expected = [p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
-        exchange.finish()
-        sum_over_ranks(expected)
-        for (name, parameter), wanted in zip(model.named_parameters(), expected):
-            if owner is None or owner(name) == place.rank:
-                torch.testing.assert_close(parameter.grad, wanted)
-            else:
-                assert parameter.grad is None
+        replica = Replica(model, objective, place, owner)
+        for step in range(3):  # in new storage each time, as the composition gives it
+            for parameter in model.parameters():
+                parameter.data, parameter.grad = parameter.detach().clone(), None
+            for micro, x in enumerate(inputs[place.rank]):
+                with replica.micro_step(last=micro == 1):
+                    replica.summed(replica.loss(x)).backward()
+            gradients = replica.gradients()
+            for (name, parameter), wanted in zip(model.named_parameters(), expected, strict=True):
+                if owner is None or owner(name) == place.rank:
+                    torch.testing.assert_close(parameter.grad if parameter.grad is not None else 0 * wanted, wanted)
+                else:
+                    assert parameter.grad is None, step
         whole = torch.stack([wanted.norm() for wanted in expected]).norm().double()
-        torch.testing.assert_close(norm_of(exchange.gradients(), place.device, shared=owner is not None), whole)
-        assert exchange.bytes == sum(p.nbytes for p in model.parameters())
+        torch.testing.assert_close(norm_of(gradients, place.device, shared=owner is not None), whole)
+        assert replica.bytes == sum(p.nbytes for p in model.parameters())
     named = list(model.named_parameters())
     assert differing(named) == []
     if place.rank == 1:

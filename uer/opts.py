@@ -179,6 +179,9 @@ def add_distributed_options(parser: argparse.ArgumentParser) -> None:
                        help="how processes talk (default: nccl on GPUs, gloo on CPUs)")
     group.add_argument("--rendezvous_timeout", type=float, default=300.0, metavar="SECONDS",
                        help="how long the processes wait for each other at the start (default: 300)")
+    group.add_argument("--ddp_comm_hook", choices=("none", "bf16"), default="none",
+                       help="what gradients travel as between GPUs (nccl); none: as they are, bf16: in bfloat16, half "
+                            "the bytes (default: none)")
     group.add_argument("--shard_master", action="store_true",
                        help="every process keeps, composes and updates a part of the layers only")
     group.add_argument("--check_replicas_steps", type=int, default=1000, metavar="N",

@@ -11,6 +11,7 @@ Every way ends in `_run`: device, rendezvous, process group, work. A process tha
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import socket
 import sys
@@ -183,6 +184,7 @@ def _run(index: int, plan: Plan, worker: Worker, args: argparse.Namespace, end: 
     if plan.meeting is None:
         worker(place, args)
         return
+    importlib.import_module("torch._dynamo")  # DistributedDataParallel would, and its frames keep the first student
     store = open_store(plan.meeting, rank)
     meet(store, plan.meeting, rank, plan.world_size)
     watch = Watch(plan.meeting, rank, plan.world_size, end)

@@ -28,6 +28,7 @@ from uer.targets.vocabulary_loss import SLICE, SLICE_ELSEWHERE
 
 PARTS = ("embedding", "attention", "feed-forward", "MLM head")
 FLOAT = 4  # bytes
+WIRE = {"none": FLOAT, "bf16": 2}  # of a gradient between processes, by --ddp_comm_hook
 ZIPF = 1.1
 
 Parts = dict[str, int]
@@ -44,6 +45,7 @@ class Step:
         cuda: whether on a GPU (larger slices of logits, every token projected where tables are not multiplied out,
             queries of every position in the last layer).
         distinct: distinct tokens of a micro-step, where they are known.
+        wire: bytes of a number between processes.
     """
 
     rows: int
@@ -53,6 +55,7 @@ class Step:
     bf16: bool = False
     cuda: bool = False
     distinct: int | None = None
+    wire: int = FLOAT
 
     @property
     def tokens(self) -> int:
@@ -159,7 +162,7 @@ def plain_cost(config: ModelConfig, tables: Mapping[str, int], step: Step) -> Co
     weights = FLOAT * sum(count.values())
     memory = {"weights": weights, "optimizer": 2 * weights, "gradients": weights,
               "activations": activation_bytes(sizes, config, step) + temporary_bytes(sizes, step)}
-    memory["peak"] = sum(memory.values()) + buffer_bytes(weights, step)
+    memory["peak"] = sum(memory.values())
     return Cost(count, count, model_operations(sizes, step), memory=memory, sent=sent_bytes(weights, step))
 
 
@@ -221,9 +224,5 @@ def temporary_bytes(sizes: BertSizes, step: Step) -> int:
 
 
 def sent_bytes(gradients: int, step: Step) -> int:
-    return 2 * (step.processes - 1) * gradients // step.processes
-
-
-def buffer_bytes(gradients: int, step: Step) -> int:
-    """Bytes of the one array in which gradients travel."""
-    return gradients if step.processes > 1 else 0
+    """Bytes that a process sends of gradients of so many bytes in float32."""
+    return 2 * (step.processes - 1) * gradients * step.wire // (FLOAT * step.processes)

@@ -14,7 +14,7 @@ from uer.data.dataset import Dataset
 from uer.errors import UserError
 from uer.formats import load_model, shapes
 from uer.formats.teacher import config_beside
-from uer.planning.cost import PARTS, Cost, Step, plain_cost
+from uer.planning.cost import PARTS, WIRE, Cost, Step, plain_cost
 from uer.planning.wid_cost import activations_cost, wid_cost
 from uer.squeeze.groups import MaskGroup, build_groups, shared_w_step, student_config
 from uer.squeeze.penalty import FADE_PER_INTERVAL, simulate_decay
@@ -55,7 +55,7 @@ def plan(args: argparse.Namespace) -> str:
     seq_length = seq_length_of(args, teacher)
     processes = max(args.world_size, 1)
     step = Step(args.batch_size, seq_length, args.accumulation_steps, processes, args.bf16,
-                cuda=bool(args.gpu_ranks) or torch.cuda.is_available())
+                cuda=bool(args.gpu_ranks) or torch.cuda.is_available(), wire=WIRE[args.ddp_comm_hook])
     config = teacher.config
     if args.soft_targets_weight:
         teacher.notes.append("soft labels: the teacher's own forward pass and weights are not counted")

@@ -23,7 +23,6 @@ from uer.planning.cost import (
     Parts,
     Step,
     activation_bytes,
-    buffer_bytes,
     model_operations,
     parameters,
     part_of,
@@ -88,9 +87,8 @@ def wid_cost(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str
               "composition": FLOAT * _inner_products(config, groups),
               "activations": temporary_bytes(sizes, step) + activation_bytes(
                   sizes, config, step, projected, inner if on_features else 0)}
-    later = updated + buffer_bytes(FLOAT * _entries(student), step)  # once the activations are gone
     memory["peak"] = (held + 2 * updated + memory["student"] + memory["composition"]
-                      + max(memory["activations"], later))
+                      + max(memory["activations"], updated))  # gradients come once the activations are gone
     return Cost(parameters(student), parameters(trained), operations, composition, memory,
                 sent_bytes(FLOAT * _entries(student), step))
 

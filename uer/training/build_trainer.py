@@ -24,6 +24,7 @@ from uer.formats.storage import tensors_sha256
 from uer.models.bert import from_scratch, from_weights
 from uer.parallel.collectives import Place
 from uer.parallel.launch import restarted
+from uer.parallel.replica import check_comm_hook
 from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
 from uer.squeeze.mask_file import check_masks, cut_masks, start_mask_file
@@ -61,6 +62,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     """Everything loaded, checked against everything else; the trainer and the step after which it is to start."""
     if args.compile:
         check_compiler(place.device)
+    check_comm_hook(args.ddp_comm_hook)
     dataset, dev, vocab = open_data(args, place)
     loaded = load_teacher(args, len(vocab))
     for line in (*loaded.notes, *slow_products(half_dtype(args), place.device)):
@@ -104,7 +106,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     run = Run(args.output_model_path, args.total_steps, schedule(args.scheduler, args.total_steps, args.warmup),
               args.accumulation_steps, args.save_checkpoint_steps, args.keep_checkpoints, args.report_steps,
               args.eval_steps, args.check_replicas_steps, args.tb_histograms_steps, args.seed,
-              args.mask_path if args.weight_squeeze else None, feeds[-1].since)
+              args.mask_path if args.weight_squeeze else None, feeds[-1].since, args.ddp_comm_hook)
     trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, soft, pooler)
     return trainer, resumed[1]["step"] if resumed else 0
 

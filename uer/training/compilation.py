@@ -32,6 +32,7 @@ def check_compiler(device: torch.device) -> None:
 def compile_encoder(student: Bert) -> None:
     """Compile a student's `hidden_states`; graphs of earlier students are dropped."""
     torch._dynamo.reset()
+    torch._dynamo.config.optimize_ddp = False  # which would cut the graph at DistributedDataParallel's buckets
     plain = student.hidden_states
     compiled = torch.compile(plain, dynamic=True, backend=BACKEND)
 

@@ -15,14 +15,14 @@ import torch
 
 from uer.errors import Stopped, UserError
 from uer.parallel.collectives import Place, differing, sum_over_ranks, wait_for_all
+from uer.parallel.replica import Replica
 from uer.parallel.signals import StopSignals
-from uer.planning.cost import Step
+from uer.planning.cost import WIRE, Step
 from uer.report.writer import Reports
 from uer.squeeze.mask_file import append_masks, masks_of, masks_sha256
 from uer.training.checkpoint import save_checkpoint
 from uer.training.compilation import compile_encoder
 from uer.training.delayed import sent
-from uer.training.exchange import GradientExchange
 from uer.training.judge import REMEDY, Judge
 from uer.training.learner import Learner
 from uer.training.objective import Objective, evaluate, mlm_objective
@@ -52,6 +52,7 @@ class Run:
     seed: int = 7
     mask_path: str | None = None
     data_since: int = 0  # the step after which the present order of the data began
+    ddp_comm_hook: str = "none"
 
     def facts(self) -> dict[str, Any]:
         """What a report on the run is to know."""
@@ -85,11 +86,11 @@ class Trainer:
         self.objective: Objective = objective or mlm_objective
         self.precision = precision or Precision(place.device)
         self.signals = signals or StopSignals()
-        self.exchange = self._wire()
+        self.replica = self._wire()
         self.judge = Judge(learner, self.precision, reports, run.factor, run.output, place.device, lag)
         self.tally = Tally(reports, place.device, 0, run.total_steps)
         step = Step(batches.batch_size, batches.dataset.header["seq_length"], run.accumulation_steps, place.world_size,
-                    self.precision.half is not None, place.device.type == "cuda")
+                    self.precision.half is not None, place.device.type == "cuda", wire=WIRE[run.ddp_comm_hook])
         self.recorder = Recorder(learner, reports, step, {**card, **asdict(step), **run.facts()})
 
     def train(self, start: int = 0) -> None:
@@ -104,9 +105,9 @@ class Trainer:
         self.learner.student.train()
         self.recorder.start(start)
         self.tally = Tally(self.reports, self.place.device, start, run.total_steps)
-        if self.exchange.active:
-            self.reports.say(f"each step sends {self.exchange.bytes / 1e6:,.1f} MB of gradients, the student's")
-            self.reports.record(start, "exchange", {"gradient_bytes": self.exchange.bytes})
+        if self.replica.active:
+            self.reports.say(f"each step sends {self.replica.bytes / 1e6:,.1f} MB of gradients, the student's")
+            self.reports.record(start, "exchange", {"gradient_bytes": self.replica.bytes})
         try:
             for step in range(start + 1, run.total_steps + 1):
                 self.step(step, stream, run.factor(step - 1))
@@ -148,21 +149,20 @@ class Trainer:
         sum_over_ranks([told])
         torch.manual_seed(step_seed(self.run.seed, step, self.place.rank))
         self._prepare()
-        if self.exchange.student is not self.learner.student:
-            self.exchange = self._wire()
+        if self.replica.student is not self.learner.student:
+            self.replica = self._wire()
         report = torch.zeros(2, dtype=torch.float64, device=self.place.device)
         for number, batch in enumerate(batches, 1):
-            with self.precision.products():
-                loss, sums = self.objective(self.learner.student, batch)
-            if number == len(batches):
-                self.exchange.expect()
-            self.precision.scaled(loss / told[0].to(loss.dtype).clamp_min(1)).backward()
+            with self.replica.micro_step(last=number == len(batches)):
+                with self.precision.products():
+                    loss, sums = self.replica.loss(batch)
+                self.precision.scaled(self.replica.summed(loss / told[0].to(loss.dtype).clamp_min(1))).backward()
             report += sums
-        self.exchange.finish()
-        self.precision.unscale(self.exchange.gradients())
+        gradients = self.replica.gradients()
+        self.precision.unscale(gradients)
         sum_over_ranks([report])
         loss = report[0] / told[0].clamp_min(1)
-        update = self.judge.update(step, loss, told[2:], self.exchange.gradients())
+        update = self.judge.update(step, loss, told[2:], gradients)
         with self.precision.composing():
             changed = self.learner.finish(step, factor, update, self._clip)
         self.tally.count(torch.cat([report, told[:2]]))
@@ -177,11 +177,11 @@ class Trainer:
         with self.precision.composing():
             self.learner.prepare()
 
-    def _wire(self) -> GradientExchange:
+    def _wire(self) -> Replica:
         """Make a student that has just been built ready for training."""
         if self.precision.compiled:
             compile_encoder(self.learner.student)
-        return GradientExchange(self.learner.student, self.learner.owner)
+        return Replica(self.learner.student, self.objective, self.place, self.learner.owner, self.run.ddp_comm_hook)
 
     def _clip(self, gradients: list[torch.Tensor]) -> None:
         self.precision.clip(gradients, shared=self.learner.owner is not None)
