@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 COLUMNS = ("model", "steps", "parameters", "MLM loss", "accuracy", "of the teacher's", "package", "tokens/s", "seconds")
 COLOURS = ("#1b6ca8", "#d1495b", "#e09f3e", "#6b8f71", "#7d5ba6")
-STYLES = (("-", COLOURS[2]), ("--", COLOURS[2]), ("-", COLOURS[0]))
+FAINT = "#c3c8ce"
 
 
 class Row(NamedTuple):
@@ -58,13 +58,12 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [entry for entry in map(json.loads, lines) if entry["kind"] == "train"]
 
 
-def plot(path: Path, losses: Mapping[str, Sequence[tuple[int, float]]],
-         kept: Mapping[str, Sequence[tuple[int, float]]], title: str) -> None:
+def plot(path: Path, losses: Mapping[str, Sequence[tuple[int, float]]], rows: Sequence[Row], title: str) -> None:
     """Write a PNG.
 
     Args:
         losses: a curve per student: (step, training loss since the last report).
-        kept: a curve per kind of dimension: (step, share that is left).
+        rows: the table's, whose accuracies are drawn; the first is the teacher's.
     """
     import matplotlib
 
@@ -72,21 +71,24 @@ def plot(path: Path, losses: Mapping[str, Sequence[tuple[int, float]]],
     from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 6), layout="constrained")
-    for (name, curve), colour in zip(losses.items(), COLOURS):
-        left.plot(*zip(*curve), label=name, color=colour, linewidth=2)
+    colours = dict(zip(losses, COLOURS))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    for name, curve in losses.items():
+        left.plot(*zip(*curve), label=name, color=colours[name], linewidth=2)
     left.set(xlabel="training step", ylabel="masked language modelling loss (nats)", title="Training loss")
-    for (name, curve), (line, colour) in zip(kept.items(), STYLES):
-        right.plot(*zip(*curve), label=name, linestyle=line, color=colour, linewidth=2)
-    right.set(xlabel="training step", ylabel="share of the teacher's dimensions", title="Dimensions kept",
-              ylim=(0, 1.05))
-    right.yaxis.set_major_formatter(PercentFormatter(1.0))
+    left.grid(alpha=0.3)
+    left.set_xlim(left=0)
+    left.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    left.legend(frameon=False)
+    bars = right.barh([row.model for row in rows], [row.accuracy for row in rows],
+                      color=[colours.get(row.model, FAINT) for row in rows])
+    right.bar_label(bars, [f"{100 * row.accuracy:.1f} %" for row in rows], padding=4)
+    right.axvline(rows[0].accuracy, color=FAINT, zorder=0)
+    right.set(title="Accuracy on held-out text", xlim=(0, 1.15 * max(row.accuracy for row in rows)))
+    right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    right.invert_yaxis()
     for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=120, format="png")
     pyplot.close(figure)

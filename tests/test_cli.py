@@ -13,7 +13,8 @@ import pytest
 from commands import ROOT, TEACHER, write_teacher
 from corpora import random_corpus, write_vocab
 
-from uer.cli import COMMANDS, command_line
+from uer.cli import COMMANDS, command_line, same_tokenizer
+from uer.data.options import preprocess_parser
 
 SCRIPTS = [path for folder in ("", "finetune", "inference", "scripts") for path in sorted((ROOT / folder).glob("*.py"))
            if path.name != "environment.py"]
@@ -63,6 +64,16 @@ def test_mistakes_are_one_sentence(tmp_path, words, message):
 def test_what_was_typed_is_kept(monkeypatch, argv, expected):
     monkeypatch.setattr(sys, "argv", argv)
     assert command_line() == expected
+
+
+def test_the_next_command_reads_text_as_this_one():
+    options = preprocess_parser().parse_args
+    plain = options(["--corpus_path", "c", "--vocab_path", "v.txt"])
+    assert same_tokenizer(plain) == ["--vocab_path", "v.txt"]
+    cased = options(["--corpus_path", "c", "--vocab_path", "v.json", "--merges_path", "m", "--tokenizer", "bpe",
+                     "--cased"])
+    assert same_tokenizer(cased) == ["--tokenizer", "bpe", "--vocab_path", "v.json", "--merges_path", "m",
+                                     "--do_lower_case", "false"]
 
 
 # -- a wheel -----------------------------------------------------------------------------------------------------------

@@ -96,6 +96,13 @@ def test_foreign_files_are_refused(tmp_path, content):
         Dataset.open(path)
 
 
+def test_a_dataset_of_before_json_was_read_opens(dataset, tmp_path):
+    content = torch.load(tmp_path / "dataset.pt", weights_only=True)
+    del content["header"]["without_text"]
+    torch.save(content, tmp_path / "older.pt")
+    assert Dataset.open([tmp_path / "older.pt"]).header == dataset.header
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

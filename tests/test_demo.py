@@ -308,8 +308,8 @@ def test_the_plot_is_an_image_of_the_curves(tmp_path):
                {"step": 9, "kind": "train", "loss": 2}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     assert [entry["loss"] for entry in read_metrics(tmp_path)] == [3.0, 2]
-    plot(tmp_path / "plot.png", {"a": [(5, 3.0), (9, 2.0)], "b": [(5, 4.0), (9, 3.5)]}, {"kept": [(0, 1.0), (9, 0.5)]},
-         "A title")
+    plot(tmp_path / "plot.png", {"a": [(5, 3.0), (9, 2.0)], "b": [(5, 4.0), (9, 3.5)]},
+         [Row("teacher", 200, 34_500_000, 4.1, 0.3, 3000, 100), Row("a", 9, 14_600_000, 4.4, 0.2, 9000, 20)], "A title")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -319,7 +319,7 @@ def test_the_plot_is_an_image_of_the_curves(tmp_path):
 def test_the_task_of_where_a_docstring_comes_from(tmp_path, capsys):
     call("demo/origin.py", "--train_path", tmp_path / "train.tsv", "--dev_path", tmp_path / "dev.tsv", "--packages",
          "asyncio", "email", "--train_examples", 30, "--dev_examples", 5)
-    task = uer_task([tmp_path / "train.tsv"])
+    task = uer_task(tmp_path / "train.tsv")
     train, dev = (read_uer(task, tmp_path / f"{kind}.tsv") for kind in ("train", "dev"))
     assert task.labels == ("asyncio", "email") and (len(train), len(dev)) == (60, 10)
     assert [example.label for example in train[:4]] == [0, 1, 0, 1]

@@ -5,6 +5,7 @@ A module here holds the `parser` and the `main` of one; none imports torch befor
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
 from pathlib import Path
@@ -36,6 +37,14 @@ def command_line() -> str:
     name, *options = sys.argv
     start = ["python3", name] if name.endswith(".py") else name.split()
     return shlex.join([*start, *options])
+
+
+def same_tokenizer(args: argparse.Namespace) -> list[str]:
+    """The words that make another command read text as this one did."""
+    usual = {"tokenizer": "bert", "vocab_path": None, "merges_path": None, "spm_model_path": None,
+             "do_lower_case": "true"}
+    return [word for name, default in usual.items() if (value := getattr(args, name, None)) not in (None, default)
+            for word in (f"--{name}", str(value))]
 
 
 def suggestion(name: str, *options: object) -> str:

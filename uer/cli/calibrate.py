@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uer.cli import command_line, suggestion
+from uer.cli import command_line, same_tokenizer, suggestion
 from uer.config import parse_with_config
 from uer.opts import calibrate_parser as parser
 from uer.progress import ending
@@ -16,7 +16,7 @@ def main() -> None:
     good = [f"{who}: accuracy {100 * result.accuracy:.1f} %, loss {result.loss:.3f}" for who, result in results.items()]
     text = args.dataset_path or ["DATASET"]
     ending(args.output_model_path, "; ".join(good) or "unknown, as --skip_evaluation asked for",
-           suggestion("pretrain", "--dataset_path", text, "--vocab_path", args.vocab_path, "--pretrained_model_path",
+           suggestion("pretrain", "--dataset_path", text, same_tokenizer(args), "--pretrained_model_path",
                       args.pretrained_model_path, args.config_path and ["--config_path", args.config_path],
                       "--weight_squeeze", "--target_dim", args.target_dim, "--compactor_mask_strategy",
                       args.compactor_mask_strategy, "--compactor_init", "calibrated", args.compactors_path and

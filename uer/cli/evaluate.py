@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
-from uer.cli import suggestion
+from uer.cli import same_tokenizer, suggestion
 from uer.data.options import add_tokenizer_options
 from uer.progress import ending
 
@@ -40,4 +40,4 @@ def main() -> None:
     ending(f"{args.output_path}: the figures" if args.output_path else "figures, on the screen only",
            f"accuracy {100 * figures.accuracy:.2f} % of {figures.predicted:,} predictions, loss {figures.loss:.4f}",
            suggestion("run_glue", "--data_dir", "GLUE_FOLDER", "--pretrained_model_path", args.model_path,
-                      args.vocab_path and ["--vocab_path", args.vocab_path], "--output_path", "glue"))
+                      same_tokenizer(args), "--output_path", "glue"))

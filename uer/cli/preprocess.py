@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from uer.arguments import checked, refuse_overwriting
-from uer.cli import suggestion
+from uer.cli import same_tokenizer, suggestion
 from uer.data.options import preprocess_parser as parser
 from uer.progress import ending, say
 
@@ -28,10 +28,9 @@ def main() -> None:
 
 def _following(args: argparse.Namespace, header: dict[str, Any]) -> str:
     """Train on a dataset that is masked anew every epoch, evaluate on one that is not."""
-    vocab = args.vocab_path or args.spm_model_path
-    beside = Path(vocab).parent
+    beside = Path(args.vocab_path or args.spm_model_path).parent
     teacher = beside if (beside / "config.json").is_file() else "TEACHER"
-    common = ["--dataset_path", args.dataset_path, "--vocab_path", vocab]
+    common = ["--dataset_path", args.dataset_path, *same_tokenizer(args)]
     if not header["dynamic_masking"]:
         return suggestion("evaluate", "--model_path", teacher, common)
     return suggestion("pretrain", common, "--pretrained_model_path", teacher, "--weight_squeeze", "--target_dim", "DIM",

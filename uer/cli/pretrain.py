@@ -20,20 +20,21 @@ def main() -> None:
     pretrain(args, given)
     checkpoint = Path(f"{args.output_model_path}-{args.total_steps}")
     leads = os.environ.get("RANK", "0") == "0" and 0 in (args.gpu_ranks or [0])
-    if leads and not (args.plan or args.dryrun):
+    if leads and not (args.plan or args.dryrun) and checkpoint.is_file():
         _end(args, checkpoint)
 
 
 def _end(args: argparse.Namespace, checkpoint: Path) -> None:
-    """The last lines of a run; the newest checkpoint may be of a step beyond --total_steps."""
-    card = read_object(f"{checkpoint}.json") if checkpoint.is_file() else {}
+    """The last lines of a run."""
+    card = read_object(f"{checkpoint}.json")
     good = "unknown on text that it was not trained on; a --dev_path would tell"
     if "dev_accuracy" in card:
         good = f"held-out accuracy {100 * card['dev_accuracy']:.2f} %, loss {card['dev_loss']:.4f}"
     if "dev_accuracy" in card and "teacher_accuracy" in card:
         good += f"; the teacher's {100 * card['teacher_accuracy']:.2f} %, {card['teacher_loss']:.4f}"
     masks = ["--mask_path", args.mask_path] if card.get("kind") == "wid" and args.mask_path else None
-    following = suggestion("convert", "--load_model_path", checkpoint, masks, "--vocab_path", args.vocab_path,
+    following = suggestion("convert", "--load_model_path", checkpoint, masks,
+                           args.vocab_path and ["--vocab_path", args.vocab_path],
                            "--output_format", "uer", "huggingface", "--output_model_path",
                            f"{args.output_model_path.removesuffix('.bin')}-student.bin")
     ending(f"{checkpoint}" + (f" and the log of the run in {args.tb_path}" if args.tb_path else ""), good, following)

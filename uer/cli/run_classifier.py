@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uer.cli import suggestion
+from uer.cli import same_tokenizer, suggestion
 from uer.config import parse_with_config
 from uer.finetuning.options import classifier_parser as parser
 from uer.progress import ending
@@ -17,5 +17,5 @@ def main() -> None:
 
     ending(args.output_model_path, f"on the dev data {in_words(best['figures'])}, epoch {best['best_epoch']}",
            suggestion("run_classifier_infer", "--load_model_path", args.output_model_path,
-                      args.vocab_path and ["--vocab_path", args.vocab_path], "--test_path", args.test_path or "TEXTS",
+                      same_tokenizer(args), "--test_path", args.test_path or "TEXTS",
                       "--prediction_path", "predictions.tsv"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uer.cli import suggestion
+from uer.cli import same_tokenizer, suggestion
 from uer.config import parse_with_config
 from uer.finetuning.options import squad_parser as parser
 from uer.progress import ending
@@ -18,4 +18,4 @@ def main() -> None:
     ending(f"{args.output_model_path} and its answers, {args.output_model_path}.predictions.json",
            f"on the dev data {in_words(best['figures'])}, epoch {best['best_epoch']}",
            suggestion("run_glue", "--data_dir", "GLUE_FOLDER", "--pretrained_model_path", args.pretrained_model_path,
-                      args.vocab_path and ["--vocab_path", args.vocab_path], "--output_path", "glue"))
+                      same_tokenizer(args), "--output_path", "glue"))

@@ -97,6 +97,7 @@ def _read(path: Path, option: str) -> tuple[dict[str, Any], dict[str, np.ndarray
             raise UserError(
                 f"{option} {path}: format version {header['format_version']}; this program reads {FORMAT_VERSION}"
             )
+        header.setdefault("without_text", 0)  # not counted before records of JSON were read
         missing = [name for name in _NEEDED if name not in header]
         if missing:
             raise UserError(f"{wrong} (its header lacks {', '.join(missing)})")

@@ -43,19 +43,21 @@ class Replica:
         self.active = dist.is_initialized()
         self.bytes = 0  # that each step's gradients take on their way
         self.loss: nn.Module = _Loss(student, objective)
+        self.distributed: DistributedDataParallel | None = None
         if self.active:
             self.bytes = sum(p.numel() * (2 if hook == "bf16" else p.element_size()) for _, p in self.named)
-            self.loss = DistributedDataParallel(self.loss, init_sync=False, gradient_as_bucket_view=True,
-                                                find_unused_parameters=getattr(objective, "partial", False))
-        if hook == "bf16":
+            self.loss = self.distributed = DistributedDataParallel(
+                self.loss, init_sync=False, gradient_as_bucket_view=True,
+                find_unused_parameters=getattr(objective, "partial", False))
+        if hook == "bf16" and self.distributed:
             from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
-            self.loss.register_comm_hook(None, bf16_compress_hook)
+            self.distributed.register_comm_hook(None, bf16_compress_hook)
 
     @contextmanager
     def micro_step(self, last: bool) -> Iterator[None]:
         """Around forward and backward pass of a micro-step; the last one's gradients are summed over the processes."""
-        with nullcontext() if last or not self.active else self.loss.no_sync(), collective(mixed=True):
+        with self.distributed.no_sync() if self.distributed and not last else nullcontext(), collective(mixed=True):
             yield
 
     def summed(self, loss: torch.Tensor) -> torch.Tensor:
