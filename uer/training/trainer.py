@@ -204,7 +204,7 @@ class Trainer:
         before = self._loss_of(batch)
         self.learner, facts = self.learner.fold()
         self.judge.learner = self.recorder.learner = self.learner
-        self.exchange = self._wire()
+        self.replica = self._wire()
         forget_memory(self.place.device)  # nothing holds on to the master any more
         self.card = {**self.card, **facts, "folded": step}
         self._changed("fold", {}, "folded into the plain student", step, batch, before)
