@@ -183,7 +183,7 @@ class Job:
             return
         if not done:
             (folder / "logs" / "metrics.jsonl").unlink(missing_ok=True)
-        options = [*self.method.options(self.steps, self.rate, setting.teacher), *self._start(commands, folder),
+        options = [*self.method.options(self.rate, setting.teacher), *self._start(commands, folder),
                    "--dataset_path", setting.dataset, "--vocab_path", setting.vocab, "--batch_size", BATCH_SIZE,
                    "--seed", self.seed, *setting.precision, "--total_steps", self.steps, "--warmup", 0.05, "--dropout",
                    0, "--tb_path", folder / "logs", "--save_checkpoint_steps", 1000, "--keep_checkpoints", 1,

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WID = ("--weight_squeeze", "--compactor_init")
-CALIBRATED = (*WID, "calibrated")
-STUDENT = (*CALIBRATED, "--train", "student")
-PUBLISHED = (*WID, "identity")
-FADING = (*PUBLISHED, "--penalty", "fade")
+CALIBRATED, PUBLISHED = (*WID, "calibrated"), (*WID, "identity")
+FOLDED = ("--after_squeeze", "student")  # calibrated: from the first step
 SOFT = ("--soft_targets_weight", "0.5")
-INTERVALS, SHARE, LEAST_INTERVAL = 16, 0.4, 31  # mask updates until the schedule of 12 heads is complete
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,6 @@ class Method:
         objective: of peers.py, which runs instead of pretrain.py.
         via: for a third of the steps a student of a width between the teacher's and its own is trained first, and is
             its teacher then.
-        least: steps below which there is no sense in it.
     """
 
     name: str
@@ -35,7 +31,6 @@ class Method:
     strategy: str = "dim"
     objective: str = ""
     via: bool = False
-    least: int = 0
 
     @property
     def masked(self) -> bool:
@@ -57,13 +52,11 @@ class Method:
         """Whether its MLM head is not trained, so that it has no MLM figures."""
         return self.objective in ("minilm", "tinybert")
 
-    def options(self, steps: int, rate: str, teacher: str) -> list[str]:
-        """Options of pretrain.py, or of peers.py, for a run of this many steps."""
+    def options(self, rate: str, teacher: str) -> list[str]:
+        """Options of pretrain.py, or of peers.py."""
         options = [*self.extra, "--learning_rate", rate]
-        if self.ours and "student" not in self.extra:
+        if self.ours:
             options += ["--compactor_learning_rate", rate]
-        if self.masked:
-            options += ["--w_step", str(max(LEAST_INTERVAL, int(SHARE * steps) // INTERVALS))]
         if self.objective:
             options += ["--objective", self.objective, "--teacher_path", teacher]
         if self.soft and not self.ours:
@@ -74,18 +67,20 @@ class Method:
 UNTRAINED = Method("calibrated, untrained", "teacher")
 METHODS = (  # by importance: a table that is cut off is a smaller table
     UNTRAINED,
-    Method("calibrated, soft labels", "teacher", (*STUDENT, *SOFT), ("2e-4", "4e-4")),
-    Method("calibrated", "teacher", STUDENT, ("2e-4", "1e-4")),
-    Method("published start, dim", "teacher", FADING, ("1e-4", "2e-4"), least=1000),
+    Method("calibrated, soft labels", "teacher", (*CALIBRATED, *FOLDED, *SOFT), ("2e-4", "4e-4")),
+    Method("calibrated", "teacher", (*CALIBRATED, *FOLDED), ("2e-4", "1e-4")),
+    Method("published start, dim", "teacher", (*PUBLISHED, *FOLDED), ("1e-4", "2e-4")),
     Method("MiniLMv2, picked by norm", "norm", (), ("3e-4", "6e-4"), objective="minilm"),
     Method("picked by norm", "norm", (), ("3e-4", "6e-4")),
     Method("TinyBERT, picked by norm", "norm", (), ("3e-4", "6e-4"), objective="tinybert"),
-    Method("calibrated in two stages", "teacher", STUDENT, ("2e-4", "1e-4"), via=True),
+    Method("calibrated in two stages", "teacher", (*CALIBRATED, *FOLDED), ("2e-4", "1e-4"), via=True),
+    Method("published start, dim, soft labels", "teacher", (*PUBLISHED, *FOLDED, *SOFT), ("1e-4", "2e-4")),
     Method("from scratch", "scratch", (), ("1e-3", "5e-4")),
-    Method("published start, head", "teacher", FADING, ("1e-4", "2e-4"), "head", least=1000),
+    Method("published start, head", "teacher", (*PUBLISHED, *FOLDED), ("1e-4", "2e-4"), "head"),
+    Method("published start, dim, not folded", "teacher", PUBLISHED, ("1e-4",)),
     Method("calibrated, compactors and teacher", "teacher", CALIBRATED, ("2e-5", "5e-5")),
-    Method("published start, dim, published penalty", "teacher", (*PUBLISHED, "--l2_lambda", "100"), ("1e-4",),
-           least=1000),
+    Method("published start, dim, published penalty", "teacher",
+           (*PUBLISHED, *FOLDED, "--l2_lambda", "100", "--mask_schedule_share", "0.25"), ("1e-4",)),
     Method("MiniLMv2, from scratch", "scratch", (), ("1e-3", "5e-4"), objective="minilm"),
     Method("DistilBERT, 3 layers of full width", "layers", (), ("2e-4", "4e-4"), objective="distilbert"),
     Method("picked by norm, soft labels", "norm", SOFT, ("6e-4", "3e-4")),

@@ -99,7 +99,7 @@ def students(args: argparse.Namespace, setting: Setting) -> list[Job]:
     found = (Job(setting, method, target, steps, method.rates[turn], seed) if method is not UNTRAINED
              else Job(setting, method, target)
              for turn in range(args.rates) for seed in args.seeds for steps in args.steps
-             for target, method in rows(args) if turn < len(method.rates) and steps >= method.least)
+             for target, method in rows(args) if turn < len(method.rates))
     return list(dict.fromkeys(found))
 
 

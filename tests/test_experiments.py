@@ -59,7 +59,7 @@ class Recorded(Commands):
 def test_every_method_is_a_run_that_its_script_would_take(method):
     teacher = ["--pretrained_model_path", "t.bin", "--target_dim", "192", "--mask_path", "m",
                "--compactor_mask_strategy", method.strategy]
-    words = [*method.options(3000, method.rates[0], "t.bin"), "--config_path", "bert/tiny_config.json",
+    words = [*method.options(method.rates[0], "t.bin"), "--config_path", "bert/tiny_config.json",
              "--dataset_path", "d", "--vocab_path", "v", "--output_model_path", "o",
              *(["--student_path", "s"] if method.objective else []), *(teacher if method.ours else [])]
     parse = peers_parser if method.objective else pretrain_parser
@@ -138,8 +138,6 @@ def test_jobs_come_in_the_order_of_the_rows_and_second_rates_last():
     assert len(made) == 12 and made[6].rate == "6e-4"
     with pytest.raises(UserError, match=r"--rows: there is no '97: calibrated'; a row is one of these"):
         students(arguments("--rows", "97: calibrated"), Setting(Path("w"), "t", "v", "d", "e", False))
-    short = students(arguments("--steps", "300"), Setting(Path("w"), "t", "v", "d", "e", False))
-    assert not any("published" in job.name for job in short)  # no schedule fits
 
 
 class Step_:
