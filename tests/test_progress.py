@@ -66,6 +66,7 @@ def test_the_last_three_lines(capsys):
                                                            "python3 /repo/finetune/run_glue.py"),
     ("finetune/run_glue.py", "run_squad", "python3 finetune/run_squad.py"),
     ("../finetune/run_glue.py", "evaluate", "python3 ../evaluate.py"),
+    ("finetune/run_glue.py", "report", "python3 -m uer report"),
     ("uer-wid convert", "evaluate", "uer-wid evaluate"), ("python3 -m uer convert", "report", "python3 -m uer report"),
     ("/usr/bin/pytest", "evaluate", "uer-wid evaluate")])
 def test_the_next_command_is_typed_as_this_one_was(monkeypatch, typed, name, expected):

@@ -27,6 +27,7 @@ COMMANDS = {
     "inspect": ("uer.data.inspect", "look into a dataset"),
     "options": ("uer.cli.options", "find options of all commands by a word"),
 }
+BARE = ("report", "inspect", "options")  # commands without a script
 TUNING = ("run_classifier", "run_glue", "run_squad")
 FOLDERS = {**dict.fromkeys(TUNING, "finetune"), "run_classifier_infer": "inference", **dict.fromkeys(
     ("convert_bert_from_huggingface_to_uer", "convert_bert_from_uer_to_huggingface", "reduce_vocabulary"), "scripts")}
@@ -58,7 +59,7 @@ def suggestion(name: str, *options: object) -> str:
     if program.endswith(".py") and Path(program).stem in COMMANDS:
         here, mine, folder = Path(program).parent, FOLDERS.get(Path(program).stem), FOLDERS.get(name, "")
         top = here.parent if mine and here.name == mine else here / ".." if mine else here
-        words = ["python3", str(top / folder / f"{name}.py")]
+        words = ["python3", str(top / folder / f"{name}.py")] if name not in BARE else ["python3", "-m", "uer", name]
     for option in options:
         words += map(str, option) if isinstance(option, (list, tuple)) else [] if option is None else [str(option)]
     return shlex.join(words)
