@@ -1,9 +1,10 @@
 """How fast dimensions leave: what a run takes where nothing is said, and a word where its schedule cannot work.
 
-What a dimension said is lost unless the others learn to say it while it leaves. Two points are measured, both at rates of
-1e-4: with 12 steps an interval a student ends where one from scratch does, with 31 it never leaves the teacher's level.
-To other rates they are carried over by the distance that the compactors can move while the masks grow, the sum of their
-rates, since an AdamW step moves a weight by about its rate whatever the gradient: 0.02 is too little, 0.05 enough.
+What a dimension said is lost unless the others learn to say it while it leaves. Two points are measured, both at rates
+of 1e-4: with 12 steps an interval a student ends where one from scratch does, with 31 it never leaves the teacher's
+level. To other rates they are carried over by the distance that the compactors can move while the masks grow, the sum
+of their rates, since an AdamW step moves a weight by about its rate whatever the gradient: 0.02 is too little, 0.05 is
+enough.
 """
 
 from __future__ import annotations
