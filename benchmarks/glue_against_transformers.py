@@ -32,12 +32,13 @@ from demo.setting import packaged_teacher
 from uer.config import parse_with_config
 from uer.errors import run_script
 from uer.finetuning.batches import collate, encode, shuffled
-from uer.finetuning.classify import run_classifier, with_vocabulary
+from uer.finetuning.classify import run_classifier
 from uer.finetuning.grid import markdown, percent, spread
 from uer.finetuning.heads import build_classifier, load_encoder
 from uer.finetuning.options import classifier_parser
 from uer.finetuning.tasks import GLUE, Example, Task, read_glue
 from uer.formats.storage import write_json, write_via
+from uer.formats.tokenizer_files import text_beside
 from uer.tokenizers import build_tokenizer
 from uer.training.optimizers import AdamW, parameter_groups
 
@@ -190,9 +191,9 @@ def paired(args: argparse.Namespace, task: Task, folder: Path) -> str:
     with torch.no_grad():
         ours.output_layer_2.weight.copy_(theirs.classifier.weight)
         ours.output_layer_2.bias.copy_(theirs.classifier.bias)
-    options, given = parse_with_config(classifier_parser, ["--pretrained_model_path", args.model_path,
+    options, _ = parse_with_config(classifier_parser, ["--pretrained_model_path", args.model_path,
                                                            "--output_model_path", "unused"])
-    tokenizer = build_tokenizer(with_vocabulary(options, loaded, given))
+    tokenizer = build_tokenizer(options, *text_beside(args.model_path))
     train = encode(read_glue(task, folder, "train")[0].examples, tokenizer, SEQ_LENGTH)
     steps = shuffled(len(train), args.batch_size, 1, 0)[:args.paired]
     ours_optimizer = AdamW(parameter_groups(ours.named_parameters(), args.learning_rate), bias_correction=True)

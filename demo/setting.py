@@ -41,14 +41,13 @@ class Teacher:
 
     Attributes:
         path: UER file or Hugging Face folder.
-        vocab_path, lower_case: for its tokenizer.
+        vocab_path: for its tokenizer, whose files are obeyed.
         needs_head: it has no MLM head.
     """
 
     path: str
     config_path: str | None
     vocab_path: str
-    lower_case: bool
     hidden_size: int
     heads_num: int
     feedforward_size: int
@@ -61,7 +60,7 @@ class Teacher:
 
     def text_options(self) -> list[str]:
         """For a script that reads text or a dataset."""
-        return ["--vocab_path", self.vocab_path, *([] if self.lower_case else ["--cased"])]
+        return ["--vocab_path", self.vocab_path]
 
     def half(self, strategy: str) -> int:
         """Half of its width, or the nearest below that the strategy can reach.
@@ -85,17 +84,18 @@ def find_teacher(path: str | None, config_path: str | None, vocab_path: str | No
     """
     from uer.config import load_config
     from uer.formats import load_model
-    from uer.formats.teacher import is_cased
+    from uer.formats.teacher import model_folder
 
     path = path or packaged_teacher()
     config = load_config(config_path) if config_path else None
     model = load_model(path, config=config, vocab_size=None, allow_missing_head=True)
-    vocab = vocab_path or model.vocab_path or _vocabulary_beside(Path(path))
-    if vocab is None or not str(vocab).endswith(".txt") or not Path(vocab).is_file():
-        raise UserError(f"teacher {path}: {vocab or 'no vocab.txt beside it'} is no vocabulary that the demo can use; "
-                        f"give VOCAB=<vocab.txt of a WordPiece tokenizer>")
-    lower = model.lower_case if model.lower_case is not None and not vocab_path else not is_cased(Path(vocab))
-    return Teacher(_absolute(path), _absolute(config_path) if config_path else None, _absolute(vocab), lower,
+    beside = model_folder(Path(path)) / "vocab.txt" if Path(path).is_dir() else Path(path).with_name(
+        f"{Path(path).stem}_vocab.txt")  # as convert_bert_from_huggingface_to_uer.py writes it
+    vocab = Path(vocab_path) if vocab_path else beside
+    if vocab.suffix != ".txt" or not vocab.is_file():
+        raise UserError(f"teacher {path}: {vocab_path or 'no vocab.txt beside it'} is no vocabulary that the demo can "
+                        f"use; give VOCAB=<vocab.txt of a WordPiece tokenizer>")
+    return Teacher(_absolute(path), _absolute(config_path) if config_path else None, _absolute(vocab),
                    model.config.hidden_size, model.config.heads_num, model.config.feedforward_size, model.head_made)
 
 
@@ -106,12 +106,6 @@ def packaged_teacher() -> str:
         raise UserError(f"the package {TEACHER_PACKAGE} is not installed; `make demo` does that. "
                         f"TEACHER=<Hugging Face folder or UER file> takes another teacher")
     return os.path.join(next(iter(spec.submodule_search_locations)), "model")
-
-
-def _vocabulary_beside(path: Path) -> Path | None:
-    """Where convert_bert_from_huggingface_to_uer.py writes the vocabulary of a UER file."""
-    candidate = path.with_name(f"{path.stem}_vocab.txt")
-    return candidate if candidate.is_file() else None
 
 
 def _absolute(path: str | Path) -> str:

@@ -41,6 +41,7 @@ from uer.opts import pretrain_parser
 from uer.parallel.collectives import Place
 from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
+from uer.tokenizers.rules import KEY
 from uer.training.build_trainer import half_dtype, load_teacher, open_data
 from uer.training.checkpoint import find_checkpoint, open_checkpoint, restore_optimizer
 from uer.training.learner import PlainLearner
@@ -194,13 +195,14 @@ def every_second_layer(weights: dict[str, torch.Tensor], config: ModelConfig) ->
 
 def build(args: argparse.Namespace, place: Place, reports: Reports, signals: StopSignals) -> tuple[Trainer, int]:
     """The trainer, and the step after which it is to start."""
-    data, dev, vocab = open_data(args, place)
-    loaded = load_model(args.teacher_path, config=None, vocab_size=len(vocab))
+    data, dev, text = open_data(args, place, reports)
+    vocab_size = data.dataset.header["vocab_size"]
+    loaded = load_model(args.teacher_path, config=None, vocab_size=vocab_size)
     teacher = from_weights(loaded.config, loaded.weights).to(place.device)
     if args.objective == "distilbert":
         tensors, config = every_second_layer(loaded.weights, loaded.config)
     else:
-        start = load_teacher(args, len(vocab))
+        start = load_teacher(args, vocab_size)
         tensors, config = start.weights, start.config
     if args.dropout is not None:
         config = replace(config, dropout=float(args.dropout))
@@ -217,7 +219,7 @@ def build(args: argparse.Namespace, place: Place, reports: Reports, signals: Sto
     if resumed is not None:
         restore_optimizer(resumed[2]["optimizer"], learner.named_parameters(), learner.optimizer)
         reports.go_on_from(resumed[1]["step"])
-    card = {"kind": "plain", "teacher": config.to_dict(), "vocab_size": len(vocab), "vocab_sha256": vocab.sha256}
+    card = {"kind": "plain", "teacher": config.to_dict(), "vocab_size": vocab_size, KEY: text.to_dict()}
     run = Run(args.output_model_path, args.total_steps, schedule(args.scheduler, args.total_steps, args.warmup),
               save_checkpoint_steps=args.save_checkpoint_steps, keep_checkpoints=args.keep_checkpoints,
               report_steps=args.report_steps, eval_steps=args.eval_steps, seed=args.seed)

@@ -11,6 +11,7 @@ import numpy as np
 from uer.data.builder import build_dataset
 from uer.data.dataset import Dataset
 from uer.data.options import preprocess_parser
+from uer.tokenizers import TextRules, agreed_rules
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["the", "un", "want", "run", "low", "lowest", "new", "river", "cafe", "The", "Run", "naïve", "你", "好", "世"]
@@ -42,6 +43,11 @@ def options(folder: Path, *more: str, corpus: str | Path | None = None) -> Names
     """Parsed options of preprocess.py for folder/corpus.txt, folder/vocab.txt and folder/dataset.pt."""
     paths = ["--corpus_path", str(corpus or folder / "corpus.txt"), "--vocab_path", str(folder / "vocab.txt")]
     return preprocess_parser().parse_args([*paths, "--dataset_path", str(folder / "dataset.pt"), *more])
+
+
+def described(vocab: str | Path, *more: str) -> TextRules:
+    """What a vocabulary, with what stands beside it, and options say."""
+    return agreed_rules(preprocess_parser().parse_args(["--corpus_path", "-", "--vocab_path", str(vocab), *more]))
 
 
 def build(folder: Path, text: str | bytes, *more: str) -> Dataset:

@@ -257,12 +257,14 @@ def test_outputs_that_cannot_be_are_refused_first(tmp_path: Path, monkeypatch):
         convert(monkeypatch, *options(tmp_path / "file" / "s.bin"))
     with pytest.raises(UserError, match="is a folder"):
         convert(monkeypatch, *options(tmp_path))
-    with pytest.raises(UserError, match="50 tokens, but the model has 60"):
+    vocab = write_vocab(tmp_path / "v.txt")
+    vocab.write_text(vocab.read_text() + "one more")
+    with pytest.raises(UserError, match="61 tokens, but the model has 60"):
         convert(monkeypatch, *options(tmp_path / "s.bin", "--output_format", "huggingface", "--vocab_path",
-                                      str(write_vocab(tmp_path / "v.txt", 50))))
+                                      str(vocab)))
     card = next(tmp_path.glob("*.json"))
     card.write_text(json.dumps({**json.loads(card.read_text()), "vocab_sha256": "abc"}))
-    with pytest.raises(UserError, match=r"not the vocabulary that .* was trained with"):
+    with pytest.raises(UserError, match=r"in --vocab_path .* and in checkpoint .*: another vocabulary"):
         convert(monkeypatch, *options(tmp_path / "s.bin", "--vocab_path", str(write_vocab(tmp_path / "v.txt"))))
     assert not (tmp_path / "s").exists() and not (tmp_path / "s.bin").exists()
 

@@ -13,7 +13,8 @@ from uer.data.builder import build_dataset
 from uer.data.container import Record, write_container
 from uer.data.dataset import Dataset
 from uer.errors import UserError
-from uer.tokenizers import Vocab
+from uer.tokenizers import TextRules, Vocab
+from uer.tokenizers.rules import merged
 
 
 @pytest.fixture
@@ -128,9 +129,11 @@ def test_arrays_that_do_not_fit_are_refused(dataset, tmp_path):
 
 
 def test_another_vocabulary_is_refused_naming_both(dataset):
-    dataset.check_vocab(Vocab(TOKENS))
-    with pytest.raises(UserError, match=rf"vocab\.txt, {len(TOKENS)} tokens.*than mine \({len(TOKENS)} tokens"):
-        dataset.check_vocab(Vocab([*TOKENS[:-1], "other"], "mine"))
+    same, other = (TextRules("mine").holding(Vocab(tokens), "v.txt") for tokens in (TOKENS, [*TOKENS[:-1], "other"]))
+    assert merged([same, dataset.rules], []).vocab_sha256 == dataset.header["vocab_sha256"]
+    with pytest.raises(UserError, match=rf"in mine and in --dataset_path .*: another vocabulary "
+                                        rf"\(v\.txt of {len(TOKENS)} tokens.* and vocab\.txt of {len(TOKENS)} tokens"):
+        merged([other, dataset.rules], [])
 
 
 def test_datasets_that_do_not_belong_together(dataset, tmp_path):

@@ -145,10 +145,10 @@ def test_picking_by_norm_takes_the_largest():
 @pytest.mark.parametrize(("hidden", "heads", "dim", "head"),
                          [(384, 12, 192, 192), (768, 12, 384, 384), (96, 3, 48, 32)])
 def test_half_of_a_teacher(hidden, heads, dim, head):
-    found = Teacher("x", None, "v", True, hidden, heads, 4 * hidden, False)
+    found = Teacher("x", None, "v", hidden, heads, 4 * hidden, False)
     assert (found.half("dim"), found.half("head")) == (dim, head)
     with pytest.raises(UserError, match="cannot be halved"):
-        Teacher("x", None, "v", True, 64, 1, 256, False).half("head")
+        Teacher("x", None, "v", 64, 1, 256, False).half("head")
 
 
 def test_teachers_of_ones_own(tmp_path, monkeypatch):
@@ -160,8 +160,8 @@ def test_teachers_of_ones_own(tmp_path, monkeypatch):
         find_teacher("mine.bin", None, None)
     vocab = write_vocab(tmp_path, TOKENS).rename(tmp_path / "mine_vocab.txt")
     found = find_teacher("mine.bin", None, None)
-    assert found == Teacher(str(tmp_path / "mine.bin"), None, str(vocab), False, 24, 3, 72, False)
-    assert found.text_options() == ["--vocab_path", str(vocab), "--cased"]
+    assert found == Teacher(str(tmp_path / "mine.bin"), None, str(vocab), 24, 3, 72, False)
+    assert found.text_options() == ["--vocab_path", str(vocab)]
     lower = write_vocab(tmp_path, [token.lower() if token[0] != "[" else token for token in TOKENS])
     found = find_teacher("mine.bin", "mine_config.json", "vocab.txt")
     assert found.model_options()[2:] == ["--config_path", str(tmp_path / "mine_config.json")]

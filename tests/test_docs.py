@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from commands import ROOT, TEACHER, everything, shell
-from corpora import TOKENS, random_corpus, write_vocab
+from corpora import TOKENS, described, random_corpus, write_vocab
 from test_data_records import json_lines
 from tuning import write_glue, write_squad, write_uer_tsv
 
@@ -108,7 +108,7 @@ def world(folder: Path) -> None:
         (folder / f"bert/{name}_config.json").write_text(TEACHER.to_json())
     theirs = ModelConfig(**{**vars(TEACHER), "layernorm": "huggingface", "layernorm_eps": 1e-12, "tie_weights": True})
     write_huggingface(folder / "my-bert", theirs, dict(from_scratch(theirs, len(TOKENS), seed=2).state_dict()),
-                      vocab_path=vocab)
+                      text=described(vocab))
     for name in ("train", "dev", "test"):
         write_uer_tsv(folder / f"datasets/chnsenticorp/{name}.tsv", 24, 1)
     write_uer_tsv(folder / "datasets/chnsenticorp/test_nolabel.tsv", 4, 2, labels=False)

@@ -167,16 +167,16 @@ def test_half_precisions(tuned, tmp_path, precision):
     (["--pretrained_model_path", "none.bin"], "none.bin: no such file"),
     (["--output_model_path", "."], "cannot be written there"),
     (["--prediction_path", "p.tsv"], "needs --test_path"),
-    (["--vocab_path", "short.txt"], "word embeddings, the vocabulary"),
+    (["--vocab_path", "long.txt"], "81 word embeddings, the vocabulary 82 tokens"),
 ])
 def test_mistakes(tuned, tmp_path, capsys, monkeypatch, more, words):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "short.txt").write_text("\n".join(TOKENS[:20]) + "\n")
+    (tmp_path / "long.txt").write_text("\n".join([*TOKENS, "more"]) + "\n")
     with pytest.raises(SystemExit) as end:
         call("finetune/run_classifier.py", *options(tuned, tmp_path / "c.bin", *more))
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.startswith("error: ") and words in said and said.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["short.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["long.txt"]
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tuned, tmp_path, capsys):
@@ -218,4 +218,4 @@ def test_pairs_and_another_vocabulary(tuned, tmp_path, capsys):
     with pytest.raises(SystemExit):
         call("inference/run_classifier_infer.py", "--load_model_path", tmp_path / "c.bin", "--vocab_path",
              tmp_path / "other.txt", "--test_path", tuned / "pairs.tsv", "--prediction_path", tmp_path / "p.tsv")
-    assert "not the vocabulary" in capsys.readouterr().err and not (tmp_path / "p.tsv").exists()
+    assert "another vocabulary" in capsys.readouterr().err and not (tmp_path / "p.tsv").exists()

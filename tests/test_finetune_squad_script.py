@@ -46,10 +46,11 @@ def test_squad_1_1_always_answers_and_learns(tuned, tmp_path, capsys):
 @pytest.mark.parametrize(("more", "words"), [
     (["--max_query_length", 38], "leaves too little of --seq_length"),
     (["--doc_stride", 0], "--doc_stride is 0"),
-    (["--tokenizer", "char", "--vocab_path", "VOCAB"], "only bert can tell"),
+    (["--tokenizer", "char", "--vocab_path", "VOCAB", "--pretrained_model_path", "UER"], "only bert can tell"),
+    (["--tokenizer", "char"], "tokenizer: char and bert"),
 ])
 def test_mistakes_of_run_squad(tuned, tmp_path, capsys, more, words):
-    more = [tuned / "vocab.txt" if word == "VOCAB" else word for word in more]
+    more = [{"VOCAB": tuned / "vocab.txt", "UER": tuned / "uer.bin"}.get(word, word) for word in more]
     with pytest.raises(SystemExit):
         call("finetune/run_squad.py", "--train_path", tuned / "train1.json", "--dev_path", tuned / "dev1.json",
              "--pretrained_model_path", tuned / "hf", "--output_model_path", tmp_path / "s.bin", *SQUAD, *more)

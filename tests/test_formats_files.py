@@ -18,7 +18,6 @@ from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.export import save_huggingface, save_uer
-from uer.formats.shapes import fits_vocabulary
 from uer.formats.storage import PendingFiles, read_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,9 +66,11 @@ def test_sizes_are_checked_against_config_and_vocabulary(tmp_path: Path):
         assert part in str(caught.value)
 
 
-def test_tables_rounded_up_for_the_hardware():
-    assert all(fits_vocabulary(rows, 28996) for rows in (28996, 29000, 29056))
-    assert not any(fits_vocabulary(rows, 28996) for rows in (28995, 30522, 29001))
+def test_word_embeddings_that_belong_to_no_token_are_noted(tmp_path: Path):
+    save_uer(tmp_path / "m.bin", weights(CONFIG))
+    assert not any("belong" in note for note in load(tmp_path / "m.bin", CONFIG, 60).notes)
+    assert any("60 word embeddings, the vocabulary 50 tokens: 10 belong to no token" in note
+               for note in load(tmp_path / "m.bin", CONFIG, 50).notes)
 
 
 def test_the_config_comes_from_beside_the_file_or_the_shapes(tmp_path: Path):

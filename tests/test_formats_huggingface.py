@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import CONFIG, VOCAB, trained, weights, write_vocab
+from corpora import described
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -19,6 +20,7 @@ from uer.errors import UserError
 from uer.formats import load_model, stock
 from uer.formats.export import save_huggingface, save_uer
 from uer.formats.model_card import CardFacts
+from uer.formats.tokenizer_files import text_beside
 
 transformers = pytest.importorskip("transformers")
 transformers.utils.logging.set_verbosity_error()
@@ -123,10 +125,12 @@ def test_roberta_is_exact(tmp_path: Path):
     assert loaded.config.max_seq_length == 22
     assert difference(model, loaded) < 1e-10
     # as a UER file, with vocabulary and merges, checked against the folder itself
-    for name in ("vocab.json", "merges.txt"):
-        (tmp_path / name).write_text("{}")
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefgh", "ab", "<mask>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b\n")
     out = tmp_path / "out" / "r.bin"
-    lines = import_lines(load_model(tmp_path, config=None, vocab_size=VOCAB), {}, tmp_path, out, "uer-py")
+    lines = import_lines(load_model(tmp_path, config=None, vocab_size=VOCAB), {}, tmp_path, out, "uer-py",
+                         text_beside(tmp_path)[0])
     assert "stock transformers: largest logit difference" in lines[0]
     assert sorted(path.name for path in out.parent.iterdir()) == ["r.bin", "r_config.json", "r_merges.txt",
                                                                  "r_vocab.json"]
@@ -198,7 +202,7 @@ def student(tmp_path_factory) -> Path:
     case = trained(folder, "dim")
     merged = merge(master_from_checkpoint(case.state, case.config, case.groups))
     card = CardFacts("", "stage1.bin", "How.", 1, "command")
-    source = Source(merged.config, merged.weights, card, vocab_path=str(write_vocab(folder / "v.txt")))
+    source = Source(merged.config, merged.weights, card, text=described(write_vocab(folder / "v.txt")))
     write_outputs(source, output_paths(folder / "hf", ["huggingface"]))
     return folder / "hf"
 
@@ -218,10 +222,10 @@ def test_the_tokenizer_is_ours(student: Path):
 def test_a_cased_vocabulary_keeps_its_case(tmp_path: Path):
     vocab = write_vocab(tmp_path / "v.txt")
     vocab.write_text(vocab.read_text().replace("\nz\n", "\nA\n").replace("\nthe\n", "\nThe\n"))
-    save_huggingface(tmp_path / "hf", CONFIG, weights(CONFIG), vocab_path=vocab)
+    save_huggingface(tmp_path / "hf", CONFIG, weights(CONFIG), text=described(vocab))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert tokenizer.tokenize("The A a cat") == ["The", "A", "a", "cat"]
-    assert load_model(tmp_path / "hf", config=None, vocab_size=VOCAB).lower_case is False
+    assert text_beside(tmp_path / "hf")[0].lower_case is False
 
 
 def test_a_student_fine_tunes_in_stock_transformers(student: Path):

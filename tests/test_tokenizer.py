@@ -212,7 +212,7 @@ def test_vocabulary_does_not_depend_on_line_ends(tmp_path):
         (b"", "empty"),
         (b"a\nb\n", "lacks the special token"),
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\nx\n", r"lacks the special token\(s\) \[MASK\]"),
-        (b"[PAD]\n\xff\n", "not UTF-8 at byte 6"),
+        (b"[PAD]\n\xff\n", "line 2: not UTF-8"),
     ],
 )
 def test_unusable_vocabularies_are_named(tmp_path, content, message):

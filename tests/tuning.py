@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from commands import ROOT
-from corpora import TOKENS, write_vocab
+from corpora import TOKENS, described, write_vocab
 
 from uer.config import ModelConfig
 from uer.formats.export import save_huggingface, save_uer
@@ -39,7 +39,7 @@ def write_models(folder: Path) -> dict[str, torch.Tensor]:
     weights |= pooler()
     save_uer(folder / "uer.bin", weights)
     (folder / "uer_config.json").write_text(CONFIG.to_json())
-    save_huggingface(folder / "hf", CONFIG, weights, vocab_path=vocab, lower_case=True)
+    save_huggingface(folder / "hf", CONFIG, weights, text=described(vocab))
     return weights
 
 

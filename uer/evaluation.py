@@ -15,9 +15,10 @@ from uer.data.loader import MlmLoader
 from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.storage import write_json, write_via
+from uer.formats.tokenizer_files import text_beside
 from uer.models.bert import Bert, from_weights
 from uer.progress import tracked
-from uer.tokenizers import build_tokenizer
+from uer.tokenizers import agreed_rules
 from uer.training.objective import evaluate
 from uer.training.precision import slow_products
 
@@ -43,8 +44,7 @@ def evaluate_file(args: argparse.Namespace) -> Figures:
     if args.output_path:
         check_writable(args.output_path)
     dataset = Dataset.open(args.dataset_path)
-    if args.vocab_path or args.spm_model_path:
-        dataset.check_vocab(build_tokenizer(args).vocab)
+    agreed_rules(args, dataset.rules, *text_beside(args.model_path), say=print)
     config = load_config(args.config_path) if args.config_path else None
     loaded = load_model(args.model_path, config=config, vocab_size=dataset.header["vocab_size"])
     for note in loaded.notes:

@@ -86,7 +86,7 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         return problems
     if "seq_length" in given:
         problems.append("--seq_length goes with --plan; a run has its dataset's")
-    problems += [f"--{name} is needed" for name in ("vocab_path", "dataset_path", "output_model_path")
+    problems += [f"--{name} is needed" for name in ("dataset_path", "output_model_path")
                  if not getattr(args, name)]
     if args.allow_changed_data and not args.resume and "TORCHELASTIC_RUN_ID" not in os.environ:
         problems.append("--allow_changed_data goes with --resume")

@@ -24,12 +24,13 @@ from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.model_card import CardFacts
 from uer.formats.shapes import WORDS
+from uer.formats.tokenizer_files import text_beside
 from uer.models.bert import from_weights
 from uer.parallel.collectives import Place
 from uer.squeeze.fold import fold
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
-from uer.tokenizers import Vocab, build_tokenizer
+from uer.tokenizers import Tokenizer, agreed_rules, build
 from uer.training.objective import Evaluation, evaluate
 
 SEQ_LENGTH = 128  # of a dataset made of --corpus_path
@@ -50,12 +51,16 @@ def make_student(args: argparse.Namespace, command: str) -> dict[str, Evaluation
         raise UserError(f"--calibration_batches is {args.calibration_batches}, at least 1 is needed")
     paths = output_paths(args.output_model_path, args.output_format)
     refuse_overwriting(args, {"output_model_path": written_by(paths), "compactors_path": [args.compactors_path]})
-    check_outputs(paths, args.vocab_path)
     if args.compactors_path:
         check_writable(args.compactors_path)
-    vocab = build_tokenizer(args).vocab
+    given = {option: Dataset.open(getattr(args, option), f"--{option}") for option in ("dataset_path", "dev_path")
+             if getattr(args, option)}
+    text = agreed_rules(args, *(dataset.rules for dataset in given.values()), *text_beside(args.pretrained_model_path),
+                        say=print)
+    tokenizer = build(text) if args.corpus_path else None
+    check_outputs(paths, text)
     config = load_config(args.config_path) if args.config_path else None
-    loaded = load_model(args.pretrained_model_path, config=config, vocab_size=len(vocab),
+    loaded = load_model(args.pretrained_model_path, config=config, vocab_size=text.vocab_size,
                         allow_missing_head=args.allow_missing_head, seed=args.seed)
     for note in loaded.notes:
         print(note)
@@ -64,11 +69,12 @@ def make_student(args: argparse.Namespace, command: str) -> dict[str, Evaluation
     place = Place(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     weights = {name: tensor.to(place.device) for name, tensor in loaded.weights.items()}
     with tempfile.TemporaryDirectory() as folder:
-        dataset = _dataset(args, Path(folder), loaded.config.max_seq_length)
-        dataset.check_vocab(vocab)
+        dataset = given["dataset_path"] if tokenizer is None else \
+            _dataset(args, tokenizer, Path(folder), loaded.config.max_seq_length)
         dataset.check_positions(loaded.config.max_seq_length)
         evaluating = not args.skip_evaluation
-        held_out, where = _held_out(args, dataset, vocab, loaded.config.max_seq_length) if evaluating else ([], "")
+        dev = given.get("dev_path")
+        held_out, where = _held_out(args, dataset, dev, loaded.config.max_seq_length) if evaluating else ([], "")
         batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking_options(args))
         begun = time.perf_counter()
         calibration = calibrate(loaded.config, weights, groups, batches)
@@ -77,7 +83,7 @@ def make_student(args: argparse.Namespace, command: str) -> dict[str, Evaluation
         if warning:
             print(warning)
         if args.compactors_path:
-            whom = made_for(loaded.config, loaded.weights, vocab.sha256, args.compactor_mask_strategy, groups)
+            whom = made_for(loaded.config, loaded.weights, str(text.vocab_sha256), args.compactor_mask_strategy, groups)
             save_compactors(args.compactors_path, calibration, loaded.weights[WORDS].dtype, whom)
             print(f"written: {args.compactors_path}")
         calibrated = apply_calibration(calibration, weights, groups)
@@ -94,30 +100,25 @@ def make_student(args: argparse.Namespace, command: str) -> dict[str, Evaluation
         parameters=sum(tensor.numel() for tensor in student.values()), command=command, teacher=loaded.config,
         figures=[(f"{who}, MLM on {where}", f"loss {result.loss:.3f}, accuracy {100 * result.accuracy:.1f} %")
                  for who, result in results.items()])
-    for line in write_outputs(Source(reduced, student, facts, pooler, args.vocab_path), paths):
+    for line in write_outputs(Source(reduced, student, facts, pooler, text), paths):
         print(f"written: {line}")
     return results
 
 
-def _dataset(args: argparse.Namespace, folder: Path, positions: int) -> Dataset:
-    """The dataset given, or one made of the corpus."""
-    if args.dataset_path:
-        return Dataset.open(args.dataset_path)
+def _dataset(args: argparse.Namespace, tokenizer: Tokenizer, folder: Path, positions: int) -> Dataset:
+    """A dataset made of the corpus."""
     path = folder / "dataset.pt"
-    words = ["--corpus_path", *args.corpus_path, "--vocab_path", args.vocab_path, "--dataset_path", str(path),
-             "--tokenizer", args.tokenizer, "--do_lower_case", args.do_lower_case, "--dynamic_masking",
-             "--full_sentences", "--seq_length", str(min(SEQ_LENGTH, positions)),
+    words = ["--corpus_path", *args.corpus_path, "--dataset_path", str(path), "--dynamic_masking", "--full_sentences",
+             "--seq_length", str(min(SEQ_LENGTH, positions)),
              *(["--text_field", args.text_field] if args.text_field else [])]
-    build_dataset(preprocess_parser().parse_args(words))
+    build_dataset(preprocess_parser().parse_args(words), tokenizer)
     return Dataset.open([str(path)])
 
 
-def _held_out(args: argparse.Namespace, dataset: Dataset, vocab: Vocab,
+def _held_out(args: argparse.Namespace, dataset: Dataset, dev: Dataset | None,
               positions: int) -> tuple[list[MlmBatch], str]:
     """Batches to evaluate on: --dev_path, or batches of the epoch that calibration did not use."""
-    if args.dev_path:
-        dev = Dataset.open(args.dev_path, option="--dev_path")
-        dev.check_vocab(vocab)
+    if dev is not None:
         dev.check_positions(positions)
         return list(MlmLoader(dev, INSTANCES, seed=args.seed).sequential()), "held-out text"
     loader = MlmLoader(dataset, INSTANCES, seed=args.seed, prefetch=0, group_by_length=False)

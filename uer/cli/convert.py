@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
 from uer.cli import command_line, suggestion
+from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
 from uer.progress import ending
 
@@ -46,9 +47,7 @@ def parser() -> argparse.ArgumentParser:
                          "weights in 8 bits (onnxruntime's dynamic quantisation), a quarter of the size")
     to.add_argument("--dev_path", nargs="+", metavar="FILE",
                     help="held-out dataset by preprocess.py: accuracy in float32 and in int8 (onnx-int8)")
-    to.add_argument("--vocab_path", metavar="FILE", help="vocabulary, for the tokenizer files of huggingface")
-    to.add_argument("--do_lower_case", choices=("true", "false"),
-                    help="of that tokenizer (default: false if the vocabulary has capital letters)")
+    add_tokenizer_options(out, "tokenizer files of huggingface")
     add_uer_options(out)
     return out
 
@@ -64,7 +63,7 @@ def main() -> None:
         raise UserError("--dev_path does nothing without --output_format onnx-int8, whose accuracy it tells")
     paths = output_paths(args.output_model_path, args.output_format)
     refuse_overwriting(args, {"output_model_path": written_by(paths)})
-    check_outputs(paths, args.vocab_path)
+    check_outputs(paths)
     dev = Dataset.open(args.dev_path, option="--dev_path") if args.dev_path else None
     source = replace(student_source(args, command_line(), print), dev=dev)
     for line in write_outputs(source, paths):

@@ -37,11 +37,12 @@ def main() -> None:
     from uer.config import load_config
     from uer.conversion.outputs import check_outputs, chosen_extras, import_lines, written_by
     from uer.formats import load_model
+    from uer.formats.tokenizer_files import text_beside
 
     output = Path(args.output_model_path)
     paths = {"uer": output}
     refuse_overwriting(args, {"output_model_path": written_by(paths)})
-    check_outputs(paths, None)
+    check_outputs(paths)
     model = load_model(args.input_model_path, vocab_size=None, allow_missing_head=args.allow_missing_head,
                        config=load_config(args.config_path) if args.config_path else None, seed=args.seed)
     if model.source != "huggingface":
@@ -51,5 +52,6 @@ def main() -> None:
     for note in model.notes:
         print(f"note: {note}")
     extras = chosen_extras(model, args.type, "--input_model_path " + args.input_model_path)
-    for line in import_lines(model, extras, Path(args.input_model_path), output, args.generation):
+    text = next(iter(text_beside(args.input_model_path)), None)
+    for line in import_lines(model, extras, Path(args.input_model_path), output, args.generation, text):
         print(line)

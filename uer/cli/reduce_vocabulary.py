@@ -11,6 +11,7 @@ from pathlib import Path
 
 from uer.arguments import checked, refuse_overwriting
 from uer.cli import suggestion
+from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
 from uer.progress import ending
 
@@ -21,13 +22,13 @@ def parser() -> argparse.ArgumentParser:
                                   formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument("--pretrained_model_path", required=True, metavar="PATH", help="UER file or Hugging Face folder")
     out.add_argument("--config_path", metavar="FILE", help="its config (default: beside it)")
-    out.add_argument("--vocab_path", metavar="FILE", help="its WordPiece vocabulary (default: beside it)")
     out.add_argument("--target_vocab", required=True, metavar="N|FILE",
                      help="how many words to keep, or a vocabulary file with those to keep, in its order")
     out.add_argument("--dataset_path", nargs="+", metavar="FILE",
                      help="dataset by preprocess.py with the present vocabulary, whose words are counted for N")
     out.add_argument("--output_model_path", required=True, metavar="FILE",
                      help="UER file to write; beside it <name without .bin>_config.json and _vocab.txt")
+    add_tokenizer_options(out)
     return out
 
 
@@ -39,7 +40,7 @@ def main() -> None:
 
     paths = {"uer": Path(args.output_model_path)}
     refuse_overwriting(args, {"output_model_path": written_by(paths)})
-    check_outputs(paths, None)
+    check_outputs(paths)
     if args.target_vocab.isdigit() != bool(args.dataset_path):
         raise UserError("--target_vocab N needs --dataset_path, where words are counted; with a file there is nothing "
                         "to count")

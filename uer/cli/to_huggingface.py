@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
 from uer.cli import command_line
+from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
 
 
@@ -21,9 +22,7 @@ def parser() -> argparse.ArgumentParser:
                      help="bert: with pooler and next-sentence head; mlm: without (default: what the file has)")
     out.add_argument("--config_path", metavar="FILE",
                      help="config as in bert/ (default: <name without .bin>_config.json beside it, else heads of 64)")
-    out.add_argument("--vocab_path", metavar="FILE", help="vocabulary, for the tokenizer files")
-    out.add_argument("--do_lower_case", choices=("true", "false"),
-                     help="of the tokenizer (default: false if the vocabulary has capital letters)")
+    add_tokenizer_options(out, "tokenizer files")
     add_uer_options(out, without=("target",))
     return out
 
@@ -35,10 +34,12 @@ def main() -> None:
     from uer.conversion.outputs import Source, check_outputs, chosen_extras, output_paths, write_outputs
     from uer.formats import load_model
     from uer.formats.model_card import CardFacts
+    from uer.formats.tokenizer_files import text_beside
+    from uer.tokenizers import agreed_rules
 
     paths = output_paths(args.output_model_path, ["huggingface"])
     refuse_overwriting(args, {"output_model_path": paths.values()})
-    check_outputs(paths, args.vocab_path)
+    check_outputs(paths)
     model = load_model(args.input_model_path, vocab_size=None,
                        config=load_config(args.config_path) if args.config_path else None)
     if model.source != "uer":
@@ -52,7 +53,8 @@ def main() -> None:
                      parameters=sum(tensor.numel() for tensor in model.weights.values()),
                      command=command_line(),
                      figures=[("MLM loss", "not recorded with the file")])
-    lower_case = None if args.do_lower_case is None else args.do_lower_case == "true"
-    source = Source(model.config, model.weights, card, extras, args.vocab_path, lower_case)
+    beside = text_beside(args.input_model_path)
+    text = agreed_rules(args, *beside, say=print) if beside or args.vocab_path or args.spm_model_path else None
+    source = Source(model.config, model.weights, card, extras, text)
     for line in write_outputs(source, paths):
         print(f"written: {line}")

@@ -7,7 +7,6 @@ float32. Only if all agree do the files get their names.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +20,14 @@ from uer.data.dataset import Dataset
 from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import LoadedModel, load_model, shapes, stock
-from uer.formats.export import check_head, check_vocabulary, config_text, write_huggingface, write_uer
+from uer.formats.export import check_head, config_text, write_huggingface, write_uer
 from uer.formats.model_card import CardFacts, model_card
 from uer.formats.onnx_export import OnnxModel, check_packages, write_onnx
 from uer.formats.storage import PendingFiles
 from uer.formats.teacher import config_path_for, model_folder
-from uer.formats.tokenizer_files import load_wordpiece
+from uer.formats.tokenizer_files import check_written, vocabulary_files
+from uer.tokenizers import TextRules
+from uer.tokenizers.beside import MERGES
 
 UER_FORMATS = {"uer": "published", "uer-py": "uer-py"}
 ENDINGS = (".bin", ".pt", ".pth", ".safetensors", ".onnx")
@@ -38,8 +39,7 @@ class Source:
 
     Attributes:
         extras: pooler and next-sentence head, which Hugging Face and UER files can hold beside the rest.
-        vocab_path: WordPiece vocabulary for tokenizer files; None: none are written.
-        lower_case: for the tokenizer; None: the vocabulary decides.
+        text: how text becomes ids, as far as that is known; with a vocabulary, tokenizer files are written.
         card: what the model card says.
         dev: held-out data on which an int8 file is compared.
     """
@@ -48,8 +48,7 @@ class Source:
     weights: dict[str, torch.Tensor]
     card: CardFacts
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
-    vocab_path: str | None = None
-    lower_case: bool | None = None
+    text: TextRules | None = None
     dev: Dataset | None = None
 
     def __post_init__(self) -> None:
@@ -88,16 +87,16 @@ def written_by(paths: dict[str, Path]) -> list[Path]:
     return [*paths.values(), *(config_path_for(path) for name, path in paths.items() if name in UER_FORMATS)]
 
 
-def check_outputs(paths: dict[str, Path], vocab_path: str | None) -> None:
-    """Before any long work: packages, vocabulary, and folders that cannot be written.
+def check_outputs(paths: dict[str, Path], text: TextRules | None = None) -> None:
+    """Before any long work: packages, tokenizer, and folders that cannot be written.
 
     Raises:
         UserError
     """
     if {"onnx", "onnx-int8"} & set(paths):
         check_packages()
-    if vocab_path is not None and "huggingface" in paths:
-        load_wordpiece(vocab_path)
+    if text is not None and text.vocab is not None and "huggingface" in paths:
+        check_written(text)
     for name, path in paths.items():
         if name == "huggingface" and path.exists() and not path.is_dir():
             raise UserError(f"--output_model_path: {path} is a file, but the Hugging Face folder would go there")
@@ -118,8 +117,10 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
     Raises:
         UserError: a check that fails; nothing has been written then.
     """
-    if source.vocab_path is not None and "huggingface" in paths:
-        check_vocabulary(source.vocab_path, len(source.weights[shapes.WORDS]))
+    vocab = source.text.vocab if source.text else None
+    if vocab is not None and len(vocab) > len(source.weights[shapes.WORDS]):
+        raise UserError(f"{vocab.source}: {len(vocab)} tokens, but the model has {len(source.weights[shapes.WORDS])} "
+                        f"word embeddings")
     for name in paths:
         check_head(source.config, name)
     if source.dev is not None:
@@ -141,7 +142,8 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
             else:
                 config, generation = config_path_for(path), UER_FORMATS[name]
                 write_uer(temporary, {**source.weights, **source.extras}, generation)
-                pending.add(config).write_text(config_text(source.config, source.weights, generation), encoding="utf-8")
+                pending.add(config).write_text(config_text(source.config, source.weights, generation, source.text),
+                                               encoding="utf-8")
                 again = load_model(temporary, config=source.config, vocab_size=None, look_around=False)
                 lines.append(f"{path}, {config.name}: {check(check.logits(again.config, again.weights), 'read back')}")
         pending.publish()
@@ -149,8 +151,7 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
 
 
 def _huggingface(source: Source, temporary: Path, path: Path, check: Check) -> str:
-    write_huggingface(temporary, source.config, {**source.weights, **source.extras}, vocab_path=source.vocab_path,
-                      lower_case=source.lower_case)
+    write_huggingface(temporary, source.config, {**source.weights, **source.extras}, text=source.text)
     again = load_model(temporary, config=None, vocab_size=None)
     found = [check(check.logits(again.config, again.weights), "read back")]
     if stock.available():
@@ -159,7 +160,8 @@ def _huggingface(source: Source, temporary: Path, path: Path, check: Check) -> s
                                         f"fixed batch, float32", line.split(": ", 1)[1]) for line in found)]
     card = CardFacts(**{**vars(source.card), "figures": figures, "name": path.name})
     (temporary / "README.md").write_text(model_card(card, source.config), encoding="utf-8")
-    return "; ".join(found) + ("" if source.vocab_path else "; no tokenizer files, as no --vocab_path was given")
+    bare = source.text is None or source.text.vocab is None
+    return "; ".join(found) + ("; no tokenizer files, as no --vocab_path was given" if bare else "")
 
 
 class Check:
@@ -208,7 +210,7 @@ def chosen_extras(model: LoadedModel, kind: str | None, where: str) -> dict[str,
 
 
 def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Path, output: Path,
-                 generation: str) -> list[str]:
+                 generation: str, text: TextRules | None) -> list[str]:
     """Write a Hugging Face model as a UER file with config and vocabulary beside it, checked like `write_outputs`.
 
     The check is against stock transformers where that is installed, on the folder itself.
@@ -225,29 +227,18 @@ def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Pa
         if source.is_dir() and stock.available():
             found += "; " + stock_check(model, source, check)
         lines.append(f"written: {output}: {found}")
-        pending.add(config).write_text(config_text(model.config, model.weights, generation), encoding="utf-8")
+        pending.add(config).write_text(config_text(model.config, model.weights, generation, text), encoding="utf-8")
         lines.append(f"written: {config}")
-        for file, target in vocabulary_files(model, output):
-            shutil.copyfile(file, pending.add(target))
+        stem = config.name.removesuffix("_config.json")
+        for name, content in (vocabulary_files(text) if text is not None else {}).items():
+            kind = "merges" if name == MERGES else "vocab"
+            target = output.with_name(f"{stem}_{kind}{Path(name).suffix}")
+            pending.add(target).write_bytes(content)
             lines.append(f"written: {target}")
         pending.publish()
-    if model.vocab_path is None:
+    if text is None:
         lines.append("note: no vocabulary beside the model")
-    elif model.lower_case is False and model.vocab_path.suffix == ".txt":
-        lines.append("note: a cased vocabulary; give --do_lower_case false to preprocess.py")
     return lines
-
-
-def vocabulary_files(model: LoadedModel, output: Path) -> list[tuple[Path, Path]]:
-    """(file beside the Hugging Face model, file to write beside the UER file)."""
-    if model.vocab_path is None:
-        return []
-    stem = config_path_for(output).name.removesuffix("_config.json")
-    files = [(model.vocab_path, output.with_name(f"{stem}_vocab{model.vocab_path.suffix}"))]
-    merges = model.vocab_path.with_name("merges.txt")
-    if merges.is_file():
-        files.append((merges, output.with_name(f"{stem}_merges.txt")))
-    return files
 
 
 @torch.no_grad()

@@ -21,7 +21,8 @@ from uer.formats.storage import read_tensors, without_shared_prefix
 from uer.formats.teacher import config_path_for
 from uer.formats.uer_names import is_uer, to_published
 from uer.squeeze.mask_file import check_masks, read_masks
-from uer.tokenizers.vocab import Vocab
+from uer.tokenizers import TextRules, agreed_rules
+from uer.tokenizers.rules import KEY, recorded
 
 RECORDED = {"loss": "MLM loss in training", "accuracy": "MLM accuracy in training", "dev_loss": "MLM loss, held-out",
             "dev_accuracy": "MLM accuracy, held-out"}
@@ -34,7 +35,7 @@ SIZE_OPTIONS = ("layers_num", "hidden_size", "heads_num", "feedforward_size")
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors of a checkpoint (published names, at least float32) and the facts in the JSON beside it.
 
-    Facts are {} where there is none, and only {"teacher": config} beside a finished UER file.
+    Facts are {} where there is none, and only the config and how text becomes ids beside a finished UER file.
 
     Raises:
         UserError: not a file of tensors, or of another model.
@@ -49,7 +50,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
              for name, tensor in to_published(raw).items() if name in shapes.POOLER or name not in shapes.NSP_HEAD}
     beside = Path(f"{path}.json")
     if not beside.is_file() and config_path_for(path).is_file():
-        return state, {"teacher": read_object(config_path_for(path))}
+        config = read_object(config_path_for(path))
+        return state, {"teacher": config, KEY: config.get(KEY)}
     return state, _checked_facts(read_object(beside), beside) if beside.is_file() else {}
 
 
@@ -198,9 +200,7 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
     """
     state, facts = read_checkpoint(options.load_model_path)
     pooler = take_pooler(state)
-    if options.vocab_path:
-        _check_vocabulary(state, facts, options)
-    lower_case = None if options.do_lower_case is None else options.do_lower_case == "true"
+    text = text_of(options, facts, say)
     figures = [(words, f"{facts[key]:.4g}") for key, words in RECORDED.items() if isinstance(facts.get(key), float)]
     if not figures:
         figures = [("MLM loss", "not recorded with the checkpoint")]
@@ -223,9 +223,11 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
             how = "A BERT trained by masked language modelling, converted as it is."
     say(f"{config.layers_num} layers, hidden_size {config.hidden_size}, {config.heads_num} heads, feedforward_size "
         f"{config.feedforward_size}, {parameter_count(weights):,} parameters")
+    for note in shapes.spare_words(weights, text.vocab_size if text else None):
+        say(f"note: {note}")
     card = CardFacts(name="", source=Path(options.load_model_path).name, how=how, teacher=teacher,
                      parameters=parameter_count(weights), figures=figures, command=command)
-    return Source(config, weights, card, pooler, options.vocab_path, lower_case)
+    return Source(config, weights, card, pooler, text)
 
 
 def how_made(facts: Mapping[str, Any], teacher: ModelConfig, student: ModelConfig, strategy: str) -> str:
@@ -239,15 +241,17 @@ def how_made(facts: Mapping[str, Any], teacher: ModelConfig, student: ModelConfi
                              size=student.hidden_size, more=more)
 
 
-def _check_vocabulary(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
-                      options: argparse.Namespace) -> None:
-    vocab, table = Vocab.load(options.vocab_path), state.get(shapes.WORDS)
-    if table is not None and not shapes.fits_vocabulary(len(table), len(vocab)):
-        raise UserError(f"--vocab_path {options.vocab_path}: {len(vocab)} tokens, but the model has {len(table)} word "
-                        f"embeddings")
-    if facts.get("vocab_sha256") not in (None, vocab.sha256):
-        raise UserError(f"--vocab_path {options.vocab_path}: not the vocabulary that {options.load_model_path} was "
-                        f"trained with (SHA-256 {vocab.sha256[:12]}… here, {str(facts['vocab_sha256'])[:12]}… there)")
+def text_of(options: argparse.Namespace, facts: Mapping[str, Any],
+            say: Callable[[str], object]) -> TextRules | None:
+    """How text becomes ids: what the checkpoint keeps, and the options if a vocabulary is given; None: nothing known.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    own = recorded(facts, f"checkpoint {options.load_model_path}")
+    if not (options.vocab_path or options.spm_model_path):
+        return own
+    return agreed_rules(options, *([own] if own else []), say=say)
 
 
 def parameter_count(weights: Mapping[str, torch.Tensor]) -> int:

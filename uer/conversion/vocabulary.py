@@ -20,7 +20,8 @@ from uer.formats import LoadedModel, load_model, shapes
 from uer.formats.export import config_text, write_uer
 from uer.formats.storage import PendingFiles
 from uer.formats.teacher import config_path_for
-from uer.tokenizers import Vocab
+from uer.formats.tokenizer_files import text_beside
+from uer.tokenizers import Vocab, agreed_rules
 
 CONTINUED = "##"
 AT_A_TIME = 1 << 14  # instances
@@ -111,18 +112,18 @@ def reduce_file(args: argparse.Namespace) -> list[str]:
     """
     config = load_config(args.config_path) if args.config_path else None
     model = load_model(args.pretrained_model_path, config=config, vocab_size=None)
-    path = args.vocab_path or model.vocab_path
-    if path is None or Path(path).suffix != ".txt":
+    dataset = Dataset.open(args.dataset_path) if args.dataset_path else None
+    lines: list[str] = []
+    text = agreed_rules(args, *([dataset.rules] if dataset else []), *text_beside(args.pretrained_model_path),
+                        say=lines.append)
+    vocab = text.vocab
+    if vocab is None or text.kind != "bert":
         raise UserError(f"--vocab_path: the WordPiece vocabulary of {args.pretrained_model_path} is needed; none is "
                         f"beside it")
-    vocab = Vocab.load(path)
-    if not shapes.fits_vocabulary(len(model.weights[shapes.WORDS]), len(vocab)):
-        raise UserError(f"--vocab_path {path}: {len(vocab):,} tokens, the model has "
+    if len(vocab) > len(model.weights[shapes.WORDS]):
+        raise UserError(f"{vocab.source}: {len(vocab):,} tokens, the model has "
                         f"{len(model.weights[shapes.WORDS]):,} word embeddings")
-    lines = []
-    if args.dataset_path:
-        dataset = Dataset.open(args.dataset_path)
-        dataset.check_vocab(vocab)
+    if dataset is not None:
         counts = token_counts(dataset, len(vocab))
         ids = words_to_keep(vocab, counts, int(args.target_vocab))
         lines.append(f"{100 * counts[ids].sum() / max(1, counts.sum()):.2f} % of the dataset's tokens stay as they are")
@@ -133,11 +134,12 @@ def reduce_file(args: argparse.Namespace) -> list[str]:
     output = Path(args.output_model_path)
     config_path = config_path_for(output)
     vocab_path = config_path.with_name(config_path.name.replace("_config.json", "_vocab.txt"))
+    words = [vocab.tokens[number] for number in ids]
     with PendingFiles() as pending:
         write_uer(pending.add(output), {**weights, **model.extras}, "published")
-        pending.add(config_path).write_text(config_text(model.config, weights, "published"), encoding="utf-8")
-        words = "".join(f"{vocab.tokens[number]}\n" for number in ids)
-        pending.add(vocab_path).write_text(words, encoding="utf-8")
+        pending.add(config_path).write_text(config_text(
+            model.config, weights, "published", text.holding(Vocab(words), vocab_path.name)), encoding="utf-8")
+        pending.add(vocab_path).write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
         pending.publish()
     return [*lines, f"{len(ids):,} of {len(vocab):,} words, {numbers[1] / 1e6:.1f} M of {numbers[0] / 1e6:.1f} M "
             f"parameters", *(f"written: {file}" for file in (output, config_path, vocab_path))]

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,10 +33,15 @@ from uer.tokenizers import Tokenizer, build_tokenizer
 DEFAULT_DUP_FACTOR = 5
 
 
-def build_dataset(args: Namespace) -> dict[str, Any]:
+def build_dataset(
+    args: Namespace, tokenizer: Tokenizer | None = None, say: Callable[[str], object] = print
+) -> dict[str, Any]:
     """Build the dataset that the options describe (see `uer.data.options.preprocess_parser`).
 
-    Returns the header written.
+    Args:
+        tokenizer: None: the one of the options, on which `say` takes a line.
+    Returns:
+        the header written.
 
     Raises:
         UserError: options, corpus, vocabulary or output that cannot be used; the output is as it was before.
@@ -48,7 +53,7 @@ def build_dataset(args: Namespace) -> dict[str, Any]:
     check_records(corpus, args.text_field)
     output = Path(args.dataset_path)
     _check_output(output, corpus)
-    tokenizer = build_tokenizer(args)
+    tokenizer = tokenizer or build_tokenizer(args, say=say)
     with signals_unwind(), _scratch(output) as folder, _disk_errors(output):
         ledger = Ledger()
         with Progress("preprocess", sources.total_bytes(corpus), "B") as progress:

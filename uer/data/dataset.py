@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,14 @@ from uer.data.header import COUNTS, FORMAT, FORMAT_VERSION
 from uer.errors import UserError
 from uer.files import head_of, refuse_foreign
 from uer.formats.storage import ZIP, written_sha256
-from uer.tokenizers import Vocab
+from uer.tokenizers.rules import TextRules, merged, recorded
 
 # What several files must share to be one dataset.
 _SHARED = (
-    "data_processor", "vocab_sha256", "vocab_size", "special_ids", "dynamic_masking", "masking", "word_segmenter",
+    "data_processor", "vocab_size", "special_ids", "dynamic_masking", "masking", "word_segmenter",
 )  # fmt: skip
 _NUMBERS = (*COUNTS, "documents", "dup_factor", "seq_length", "vocab_size", "pad_id", "mask_id")
-_NEEDED = (*_SHARED, *_NUMBERS, "vocab_name")
+_NEEDED = (*_SHARED, *_NUMBERS, "vocab_name", "vocab_sha256")
 LONGEST = 65535  # tokens of an instance
 WORDS = ("tokens", "mask_tokens")
 
@@ -53,6 +53,9 @@ class _File:
     def __init__(self, path: Path, option: str) -> None:
         self.path, self.option = path, option
         self.header, self.arrays = _read(path, option)
+        known = recorded(self.header, f"{option} {path}")
+        assert known is not None  # as `_read` has found a digest
+        self.rules = replace(known, final=True)
         self.copies = 1 if self.header["dynamic_masking"] else self.header["dup_factor"]
         self.instances = len(self.arrays["offsets"]) - 1
 
@@ -145,6 +148,7 @@ class Dataset:
         files = [_File(path, option) for name in names for path in _matching(str(name), option)]
         first = files[0]
         for file in files[1:]:
+            merged([first.rules, file.rules], [])
             for key in _SHARED:
                 if file.header[key] != first.header[key]:
                     raise UserError(
@@ -178,20 +182,10 @@ class Dataset:
             raise UserError(f"dataset {self.paths[0]}: its seq_length is {longest}, the model has {positions} "
                             f"positions; build it again with a smaller  preprocess.py --seq_length")
 
-    def check_vocab(self, vocab: Vocab) -> None:
-        """Refuse a vocabulary that the dataset was not built with.
-
-        Raises:
-            UserError: naming both.
-        """
-        if vocab.sha256 == self.header["vocab_sha256"]:
-            return
-        raise UserError(
-            f"{self._option} {self.paths[0]} was built with another vocabulary ({self.header['vocab_name']}, "
-            f"{self.header['vocab_size']} tokens, SHA-256 {self.header['vocab_sha256'][:12]}…) than {vocab.source} "
-            f"({len(vocab)} tokens, SHA-256 {vocab.sha256[:12]}…); use that one, or build the dataset again",
-            page="formats",
-        )
+    @property
+    def rules(self) -> TextRules:
+        """How its text became ids, as far as its header says."""
+        return self._files[0].rules
 
     def lengths(self, indices: np.ndarray) -> np.ndarray:
         """Tokens of some instances, [CLS] and [SEP] counted: int64 `[len(indices)]`."""

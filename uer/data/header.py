@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from array import array
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from uer.data.masking import MaskingOptions
 from uer.data.worker import Result
 from uer.tokenizers import Tokenizer
+from uer.tokenizers.rules import KEY
 
 FORMAT, FORMAT_VERSION = "uer-dataset", 1
 COUNTS = ("lines", "empty_lines", "words", "unknown", "instances", "tokens", "masked", "without_text")
@@ -57,7 +57,7 @@ def make_header(args: Namespace, masking: MaskingOptions, tokenizer: Tokenizer, 
     positions of all copies, `empty_lines` lines of characters that the tokenizer removes, `without_text` records whose
     text is empty or null.
     """
-    vocab = tokenizer.vocab
+    vocab, rules = tokenizer.vocab, tokenizer.rules
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -69,9 +69,10 @@ def make_header(args: Namespace, masking: MaskingOptions, tokenizer: Tokenizer, 
         "masking": masking.to_dict(),
         "word_segmenter": args.word_segmenter,
         "seed": args.seed,
-        "tokenizer": args.tokenizer,
-        "do_lower_case": args.do_lower_case == "true",
-        "vocab_name": Path(args.vocab_path or args.spm_model_path).name,
+        KEY: rules.to_dict(),
+        "tokenizer": rules.kind,
+        "do_lower_case": rules.lower_case,
+        "vocab_name": rules.vocab_name,
         "vocab_size": len(vocab),
         "vocab_sha256": vocab.sha256,
         "cls_id": vocab.cls_id,

@@ -73,8 +73,7 @@ def main() -> None:
     dataset = Dataset.open(args.dataset_path)
     tokenizer = None
     if args.vocab_path or args.spm_model_path:
-        tokenizer = build_tokenizer(args)
-        dataset.check_vocab(tokenizer.vocab)
+        tokenizer = build_tokenizer(args, dataset.rules)
     lines = [str(path) for path in dataset.paths]
     lines += [f"  {key}: {json.dumps(value)}" for key, value in dataset.header.items()]
     lines += ["", summary(dataset.header), "", "length (tokens)  instances", *histogram(dataset), ""]

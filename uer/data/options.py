@@ -16,20 +16,31 @@ MLM_HELP = (
 )
 
 
-def add_tokenizer_options(parser: argparse.ArgumentParser) -> None:
-    """--vocab_path, --tokenizer and what belongs to single tokenizers."""
-    group = parser.add_argument_group("tokenizer")
-    group.add_argument("--vocab_path", metavar="FILE", help="vocabulary, one token a line (bpe: or vocab.json)")
-    group.add_argument("--tokenizer", default="bert", choices=tokenizers.NAMES, help="how text is cut (default: bert)")
+def add_tokenizer_options(parser: argparse.ArgumentParser, title: str = "tokenizer") -> None:
+    """--vocab_path, --tokenizer and what belongs to single tokenizers; None is what the command line does not give."""
+    group = parser.add_argument_group(title)
+    group.add_argument(
+        "--vocab_path", metavar="PATH",
+        help="vocabulary, one token a line; vocab.json; tokenizer.json; or a folder with one of them. The tokenizer "
+             "files beside it are obeyed",
+    )  # fmt: skip
+    group.add_argument(
+        "--tokenizer", choices=tokenizers.NAMES,
+        help="how text is cut (default: as the files beside the vocabulary or model say, or bert)",
+    )  # fmt: skip
     case = group.add_mutually_exclusive_group()
     case.add_argument(
-        "--do_lower_case", nargs="?", const="true", default="true", choices=("true", "false"),
-        help="bert: fold case and strip accents, for uncased vocabularies (default: true)",
+        "--do_lower_case", nargs="?", const="true", choices=("true", "false"),
+        help="bert: fold case and strip accents, for uncased vocabularies (default: as the files beside the vocabulary "
+             "or model say, or true unless the vocabulary has capital letters)",
     )  # fmt: skip
     case.add_argument(
         "--cased", dest="do_lower_case", action="store_const", const="false", help="bert: keep case and accents"
     )
-    group.add_argument("--merges_path", metavar="FILE", help="bpe: the merges that belong to the vocabulary")
+    group.add_argument(
+        "--merges_path", metavar="FILE",
+        help="bpe: the merges that belong to the vocabulary (default: merges.txt beside it)",
+    )  # fmt: skip
     group.add_argument("--spm_model_path", metavar="FILE", help="xlmroberta: sentencepiece model")
 
 

@@ -24,7 +24,7 @@ from uer.data.masking import MaskingOptions
 from uer.data.sources import BLOCK, Segment
 from uer.data.worker import Result, SegmentWorker
 from uer.errors import UserError
-from uer.tokenizers import Tokenizer, build_tokenizer
+from uer.tokenizers import TextRules, Tokenizer, build
 
 AHEAD = 2  # segments a worker has in hand, so that it never waits for the next
 
@@ -61,7 +61,7 @@ class _Workers:
         with _interrupts_blocked():  # children inherit this: Ctrl-C is the parent's business
             for number in range(args.processes_num):
                 ours, theirs = context.Pipe()
-                work = (args, masking, folder, number, tokenizer if forked else None)
+                work = (args, masking, folder, number, tokenizer if forked else tokenizer.rules)
                 inherited = [*self.processes, ours] if forked else []
                 process = context.Process(target=_worker_main, args=(theirs, work, inherited), daemon=True)
                 process.start()
@@ -178,9 +178,10 @@ def _worker_main(connection: Connection, work: tuple[Any, ...], inherited: list[
 
 
 def _build_worker(
-    args: Namespace, masking: MaskingOptions, folder: Path, number: int, tokenizer: Tokenizer | None
+    args: Namespace, masking: MaskingOptions, folder: Path, number: int, tokenizer: Tokenizer | TextRules
 ) -> SegmentWorker:
-    return SegmentWorker(args, masking, folder, number, tokenizer or build_tokenizer(args))
+    return SegmentWorker(
+        args, masking, folder, number, build(tokenizer) if isinstance(tokenizer, TextRules) else tokenizer)
 
 
 def _line_error(error: BadLine) -> UserError:

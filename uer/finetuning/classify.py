@@ -19,14 +19,16 @@ from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, encode, shuffled
 from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, of, run_grid
-from uer.finetuning.heads import build_classifier, check_pooler, load_encoder, save_tuned
+from uer.finetuning.heads import build_classifier, check_pooler, check_words, load_encoder, save_tuned
 from uer.finetuning.metrics import measure
 from uer.finetuning.tasks import GLUE, Split, Task, read_glue, read_uer, uer_task
 from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings, in_words
-from uer.formats import LoadedModel, shapes
+from uer.formats import LoadedModel
 from uer.formats.storage import PendingFiles, read_tensors, tensors_sha256
+from uer.formats.tokenizer_files import text_beside
 from uer.report.writer import Reports
 from uer.tokenizers import Tokenizer, build_tokenizer
+from uer.tokenizers.rules import KEY
 
 EVALUATION_BATCH = 64
 
@@ -113,16 +115,6 @@ def read_data(args: argparse.Namespace, wants_test: bool) -> Data:
     return Data(task, Split("", read_uer(task, args.train_path)), [Split("", read_uer(task, args.dev_path))], test)
 
 
-def with_vocabulary(args: argparse.Namespace, loaded: LoadedModel, given: set[str]) -> argparse.Namespace:
-    """The options; without --vocab_path those of the vocabulary beside the model, which then also says its case."""
-    if args.vocab_path or args.spm_model_path or loaded.vocab_path is None:
-        return args
-    changes = {"vocab_path": str(loaded.vocab_path)}
-    if loaded.lower_case is not None and "do_lower_case" not in given:
-        changes["do_lower_case"] = str(loaded.lower_case).lower()
-    return argparse.Namespace(**{**vars(args), **changes})
-
-
 def with_length(args: argparse.Namespace, given: set[str], positions: int) -> argparse.Namespace:
     """The options; where no --seq_length was given, the default as far as the model has positions.
 
@@ -142,12 +134,11 @@ def check_length(seq_length: int, positions: int) -> None:
 
 
 class Opened(NamedTuple):
-    """The options as they are for a model, the model, its tokenizer, and whether that folds case ("true", "false")."""
+    """The options as they are for a model, the model, and its tokenizer."""
 
     args: argparse.Namespace
     loaded: LoadedModel
     tokenizer: Tokenizer
-    lower_case: str
 
 
 def open_model(args: argparse.Namespace, given: set[str]) -> Opened:
@@ -158,14 +149,11 @@ def open_model(args: argparse.Namespace, given: set[str]) -> Opened:
     """
     loaded = load_encoder(args.pretrained_model_path, args.config_path, dropout=args.dropout)
     args = with_length(args, given, loaded.config.max_seq_length)
-    options = with_vocabulary(args, loaded, given)
-    tokenizer = build_tokenizer(options)
-    wrong = shapes.disagreements(loaded.config, loaded.weights, len(tokenizer.vocab))
-    if wrong:
-        raise UserError(f"model {args.pretrained_model_path}: " + "; ".join(wrong))
+    tokenizer = build_tokenizer(args, *text_beside(args.pretrained_model_path), say=loaded.notes.append)
+    check_words(loaded, args.pretrained_model_path, len(tokenizer.vocab))
     if args.pooling == "pooler":
         check_pooler(loaded)
-    return Opened(args, loaded, tokenizer, options.do_lower_case)
+    return Opened(args, loaded, tokenizer)
 
 
 def model_facts(path: str, loaded: LoadedModel) -> dict[str, Any]:
@@ -211,7 +199,7 @@ class ClassifierRun:
         self.data, self.reports = data, reports
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = Settings.of(args)
-        self.args, self.loaded, self.tokenizer, self.lower_case = open_model(args, given)
+        self.args, self.loaded, self.tokenizer = open_model(args, given)
         args = self.args
         vocab = self.tokenizer.vocab
         self.train = encode(data.train.examples, self.tokenizer, args.seq_length)
@@ -247,12 +235,11 @@ class ClassifierRun:
         return build_classifier(self.loaded, self.data.task.outputs, self.args.pooling, seed)
 
     def _keep(self, outcome: Outcome, combination: Combination) -> None:
-        task, vocab = self.data.task, self.tokenizer.vocab
+        task = self.data.task
         card = {"kind": "classifier", "config": self.loaded.config.to_dict(), "task": task.name,
                 "labels": list(task.labels), "pairs": len(task.texts) == 2, "pooling": self.args.pooling,
-                "seq_length": self.args.seq_length,
-                "vocab_size": len(vocab), "vocab_sha256": vocab.sha256, "tokenizer": self.args.tokenizer,
-                "do_lower_case": self.lower_case, **combination._asdict(), **outcome.to_dict()}
+                "seq_length": self.args.seq_length, KEY: self.tokenizer.rules.to_dict(), **combination._asdict(),
+                **outcome.to_dict()}
         save_tuned(self.args.output_model_path, outcome.weights, card)
 
     def _predict(self, combination: Combination) -> None:

@@ -113,6 +113,14 @@ def load_encoder(path: str, config_path: str | None, vocab_size: int | None = No
     return loaded
 
 
+def check_words(loaded: LoadedModel, path: str, vocab_size: int) -> None:
+    """`UserError` where a vocabulary is larger than the model's table; a note where it is smaller."""
+    wrong = shapes.disagreements(loaded.config, loaded.weights, vocab_size)
+    if wrong:
+        raise UserError(f"model {path}: " + "; ".join(wrong))
+    loaded.notes += shapes.spare_words(loaded.weights, vocab_size)
+
+
 def _sizes(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> BertSizes:
     return shapes.sizes_of(config, **shapes.table_sizes(weights))
 

@@ -15,6 +15,7 @@ from uer.finetuning.classify import check_length, predict
 from uer.finetuning.heads import load_classifier, read_card
 from uer.finetuning.tasks import Task, read_uer, texts_of
 from uer.formats.storage import write_via
+from uer.formats.tokenizer_files import text_beside
 from uer.tokenizers import build_tokenizer
 from uer.training.precision import slow_products
 
@@ -32,13 +33,7 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
     refuse_overwriting(args, {"prediction_path": [args.prediction_path]})
     check_writable(args.prediction_path)
     card = read_card(args.load_model_path)
-    for name in ("tokenizer", "do_lower_case"):
-        if name in card and name not in given:
-            setattr(args, name, card[name])
-    tokenizer = build_tokenizer(args)
-    if card.get("vocab_sha256") not in (None, tokenizer.vocab.sha256):
-        raise UserError(f"--vocab_path {args.vocab_path}: not the vocabulary that {args.load_model_path} was trained "
-                        f"with ({card.get('vocab_size')} tokens there, {len(tokenizer.vocab)} here)")
+    tokenizer = build_tokenizer(args, *text_beside(args.load_model_path), say=print)
     model = load_classifier(args.load_model_path, card, args.config_path, args.labels_num, args.pooling,
                             len(tokenizer.vocab))
     labels = tuple(card.get("labels", map(str, range(model.output_layer_2.out_features))))

@@ -18,17 +18,18 @@ from uer.arguments import refuse_overwriting
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
-from uer.finetuning.classify import model_facts, with_length, with_vocabulary
+from uer.finetuning.classify import model_facts, with_length
 from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, run_grid
-from uer.finetuning.heads import build_span_finder, load_encoder, save_tuned
+from uer.finetuning.heads import build_span_finder, check_words, load_encoder, save_tuned
 from uer.finetuning.squad_data import Question, Window, read_squad, windows
 from uer.finetuning.squad_metrics import best_threshold, figures
 from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings
-from uer.formats import shapes
 from uer.formats.storage import PendingFiles, write_json
+from uer.formats.tokenizer_files import text_beside
 from uer.report.writer import Reports
 from uer.tokenizers import build_tokenizer
 from uer.tokenizers.bert import BertTokenizer
+from uer.tokenizers.rules import KEY
 from uer.training.delayed import sent
 
 EVALUATION_BATCH = 32
@@ -209,16 +210,13 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
     if args.max_query_length > longest:
         raise UserError(f"--max_query_length {args.max_query_length} leaves too little of --seq_length "
                         f"{args.seq_length} for the text; {longest} at most")
+    tokenizer = build_tokenizer(args, *text_beside(args.pretrained_model_path), say=reports.say)
+    if not isinstance(tokenizer, BertTokenizer):
+        raise UserError(f"tokenizer {tokenizer.rules.kind}: only bert can tell which characters its tokens stand for")
+    vocab = tokenizer.vocab
+    check_words(loaded, args.pretrained_model_path, len(vocab))
     for note in loaded.notes:
         reports.say(f"note: {note}")
-    options = with_vocabulary(args, loaded, given)
-    tokenizer = build_tokenizer(options)
-    if not isinstance(tokenizer, BertTokenizer):
-        raise UserError(f"--tokenizer {args.tokenizer}: only bert can tell which characters its tokens stand for")
-    vocab = tokenizer.vocab
-    wrong = shapes.disagreements(loaded.config, loaded.weights, len(vocab))
-    if wrong:
-        raise UserError(f"model {args.pretrained_model_path}: " + "; ".join(wrong))
     reading = Reading(train, dev, tokenizer, args, device)
     if not reading.nullable and any(not question.answers for question in dev):
         reports.say("warning: dev questions without an answer, but none in the training data: every one gets an answer")
@@ -239,8 +237,7 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
         model.load_state_dict(outcome.weights)
         with torch.no_grad(), settings.autocast(device):
             reading.evaluate(model)  # of the best epoch, which need not be the last one
-        card = {"kind": "span finder", "config": loaded.config.to_dict(), "vocab_size": len(vocab),
-                "vocab_sha256": vocab.sha256, "do_lower_case": options.do_lower_case,
+        card = {"kind": "span finder", "config": loaded.config.to_dict(), KEY: tokenizer.rules.to_dict(),
                 "null_score_diff_threshold": reading.chosen if reading.nullable else None,
                 **combination._asdict(), **outcome.to_dict()}
         save_tuned(args.output_model_path, outcome.weights, card)

@@ -15,9 +15,10 @@ from uer.formats import shapes
 from uer.formats.huggingface_config import build_config
 from uer.formats.huggingface_names import to_huggingface
 from uer.formats.storage import PendingFiles, save_safetensors, save_state_dict, write_json
-from uer.formats.teacher import is_cased
-from uer.formats.tokenizer_files import load_wordpiece, write_tokenizer
+from uer.formats.tokenizer_files import check_written, write_tokenizer
 from uer.formats.uer_names import GENERATIONS, to_uer_py
+from uer.tokenizers import TextRules
+from uer.tokenizers.rules import KEY, PAD
 
 
 def save_uer(path: str | Path, weights: Mapping[str, torch.Tensor], generation: str = "published") -> None:
@@ -46,40 +47,42 @@ def check_head(config: ModelConfig, name: str) -> None:
                         f"--mlm_target_dim); uer and onnx can hold it", page="formats")
 
 
-def config_text(config: ModelConfig, weights: Mapping[str, torch.Tensor], generation: str) -> str:
+def config_text(config: ModelConfig, weights: Mapping[str, torch.Tensor], generation: str,
+                text: TextRules | None = None) -> str:
     """The config JSON that goes with a UER file, as the code of its generation reads it.
 
-    `max_seq_length` is the number of positions in the file: UER shapes its table after it.
+    `max_seq_length` is the number of positions in the file: UER shapes its table after it. How text becomes ids stands
+    there as well, where it is known.
     """
     settings = replace(config, max_seq_length=len(weights[shapes.POSITIONS])).to_dict()
     if generation == "uer-py":
         settings |= {"embedding": ["word", "pos", "seg"], "mask": "fully_visible", "target": ["mlm"]}
+    if text is not None:
+        settings[KEY] = text.to_dict()
     return json.dumps(settings, indent=2) + "\n"
 
 
 def save_huggingface(folder: str | Path, config: ModelConfig, weights: Mapping[str, torch.Tensor], *,
-                     vocab_path: str | Path | None = None, lower_case: bool | None = None,
-                     card: str | None = None) -> None:
+                     text: TextRules | None = None, card: str | None = None) -> None:
     """Write a folder that stock `AutoModel`, `AutoModelForMaskedLM` and `AutoTokenizer` load, whole or not at all.
 
     Args:
         weights: under published names; with pooler and next-sentence head (`target.nsp_linear_*`) or without.
-        vocab_path: a WordPiece vocabulary; None: no tokenizer files.
-        lower_case: whether the tokenizer folds case; None: unless the vocabulary has capital letters.
+        text: how text becomes ids; with a vocabulary, tokenizer files are written.
         card: text of the README.md.
     """
     with PendingFiles() as pending:
-        write_huggingface(pending.add(folder), config, weights, vocab_path=vocab_path, lower_case=lower_case, card=card)
+        write_huggingface(pending.add(folder), config, weights, text=text, card=card)
         pending.publish()
 
 
 def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, torch.Tensor], *,
-                      vocab_path: str | Path | None = None, lower_case: bool | None = None,
-                      card: str | None = None) -> None:
+                      text: TextRules | None = None, card: str | None = None) -> None:
     """`save_huggingface` in place."""
     check_head(config, "huggingface")
     tables = shapes.table_sizes(weights)
-    vocab = check_vocabulary(vocab_path, tables["vocab"]) if vocab_path else None
+    if text is not None and text.vocab is not None:
+        check_written(text)
     folder.mkdir(parents=True, exist_ok=True)
     tied = torch.equal(weights[shapes.DECODER], weights[shapes.WORDS])
     theirs = to_huggingface(weights)
@@ -87,21 +90,13 @@ def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, t
         del theirs["cls.predictions.decoder.weight"]
     whole = all(name in weights for name in shapes.NSP_HEAD)
     save_safetensors(theirs, folder / "model.safetensors")
+    pad = text.special_ids[PAD] if text is not None and text.special_ids else 0
     settings = build_config(config, vocab=tables["vocab"], positions=tables["positions"],
-                            types=tables["segments"] - 1, pad_id=vocab.pad_id if vocab else 0, tied=tied,
+                            types=tables["segments"] - 1, pad_id=pad, tied=tied,
                             architecture="BertForPreTraining" if whole else "BertForMaskedLM")
     dtype = str(weights[shapes.WORDS].dtype).removeprefix("torch.")
     write_json({**settings, "torch_dtype": dtype}, folder / "config.json")
-    if vocab is not None and vocab_path is not None:
-        lower = lower_case if lower_case is not None else not is_cased(Path(vocab_path))
-        write_tokenizer(folder, vocab, vocab_path, lower_case=lower, max_length=tables["positions"])
+    if text is not None and text.vocab is not None:
+        write_tokenizer(folder, text, max_length=tables["positions"])
     if card is not None:
         (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def check_vocabulary(path: str | Path, rows: int):
-    """The WordPiece vocabulary at `path`; `UserError` if it does not fit a table of `rows` word embeddings."""
-    vocab = load_wordpiece(path)
-    if not shapes.fits_vocabulary(rows, len(vocab)):
-        raise UserError(f"--vocab_path {path}: {len(vocab)} tokens, but the model has {rows} word embeddings")
-    return vocab

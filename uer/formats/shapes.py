@@ -69,14 +69,16 @@ def disagreements(config: ModelConfig, tensors: Mapping[str, torch.Tensor], voca
         problems.append(f"the file has {len(tensors[POSITIONS])} positions, the config's max_seq_length is "
                         f"{config.max_seq_length}")
     rows = len(tensors[WORDS]) if WORDS in tensors else None
-    if rows is not None and vocab_size is not None and not fits_vocabulary(rows, vocab_size):
+    if rows is not None and vocab_size is not None and rows < vocab_size:
         problems.append(f"the file has {rows} word embeddings, the vocabulary {vocab_size} tokens")
     return problems
 
 
-def fits_vocabulary(rows: int, vocab_size: int) -> bool:
-    """Whether a table of `rows` serves `vocab_size` tokens: as many, or rounded up for the hardware's sake."""
-    return any(rows == -(-vocab_size // multiple) * multiple for multiple in (1, 8, 64, 128))
+def spare_words(tensors: Mapping[str, torch.Tensor], vocab_size: int | None) -> list[str]:
+    """A note where there are more word embeddings than tokens, as in models whose table was rounded up or extended."""
+    spare = len(tensors[WORDS]) - vocab_size if vocab_size is not None else 0
+    return [f"the model has {len(tensors[WORDS]):,} word embeddings, the vocabulary {vocab_size:,} tokens: {spare:,} "
+            f"belong to no token"] if spare else []
 
 
 def tensor_problems(tensors: Mapping[str, torch.Tensor], config: ModelConfig,

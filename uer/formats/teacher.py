@@ -23,7 +23,6 @@ from uer.formats.storage import read_tensors, shortened, without_shared_prefix
 from uer.formats.uer_names import is_uer, to_published
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-VOCABULARIES = ("vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 HEAD_NOISE = 0.01
 
 
@@ -36,8 +35,6 @@ class LoadedModel:
         weights: published names -> tensors, all of them and no others; float32 (float64 if stored so).
         notes: what a user should know: what was made up, what was left out, what differs.
         extras: pooler and next-sentence head, where the file has them, as `target.nsp_linear_{1,2}.*`.
-        vocab_path: a vocabulary beside the model.
-        lower_case: whether that vocabulary is meant for lower-cased text; None if nothing tells.
         source: `uer` or `huggingface`.
         head_made: whether the MLM head is new.
         facts: the JSON that a training run wrote beside its checkpoint, if this is one.
@@ -47,8 +44,6 @@ class LoadedModel:
     weights: dict[str, torch.Tensor]
     notes: list[str] = field(default_factory=list)
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
-    vocab_path: Path | None = None
-    lower_case: bool | None = None
     source: str = "uer"
     head_made: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
@@ -97,8 +92,7 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
         problems = shapes.tensor_problems(model.weights, model.config, spelled, encoder_only)
     if problems:
         raise UserError(f"{where}: " + "; ".join(problems) + ("" if encoder_only else _hint(model.weights)))
-    if vocab_size is not None and len(model.weights[shapes.WORDS]) > vocab_size:
-        model.notes.append(f"{len(model.weights[shapes.WORDS]) - vocab_size} word embeddings belong to no token")
+    model.notes += shapes.spare_words(model.weights, vocab_size)
     return model
 
 
@@ -173,23 +167,6 @@ def config_path_for(path: str | Path) -> Path:
     path = Path(path)
     stem = path.stem if path.suffix in (".bin", ".pt", ".pth") else path.name
     return path.with_name(f"{stem}_config.json")
-
-
-def _vocabulary_beside(path: Path) -> tuple[Path | None, bool | None]:
-    folder = model_folder(path) if path.is_dir() else path.parent
-    vocab = next((folder / name for name in VOCABULARIES if (folder / name).is_file()), None)
-    tokenizer = folder / "tokenizer_config.json"
-    stated = read_object(tokenizer).get("do_lower_case") if tokenizer.is_file() else None
-    if isinstance(stated, bool):
-        return vocab, stated
-    return vocab, None if vocab is None or vocab.suffix != ".txt" else not is_cased(vocab)
-
-
-def is_cased(vocab: Path) -> bool:
-    """Whether a vocabulary has tokens with capital letters, [CLS] and its like apart."""
-    lines = vocab.read_text(encoding="utf-8", errors="replace").splitlines()
-    tokens = [line for line in lines if not (line.startswith("[") and line.endswith("]"))]
-    return sum(token != token.lower() for token in tokens) > len(tokens) // 100
 
 
 # -- UER ---------------------------------------------------------------------------------------------------------------
@@ -276,8 +253,7 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
         config = replace(config, layernorm=own.layernorm, layernorm_eps=own.layernorm_eps)
     if theirs.tied and shapes.WORDS in tensors and "target.mlm_linear_1.weight" in tensors:
         tensors.setdefault(shapes.DECODER, tensors[shapes.WORDS].clone())
-    vocab, lower_case = _vocabulary_beside(path)
-    return LoadedModel(config, tensors, notes, vocab_path=vocab, lower_case=lower_case, source="huggingface")
+    return LoadedModel(config, tensors, notes, source="huggingface")
 
 
 def _bare_config(raw: Mapping[str, torch.Tensor], path: Path) -> HuggingFaceConfig:

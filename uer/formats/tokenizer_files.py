@@ -1,45 +1,94 @@
-"""The tokenizer files of a Hugging Face folder for a WordPiece vocabulary; written without any library."""
+"""How text becomes ids: what stands beside a model file, and the tokenizer files of a Hugging Face folder.
+
+Written without any library.
+"""
 
 from __future__ import annotations
 
-import shutil
+import json
 from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
 from uer.formats.storage import write_json
-from uer.tokenizers.vocab import Vocab
+from uer.formats.teacher import config_path_for, model_folder
+from uer.tokenizers.bert import MAX_WORD
+from uer.tokenizers.beside import FILES, MERGES, TOKENIZER_CONFIG, TOKENIZER_JSON, rules_of_folder, rules_of_stem
+from uer.tokenizers.rules import TextRules
+from uer.tokenizers.vocab import ROLES, AddedToken, Vocab
 
-ROLES = ("cls_token", "sep_token", "pad_token", "mask_token", "unk_token")
 
+def text_beside(path: str | Path) -> list[TextRules]:
+    """What the files beside a model say about how text becomes ids, for `uer.tokenizers.build_tokenizer`.
 
-def load_wordpiece(path: str | Path) -> Vocab:
-    """A vocabulary that can be expressed as a BERT tokenizer.
+    Beside a Hugging Face model these are its folder's tokenizer files; beside a UER file `<stem>.bin` the JSON that
+    describes it, `<stem>_vocab.txt` and `<stem>_merges.txt`.
 
     Raises:
-        UserError: unreadable, or a vocabulary of another kind.
+        UserError: files that cannot be read, or contradict each other.
     """
-    vocab = Vocab.load(path)
-    if Path(path).suffix == ".json" or vocab.special_tokens[0] != "[CLS]":
-        raise UserError(f"--vocab_path {path}: no WordPiece vocabulary ({vocab.special_tokens[0]} stands for [CLS]); "
-                        f"it has no BERT tokenizer: leave it out and bring your own tokenizer files")
-    return vocab
+    path = Path(path)
+    config = next((file for file in (Path(f"{path}.json"), config_path_for(path)) if file.is_file()), None)
+    folder = model_folder(path) if path.is_dir() else path.parent
+    if path.is_dir() or (config is None and (folder / "config.json").is_file()):
+        found = rules_of_folder(folder)
+        return [] if found is None else [found]
+    return rules_of_stem(path.with_name(config_path_for(path).name.removesuffix("_config.json")), config)
 
 
-def write_tokenizer(folder: Path, vocab: Vocab, path: str | Path, *, lower_case: bool, max_length: int) -> None:
-    """Write vocab.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json."""
-    shutil.copyfile(path, folder / "vocab.txt")
+def check_written(rules: TextRules) -> None:
+    """`UserError` for a tokenizer that stock transformers has not."""
+    stock = rules.kind in ("bert", "bpe") or (rules.pieces is not None and rules.pieces.published)
+    if not stock or rules.vocab is None:
+        raise UserError(f"{rules.vocab_name}: stock transformers has no tokenizer like this one ({rules.kind}); leave "
+                        f"--vocab_path out and bring your own tokenizer files")
+
+
+def vocabulary_files(rules: TextRules) -> dict[str, bytes]:
+    """Name -> content of the files that a tokenizer is built from: vocab.txt; vocab.json, merges.txt; the model."""
+    assert rules.vocab is not None
+    tokens = rules.vocab.tokens[:rules.vocab.base]
+    if rules.pieces is not None:
+        return {FILES["xlmroberta"]: rules.pieces.proto}
+    if rules.merges is None:
+        return {FILES["bert"]: "".join(f"{token}\n" for token in tokens).encode()}
+    ids = {token: number for number, token in enumerate(tokens)}
+    merges = ["#version: 0.2", *map(" ".join, rules.merges)]
+    return {FILES["bpe"]: json.dumps(ids, ensure_ascii=False).encode(),
+            MERGES: "".join(f"{line}\n" for line in merges).encode()}
+
+
+def write_tokenizer(folder: Path, rules: TextRules, *, max_length: int) -> None:
+    """Write the vocabulary's files, tokenizer.json, tokenizer_config.json and special_tokens_map.json.
+
+    A sentencepiece model gets no tokenizer.json: stock transformers makes one of it.
+    """
+    vocab = rules.vocab
+    assert vocab is not None
+    for name, content in vocabulary_files(rules).items():
+        (folder / name).write_bytes(content)
     special = dict(zip(ROLES, vocab.special_tokens))
     write_json(special, folder / "special_tokens_map.json")
-    write_json({**special, "tokenizer_class": "BertTokenizer", "do_lower_case": lower_case, "strip_accents": None,
-                "tokenize_chinese_chars": True, "model_max_length": max_length}, folder / "tokenizer_config.json")
-    write_json(_tokenizer_json(vocab, lower_case), folder / "tokenizer.json")
+    kinds: dict[str, dict[str, Any]] = {
+        "bert": {"tokenizer_class": "BertTokenizer", "do_lower_case": rules.lower_case,
+                 "strip_accents": rules.strip_accents, "tokenize_chinese_chars": rules.split_ideographs},
+        "bpe": {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": rules.prefix_space},
+        "xlmroberta": {"tokenizer_class": "XLMRobertaTokenizer"}}
+    added = {str(token.id): _described(token, token.content in vocab.special_tokens) for token in vocab.added}
+    write_json({**special, **kinds[str(rules.kind)], "model_max_length": max_length,
+                **({"added_tokens_decoder": added} if added else {})}, folder / TOKENIZER_CONFIG)
+    if rules.pieces is None:
+        write_json(_tokenizer_json(vocab, rules), folder / TOKENIZER_JSON)
 
 
-def _tokenizer_json(vocab: Vocab, lower_case: bool) -> dict[str, Any]:
-    added = [{"id": vocab.ids[token], "content": token, "single_word": False, "lstrip": False, "rstrip": False,
-              "normalized": False, "special": True}
-             for token in sorted(vocab.special_tokens, key=vocab.ids.__getitem__)]
+def _described(token: AddedToken, special: bool) -> dict[str, Any]:
+    return {"content": token.content, "single_word": token.single_word, "lstrip": token.lstrip, "rstrip": token.rstrip,
+            "normalized": token.normalized, "special": special or not token.normalized}
+
+
+def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
+    tokens = {token: AddedToken(token, vocab.ids[token]) for token in vocab.special_tokens}
+    tokens |= {token.content: token for token in vocab.added}
     first, last = vocab.special_tokens[:2]
 
     def special(token: str, sentence: int) -> dict[str, Any]:
@@ -53,10 +102,9 @@ def _tokenizer_json(vocab: Vocab, lower_case: bool) -> dict[str, Any]:
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": added,
-        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
-                       "strip_accents": None, "lowercase": lower_case},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "added_tokens": [{"id": token.id, **_described(token, token.content in vocab.special_tokens)}
+                         for token in sorted(tokens.values(), key=lambda token: token.id)],
+        **(_bpe_steps(vocab, rules) if rules.kind == "bpe" else _bert_steps(vocab, rules)),
         "post_processor": {
             "type": "TemplateProcessing",
             "single": single,
@@ -64,7 +112,29 @@ def _tokenizer_json(vocab: Vocab, lower_case: bool) -> dict[str, Any]:
             "special_tokens": {token: {"id": token, "ids": [vocab.ids[token]], "tokens": [token]}
                                for token in (first, last)},
         },
+    }
+
+
+def _bert_steps(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
+    ids = {token: number for number, token in enumerate(vocab.tokens[:vocab.base])}
+    return {
+        "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": rules.split_ideographs,
+                       "strip_accents": rules.strip_accents, "lowercase": rules.lower_case},
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {"type": "WordPiece", "unk_token": vocab.special_tokens[4], "continuing_subword_prefix": "##",
-                  "max_input_chars_per_word": 100, "vocab": vocab.ids},
+                  "max_input_chars_per_word": MAX_WORD, "vocab": ids},
+    }
+
+
+def _bpe_steps(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
+    ids = {token: number for number, token in enumerate(vocab.tokens[:vocab.base])}
+    spaced = {"type": "ByteLevel", "add_prefix_space": rules.prefix_space, "trim_offsets": True, "use_regex": True}
+    return {
+        "normalizer": None,
+        "pre_tokenizer": spaced,
+        "decoder": spaced,
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
+                  "end_of_word_suffix": "", "fuse_unk": False, "vocab": ids,
+                  "merges": [list(pair) for pair in rules.merges or []]},
     }

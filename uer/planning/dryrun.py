@@ -179,6 +179,6 @@ def _merge(args: argparse.Namespace, step: int, reports: Reports) -> None:
     options = SimpleNamespace(
         load_model_path=f"{args.output_model_path}-{step}", layers_num=None, hidden_size=None, feedforward_size=None,
         heads_num=None, config_path=None, compactor_mask_strategy=None, mask_path=masks,
-        mask_step=step if masks else None, keep_attention_scale=False, vocab_path=None, do_lower_case=None)
+        mask_step=step if masks else None, keep_attention_scale=False, vocab_path=None, spm_model_path=None)
     paths = output_paths(str(Path(args.output_model_path).with_name("student.bin")), ["uer"])
     write_outputs(student_source(options, "--dryrun", reports.say), paths)  # type: ignore[arg-type]

@@ -89,7 +89,7 @@ def read_teacher(args: argparse.Namespace) -> Teacher:
     beside = config_beside(path) if path is not None else None
     config = load_config(args.config_path) if args.config_path else beside[0] if beside else None
     vocab = beside[1] if beside else None
-    if args.vocab_path and Path(args.vocab_path).exists():
+    if (args.vocab_path and Path(args.vocab_path).exists()) or args.spm_model_path:
         vocab = len(build_tokenizer(args).vocab)
     if path is not None and (config is None or (vocab is None and path.exists())):
         loaded = load_model(path, config=config, vocab_size=vocab, allow_missing_head=True)

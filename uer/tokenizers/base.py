@@ -6,11 +6,13 @@ that was seen before costs one dictionary look-up, and a line is one `bytes.join
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from uer.tokenizers.vocab import Vocab
+from uer.tokenizers.rules import TextRules
+from uer.tokenizers.vocab import AddedToken, Vocab
 
 CACHE_ENTRIES = 1 << 18  # in each of the two generations; about 60 MB each when full
 CACHE_LONGEST = 48  # characters; a longer key hardly comes twice
@@ -47,11 +49,50 @@ class Cache(dict[str, bytes]):
         return value
 
 
+class Finder:
+    """Finds special and added tokens in a text: of two that begin at one place the longer one.
+
+    Attributes: `starts`, the characters that they begin with.
+    """
+
+    def __init__(self, tokens: Iterable[tuple[str, AddedToken]]) -> None:
+        """`tokens`: what is looked for, and what it is."""
+        self._tokens = dict(tokens)
+        patterns = [(rf"(?<!\w){re.escape(text)}(?!\w)" if token.single_word else re.escape(text))
+                    for text, token in sorted(self._tokens.items(), key=lambda item: -len(item[0]))]
+        self._pattern = re.compile("(" + "|".join(patterns) + ")")
+        self._greedy = any(token.lstrip or token.rstrip for token in self._tokens.values())
+        self.starts = "".join(sorted({text[0] for text in self._tokens}))
+
+    def cut(self, text: str) -> list[str]:
+        """text, token, text, token, text, …"""
+        parts = self._pattern.split(text)
+        if self._greedy:
+            for i in range(1, len(parts), 2):
+                token = self._tokens[parts[i]]
+                parts[i - 1] = parts[i - 1].rstrip() if token.lstrip else parts[i - 1]
+                parts[i + 1] = parts[i + 1].lstrip() if token.rstrip else parts[i + 1]
+        return parts
+
+    def id(self, text: str) -> int:
+        """The id of a token in what `cut` gives."""
+        return self._tokens[text].id
+
+
+def special_finder(vocab: Vocab) -> Finder:
+    """For the special tokens of a vocabulary, and those added ones that are looked for in the text as it stands."""
+    special = {token: AddedToken(token, vocab.ids[token]) for token in vocab.special_tokens}
+    return Finder({**special, **{token.content: token for token in vocab.added if not token.normalized}}.items())
+
+
 class Tokenizer:
     """Text to token ids. Subclasses implement `encode_raw`; no method adds [CLS] or [SEP].
 
-    Attributes: `vocab`; `dtype`, the smallest that holds the ids; `raw`, each id's bytes in that type.
+    Attributes: `vocab`; `dtype`, the smallest that holds the ids; `raw`, each id's bytes in that type; `rules`, what it
+    was built from, where `uer.tokenizers.build` has built it.
     """
+
+    rules: TextRules
 
     def __init__(self, vocab: Vocab) -> None:
         self.vocab = vocab

@@ -13,7 +13,8 @@ from pathlib import Path
 import regex
 
 from uer.errors import UserError
-from uer.tokenizers.base import Cache, Tokenizer
+from uer.files import read_text
+from uer.tokenizers.base import Cache, Tokenizer, special_finder
 from uer.tokenizers.vocab import Vocab
 
 _FIND_WORDS = regex.compile(r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
@@ -27,40 +28,31 @@ def byte_characters() -> list[str]:
 
 
 class BpeTokenizer(Tokenizer):
-    """Byte-level BPE. `merges` are pairs of symbols, the first to be joined first."""
+    """Byte-level BPE.
 
-    def __init__(self, vocab: Vocab, merges: list[tuple[str, str]]) -> None:
+    Args:
+        merges: pairs of symbols, the first to be joined first.
+        prefix_space: a text starts with a space, if it does not yet.
+    """
+
+    def __init__(self, vocab: Vocab, merges: list[tuple[str, str]], prefix_space: bool = False) -> None:
         super().__init__(vocab)
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self._prefix_space = prefix_space
         self._byte_characters = byte_characters()
         self._bytes = {character: byte for byte, character in enumerate(self._byte_characters)}
+        self._special = special_finder(vocab)
         self._words = Cache(self._word)
 
-    @classmethod
-    def load(cls, vocab: Vocab, merges_path: str | Path) -> BpeTokenizer:
-        """Read a merges file: two symbols a line, after an optional `#version` line.
-
-        Raises:
-            UserError: no such file, or a line that is not a pair.
-        """
-        try:
-            lines = Path(merges_path).read_bytes().decode("utf-8").split("\n")
-        except OSError as error:
-            raise UserError(f"--merges_path {merges_path}: cannot be read ({error.strerror})") from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"--merges_path {merges_path}: not UTF-8 at byte {error.start}") from None
-        merges = []
-        for number, line in enumerate(lines, 1):
-            pair = line.rstrip("\r").split(" ")
-            if pair == [""] or (number == 1 and line.startswith("#version")):
-                continue
-            if len(pair) != 2:
-                raise UserError(f"--merges_path {merges_path}: line {number} is not two symbols with a space between")
-            merges.append((pair[0], pair[1]))
-        return cls(vocab, merges)
-
     def encode_raw(self, text: str) -> bytes:
-        return b"".join(map(self._words.__getitem__, _FIND_WORDS.findall(text)))
+        raw: list[bytes] = []
+        for index, part in enumerate(self._special.cut(text)):
+            if index % 2:
+                raw.append(self.raw[self._special.id(part)])
+            elif part:
+                spaced = f" {part}" if self._prefix_space and not part.startswith(" ") else part
+                raw += map(self._words.__getitem__, _FIND_WORDS.findall(spaced))
+        return b"".join(raw)
 
     def _word(self, word: str) -> bytes:
         symbols = [self._byte_characters[byte] for byte in word.encode("utf-8")]
@@ -86,3 +78,21 @@ def _joined(symbols: list[str], pair: tuple[str, str]) -> list[str]:
         out.append("".join(symbols[index : index + step]))
         index += step
     return out
+
+
+def read_merges(path: str | Path) -> list[tuple[str, str]]:
+    """The pairs of a merges file: two symbols a line, after an optional `#version` line.
+
+    Raises:
+        UserError: no such file, or a line that is not a pair.
+    """
+    lines = read_text(path, "--merges_path", "a list of merges").split("\n")
+    merges = []
+    for number, line in enumerate(lines, 1):
+        pair = line.rstrip("\r").rstrip(" ").split(" ")
+        if pair == [""] or (number == 1 and line.startswith("#version")):
+            continue
+        if len(pair) != 2:
+            raise UserError(f"--merges_path {path}: line {number} is not two symbols with a space between")
+        merges.append((pair[0], pair[1]))
+    return merges

@@ -21,6 +21,7 @@ from uer.data.options import masking_options
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
 from uer.formats.storage import tensors_sha256
+from uer.formats.tokenizer_files import text_beside
 from uer.models.bert import from_scratch, from_weights
 from uer.parallel.collectives import Place
 from uer.parallel.launch import restarted
@@ -28,7 +29,8 @@ from uer.parallel.replica import check_comm_hook
 from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
 from uer.squeeze.mask_file import check_masks, cut_masks, start_mask_file
-from uer.tokenizers import Vocab, build_tokenizer
+from uer.tokenizers import TextRules, agreed_rules
+from uer.tokenizers.rules import KEY, merged, recorded
 from uer.training.checkpoint import Checkpoint, checkpoint_steps, find_checkpoint, open_checkpoint, sweep
 from uer.training.choose_learner import build_learner
 from uer.training.compilation import check_compiler
@@ -63,8 +65,9 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     if args.compile:
         check_compiler(place.device)
     check_comm_hook(args.ddp_comm_hook)
-    dataset, dev, vocab = open_data(args, place)
-    loaded = load_teacher(args, len(vocab))
+    dataset, dev, text = open_data(args, place, reports)
+    vocab_size = dataset.dataset.header["vocab_size"]
+    loaded = load_teacher(args, vocab_size)
     for line in (*loaded.notes, *slow_products(half_dtype(args), place.device)):
         reports.say(line)
     if args.dropout is not None:
@@ -75,15 +78,16 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     card: dict[str, Any] = {
         "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
         "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim,
-        "target_feedforward_size": args.target_feedforward_size, "vocab_size": len(vocab),
-        "vocab_sha256": vocab.sha256, "compactor_init": args.compactor_init,
+        "target_feedforward_size": args.target_feedforward_size, "vocab_size": vocab_size,
+        "vocab_sha256": text.vocab_sha256, KEY: text.to_dict(), "compactor_init": args.compactor_init,
         "teacher_sha256": tensors_sha256(loaded.weights) if args.pretrained_model_path else None}
-    soft = soft_targets(args, loaded, len(vocab), place)
+    soft = soft_targets(args, loaded, text, vocab_size, place)
     resumed, pooler, feeds = None, take_pooler(loaded.extras), [dataset.feed(args.accumulation_steps)]
     if wanted := resume_wish(args):
         path = find_checkpoint(args.output_model_path, wanted)
         resumed = open_checkpoint(path)
         check_card(resumed[1], card, path)
+        merged([recorded(resumed[1], f"checkpoint {path}"), text], [])
         feeds = go_on(resumed[1], feeds[0], args, path, reports)
         dataset.follow(feeds)
         pooler = take_pooler(resumed[0])
@@ -146,19 +150,21 @@ def half_dtype(args: argparse.Namespace) -> torch.dtype | None:
     return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
 
 
-def open_data(args: argparse.Namespace, place: Place) -> tuple[MlmLoader, MlmLoader | None, Vocab]:
-    """Training and held-out loaders and the vocabulary, checked against each other."""
-    vocab = build_tokenizer(args).vocab
-
-    def loader(paths: list[str], **options: Any) -> MlmLoader:
-        dataset = Dataset.open(paths, option="--dataset_path" if paths is args.dataset_path else "--dev_path")
-        dataset.check_vocab(vocab)
-        return MlmLoader(dataset, args.batch_size, seed=args.seed, group_by_length=args.group_by_length,
+def open_data(args: argparse.Namespace, place: Place,
+              reports: Reports) -> tuple[MlmLoader, MlmLoader | None, TextRules]:
+    """Training and held-out loaders, and how their text became ids, checked against the vocabulary and the teacher."""
+    def loader(paths: list[str], option: str, **options: Any) -> MlmLoader:
+        return MlmLoader(Dataset.open(paths, option), args.batch_size, seed=args.seed, rank=place.rank,
+                         world_size=place.world_size, group_by_length=args.group_by_length,
                          pin_memory=place.device.type == "cuda", **options)
 
-    train = loader(args.dataset_path, rank=place.rank, world_size=place.world_size, masking=masking_options(args))
-    dev = loader(args.dev_path, rank=place.rank, world_size=place.world_size) if args.dev_path else None
-    return train, dev, vocab
+    train = loader(args.dataset_path, "--dataset_path", masking=masking_options(args))
+    dev = loader(args.dev_path, "--dev_path") if args.dev_path else None
+    beside = text_beside(args.pretrained_model_path) if args.pretrained_model_path else []
+    datasets = [loader.dataset.rules for loader in (train, dev) if loader is not None]
+    if args.calibration_path:
+        datasets.append(Dataset.open(args.calibration_path, "--calibration_path").rules)
+    return train, dev, agreed_rules(args, *datasets, *beside, say=reports.say)
 
 
 def load_teacher(args: argparse.Namespace, vocab_size: int) -> LoadedModel:
@@ -172,11 +178,13 @@ def load_teacher(args: argparse.Namespace, vocab_size: int) -> LoadedModel:
     return LoadedModel(config, weights, ["no --pretrained_model_path: the model starts from scratch"])
 
 
-def soft_targets(args: argparse.Namespace, loaded: LoadedModel, vocab_size: int, place: Place) -> SoftTargets | None:
+def soft_targets(args: argparse.Namespace, loaded: LoadedModel, text: TextRules, vocab_size: int,
+                 place: Place) -> SoftTargets | None:
     """Soft labels, where asked for, from --soft_targets_teacher or else the teacher that is compressed."""
     if not args.soft_targets_weight:
         return None
     if args.soft_targets_teacher:
+        merged([text, *text_beside(args.soft_targets_teacher)], [])
         loaded = load_model(args.soft_targets_teacher, config=None, vocab_size=vocab_size)
     teacher = from_weights(loaded.config, loaded.weights).to(place.device)
     return SoftTargets(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k)
@@ -185,7 +193,7 @@ def soft_targets(args: argparse.Namespace, loaded: LoadedModel, vocab_size: int,
 def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
     found = {**found, "teacher": found.get("origin", found.get("teacher"))}
-    keys = ["teacher", "vocab_sha256", "strategy", "target_dim", "mlm_target_dim", "target_feedforward_size"]
+    keys = ["teacher", "strategy", "target_dim", "mlm_target_dim", "target_feedforward_size"]
     newer = ("compactor_init", "teacher_sha256")  # older checkpoints do not say
     keys += [key for key in newer if key in found]
     differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here" for key in keys if found.get(key) != wanted[key]]

@@ -1,0 +1,178 @@
+"""tokenizer.json, as far as a tokenizer here does the same: WordPiece, byte-level BPE, Unigram by sentencepiece.
+
+What a file asks for beyond that is refused by name: no text becomes other ids than its author meant.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from uer.errors import UserError
+from uer.files import read_object
+from uer.tokenizers.bert import MAX_WORD
+from uer.tokenizers.pieces import Pieces
+from uer.tokenizers.vocab import AddedToken, tokens_by_id
+
+SPACE = "\u2581"
+
+
+class Parsed(NamedTuple):
+    """What a tokenizer.json says: kind and settings as in `TextRules`, the vocabulary, its parts."""
+
+    kind: str
+    tokens: list[str]
+    settings: dict[str, Any]
+    merges: list[tuple[str, str]] | None = None
+    pieces: Pieces | None = None
+
+
+class TokenizerJson:
+    """One such file, read; each part is checked when it is asked for."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.data = read_object(path, "tokenizer file")
+
+    def added(self) -> list[AddedToken]:
+        """The added tokens, special ones among them."""
+        return [added_token(entry, entry.get("id") if isinstance(entry, dict) else None, str(self.path))
+                for entry in self.data.get("added_tokens") or []]
+
+    def bert_settings(self) -> dict[str, Any]:
+        """Case, accents, ideographs, where the file has BERT's normalisation; else nothing."""
+        return self._bert_normalizer() if self._type("normalizer") == "BertNormalizer" else {}
+
+    def wordpiece_ids(self) -> dict[str, int] | None:
+        """token -> id of a WordPiece or BPE model; None: another model."""
+        vocab = self._part("model").get("vocab")
+        return vocab if isinstance(vocab, dict) else None
+
+    def parse(self) -> Parsed:
+        """The whole tokenizer.
+
+        Raises:
+            UserError: one that is not there.
+        """
+        model = self._part("model")
+        kind = self._type("model") or (  # older files do not say
+            "WordPiece" if "max_input_chars_per_word" in model else "BPE" if "merges" in model else "Unigram")
+        readers = {"WordPiece": self._wordpiece, "BPE": self._bpe, "Unigram": self._unigram}
+        if kind not in readers:
+            raise self._not_here(f"a model of type {kind}")
+        return readers[kind](model)
+
+    # -- the three models ----------------------------------------------------------------------------------------------
+
+    def _wordpiece(self, model: dict[str, Any]) -> Parsed:
+        self._expect("pre_tokenizer", "BertPreTokenizer")
+        self._expect("normalizer", "BertNormalizer")
+        for key, value in (("continuing_subword_prefix", "##"), ("max_input_chars_per_word", MAX_WORD)):
+            if model.get(key, value) != value:
+                raise self._not_here(f"{key} {model[key]!r}")
+        return Parsed("bert", tokens_by_id(model.get("vocab"), str(self.path)), self._bert_normalizer())
+
+    def _bert_normalizer(self) -> dict[str, Any]:
+        part = self._part("normalizer")
+        if part.get("clean_text") is False:
+            raise self._not_here("a normalisation that does not clean the text")
+        found = {"lower_case": part.get("lowercase", True), "strip_accents": part.get("strip_accents"),
+                 "split_ideographs": part.get("handle_chinese_chars", True)}
+        if any(value not in (True, False, None) for value in found.values()):
+            raise self._not_here(f"a normalizer {part}")
+        return found
+
+    def _bpe(self, model: dict[str, Any]) -> Parsed:
+        self._expect("pre_tokenizer", "ByteLevel")
+        if self.data.get("normalizer"):
+            raise self._not_here(f"a normalizer {self._type('normalizer')} before byte-level BPE")
+        before = self._part("pre_tokenizer")
+        odd = [key for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback",
+                               "ignore_merges", "fuse_unk") if model.get(key)]
+        if odd or before.get("use_regex") is False:
+            raise self._not_here(f"BPE with {odd[0] if odd else 'use_regex false'}")
+        merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
+                  for merge in model.get("merges") or []]
+        if any(len(merge) != 2 for merge in merges):
+            raise self._not_here("a merge that is not two symbols")
+        return Parsed("bpe", tokens_by_id(model.get("vocab"), str(self.path)),
+                      {"prefix_space": bool(before.get("add_prefix_space", True))}, merges)  # type: ignore[arg-type]
+
+    def _unigram(self, model: dict[str, Any]) -> Parsed:
+        charsmap = self._charsmap()
+        if not self._splits_like_sentencepiece() or model.get("byte_fallback"):
+            raise self._not_here("a Unigram model with other steps around it than sentencepiece's")
+        vocab, unknown = model.get("vocab"), model.get("unk_id")
+        try:
+            pieces = [(str(piece), float(score)) for piece, score in vocab]  # type: ignore[union-attr]
+            assert 0 <= unknown < len(pieces)  # type: ignore[operator]
+        except (TypeError, ValueError, AssertionError):
+            raise self._not_here("a Unigram model without pieces, scores and unk_id") from None
+        controls = {token.content for token in self.added()}
+        made = Pieces.of_unigram(pieces, unknown, controls, charsmap, str(self.path))  # type: ignore[arg-type]
+        return Parsed("xlmroberta", made.tokens, {}, pieces=made)
+
+    def _charsmap(self) -> bytes:
+        """Sentencepiece's compiled normalisation; nothing else may stand beside it but the joining of spaces."""
+        normalizer = self.data.get("normalizer") or {}
+        steps = normalizer.get("normalizers", []) if normalizer.get("type") == "Sequence" else [normalizer]
+        maps = [step.get("precompiled_charsmap") for step in steps if step.get("type") == "Precompiled"]
+        others = [step for step in steps if step and step.get("type") != "Precompiled" and not _joins_spaces(step)]
+        if others or len(maps) > 1:
+            raise self._not_here(f"a normalizer {others[0].get('type') if others else 'with two maps'}")
+        try:
+            return base64.b64decode(maps[0]) if maps and maps[0] else b""
+        except (binascii.Error, TypeError, ValueError):
+            raise self._not_here("a normalisation that is not base64") from None
+
+    def _splits_like_sentencepiece(self) -> bool:
+        before = self.data.get("pre_tokenizer") or {}
+        steps = before.get("pretokenizers", []) if before.get("type") == "Sequence" else [before]
+        kinds = [step.get("type") for step in steps]
+        last = steps[-1] if steps else {}
+        return (kinds in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]) and last.get("replacement", SPACE) == SPACE
+                and last.get("prepend_scheme", "always") == "always" and last.get("add_prefix_space", True))
+
+    # -- helpers -------------------------------------------------------------------------------------------------------
+
+    def _part(self, name: str) -> dict[str, Any]:
+        part = self.data.get(name) or {}
+        if not isinstance(part, dict):
+            raise self._not_here(f"{name} {part!r}")
+        return part
+
+    def _type(self, name: str) -> str | None:
+        return self._part(name).get("type")
+
+    def _expect(self, part: str, kind: str) -> None:
+        if self._type(part) != kind:
+            raise self._not_here(f"{part} {self._type(part)} instead of {kind}")
+
+    def _not_here(self, what: str) -> UserError:
+        return UserError(f"{self.path}: {what}: no tokenizer here does that; WordPiece, byte-level BPE and Unigram as "
+                         f"BERT, RoBERTa and XLM-RoBERTa have them are read")
+
+
+def _joins_spaces(step: Mapping[str, Any]) -> bool:
+    """Whether a normalizer only makes one space of several, as sentencepiece does itself."""
+    return step.get("type") == "Replace" and step.get("pattern") == {"Regex": " {2,}"} and \
+        step.get("content") in (" ", SPACE)
+
+
+def added_token(entry: Any, number: Any, where: str) -> AddedToken:
+    """An added token as tokenizer files describe it, or its bare text.
+
+    Raises:
+        UserError: none.
+    """
+    data = entry if isinstance(entry, dict) else {"content": entry, "special": True}
+    flags = {key: data.get(key, False) for key in ("lstrip", "rstrip", "single_word")}
+    content, normalized = data.get("content"), data.get("normalized", not data.get("special", False))
+    if isinstance(number, str) and number.isdecimal():
+        number = int(number)
+    if not isinstance(content, str) or not content or not isinstance(number, int) or isinstance(number, bool):
+        raise UserError(f"{where}: {entry!r} with the id {number!r} is no added token")
+    return AddedToken(content, number, bool(normalized), **{key: bool(value) for key, value in flags.items()})
