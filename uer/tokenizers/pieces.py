@@ -18,7 +18,8 @@ class Pieces:
     """A sentencepiece model and the ids that its pieces have in a BERT.
 
     Attributes: `model` and its bytes, `proto`; `tokens` (index = id); `ids` (int64: number of a piece in the model ->
-    id); `published`, whether these are as in XLM-RoBERTa; `sha256` of the pieces and their scores.
+    id); `published`, whether these are as in XLM-RoBERTa; `normalized`, whether the model makes spaces of all white
+    space itself; `sha256` of the pieces and their scores.
     """
 
     def __init__(self, proto: bytes, source: str, tokens: list[str] | None = None) -> None:
@@ -36,7 +37,7 @@ class Pieces:
             self.model.LoadFromSerializedProto(proto)
         except (OSError, RuntimeError):
             raise UserError(f"{source}: not a sentencepiece model") from None
-        self.proto, self.published = proto, tokens is None
+        self.proto, self.published, self.normalized = proto, tokens is None, True
         count = self.model.get_piece_size()
         normal = [i for i in range(count) if not (self.model.is_control(i) or self.model.is_unknown(i))]
         digest = hashlib.sha256("\n".join(map(self.model.id_to_piece, normal)).encode())
@@ -80,7 +81,9 @@ class Pieces:
                              + b"\x18" + bytes([kind]))
         normalizer = _field(1, b"from tokenizer.json") + _field(2, charsmap)
         trainer = b"\x18\x01" + b"\xc0\x02" + _varint(unknown) + b"\xc8\x02" + _NONE + b"\xd0\x02" + _NONE
-        return cls(pieces + _field(2, trainer) + _field(3, normalizer), source, None if usual else list(names))
+        made = cls(pieces + _field(2, trainer) + _field(3, normalizer), source, None if usual else list(names))
+        made.normalized = bool(charsmap)
+        return made
 
 
 def _varint(number: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from uer.tokenizers.pieces import Pieces
 from uer.tokenizers.vocab import Vocab
 
 _SPACE = "\u2581"
+_WHITE = re.compile(r"[^\S\x1c-\x1f]")
 
 
 class XlmRobertaTokenizer(Tokenizer):
@@ -20,7 +22,7 @@ class XlmRobertaTokenizer(Tokenizer):
     def __init__(self, vocab: Vocab, pieces: Pieces) -> None:
         super().__init__(vocab)
         self._model: Any = pieces.model
-        self._ids = pieces.ids
+        self._ids, self._normalized = pieces.ids, pieces.normalized
         self._special = special_finder(vocab)
 
     def encode_raw(self, text: str) -> bytes:
@@ -29,7 +31,8 @@ class XlmRobertaTokenizer(Tokenizer):
             if index % 2:
                 raw.append(self.raw[self._special.id(part)])
             else:
-                ids = self._ids[np.array(self._model.encode(part), dtype=np.int64)]
+                spaced = part if self._normalized else _WHITE.sub(" ", part)
+                ids = self._ids[np.array(self._model.encode(spaced), dtype=np.int64)]
                 raw.append(ids.astype(self.dtype).tobytes())
         return b"".join(raw)
 
