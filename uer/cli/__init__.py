@@ -42,9 +42,8 @@ def command_line() -> str:
 
 def same_tokenizer(args: argparse.Namespace) -> list[str]:
     """The words that make another command read text as this one did."""
-    usual = {"tokenizer": "bert", "vocab_path": None, "merges_path": None, "spm_model_path": None,
-             "do_lower_case": "true"}
-    return [word for name, default in usual.items() if (value := getattr(args, name, None)) not in (None, default)
+    names = ("tokenizer", "vocab_path", "merges_path", "spm_model_path", "do_lower_case")
+    return [word for name in names if (value := getattr(args, name, None)) is not None
             for word in (f"--{name}", str(value))]
 
 

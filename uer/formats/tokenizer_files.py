@@ -28,8 +28,8 @@ def text_beside(path: str | Path) -> list[TextRules]:
         UserError: files that cannot be read, or contradict each other.
     """
     path = Path(path)
-    config = next((file for file in (Path(f"{path}.json"), config_path_for(path)) if file.is_file()), None)
     folder = model_folder(path) if path.is_dir() else path.parent
+    config = next((file for file in (Path(f"{path}.json"), config_path_for(path)) if file.is_file()), None)
     if path.is_dir() or (config is None and (folder / "config.json").is_file()):
         found = rules_of_folder(folder)
         return [] if found is None else [found]
