@@ -239,7 +239,8 @@ class Job:
 
     def _teachers_operations(self, phase: dict[str, Any]) -> float:
         """Of the teacher's forward pass in a step."""
-        step = Step(**{field.name: phase["start"][field.name] for field in fields(Step)})
+        start = phase["start"]
+        step = Step(**{field.name: start[field.name] for field in fields(Step) if field.name in start})
         with open(self.setting.vocab, encoding="utf-8") as vocab:
             tables = {"vocab": sum(1 for _ in vocab), "positions": 0, "segments": 0}
         cost = plain_cost(load_config(config_of(self.setting.teacher)), tables, step)
