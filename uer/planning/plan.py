@@ -201,7 +201,7 @@ def whole_run(args: argparse.Namespace, phases: list[Phase]) -> list[str]:
     others = {"with compactors on activations": costs["on activations"]}
     if alone:
         others = {"not folded": ours + round(alone * (costs["after squeeze"] - costs["student alone"])), **others}
-    compared = "; ".join(f"{how} {amount(number, scale)}, {number / ours:.2g} times as many"
+    compared = "; ".join(f"{how} {amount(number, scale)}, {number / ours:.{1 + (number < 2 * ours)}f} times as many"
                          for how, number in others.items())
     return [f"{steps:,} steps, {when}: {amount(ours, scale)} {scale[1]}FLOP on a process; {compared}",
             "counted: matrix products; memory: tensors, without buffers of kernels and the framework's own"]

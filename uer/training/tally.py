@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import Any
 
@@ -86,6 +87,7 @@ def _kept(learner: WidLearner) -> str:
 
 def forget_memory(device: torch.device) -> None:
     """Give back what is free, and let `memory_gb` start from here."""
+    gc.collect()  # DistributedDataParallel lies in circles
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
