@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import torch
 
+from uer.squeeze.groups import MaskGroup
 from uer.squeeze.master import Master, Moments
 from uer.squeeze.wiring import MaskedTensor, masked_compactors, masked_vectors
 
@@ -33,6 +34,7 @@ class Penalty:
         self.master, self.moments, self.w_step = master, moments, w_step
         self.matrices = self._trained(masked_compactors(master.config.layers_num))
         self.vectors = self._trained(masked_vectors(master.config.layers_num))
+        self._masks: dict[tuple[str, bool], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     def _trained(self, tensors: list[MaskedTensor]) -> list[MaskedTensor]:
         return [tensor for tensor in tensors if self.master.parameters[tensor.name].requires_grad]
@@ -42,18 +44,19 @@ class Penalty:
 
         Masks, not indices: a pass over the whole tensor is far cheaper than gathering columns.
         """
-        masks: dict[tuple[str, bool], tuple[torch.Tensor, torch.Tensor]] = {}
         for tensor in tensors:
             group = self.master.groups[tensor.group]
             parameter = self.master.parameters[tensor.name]
-            if not len(group.dropped) or parameter.shape[tensor.dim] != group.size:
-                continue
-            upright = tensor.dim == 0 and parameter.dim() == 2
-            if (group.name, upright) not in masks:
-                dropped = parameter.new_zeros(group.size).index_fill_(0, group.dropped, 1.0)
-                dropped = dropped[:, None] if upright else dropped
-                masks[group.name, upright] = 1 - dropped, dropped
-            yield parameter, *masks[group.name, upright]
+            if len(group.dropped) and parameter.shape[tensor.dim] == group.size:
+                yield parameter, *self._masks_of(group, tensor.dim == 0 and parameter.dim() == 2)
+
+    def _masks_of(self, group: MaskGroup, upright: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """(kept, dropped), made when the group's masks change."""
+        if self._masks.get((group.name, upright), (None,))[0] is not group.dropped:
+            dropped = self.master.like.new_zeros(group.size).index_fill_(0, group.dropped, 1.0)
+            dropped = dropped[:, None] if upright else dropped
+            self._masks[group.name, upright] = group.dropped, 1 - dropped, dropped
+        return self._masks[group.name, upright][1:]
 
     def before_update(self, step: int) -> None:
         """Called between backward and the optimizer, once per optimizer step (counted from 1)."""
@@ -77,14 +80,23 @@ class PublishedPenalty(Penalty):
                 if compactor.grad is not None:
                     compactor.grad.add_(compactor)
             return
-        masked = self.matrices + self.vectors
         if self.l2_lambda > 1:
-            torch._foreach_mul_([self._moment(self.master.parameters[tensor.name]) for tensor in masked], SURGERY)
-        for parameter, kept, dropped in self.masked(masked):
-            if parameter.grad is not None:
-                parameter.grad.mul_(kept).addcmul_(parameter, dropped, value=min(self.l2_lambda, 1.0))
-            if self.l2_lambda > 1:
-                self._moment(parameter).addcmul_(parameter, dropped, value=(1 - SURGERY) * (self.l2_lambda - 1))
+            torch._foreach_mul_([self._moment(self.master.parameters[tensor.name])
+                                 for tensor in self.matrices + self.vectors], SURGERY)
+        for tensors in (self.matrices, self.vectors):  # a vector's masks have its shape: on a GPU a kernel for all
+            self._replace(list(self.masked(tensors)))
+
+    def _replace(self, masked: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
+        """Put the penalty in the place of dropped entries' gradients."""
+        graded = [(parameter.grad, parameter, *masks) for parameter, *masks in masked if parameter.grad is not None]
+        if graded:
+            gradients, parameters, kept, dropped = zip(*graded)
+            torch._foreach_mul_(gradients, kept)
+            torch._foreach_addcmul_(gradients, parameters, dropped, value=min(self.l2_lambda, 1.0))
+        if self.l2_lambda > 1 and masked:
+            parameters, _, dropped = zip(*masked)
+            torch._foreach_addcmul_([self._moment(parameter) for parameter in parameters], parameters, dropped,
+                                    value=(1 - SURGERY) * (self.l2_lambda - 1))
 
     def _moment(self, parameter: torch.Tensor) -> torch.Tensor:
         return self.moments[parameter]["exp_avg"]
