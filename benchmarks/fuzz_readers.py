@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import importlib.util
+import io
 import json
 import random
 import shutil
@@ -29,6 +31,7 @@ from types import FrameType
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+import folders
 import torch
 import tuning
 from corpora import TOKENS, options, random_corpus, write_vocab
@@ -51,6 +54,7 @@ from uer.tokenizers import build_tokenizer
 from uer.training.checkpoint import load_checkpoint, save_checkpoint
 
 SLOW = 10.0  # seconds
+TEXT = "the unwanted river 你好 café 😀"
 SMALL = ModelConfig(16, 1, 2, 32, 32)
 
 
@@ -121,8 +125,18 @@ def readers(work: Path) -> list[Reader]:
         path = str(folder / "c.bin")
         load_classifier(path, read_card(path), None, None, None, len(TOKENS))
 
+    tokenizers = {"WordPiece": work / "wordpiece", "BPE": folders.roberta(work / "bpe", {"add_prefix_space": True})}
+    if importlib.util.find_spec("sentencepiece"):
+        tokenizers["Unigram"] = folders.unigram(work / "unigram")
+    (work / "wordpiece").mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(work / "hf" / name, work / "wordpiece")
+
+    def spelt(folder: Path) -> None:
+        folders.tokenizer_of(folder).encode(TEXT)
+
     def tokenizer(folder: Path) -> None:
-        build_tokenizer(options(folder)).encode("the unwanted river 你好 café 😀")
+        build_tokenizer(options(folder)).encode(TEXT)
 
     classes = {name: tensor for name, tensor in weights.items() if not name.startswith("target.")}
     for layer, size in (("1", SMALL.hidden_size), ("2", 2)):
@@ -140,6 +154,8 @@ def readers(work: Path) -> list[Reader]:
         *(Reader(f"TSV of {task}", glue, {f"{task}/{kind}.tsv": text}) for task, kinds in lines.items()
           for kind, text in kinds.items()),
         Reader("SQuAD", lambda folder: read_squad(folder / "s.json"), data("s.json")),
+        *(Reader(f"tokenizer, {name}", spelt, {path.name: path.read_bytes() for path in folder.iterdir()})
+          for name, folder in tokenizers.items()),
         Reader("mask file", lambda folder: (read_masks(folder / "masks", 2), list(recorded_masks(folder / "masks"))),
                {"masks": masks.encode()}),
         Reader("checkpoint", lambda folder: load_checkpoint(folder / "m-3"), data("m-3", "m-3.json", "m-3.resume")),
@@ -184,7 +200,7 @@ def attempt(reader: Reader, folder: Path, rng: random.Random | None, say: Callab
     before = {path for path in folder.rglob("*") if path.is_file()}
     reader.counts["inputs"] += 1
     try:
-        with limited():
+        with limited(), contextlib.redirect_stdout(io.StringIO()):
             reader.read(folder)
         reader.counts["read"] += 1
         return
@@ -215,7 +231,8 @@ def keep(path: Path) -> Path:
 
 def fuzz(inputs: int, seed: int, work: Path, say: Callable[[str], object] = print) -> list[Reader]:
     """`inputs` of them, in turn over all readers."""
-    found = readers(work / "right")
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = readers(work / "right")
     for reader in found:
         attempt(reader, work / "input", None, say)
         assert reader.counts["read"] == 1, f"{reader.name}: its right files are not read"

@@ -18,6 +18,7 @@ from uer.tokenizers.pieces import Pieces
 from uer.tokenizers.vocab import AddedToken, tokens_by_id
 
 SPACE = "\u2581"
+LARGEST = 1e38  # score of a piece: sentencepiece keeps them in float32
 
 
 class Parsed(NamedTuple):
@@ -39,8 +40,11 @@ class TokenizerJson:
 
     def added(self) -> list[AddedToken]:
         """The added tokens, special ones among them."""
+        entries = self.data.get("added_tokens") or []
+        if not isinstance(entries, list):
+            raise self._not_here(f"added_tokens {entries!r}")
         return [added_token(entry, entry.get("id") if isinstance(entry, dict) else None, str(self.path))
-                for entry in self.data.get("added_tokens") or []]
+                for entry in entries]
 
     def bert_settings(self) -> dict[str, Any]:
         """Case, accents, ideographs, where the file has BERT's normalisation; else nothing."""
@@ -109,6 +113,7 @@ class TokenizerJson:
         try:
             pieces = [(str(piece), float(score)) for piece, score in vocab]  # type: ignore[union-attr]
             assert 0 <= unknown < len(pieces)  # type: ignore[operator]
+            assert all(abs(score) < LARGEST for _, score in pieces)
         except (TypeError, ValueError, AssertionError):
             raise self._not_here("a Unigram model without pieces, scores and unk_id") from None
         controls = {token.content for token in self.added()}
@@ -117,8 +122,7 @@ class TokenizerJson:
 
     def _charsmap(self) -> bytes:
         """Sentencepiece's compiled normalisation; nothing else may stand beside it but the joining of spaces."""
-        normalizer = self.data.get("normalizer") or {}
-        steps = normalizer.get("normalizers", []) if normalizer.get("type") == "Sequence" else [normalizer]
+        steps = self._steps("normalizer", "normalizers")
         maps = [step.get("precompiled_charsmap") for step in steps if step.get("type") == "Precompiled"]
         others = [step for step in steps if step and step.get("type") != "Precompiled" and not _joins_spaces(step)]
         if others or len(maps) > 1:
@@ -129,8 +133,7 @@ class TokenizerJson:
             raise self._not_here("a normalisation that is not base64") from None
 
     def _splits_like_sentencepiece(self) -> bool:
-        before = self.data.get("pre_tokenizer") or {}
-        steps = before.get("pretokenizers", []) if before.get("type") == "Sequence" else [before]
+        steps = self._steps("pre_tokenizer", "pretokenizers")
         kinds = [step.get("type") for step in steps]
         last = steps[-1] if steps else {}
         return (kinds in (["Metaspace"], ["WhitespaceSplit", "Metaspace"]) and last.get("replacement", SPACE) == SPACE
@@ -144,8 +147,17 @@ class TokenizerJson:
             raise self._not_here(f"{name} {part!r}")
         return part
 
+    def _steps(self, name: str, under: str) -> list[dict[str, Any]]:
+        """The parts of a sequence, or the one part that there is."""
+        part = self._part(name)
+        steps = part.get(under, []) if part.get("type") == "Sequence" else [part]
+        if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+            raise self._not_here(f"{name} {part!r}")
+        return steps
+
     def _type(self, name: str) -> str | None:
-        return self._part(name).get("type")
+        kind = self._part(name).get("type")
+        return kind if kind is None or isinstance(kind, str) else repr(kind)
 
     def _expect(self, part: str, kind: str) -> None:
         if self._type(part) != kind:
