@@ -1,0 +1,114 @@
+"""scripts/drop_layers.py: fewer layers, made up for by those below them; nothing dropped is the teacher."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from bench import CONFIG, make_bench
+from commands import call, refused
+from corpora import TOKENS
+
+from uer.calibration.depth import check_layers, shorten
+from uer.calibration.student import calibration_batches
+from uer.config import ModelConfig
+from uer.data.dataset import Dataset
+from uer.errors import UserError
+from uer.formats import load_model
+from uer.models.bert import Bert, from_scratch
+from uer.parallel.collectives import Place
+
+DEEP = ModelConfig(hidden_size=32, layers_num=4, heads_num=2, feedforward_size=64, max_seq_length=32)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return make_bench(tmp_path_factory.mktemp("depth"))
+
+
+@pytest.fixture(scope="module")
+def batches(bench):
+    return calibration_batches(Dataset.open([str(bench / "dynamic.pt")]), 3, 5, Place(0, 1, torch.device("cpu")))
+
+
+def lively(config: ModelConfig = DEEP) -> Bert:
+    """A random teacher in float64 whose layers do something."""
+    teacher = from_scratch(config, len(TOKENS), seed=2).double().eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for layer in teacher.encoder.layers():
+            for linear in (*layer.self_attn.linears(), layer.feed_forward.linear_1, layer.feed_forward.linear_2):
+                linear.weight.normal_(0, 0.3, generator=generator)
+    return teacher
+
+
+def states(model: Bert, layers, batches) -> torch.Tensor:
+    """Last states of the real tokens."""
+    model = copy.deepcopy(model)
+    model.encoder.transformer = torch.nn.ModuleList(layers)
+    with torch.no_grad():
+        return torch.cat([model.hidden_states(batch.src, batch.seg)[batch.seg > 0] for batch in batches])
+
+
+def test_nothing_dropped_is_the_teacher(batches):
+    teacher = lively()
+    same = shorten(teacher, batches, 4)
+    assert same.kept == [0, 1, 2, 3]
+    expected, found = (states(teacher, layers, batches) for layers in (teacher.encoder.layers(), same.layers))
+    assert torch.equal(found, expected)
+
+
+def test_a_layer_that_does_next_to_nothing_is_found_and_not_missed(batches):
+    """Layer 2 adds nothing to what layer 1 gives, so it leaves, and layer 1 has nothing to make up for."""
+    teacher = lively()
+    with torch.no_grad():
+        idle = teacher.encoder.layers()[2]
+        for linear in (idle.self_attn.final_linear, idle.feed_forward.linear_2):
+            linear.weight.zero_()
+            linear.bias.zero_()
+    shorter = shorten(teacher, batches, 3)
+    assert shorter.kept == [0, 1, 3]
+    expected, found = (states(teacher, layers, batches) for layers in (teacher.encoder.layers(), shorter.layers))
+    assert (found - expected).abs().max() < 1e-6  # LayerNorm's eps
+
+
+@pytest.mark.parametrize("keep", [[0, 2], [0, 3], [0]])
+def test_made_up_for_is_nearer_than_left_out(batches, keep: list[int]):
+    teacher = lively()
+    all_layers = teacher.encoder.layers()
+    whole = states(teacher, all_layers, batches)
+    fitted = states(teacher, shorten(teacher, batches, len(keep), keep).layers, batches)
+    left_out = states(teacher, [all_layers[i] for i in keep], batches)
+    assert (fitted - whole).square().sum() < 0.9 * (left_out - whole).square().sum()
+
+
+def test_what_cannot_be_kept():
+    for target, keep, message in ((5, None, "--target_layers 5: must be from 1 to the teacher's 4"),
+                                  (0, None, "--target_layers 0"), (None, [1, 2], "the lowest always stays"),
+                                  (None, [0, 4], "others up to 3"), (None, [0, 2, 1], "ascending"),
+                                  (3, [0, 2], "--keep_layers names 2 layers, --target_layers is 3")):
+        with pytest.raises(UserError, match=message):
+            check_layers(4, target, keep)
+    check_layers(4, 2, [0, 3])
+
+
+def options(bench, *more) -> list:
+    return ["scripts/drop_layers.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path",
+            bench / "config.json", "--dataset_path", bench / "dynamic.pt", "--output_model_path", bench / "short.bin",
+            *more]
+
+
+def test_a_teacher_like_any_other(bench, capsys):
+    call(*options(bench, "--target_layers", 1))
+    assert "layers 0 of 2 stay; on the text that they were fitted to" in capsys.readouterr().out
+    assert json.loads((bench / "short_config.json").read_text())["layers_num"] == 1
+    short = load_model(bench / "short.bin", config=None, vocab_size=len(TOKENS))
+    assert short.config.layers_num == 1 and short.config.hidden_size == CONFIG.hidden_size
+
+
+def test_refusals_write_nothing(bench, capsys):
+    (bench / "short.bin").unlink(missing_ok=True)
+    assert "is needed: how many layers stay" in refused(capsys, bench, *options(bench))
+    assert "must be from 1 to the teacher's 2" in refused(capsys, bench, *options(bench, "--target_layers", 3))
