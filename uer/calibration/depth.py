@@ -206,5 +206,7 @@ def drop_layers(args: argparse.Namespace) -> list[str]:
         pending.add(config_path_for(output)).write_text(config_text(found, tensors, "published", text),
                                                         encoding="utf-8")
         pending.publish()
-    return [*lines, f"layers {' '.join(map(str, shorter.kept))} of {model.config.layers_num} stay; on the text that they "
-            f"were fitted to, predictions of masked tokens are {shorter.lost:.3f} nats from the teacher's"]
+    kept = " ".join(map(str, shorter.kept))
+    kept = " ".join(map(str, shorter.kept))
+    return [*lines, f"layers {kept} of {model.config.layers_num} stay; on the text that they were fitted to, "
+            f"predictions of masked tokens are {shorter.lost:.3f} nats from the teacher's"]
