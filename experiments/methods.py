@@ -78,6 +78,8 @@ METHODS = (  # by importance: a table that is cut off is a smaller table
     Method("from scratch", "scratch", (), ("1e-3", "5e-4")),
     Method("published start, head", "teacher", (*PUBLISHED, *FOLDED), ("1e-4", "2e-4"), "head"),
     Method("published start, dim, not folded", "teacher", PUBLISHED, ("1e-4",)),
+    Method("published start, dim, over 40 % of the run", "teacher",
+           (*PUBLISHED, "--penalty", "fade", "--mask_schedule_share", "0.4"), ("1e-4",)),
     Method("calibrated, compactors and teacher", "teacher", CALIBRATED, ("2e-5", "5e-5")),
     Method("published start, dim, published penalty", "teacher",
            (*PUBLISHED, *FOLDED, "--l2_lambda", "100", "--mask_schedule_share", "0.25"), ("1e-4",)),

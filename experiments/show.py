@@ -114,11 +114,14 @@ def scores(tuned: Iterable[Line]) -> dict[str, dict[str, list[float]]]:
                    for task, rates in tasks.items()} for name, tasks in found.items()}
 
 
+def shared(found: dict[str, dict[str, list[float]]]) -> list[str]:
+    """The tasks on which every model has been fine-tuned: what a mean is taken over."""
+    return [task for task in TASKS if all(task in tasks for tasks in found.values())]
+
+
 def mean_score(tasks: dict[str, list[float]], counted: Sequence[str]) -> float | None:
-    """Mean over the tasks of the medians; None where one is missing."""
-    if not counted or any(task not in tasks for task in counted):
-        return None
-    return statistics.mean(statistics.median(tasks[task]) for task in counted)
+    """Mean over some tasks of the medians; None where there is none."""
+    return None if not counted else statistics.mean(statistics.median(tasks[task]) for task in counted)
 
 
 def titles(runs: Sequence[Line]) -> dict[str, str]:
@@ -135,16 +138,17 @@ def glue_table(runs: Sequence[Line], tuned: Sequence[Line]) -> str:
     """Scores after fine-tuning: median, lowest and highest of the seeds."""
     found, names = scores(tuned), titles(runs)
     tasks = [task for task in TASKS if any(task in model for model in found.values())]
-    teacher = mean_score(found.get(TEACHER, {}), tasks)
+    common = shared(found)
+    teacher = mean_score(found[TEACHER], common) if TEACHER in found else None
     lines = []
     for name, title in names.items():
         if name not in found:
             continue
         cells = [median(found[name][task]) if task in found[name] else "" for task in tasks]
-        mean = mean_score(found[name], tasks)
+        mean = mean_score(found[name], common)
         share = f"{100 * mean / teacher:.1f}" if mean is not None and teacher else ""
         lines.append([title, *cells, "" if mean is None else f"{mean:.1f}", share])
-    return markdown(["model", *tasks, "mean", "of the teacher's %"], lines)
+    return markdown(["model", *tasks, f"mean of {', '.join(common) or 'none'}", "of the teacher's %"], lines)
 
 
 def median(values: Sequence[float]) -> str:
