@@ -71,7 +71,8 @@ def glue(path: Path, runs: Sequence[Line], tuned: Sequence[Line]) -> None:
     tasks = shared(found)
     if not tasks:
         return
-    bars = {title: mean_score(found[name], tasks) for name, title in names.items() if name in found}
+    bars = {title: mean for name, title in names.items() if name in found
+            if (mean := mean_score(found[name], tasks)) is not None}
     ours = {names[run["name"]] for run in runs if run.get("method") in OURS and run["name"] in found}
     with style():
         figure, axes = pyplot.subplots(figsize=(9, 0.34 * len(bars) + 1.3), layout="constrained")
