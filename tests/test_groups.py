@@ -178,7 +178,7 @@ def test_a_target_that_does_not_fit_is_refused(target: int, strategy: str, words
 
 def test_a_feedforward_that_does_not_scale_is_refused():
     with pytest.raises(UserError, match="feedforward_size 100 × 12 / 768"):
-        check_target(ModelConfig(768, 2, 12, 100), 12, "dim")
+        build_groups(ModelConfig(768, 2, 12, 100), 12, "dim")
 
 
 @pytest.mark.parametrize(("target", "strategy"), [(12, "dim"), (516, "dim"), (768, "dim"), (64, "head"), (768, "head")])

@@ -204,6 +204,7 @@ def test_a_lost_loss_ends_the_run_before_its_update(bench, tmp_path, monkeypatch
         return (loss, sums) if step < 4 else (loss * float("nan"), sums * float("nan"))
 
     trainer.objective = lost
+    trainer.replica = trainer._wire()
     with pytest.raises(UserError, match=r"the loss is nan at step 4; .* no weight was updated with it\. Look at .*"
                                         r"learning_rate 7\.41e-04.*--max_grad_norm, then start again"):
         trainer.train()
@@ -272,7 +273,7 @@ def test_composition_has_its_own_precision(bench, tmp_path, monkeypatch, more, i
     monkeypatch.chdir(tmp_path)
     trainer, _ = build(options(bench, *WID, *more, total_steps=2))
     seen = []
-    for thing, name in ((trainer.learner, "prepare"), (trainer.learner, "finish"), (trainer, "objective")):
+    for thing, name in ((trainer.learner, "prepare"), (trainer.learner, "finish"), (trainer.replica, "loss")):
         inner = getattr(thing, name)
 
         def noting(*args, inner=inner, name=name):
@@ -285,7 +286,7 @@ def test_composition_has_its_own_precision(bench, tmp_path, monkeypatch, more, i
         trainer.step(1, trainer.batches.stream(), 1.0)
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert seen == [("prepare", inside), ("objective", "medium"), ("finish", inside)]
+    assert seen == [("prepare", inside), ("loss", "medium"), ("finish", inside)]
 
 
 @pytest.mark.parametrize(("device", "half", "asked", "compose"), [
@@ -302,7 +303,7 @@ def test_one_line_tells_what_matters_and_histograms_come_on_demand(bench, tmp_pa
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.chdir(tmp_path)
-    run(options(bench, *WID, total_steps=4, report_steps=2, tb_path="logs", tb_histograms_steps=3))
+    run(options(bench, *WID, total_steps=4, w_step=100, report_steps=2, tb_path="logs", tb_histograms_steps=3))
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("step 2/4"))
     assert re.fullmatch(r"step 2/4 \| loss \d\.\d+ \| accuracy \d+\.\d % \| [\d,]+ tokens/s \| kept hidden 32 ffn 64 "
                         r"mlm 32 \| largest dropped 0\.0e\+00 \| \d\.\d GB \| 0:00:\d\d left", line)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from pathlib import Path
+
+from uer.system import count_peak_anew
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of mallopt(3)
-COUNT_ANEW = "5"  # for /proc/self/clear_refs: the peak of the resident memory is what is resident now
 UNTRIMMED = 1 << 30
 EVERYTHING = -1
 GROWTH = 1 << 24
@@ -37,4 +37,4 @@ def give_memory_back() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text(COUNT_ANEW)
+    count_peak_anew()
