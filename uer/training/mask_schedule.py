@@ -1,10 +1,9 @@
-"""How fast dimensions leave: what a run takes where nothing is said, and a word where its schedule cannot work.
+"""How fast dimensions leave, and at what rates: what a run takes where nothing is said, and a word on what cannot work.
 
-What a dimension said is lost unless the others learn to say it while it leaves. Two points are measured, both at rates
-of 1e-4: with 12 steps an interval a student ends where one from scratch does, with 31 it never leaves the teacher's
-level. To other rates they are carried over by the distance that the compactors can move while the masks grow, the sum
-of their rates, since an AdamW step moves a weight by about its rate whatever the gradient: 0.02 is too little, 0.05 is
-enough.
+Two things lose what the teacher knew. Too few steps between mask updates: with 12 the others cannot take over what a
+dimension said, with 31 they can. And too large a rate: the first steps of AdamW without bias correction are three times
+the rate for every entry alike, through all compactors of all layers, and a teacher that has learned what it can is
+gone within 20 steps at 1e-4, before any mask, while it hardly notices 2e-5 (`experiments/RESULTS.md`).
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from uer.training.optimizers import schedule
 PUBLISHED: dict[str, Any] = {"w_step": 500, "penalty": "published", "l2_lambda": 20.0, "learning_rate": 2e-5,
                              "compactor_learning_rate": 5e-5}
 SCHEDULE = ("w_step", "mask_schedule_share", "penalty", "l2_lambda")  # options, each of which sets about a schedule
-RATE, W_STEP = 1e-4, 31  # a schedule that is known to work
-TOO_NEAR = 0.03  # a distance between what is enough and what is not
+RATE, W_STEP = 2e-5, 31  # known to work
+TOO_FEW, TOO_HIGH = 20, 5e-5  # steps between mask updates below which, and rate above which, nothing is known to
 SWING = 0.1  # share of its size by which a masked entry may overshoot zero before a run is warned
 
 
@@ -69,22 +68,24 @@ def warn_of_schedule(args: argparse.Namespace, groups: dict[str, MaskGroup], rep
         return
     factor = schedule(args.scheduler, args.total_steps, args.warmup)
     rates = [args.compactor_learning_rate * factor(t) for t in range(args.total_steps)]
-    if any(group.target < group.size for group in groups.values()) and sum(rates[:last]) < TOO_NEAR:
-        reports.say(_too_fast(args, intervals, sum(rates[:last])))
-    elif args.penalty == "published":
+    if any(group.target < group.size for group in groups.values()):
+        if args.w_step < TOO_FEW:
+            reports.say(_too_fast(args, intervals))
+        if max(args.learning_rate, args.compactor_learning_rate) > TOO_HIGH:
+            reports.say(f"warning: --learning_rate {args.learning_rate:g} and --compactor_learning_rate "
+                        f"{args.compactor_learning_rate:g}: above {TOO_HIGH:g} a well trained teacher is lost before "
+                        f"the first dimension leaves; {RATE:g} would do")
+    if args.penalty == "published":
         _warn_of_decay(args, rates, last, reports)
 
 
-def _too_fast(args: argparse.Namespace, intervals: int, distance: float) -> str:
+def _too_fast(args: argparse.Namespace, intervals: int) -> str:
     """The warning, with the number that would do."""
-    enough = round(args.w_step * RATE * W_STEP * intervals / max(distance, RATE))
-    if enough * intervals * 2 <= args.total_steps:
-        cure = f"a --w_step of {enough:,}"
-    else:
-        cure = f"--total_steps of {2 * enough * intervals:,} with a --w_step of {enough:,}"
-    return (f"warning: dimensions leave faster than the others can take over: in {intervals} intervals of "
-            f"{args.w_step:,} steps at --compactor_learning_rate {args.compactor_learning_rate:g}; {cure} would do, or "
-            f"--compactor_init calibrated, which needs no schedule")
+    cure = f"a --w_step of {W_STEP}"
+    if W_STEP * intervals * 2 > args.total_steps:
+        cure = f"--total_steps of {2 * W_STEP * intervals:,} with {cure}"
+    return (f"warning: dimensions leave faster than the others can take over, every {args.w_step:,} steps; {cure} "
+            f"would do, or --compactor_init calibrated, which needs no schedule")
 
 
 def _warn_of_decay(args: argparse.Namespace, rates: list[float], last: int, reports: Reports) -> None:
