@@ -71,10 +71,15 @@ def test_a_schedule_that_is_too_fast_is_told_what_would_do_and_that_does():
 
 def test_rates_that_lose_a_teacher_are_told_what_would_do():
     args, _ = settled("--total_steps", "2000", "--learning_rate", "1e-4")
+    assert args.bias_correction and not warnings_of(args)
+    args, _ = settled("--total_steps", "2000", "--w_step", "31", "--learning_rate", "1e-4", "--penalty", "fade",
+                      "--warmup", "0.01")
     line, = warnings_of(args)
-    assert "--learning_rate 0.0001 and --compactor_learning_rate 2e-05" in line and "2e-05 would do" in line
-    args.learning_rate = 5e-5
+    assert "--learning_rate 0.0001 and --compactor_learning_rate 5e-05" in line and "--bias_correction true" in line
+    args.bias_correction = True
     assert not warnings_of(args)
+    slow, _ = settled("--total_steps", "400000", "--w_step", "500", "--learning_rate", "1e-4", "--warmup", "0.01")
+    assert not slow.bias_correction and not any("warm-up" in line for line in warnings_of(slow))
 
 
 def test_a_run_too_short_for_any_schedule_is_told_so():
@@ -89,5 +94,5 @@ def test_a_run_too_short_for_any_schedule_is_told_so():
 def test_a_run_is_warned_of_settings_that_cannot_work(rate, penalty, total, word):
     args, _ = settled("--w_step", "70", "--compactor_learning_rate", rate, "--total_steps", str(total),
                       "--scheduler", "constant", "--penalty", penalty)
-    said = [line for line in warnings_of(args) if "is lost before" not in line]
+    said = [line for line in warnings_of(args) if "warm-up" not in line]
     assert [word in line for line in said] == ([True] if word else [])

@@ -89,10 +89,13 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
                             "(default: identity)")
     group.add_argument("--compactor_learning_rate", type=float, metavar="LR",
                        help="of the compactors (default: 5e-5, but see --w_step)")
+    group.add_argument("--bias_correction", choices=("true", "false"),
+                       help="whether AdamW corrects the bias of its moments, without which its first hundreds of steps "
+                            "are several times the rate (default: false, as published, but see --w_step)")
     group.add_argument("--w_step", type=int, metavar="N",
                        help="steps between mask updates (default: 500; where none of --w_step, --mask_schedule_share, "
                             "--penalty and --l2_lambda is given: masks that fade, over a quarter of the run or half of "
-                            "a short one, with rates of 1e-4)")
+                            "a short one, with rates of 2e-5 and --bias_correction true)")
     group.add_argument("--mask_schedule_share", type=float, metavar="SHARE",
                        help="sets --w_step so that the mask schedule takes this share of total_steps")
     group.add_argument("--mask_scores", choices=MASK_SCORES, default="norm",

@@ -23,7 +23,7 @@ from uer.formats.storage import (
     write_json,
     written_sha256,
 )
-from uer.training.optimizers import AdamW
+from uer.training.optimizers import LONG_AGO, MOMENTS, AdamW
 
 FORMAT = 1
 RESUME = {"format", "step", "optimizer"}  # and what else a learner has to go on from
@@ -156,8 +156,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def optimizer_state(named: list[tuple[str, torch.nn.Parameter]], optimizer: AdamW) -> dict[str, Any]:
-    """Adam's moments by parameter name."""
-    return {name: {key: optimizer.state[parameter][key].cpu() for key in ("exp_avg", "exp_avg_sq")}
+    """Adam's moments by parameter name, and the steps that they come from."""
+    return {name: {key: optimizer.state[parameter][key].cpu() for key in MOMENTS}
             for name, parameter in named if parameter in optimizer.state}
 
 
@@ -169,5 +169,5 @@ def restore_optimizer(state: dict[str, Any], named: list[tuple[str, torch.nn.Par
             continue
         if name not in state or state[name]["exp_avg"].shape != parameter.shape:
             raise UserError(f"--resume: the checkpoint has no optimizer state for {name}; was it another kind of run?")
-        for key in ("exp_avg", "exp_avg_sq"):
-            optimizer.state[parameter][key].copy_(state[name][key])
+        for key in MOMENTS:
+            optimizer.state[parameter][key].copy_(state[name].get(key, LONG_AGO))  # older ones have no step

@@ -61,7 +61,7 @@ def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
 
     named = [(name, parameter) for name, parameter in model.named_parameters()]
     return PlainLearner(model, AdamW(parameter_groups(named, learning_rate, special,
-                                                      special_kind="head_learning_rate")))
+                                                      special_kind="head_learning_rate"), args.bias_correction))
 
 
 def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
@@ -110,7 +110,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
             parameter.requires_grad_("compactor" in name)
     optimizer = AdamW(parameter_groups(master.named_parameters(), args.learning_rate,
                                        lambda name: args.compactor_learning_rate if "compactor" in name else None,
-                                       special_kind="compactor_learning_rate"))
+                                       special_kind="compactor_learning_rate"), args.bias_correction)
     penalty = build_penalty(args.penalty, master, optimizer.state, args.w_step, args.l2_lambda)
     tolerance = None if args.no_squeeze else args.squeeze_tolerance
     scores = build_scores(args.mask_scores, master)

@@ -1,9 +1,10 @@
 """How fast dimensions leave, and at what rates: what a run takes where nothing is said, and a word on what cannot work.
 
 Two things lose what the teacher knew. Too few steps between mask updates: with 12 the others cannot take over what a
-dimension said, with 31 they can. And too large a rate: the first steps of AdamW without bias correction are three times
-the rate for every entry alike, through all compactors of all layers, and a teacher that has learned what it can is
-gone within 20 steps at 1e-4, before any mask, while it hardly notices 2e-5 (`experiments/RESULTS.md`).
+dimension said, with 31 they can. And first steps that are too large: without bias correction, as published, step t of
+AdamW is 1 / √(1 − 0.999ᵗ) times the rate, tenfold at t = 10 and threefold at t = 100, which a warm-up of thousands of
+steps hides and one of 50 does not. At 1e-4 a teacher that has learned what it can is gone within 20 steps, before any
+mask; with the bias corrected it hardly notices (`experiments/RESULTS.md`).
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from uer.squeeze.penalty import simulate_decay
 from uer.training.optimizers import schedule
 
 PUBLISHED: dict[str, Any] = {"w_step": 500, "penalty": "published", "l2_lambda": 20.0, "learning_rate": 2e-5,
-                             "compactor_learning_rate": 5e-5}
+                             "compactor_learning_rate": 5e-5, "bias_correction": False}
 SCHEDULE = ("w_step", "mask_schedule_share", "penalty", "l2_lambda")  # options, each of which sets about a schedule
 RATE, W_STEP = 2e-5, 31  # known to work
-TOO_FEW, TOO_HIGH = 20, 5e-5  # steps between mask updates below which, and rate above which, nothing is known to
+TOO_FEW = 20  # steps between mask updates; with 12 nothing is kept
+EARLY, TOO_HIGH = 20, 2e-5  # rate at that step, without bias correction, at which a teacher is lost
 SWING = 0.1  # share of its size by which a masked entry may overshoot zero before a run is warned
 
 
@@ -42,7 +44,9 @@ def settle(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> str:
         chosen["penalty"] = "fade"
         if masked:
             chosen |= {"w_step": fitting_w_step(groups, args.total_steps), "learning_rate": RATE,
-                       "compactor_learning_rate": RATE}
+                       "compactor_learning_rate": RATE, "bias_correction": True}
+    if isinstance(args.bias_correction, str):
+        args.bias_correction = args.bias_correction == "true"
     worked_out = "mask_schedule_share" in said or (masked and not said)
     for name, value in chosen.items():
         if getattr(args, name) is None:
@@ -71,10 +75,12 @@ def warn_of_schedule(args: argparse.Namespace, groups: dict[str, MaskGroup], rep
     if any(group.target < group.size for group in groups.values()):
         if args.w_step < TOO_FEW:
             reports.say(_too_fast(args, intervals))
-        if max(args.learning_rate, args.compactor_learning_rate) > TOO_HIGH:
-            reports.say(f"warning: --learning_rate {args.learning_rate:g} and --compactor_learning_rate "
-                        f"{args.compactor_learning_rate:g}: above {TOO_HIGH:g} a well trained teacher is lost before "
-                        f"the first dimension leaves; {RATE:g} would do")
+        rate = max(args.learning_rate, args.compactor_learning_rate)
+        if not args.bias_correction and rate * factor(EARLY) > TOO_HIGH:
+            reports.say(f"warning: a warm-up this short at --learning_rate {args.learning_rate:g} and "
+                        f"--compactor_learning_rate {args.compactor_learning_rate:g} loses what a well trained teacher "
+                        f"knows before the first dimension leaves; --bias_correction true would do, with rates of "
+                        f"{RATE:g}")
     if args.penalty == "published":
         _warn_of_decay(args, rates, last, reports)
 

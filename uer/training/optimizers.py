@@ -20,6 +20,7 @@ BETAS = (0.9, 0.999)
 EPS = 1e-6
 NO_DECAY = ("bias", "gamma", "beta")
 LONG_AGO = float(2**30)
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what is kept of each parameter
 
 
 class AdamW:

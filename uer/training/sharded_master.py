@@ -27,6 +27,7 @@ from uer.squeeze.master import Master
 from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes
 from uer.training.checkpoint import optimizer_state
 from uer.training.learner import State
+from uer.training.optimizers import MOMENTS
 from uer.training.wid_learner import WidLearner
 
 ALIGNED = 64  # numbers: where the tensors of a transfer begin, so that kernels can read them in whole words
@@ -205,7 +206,7 @@ class ShardedLearner(WidLearner):
         flat = gather(flat, self.master.like.device)
         whole: dict[str, Any] = {}
         for name in self.master.parameters:
-            pair = {key: flat[f"{key} {name}"] for key in ("exp_avg", "exp_avg_sq") if f"{key} {name}" in flat}
+            pair = {key: flat[f"{key} {name}"] for key in MOMENTS if f"{key} {name}" in flat}
             if pair:
                 whole[name] = pair
         return {name: tensors[name] for name in self.master.parameters if name in tensors}, {"optimizer": whole,
