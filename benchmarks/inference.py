@@ -23,7 +23,7 @@ import torch
 from uer.conversion.merge import probe_batch, student_model
 from uer.errors import UserError, run_script
 from uer.formats import load_model
-from uer.formats.onnx_export import INPUTS, OnnxModel, check_packages, quantise, write_onnx
+from uer.formats.onnx_export import INPUTS, Interface, OnnxModel, check_packages, quantise, write_onnx
 from uer.models.bert import Bert
 
 Way = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -55,7 +55,7 @@ def onnx_files(model: Bert, folder: str) -> dict[str, Path]:
         return {}
     files = {"student, ONNX": Path(folder) / "student.onnx", "student, int8": Path(folder) / "student-int8.onnx"}
     whole = Path(folder) / "whole.onnx"
-    write_onnx(whole, model, *probe_batch(model.sizes.vocab, model.sizes.positions))
+    write_onnx(whole, Interface(model), *probe_batch(model.sizes.vocab, model.sizes.positions))
     import onnx.utils
 
     onnx.utils.extract_model(str(whole), str(files["student, ONNX"]), list(INPUTS), ["last_hidden_state"])

@@ -82,7 +82,7 @@ def trained(folder: Path, strategy: str, target: int = 64, *, dropped: float = 1
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.03)
         for group in groups.values():
             group.set_keep(group.choose(master.scores(group), k))
-        for tensor in masked_compactors(config.layers_num):
+        for tensor in masked_compactors(config):
             index = groups[tensor.group].dropped
             if len(index):
                 master.parameters[tensor.name].index_fill_(tensor.dim, index, dropped)

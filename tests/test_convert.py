@@ -184,7 +184,7 @@ def test_a_group_that_follows_hidden_may_be_absent(tmp_path: Path, monkeypatch, 
     with pytest.raises(UserError, match=r"attention\.1 .* is not there"):  # its own scores say otherwise
         without(case.masks, "1.self_attn")
         convert(monkeypatch, *case.options(tmp_path / "s.bin"))
-    for tensor in masked_compactors(2):
+    for tensor in masked_compactors(case.config):
         if tensor.group == "attention.1":
             case.state[tensor.name] = torch.eye(128).index_fill(tensor.dim, case.groups["hidden"].dropped, 1e-7)
     torch.save(case.state, case.checkpoint)

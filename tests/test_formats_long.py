@@ -41,7 +41,7 @@ def test_hidden_states_are_those_of_transformers(teacher: Path):
     loaded = load_model(teacher, config=None, vocab_size=30522, allow_missing_head=True)
     assert text_beside(teacher)[0].lower_case is True and loaded.head_made
     src, seg = probe_batch(30522, 512)
-    theirs = stock.outputs(teacher, src, seg, hidden=True)
+    theirs = stock.outputs(teacher, src, seg, "states")
     with torch.no_grad():
         ours = student_model(loaded.config, loaded.weights).hidden_states(src, seg).flatten(0, 1)
     assert (ours - theirs)[(seg > 0).flatten()].abs().max() < 1e-5

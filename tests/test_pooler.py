@@ -11,13 +11,15 @@ from test_convert import convert
 from test_merge import CASES, merged, mid_training
 from tuning import pooler
 
-from uer.calibration.pooler import COLUMNS, shift_pooler, squeeze_pooler
+from uer.calibration.pooler import shift_pooler, squeeze_pooler
 from uer.conversion.merge import merge
 from uer.finetuning.heads import build_classifier, load_encoder
 from uer.formats import load_model, shapes
 from uer.formats.export import save_uer
+from uer.squeeze.wiring import state_columns
 
 WEIGHT, BIAS = shapes.POOLER
+COLUMNS = state_columns("mlm")
 
 
 def rows_of(student: dict[str, torch.Tensor], whole: dict[str, torch.Tensor]) -> list[int]:

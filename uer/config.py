@@ -13,6 +13,8 @@ from uer.arguments import checked
 from uer.errors import UserError
 from uer.files import read_object
 
+TARGETS = ("mlm", "states", "cls", "tokens")  # what stands on the encoder, see `uer.targets`
+POOLINGS = ("mean", "max", "first", "last")
 ACTIVATION_NAMES = ("gelu", "gelu_fast", "relu", "silu", "tanh")
 LAYERNORM_EPS = {"uer": 1e-6, "huggingface": 1e-12}
 ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_fast", "gelu_fast": "gelu_fast",
@@ -33,10 +35,12 @@ OF_BERT: dict[str, list[Any]] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What a config JSON says about a BERT. UER's keys; `layernorm*`, `tie_weights` and `mlm_size` are ours.
+    """What a config JSON says about a BERT. UER's keys; `layernorm*`, `tie_weights` and from `mlm_size` on are ours.
 
     `layernorm` is the form of the denominator (see `uer.layers.layer_norm`): `uer` for UER's own models, `huggingface`
-    for models that were trained there. `mlm_size` is the width of the MLM head's features (None: hidden_size).
+    for models that were trained there. `mlm_size` is the width of the features inside the target, MLM's or a
+    classifier's (None: hidden_size). `target` is one of `TARGETS`; `pooling` is how `states` and `cls` make one vector
+    of a text; all but MLM have `outputs` numbers for each, which `labels` names.
     """
 
     hidden_size: int
@@ -50,10 +54,14 @@ class ModelConfig:
     layernorm_eps: float = 1e-6
     tie_weights: bool = False
     mlm_size: int | None = None
+    target: str = "mlm"
+    pooling: str = "mean"
+    outputs: int = 0
+    labels: tuple[str, ...] = ()
 
     @property
     def mlm_width(self) -> int:
-        """Features of the MLM head, before the vocabulary."""
+        """Features inside the target, before the vocabulary or the classes."""
         return self.mlm_size or self.hidden_size
 
     @property
@@ -77,8 +85,11 @@ class ModelConfig:
         ours = {key: fields.pop(key) for key in ("layernorm", "layernorm_eps", "tie_weights", "mlm_size")}
         if self.mlm_size is None:
             del ours["mlm_size"]
+        target = {key: fields.pop(key) for key in ("pooling", "outputs", "labels")}
+        if self.target != "mlm":
+            ours |= {**target, "labels": list(self.labels)}
         uer = {"emb_size": self.hidden_size, **fields, "data_processor": "mlm", "embedding": "word_pos_seg",
-               "encoder": "transformer", "target": "mlm"}
+               "encoder": "transformer", "target": self.target}
         return {**uer, **ours}
 
     def to_json(self) -> str:
@@ -129,6 +140,7 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
         problems.append(f"mlm_size is {values['mlm_size']!r}, a positive whole number is needed")
     if values["tie_weights"] and values["mlm_size"] not in (None, values["hidden_size"]):
         problems.append(f"mlm_size {values['mlm_size']} differs from hidden_size, so tie_weights cannot be true")
+    values |= _target(data, problems)
     emb_size = data.get("emb_size", values["hidden_size"])
     if emb_size != values["hidden_size"]:
         problems.append(f"emb_size {emb_size} differs from hidden_size {values['hidden_size']}; they must be equal")
@@ -137,6 +149,22 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
     if problems:
         raise UserError(f"{where}: " + "; ".join(problems))
     return ModelConfig(**values)
+
+
+def _target(data: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """What stands on the encoder."""
+    target = data.get("target", "mlm")
+    if target not in TARGETS[1:]:
+        return {}  # MLM under one of UER's words; others have been told
+    pooling, outputs, labels = data.get("pooling", "mean"), data.get("outputs", 0), data.get("labels", [])
+    if pooling not in list(POOLINGS):
+        problems.append(f"pooling {pooling!r} is unknown, one of {', '.join(POOLINGS)} is needed")
+    if not isinstance(outputs, int) or isinstance(outputs, bool) or outputs < 1:
+        problems.append(f"outputs is {outputs!r}, a positive whole number is needed for target {target}")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        problems.append(f"labels is {labels!r}, a list of names is needed")
+        labels = []
+    return {"target": target, "pooling": pooling, "outputs": outputs, "labels": tuple(labels)}
 
 
 def _foreign_parts(data: dict[str, Any]) -> list[str]:
@@ -148,8 +176,8 @@ def _foreign_parts(data: dict[str, Any]) -> list[str]:
     problems = []
     if set(words("embedding")) - {"word", "pos", "seg"}:
         problems.append(f"embedding {data['embedding']!r} is not BERT's; word_pos_seg is needed")
-    if set(words("target")) - {"mlm", "bert", "sp"} or set(words("target")) == {"sp"}:
-        problems.append(f"target {data['target']!r} has no MLM head; mlm or bert is needed")
+    if set(words("target")) - {"bert", "sp", *TARGETS} or set(words("target")) == {"sp"}:
+        problems.append(f"target {data['target']!r} is unknown here; {', '.join(TARGETS)} or bert is needed")
     return problems + [f"{key} is {data[key]!r}; BERT's is {needed[0]!r}" for key, needed in OF_BERT.items()
                        if key in data and data[key] not in needed]
 

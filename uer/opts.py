@@ -11,10 +11,22 @@ STRATEGIES = ("dim", "head")
 PENALTIES = ("published", "fade")
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial")
 FORMATS = ("uer", "uer-py", "huggingface", "onnx")
+OBJECTIVES = ("mlm", "states", "similarity", "logits", "bert", "sp")  # the last two are UER's words: as mlm
 COMPACTOR_INITS = ("identity", "calibrated")
 MASK_SCORES = ("norm", "taylor")
 AFTER_SQUEEZE = ("compactors", "student")
 COMPOSE_DTYPES = ("float32", "tf32")
+
+
+class _Objective(argparse.Action):
+    """One of ours, or UER's words (kept as `uer_target`), all of which come to masked language modelling."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        ours = {word for word in values if word not in ("bert", "sp")} or {"mlm"}
+        if len(ours) > 1 or (ours != {"mlm"} and len(values) > 1):
+            parser.error(f"--target {' '.join(values)}: one target is needed")
+        setattr(namespace, self.dest, ours.pop())
+        namespace.uer_target = values
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +48,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dataset_path", nargs="+", metavar="FILE",
                        help="dataset file(s) of preprocess.py; a glob does as well")
     group.add_argument("--dev_path", nargs="+", metavar="FILE", help="held-out dataset, to evaluate on")
+    group.set_defaults(uer_target=None)
+    group.add_argument("--target", dest="objective", nargs="+", choices=OBJECTIVES, action=_Objective,
+                       help="mlm: masked tokens. Without labels, from a teacher that runs along: states: its states, "
+                            "through the calibrated map; similarity: its similarities of the texts in a batch; logits: "
+                            "what its classifier, tagger or reader says (default: mlm, states or logits, by the model)")
     group.add_argument("--batch_size", type=int, default=32, metavar="N",
                        help="instances per process and micro-step (default: 32)")
     group.add_argument("--no_group_by_length", dest="group_by_length", action="store_false",
@@ -133,13 +150,27 @@ def add_soft_target_options(parser: argparse.ArgumentParser) -> None:
                        help="tokens of the teacher's distribution that count (default: 128)")
 
 
+def add_teaching_options(parser: argparse.ArgumentParser) -> None:
+    """Targets without labels."""
+    group = parser.add_argument_group("teaching (--target states, similarity, logits)")
+    group.add_argument("--state_distance", choices=("cosine", "squared"), default="cosine",
+                       help="between states: 1 - cosine, or squared error (default: cosine)")
+    group.add_argument("--state_tokens", action="store_true",
+                       help="compare the states of all tokens (default: pooled, as the teacher pools)")
+    group.add_argument("--similarity_weight", type=float, default=0.0, metavar="W",
+                       help="with --target states: add W times the loss of --target similarity (default: 0)")
+    group.add_argument("--fix_state_map", action="store_true",
+                       help="leave the map into the teacher's space as calibration found it")
+
+
 def add_calibration_options(parser: argparse.ArgumentParser) -> None:
     """Closed-form compactors."""
     group = parser.add_argument_group("calibration (with --compactor_init calibrated)")
     group.add_argument("--calibration_path", nargs="+", metavar="FILE",
                        help="dataset to calibrate on (default: the training dataset)")
-    group.add_argument("--calibration_batches", type=int, default=4, metavar="N",
-                       help="batches of 16 instances to calibrate on, over all processes (default: 4)")
+    group.add_argument("--calibration_batches", type=int, metavar="N",
+                       help="batches of 16 instances to calibrate on, over all processes (default: 4; 64 for a teacher "
+                            "without MLM head)")
     group.add_argument("--compactors_path", metavar="FILE",
                        help="what calibrate.py --compactors_path wrote for this teacher and student, instead of "
                             "calibrating again")
@@ -214,9 +245,10 @@ def pretrain_parser() -> argparse.ArgumentParser:
     add_squeeze_options(parser)
     add_calibration_options(parser)
     add_soft_target_options(parser)
+    add_teaching_options(parser)
     add_run_options(parser)
     add_distributed_options(parser)
-    add_uer_options(parser)
+    add_uer_options(parser, without=("target",))
     return parser
 
 
@@ -228,6 +260,11 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("text")
     add_corpus_options(group, required=False)
     group.add_argument("--dataset_path", nargs="+", metavar="FILE", help="dataset of preprocess.py, instead of text")
+    group.add_argument("--full_sentences", nargs="?", const="true", choices=("true", "false"),
+                       help="with --corpus_path: join the lines of a document, instead of one instance a line "
+                            "(default: true for a teacher with MLM head, false for others)")
+    group.add_argument("--seq_length", type=int, default=128, metavar="N",
+                       help="with --corpus_path: tokens an instance (default: 128, or the teacher's positions)")
     group.add_argument("--dev_path", nargs="+", metavar="FILE",
                        help="held-out dataset to compare on (default: other parts of the text)")
     group.add_argument("--skip_evaluation", action="store_true", help="do not compare teacher and student")
@@ -235,21 +272,25 @@ def calibrate_parser() -> argparse.ArgumentParser:
     add_masking_options(parser)
     group = parser.add_argument_group("teacher and student")
     group.add_argument("--pretrained_model_path", required=True, metavar="PATH",
-                       help="teacher: a UER file or a Hugging Face folder")
+                       help="teacher: a UER file, a Hugging Face or a sentence-transformers folder")
     group.add_argument("--config_path", metavar="FILE", help="the teacher's config, where it does not bring its own")
     group.add_argument("--allow_missing_head", action="store_true",
-                       help="give a teacher without MLM head a fresh one instead of refusing it")
+                       help="give a teacher without MLM head a fresh one, instead of compressing it as the encoder, "
+                            "classifier, tagger or reader that it is")
     group.add_argument("--target_dim", type=int, required=True, metavar="D", help="hidden size of the student")
     group.add_argument("--target_feedforward_size", type=int, metavar="N",
                        help="neurons of the student's feed-forward layers (default: the teacher's, in proportion)")
     group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
                        help="dim: every head gets thinner; head: whole heads leave (default: dim)")
-    group.add_argument("--calibration_batches", type=int, default=4, metavar="N",
-                       help="batches of 16 instances to calibrate on (default: 4)")
+    group.add_argument("--calibration_batches", type=int, metavar="N",
+                       help="batches of 16 instances to calibrate on (default: 4; 64 for a teacher without MLM head)")
     group.add_argument("--seed", type=int, default=7, help="of the choice of batches and a fresh head (default: 7)")
     group.add_argument("--output_model_path", required=True, metavar="FILE", help="student to write")
     group.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS,
                        help="one or several, as convert.py has them (default: uer)")
+    group.add_argument("--keep_embedding_size", action="store_true",
+                       help="of a sentence encoder: let the Hugging Face folder end with a map into the teacher's "
+                            "space, so that its vectors stand beside the teacher's")
     group.add_argument("--compactors_path", metavar="FILE",
                        help="also write the compactors, for pretrain.py --compactors_path to start from")
     add_uer_options(parser)

@@ -76,8 +76,13 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         problems.append(f"--soft_targets_top_k is {args.soft_targets_top_k}, at least 1 is needed")
     if args.soft_targets_weight and not (args.soft_targets_teacher or args.weight_squeeze):
         problems.append("--soft_targets_weight needs --soft_targets_teacher, the model that gives the labels")
-    if args.soft_targets_teacher and not args.soft_targets_weight:
-        problems.append("--soft_targets_teacher does nothing without --soft_targets_weight")
+    if args.soft_targets_teacher and not args.soft_targets_weight and args.objective in (None, "mlm"):
+        problems.append("--soft_targets_teacher does nothing without --soft_targets_weight or another --target than "
+                        "mlm")
+    teaching = {"state_distance": ("states",), "state_tokens": ("states",), "similarity_weight": ("states",),
+                "fix_state_map": ("states", "similarity")}
+    problems += [f"--{name} goes with --target {' or '.join(targets)}" for name, targets in teaching.items()
+                 if name in given and (args.objective or "states") not in targets]
     if not args.pretrained_model_path and not args.config_path:
         problems.append("--config_path is needed to start from scratch (bert/base_config.json, say)")
     if args.plan and args.dryrun:

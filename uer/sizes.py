@@ -16,7 +16,10 @@ class LayerSizes(NamedTuple):
 
 @dataclass(frozen=True)
 class BertSizes:
-    """Every size that shapes a parameter of `uer.models.bert.Bert`."""
+    """Every size that shapes a parameter of `uer.models.bert.Bert`.
+
+    `mlm` is the width inside the target, of MLM or a classifier, `outputs` what any other gives for a token or text.
+    """
 
     vocab: int
     positions: int
@@ -24,10 +27,11 @@ class BertSizes:
     hidden: int
     layers: tuple[LayerSizes, ...]
     mlm: int
+    outputs: int = 0
 
     @classmethod
     def uniform(cls, *, vocab: int, hidden: int, layers: int, heads: int, feedforward: int, positions: int = 512,
-                segments: int = 3, mlm: int | None = None) -> BertSizes:
+                segments: int = 3, mlm: int | None = None, outputs: int = 0) -> BertSizes:
         """Sizes of a usual BERT: layers alike, heads as wide together as the hidden states, MLM head too (or `mlm`)."""
         layer = LayerSizes(heads, hidden // heads, feedforward)
-        return cls(vocab, positions, segments, hidden, (layer,) * layers, mlm or hidden)
+        return cls(vocab, positions, segments, hidden, (layer,) * layers, mlm or hidden, outputs)

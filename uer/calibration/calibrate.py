@@ -9,7 +9,7 @@ Written for a kept set F of the residual stream and, in layer i, x the teacher's
                  (x + attention(x))[F] − z on the student's own contexts, balanced
     ffn          neurons greedily, then least squares of the residual error on the student's own activations
     LayerNorms   gamma and beta refitted per dimension; an error before them counts as much as the teacher's gamma
-    mlm          as a linear with a LayerNorm behind it; C of the vocabulary projection by least squares
+    target       see `uer.calibration.targets`
 
 Everything ends as rows of R, columns of C, biases, gammas and betas of the published form, so a calibrated model is a
 squeezed stage-1 model. All arithmetic is float64. Where nothing is dropped every correction vanishes: the student is
@@ -72,7 +72,7 @@ class Calibrator:
     def __init__(self, teacher: Bert, groups: dict[str, MaskGroup], batches: Sequence[MlmBatch],
                  progress: Callable[[str], None] = lambda part: None):
         self.teacher, self.groups, self.batches, self.progress = teacher, groups, batches, progress
-        self.device = teacher.target.mlm_linear_2.bias.device
+        self.device = teacher.embedding.word_embedding.weight.device
         self.spool = Spool()
         self.result = Calibration()
         self.out = self.result.tensors
@@ -80,8 +80,8 @@ class Calibrator:
         self.size = teacher.config.head_size
 
     @torch.no_grad()
-    def run(self) -> Calibration:
-        """All parts, in the order of the forward pass."""
+    def run(self, last: Callable[[Calibrator, Affine], None]) -> Calibration:
+        """All parts, in the order of the forward pass; `last` does what stands on the encoder."""
         try:
             self.hidden = self._choose_hidden()
             self._keep("hidden", self.hidden)
@@ -89,7 +89,7 @@ class Calibrator:
             for i in range(self.teacher.config.layers_num):
                 into = self._attention(i, into)
                 into = self._feed_forward(i, into)
-            self._mlm(into)
+            last(self, into)
         finally:
             self.spool.close()
         return self.result
@@ -316,31 +316,3 @@ class Calibrator:
             return self._state(number, f"u{2 * i + 2}"), z + F.linear(a, fitted.matrix, fitted.offset)
 
         return self._layer_norm(f"encoder.transformer.{i}.layer_norm_2", layer.layer_norm_2, self.hidden, states)
-
-    # -- head ------------------------------------------------------------------------------------------------------
-
-    def _mlm(self, into: Affine) -> None:
-        target = self.teacher.target
-        linear, norm, vocabulary = target.mlm_linear_1, target.layer_norm, target.mlm_linear_2
-        self.result.offset = into.offset
-        weight, bias = linear.weight @ into.matrix, linear.bias + linear.weight @ into.offset
-        moments = self._moments(g=len(bias))
-        for number, _, real in self._numbered():
-            self._count(moments, real, g=norm(target.act(linear(self._state(number, "x")))))
-        covariance = moments.share().covariance("g")
-        index = greedy_regressors(covariance, covariance, self.groups["mlm"].target)
-        self._linear_mlm(index, into, bias)
-
-        def states(number: int) -> tuple[torch.Tensor, torch.Tensor]:
-            mine = target.act(F.linear(self._state(number, "z"), weight[index], bias[index]))
-            return target.act(linear(self._state(number, "x"))), mine
-
-        onto = self._layer_norm("target.layer_norm", norm, index, states)
-        self.out["target.mlm_linear_2_left_compactor.weight"] = onto.matrix
-        self.out["target.mlm_linear_2.bias"] = vocabulary.bias + vocabulary.weight @ onto.offset
-        self._keep("mlm", index)
-
-    def _linear_mlm(self, index: torch.Tensor, into: Affine, bias: torch.Tensor) -> None:
-        self.out["target.mlm_linear_1_right_compactor.weight"] = self._select(index, len(bias))
-        self.out["target.mlm_linear_1_left_compactor.weight"] = into.matrix
-        self.out["target.mlm_linear_1.bias"] = bias

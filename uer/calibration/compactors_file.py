@@ -16,7 +16,7 @@ from uer.calibration.calibrate import Calibration
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.formats.storage import contiguous, reason, tensors_sha256, torch_load, write_via
-from uer.squeeze.groups import MaskGroup
+from uer.squeeze.groups import MaskGroup, features_target
 
 FORMAT = 1
 WHAT = "file of compactors"
@@ -33,7 +33,7 @@ def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], vocab_sha
     Args:
         weights: the teacher's.
     """
-    target, mlm, ffn = (groups[name].target for name in ("hidden", "mlm", "ffn.0"))
+    target, ffn, mlm = groups["hidden"].target, groups["ffn.0"].target, features_target(config, groups)
     usual = config.feedforward_size * target // config.hidden_size
     return {"teacher": replace(config, dropout=0.0).to_dict(),  # calibration runs without
             "weights_sha256": tensors_sha256(weights), "vocab_sha256": vocab_sha256, "strategy": strategy,

@@ -2,11 +2,11 @@
 
     W_student = W[rows] · C        b_student = b[rows]
 
-Masked language modelling does not reach the pooler, so it has no compactors of its own. C is the column compactor of
-mlm_linear_1, which reads the same states: whatever the student has learned to read as the teacher's x, the pooler reads
-so too. Its outputs can be picked but not mixed, for tanh acts on each alone. `rows` are picked greedily so that the
-others' inputs to tanh are explained best, taking what the last LayerNorm normalises as uncorrelated; W C has rank
-hidden_size of the student at most, so that as many rows carry all of it. Nothing dropped: the teacher's pooler.
+No target but a classifier's reaches the pooler, so it has no compactors of its own. C is the column compactor of the
+target's first linear, which reads the same states: whatever the student has learned to read as the teacher's x, the
+pooler reads so too. Its outputs can be picked but not mixed, for tanh acts on each alone. `rows` are picked greedily so
+that the others' inputs to tanh are explained best, taking what the last LayerNorm normalises as uncorrelated; W C has
+rank hidden_size of the student at most, so that as many rows carry all of it. Nothing dropped: the teacher's pooler.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import torch
 
 from uer.calibration.selection import greedy_regressors
 from uer.formats import shapes
-
-COLUMNS = "target.mlm_linear_1_left_compactor.weight"
 
 
 def take_pooler(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

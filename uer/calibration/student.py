@@ -10,6 +10,7 @@ import torch
 
 from uer.calibration.calibrate import Calibration, Calibrator
 from uer.calibration.compactors_file import load_compactors, made_for
+from uer.calibration.targets import calibrate_target
 from uer.config import ModelConfig
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
@@ -20,12 +21,20 @@ from uer.report.writer import Reports
 from uer.squeeze.groups import MaskGroup
 
 INSTANCES = 16  # per calibration batch
+BATCHES = {"mlm": 4}  # by default; for other targets, whose instances are short:
+MORE_BATCHES = 64
 
 
-def calibration_batches(dataset: Dataset, count: int, seed: int, place: Place, masking=None) -> list[MlmBatch]:
-    """This process's share of the first `count` batches of `INSTANCES` instances; the same ones for any world size."""
-    loader = MlmLoader(dataset, INSTANCES, seed=seed, masking=masking, prefetch=0, group_by_length=False)
-    count = min(count, loader.batches_per_epoch)
+def calibration_batches(dataset: Dataset, count: int | None, seed: int, place: Place, masking=None,
+                        target: str = "mlm") -> list[MlmBatch]:
+    """This process's share of the first `count` batches of `INSTANCES` instances; the same ones for any world size.
+
+    Args:
+        count: None: as many as usually do for the teacher's `target`. All but MLM read the text without masks.
+    """
+    loader = MlmLoader(dataset, INSTANCES, seed=seed, masking=masking, prefetch=0, group_by_length=False,
+                       masked=target == "mlm")
+    count = min(count or BATCHES.get(target, MORE_BATCHES), loader.batches_per_epoch)
     return [loader.batch(i).to(place.device) for i in range(place.rank, count, place.world_size)]
 
 
@@ -35,7 +44,7 @@ def calibrate(config: ModelConfig, weights: dict[str, torch.Tensor], groups: dic
 
     double = {name: tensor.double() for name, tensor in weights.items()}
     teacher = from_weights(replace(config, tie_weights=False), double).eval()
-    return Calibrator(teacher, groups, batches, progress).run()
+    return Calibrator(teacher, groups, batches, progress).run(calibrate_target)
 
 
 def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor],
@@ -50,7 +59,7 @@ def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dic
         path = args.calibration_path
         dataset = Dataset.open(path, option="--calibration_path") if path else loader.dataset
         masking = None if path else masking_options(args)
-        batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking)
+        batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking, config.target)
         begun = time.perf_counter()
         calibration = calibrate(config, weights, groups, batches)
         how = f" in {time.perf_counter() - begun:.0f} s"

@@ -12,8 +12,7 @@ def main() -> None:
     args, _ = parse_with_config(parser)
     from uer.calibration.command import make_student
 
-    results = make_student(args, command_line())
-    good = [f"{who}: accuracy {100 * result.accuracy:.1f} %, loss {result.loss:.3f}" for who, result in results.items()]
+    good = [f"{what}: {figures}" for what, figures in make_student(args, command_line())]
     text = args.dataset_path or ["DATASET"]
     ending(args.output_model_path, "; ".join(good) or "unknown, as --skip_evaluation asked for",
            suggestion("pretrain", "--dataset_path", text, same_tokenizer(args), "--pretrained_model_path",

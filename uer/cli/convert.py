@@ -45,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
                     help="one or several (default: uer). uer: the names of the published code; uer-py: those of UER-py "
                          "since 2022; huggingface: a folder for stock transformers; onnx; onnx-int8: the same, its "
                          "weights in 8 bits (onnxruntime's dynamic quantisation), a quarter of the size")
+    to.add_argument("--keep_embedding_size", action="store_true",
+                    help="of a sentence encoder: let the folder and ONNX end with a map into the teacher's space, so "
+                         "that its vectors stand beside the teacher's")
     to.add_argument("--dev_path", nargs="+", metavar="FILE",
                     help="held-out dataset by preprocess.py: accuracy in float32 and in int8 (onnx-int8)")
     add_tokenizer_options(out, "tokenizer files of huggingface")

@@ -1,4 +1,4 @@
-"""Masked language modelling of a finished BERT on held-out text: loss, accuracy, tokens per second."""
+"""A finished BERT on held-out text: masked language modelling, or what sentence encoders and students are used for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import argparse
 from uer.arguments import add_uer_options, checked, refuse_overwriting
 from uer.cli import same_tokenizer, suggestion
 from uer.data.options import add_tokenizer_options
+from uer.errors import UserError
 from uer.progress import ending
+
+TASKS = ("mlm", "sts", "retrieval", "agreement")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,8 +23,19 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--model_path", required=True, metavar="PATH",
                        help="a UER file (a teacher, a student, a plain checkpoint) or a Hugging Face folder")
     group.add_argument("--config_path", metavar="FILE", help="model config, where there is none beside the model")
-    group.add_argument("--dataset_path", required=True, nargs="+", metavar="FILE",
-                       help="dataset file(s) of preprocess.py")
+    group.add_argument("--task", choices=TASKS, default="mlm",
+                       help="mlm: masked words; sts: similarity of two texts; retrieval: documents for queries; "
+                            "agreement: with a teacher, on text without labels (default: mlm)")
+    group.add_argument("--dataset_path", nargs="+", metavar="FILE", help="mlm: dataset file(s) of preprocess.py")
+    group.add_argument("--test_path", metavar="PATH",
+                       help="sts: a TSV with sentence1, sentence2 and score (or text_a, text_b and label); retrieval: "
+                            "a folder with corpus.jsonl, queries.jsonl and qrels/; agreement: text, one a line")
+    group.add_argument("--teacher_path", metavar="PATH",
+                       help="agreement: with whom; retrieval: also search its documents with the model's queries")
+    group.add_argument("--keep_embedding_size", action="store_true",
+                       help="sts, retrieval: the model's vectors in its teacher's space (default: its own)")
+    group.add_argument("--seq_length", type=int, metavar="N",
+                       help="tokens of a text at most (default: the model's own, else 128)")
     add_tokenizer_options(out)
     group = out.add_argument_group("run")
     group.add_argument("--batch_size", type=int, default=32, metavar="N", help="instances at a time (default: 32)")
@@ -34,10 +48,19 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = checked(parser().parse_args())
     refuse_overwriting(args, {"output_path": [args.output_path]})
-    from uer.evaluation import evaluate_file
+    if args.task != "mlm":
+        from uer.evaluation.command import evaluate_task
 
-    figures = evaluate_file(args)
+        figures = evaluate_task(args)
+        ending(f"{args.output_path}: the figures" if args.output_path else "figures, on the screen only",
+               ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), "")
+        return
+    if not args.dataset_path:
+        raise UserError("--dataset_path is needed for --task mlm: a dataset of preprocess.py")
+    from uer.evaluation.mlm import evaluate_file
+
+    found = evaluate_file(args)
     ending(f"{args.output_path}: the figures" if args.output_path else "figures, on the screen only",
-           f"accuracy {100 * figures.accuracy:.2f} % of {figures.predicted:,} predictions, loss {figures.loss:.4f}",
+           f"accuracy {100 * found.accuracy:.2f} % of {found.predicted:,} predictions, loss {found.loss:.4f}",
            suggestion("run_glue", "--data_dir", "GLUE_FOLDER", "--pretrained_model_path", args.model_path,
                       same_tokenizer(args), "--output_path", "glue"))

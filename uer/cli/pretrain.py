@@ -29,7 +29,8 @@ def _end(args: argparse.Namespace, checkpoint: Path) -> None:
     card = read_object(f"{checkpoint}.json")
     good = "unknown on text that it was not trained on; a --dev_path would tell"
     if "dev_accuracy" in card:
-        good = f"held-out accuracy {100 * card['dev_accuracy']:.2f} %, loss {card['dev_loss']:.4f}"
+        figure = f"held-out {card.get('figure', 'accuracy')} {100 * card['dev_accuracy']:.2f} %"
+        good = f"{figure}, loss {card['dev_loss']:.4f}"
     if "dev_accuracy" in card and "teacher_accuracy" in card:
         good += f"; the teacher's {100 * card['teacher_accuracy']:.2f} %, {card['teacher_loss']:.4f}"
     masks = ["--mask_path", args.mask_path] if card.get("kind") == "wid" and args.mask_path else None

@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 
 from uer.config import ModelConfig
-from uer.conversion.merge import probe_batch, student_model
+from uer.conversion.merge import probe_batch
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmLoader
 from uer.errors import UserError
-from uer.formats.onnx_export import OnnxModel, quantise, write_onnx
+from uer.formats.onnx_export import Interface, OnnxModel, quantise, write_onnx
+from uer.formats.stock import model_inputs
 from uer.models.bert import Bert
 from uer.training.objective import logits_of
 
@@ -27,32 +28,36 @@ def check_dev(dev: Dataset, config: ModelConfig, words: int) -> None:
     dev.check_positions(config.max_seq_length)
 
 
-def write_int8(path: Path, config: ModelConfig, weights: dict[str, torch.Tensor], dev: Dataset | None) -> str:
+def write_int8(path: Path, interface: Interface, dev: Dataset | None) -> str:
     """Write the file and compare it with the model.
 
     Args:
+        interface: the model with what it is to give.
         dev: held-out data for the accuracy of both; None: logits of a fixed batch are compared.
     Returns:
         what was found, in words.
     Raises:
         UserError: logits that are another model's.
     """
-    model = student_model(config, weights)
+    model = interface.model
     src, seg = probe_batch(model.sizes.vocab, model.sizes.positions)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         exact = Path(folder) / "float.onnx"
-        write_onnx(exact, model, src, seg)
+        write_onnx(exact, interface, src, seg)
         quantise(exact, path)
         sizes = f"{path.stat().st_size / 1e6:.1f} MB of {exact.stat().st_size / 1e6:.1f} MB"
     int8 = OnnxModel(path)
-    found = [f"int8, {sizes}", _difference(model, int8, src, seg)]
-    return "; ".join([*found, _accuracy(model, int8, dev)] if dev is not None else found)
+    found = [f"int8, {sizes}", _difference(interface, int8, src, seg)]
+    if dev is not None and model.config.target == "mlm":
+        found.append(_accuracy(model, int8, dev))
+    return "; ".join(found)
 
 
 @torch.no_grad()
-def _difference(model: Bert, int8: OnnxModel, src: torch.Tensor, seg: torch.Tensor) -> str:
-    real = (seg > 0).flatten()
-    expected, found = model(src, seg)[real], int8(src, seg).flatten(0, 1)[real]
+def _difference(interface: Interface, int8: OnnxModel, src: torch.Tensor, seg: torch.Tensor) -> str:
+    expected, found = interface(*model_inputs(src, seg))[0], int8(src, seg)
+    if expected.dim() == 3:  # of every position, padding aside
+        expected, found = expected[seg > 0], found[seg > 0]
     apart, spread = (found - expected).abs(), float(expected.std())
     if not float(apart.mean()) <= LARGEST_SHARE * spread:
         raise UserError(f"self-check (int8): logits differ by {apart.mean():.3g} on average, their standard deviation "

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from uer.calibration.pooler import COLUMNS, last_gamma, squeeze_pooler
+from uer.calibration.pooler import last_gamma, squeeze_pooler
 from uer.config import ModelConfig
-from uer.conversion.sandwich import Sandwich
+from uer.conversion.sandwich import Sandwich, real_rows
 from uer.errors import UserError
 from uer.formats import shapes
 from uer.models.bert import Bert
 from uer.squeeze.fold import fold
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.master import Master
-from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes, layer_norms, masked_compactors
+from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes, layer_norms, masked_compactors, state_columns
 
 TOLERANCE = 1e-4  # of the largest logit (at least 1): merged against sparse, in float32
 EXACT = 1e-9  # the same in float64
@@ -91,7 +91,7 @@ def squeezed_widths(state: Mapping[str, torch.Tensor], config: ModelConfig) -> d
     """
     sizes = compactor_sizes(config)
     widths: dict[str, dict[int, str]] = {}
-    for tensor in masked_compactors(config.layers_num):
+    for tensor in masked_compactors(config):
         if tensor.name in state and state[tensor.name].dim() == 2:
             width = state[tensor.name].shape[tensor.dim]
             widths.setdefault(tensor.group, {}).setdefault(width, tensor.name)
@@ -99,7 +99,7 @@ def squeezed_widths(state: Mapping[str, torch.Tensor], config: ModelConfig) -> d
             for group, found in widths.items() if len(found) > 1]
     if torn:
         raise UserError("the checkpoint's compactors disagree on the width of group " + "; ".join(torn))
-    teacher = {tensor.group: sizes[tensor.name] for tensor in masked_compactors(config.layers_num)}
+    teacher = {tensor.group: sizes[tensor.name] for tensor in masked_compactors(config)}
     return {group: width for group, found in widths.items() for width in found if width != teacher[group]}
 
 
@@ -111,11 +111,11 @@ def checkpoint_problems(state: Mapping[str, torch.Tensor], config: ModelConfig) 
         return ["missing: " + ", ".join(absent)]
     expected = {name: list(shape) for name, shape in
                 shapes.expected_shapes(shapes.sizes_of(config, **shapes.table_sizes(state)), config).items()}
-    for name, group in layer_norms(config.layers_num):
+    for name, group in layer_norms(config):
         for part in ("gamma", "beta"):
-            whole = config.mlm_width if group == "mlm" else config.hidden_size
+            whole = config.hidden_size if group == "hidden" else config.mlm_width
             expected[f"{name}.{part}"] = [squeezed.get(group, whole)]
-    for tensor in masked_compactors(config.layers_num):
+    for tensor in masked_compactors(config):
         shape = [compactor_sizes(config)[tensor.name]] * 2
         shape[tensor.dim] = squeezed.get(tensor.group, shape[tensor.dim])
         expected[tensor.name] = shape
@@ -204,7 +204,7 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
 
 
 def _by_group(masks: Mapping[str, list[int]], config: ModelConfig, where: str) -> dict[str, list[int]]:
-    owners = {tensor.name.removesuffix(".weight"): tensor.group for tensor in masked_compactors(config.layers_num)}
+    owners = {tensor.name.removesuffix(".weight"): tensor.group for tensor in masked_compactors(config)}
     entries: dict[str, list[int]] = {}
     strangers = [name for name in masks if name not in owners]
     if strangers:
@@ -309,7 +309,8 @@ def merge(master: Master, *, keep_attention_scale: bool = False,
         _, exact_weights = fold(_squeezed(exact, keep_attention_scale))
         if all((weights[name] - x).abs().max() <= TOLERANCE * x.abs().max() for name, x in exact_weights.items()):
             report.exact_difference = _report(exact, config, exact_weights, keep_attention_scale).sparse_difference
-    extras = squeeze_pooler(pooler or {}, squeezed.parameters[COLUMNS], weights[last_gamma(config.layers_num)])
+    extras = squeeze_pooler(pooler or {}, squeezed.parameters[state_columns(config.target)],
+                            weights[last_gamma(config.layers_num)])
     return Merged(config, weights, report, extras)
 
 
@@ -331,7 +332,7 @@ def _report(master: Master, config: ModelConfig, weights: Mapping[str, torch.Ten
             student_scale: bool) -> MergeReport:
     table = weights[EMBEDDING_TABLES[0]]
     src, seg = probe_batch(len(table), len(weights[EMBEDDING_TABLES[1]]))
-    real = (seg > 0).flatten()
+    real = real_rows(config, seg)
     merged = student_model(config, weights)(src, seg)[real]
     sparse = Sandwich(master, zero_dropped=True, student_scale=student_scale).logits(src, seg)[real]
     trained = Sandwich(master, student_scale=student_scale).logits(src, seg)[real]

@@ -6,24 +6,29 @@ float32. Only if all agree do the files get their names.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from uer.config import ModelConfig
 from uer.conversion.int8 import check_dev, write_int8
 from uer.conversion.merge import TOLERANCE, probe_batch, student_model
+from uer.conversion.sandwich import real_rows
 from uer.data.dataset import Dataset
 from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import LoadedModel, load_model, shapes, stock
 from uer.formats.export import check_head, config_text, write_huggingface, write_uer
+from uer.formats.file_target import OUTPUT, SPAN_LABELS
 from uer.formats.model_card import CardFacts, model_card
-from uer.formats.onnx_export import OnnxModel, check_packages, write_onnx
-from uer.formats.storage import PendingFiles
+from uer.formats.onnx_export import Interface, OnnxModel, check_packages, write_onnx
+from uer.formats.sentence import SentenceFacts, write_sentence_files
+from uer.formats.storage import PendingFiles, write_json
 from uer.formats.teacher import config_path_for, model_folder
 from uer.formats.tokenizer_files import check_written, vocabulary_files
 from uer.tokenizers import TextRules
@@ -42,6 +47,8 @@ class Source:
         text: how text becomes ids, as far as that is known; with a vocabulary, tokenizer files are written.
         card: what the model card says.
         dev: held-out data on which an int8 file is compared.
+        sentence: how an encoder alone embeds sentences; None: nothing says so.
+        keep_embedding_size: whether its sentence-transformers folder maps into the teacher's space.
     """
 
     config: ModelConfig
@@ -50,6 +57,8 @@ class Source:
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
     text: TextRules | None = None
     dev: Dataset | None = None
+    sentence: SentenceFacts | None = None
+    keep_embedding_size: bool = False
 
     def __post_init__(self) -> None:
         self.weights, self.extras = ({name: tensor.cpu() for name, tensor in tensors.items()}
@@ -84,7 +93,8 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
 
 def written_by(paths: dict[str, Path]) -> list[Path]:
     """The files and folders that writing these formats makes."""
-    return [*paths.values(), *(config_path_for(path) for name, path in paths.items() if name in UER_FORMATS)]
+    return [*paths.values(), *(config_path_for(path) for name, path in paths.items() if name in UER_FORMATS),
+            *(Path(f"{path}.json") for name, path in paths.items() if name in UER_FORMATS)]
 
 
 def check_outputs(paths: dict[str, Path], text: TextRules | None = None) -> None:
@@ -126,36 +136,53 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
     if source.dev is not None:
         check_dev(source.dev, source.config, len(source.weights[shapes.WORDS]))
     check = Check(source)
+    interface = Interface(student_model(source.config, source.weights),
+                          source.sentence is not None and source.sentence.normalize, source.keep_embedding_size)
     with PendingFiles() as pending:
         lines = []
         for name, path in paths.items():
             temporary = pending.add(path)
             if name == "huggingface":
-                lines.append(f"{path}{os.sep}: {_huggingface(source, temporary, path, check)}")
+                lines.append(f"{path}{os.sep}: {_huggingface(source, temporary, path)}")
             elif name == "onnx":
-                model = student_model(source.config, source.weights)
-                write_onnx(temporary, model, check.src, check.seg)
-                logits = OnnxModel(temporary)(check.src, check.seg).flatten(0, 1)
-                lines.append(f"{path}: {check(logits, 'onnxruntime')}")
+                write_onnx(temporary, interface, check.src, check.seg)
+                lines.append(f"{path}: {check.onnx(OnnxModel(temporary), interface)}")
             elif name == "onnx-int8":
-                lines.append(f"{path}: {write_int8(temporary, source.config, source.weights, source.dev)}")
+                lines.append(f"{path}: {write_int8(temporary, interface, source.dev)}")
             else:
                 config, generation = config_path_for(path), UER_FORMATS[name]
                 write_uer(temporary, {**source.weights, **source.extras}, generation)
                 pending.add(config).write_text(config_text(source.config, source.weights, generation, source.text),
                                                encoding="utf-8")
-                again = load_model(temporary, config=source.config, vocab_size=None, look_around=False)
+                if source.config.target != "mlm":
+                    write_json(_beside(source), pending.add(f"{path}.json"))
+                again = load_model(temporary, config=source.config, vocab_size=None, target=None,
+                                   look_around=False)
                 lines.append(f"{path}, {config.name}: {check(check.logits(again.config, again.weights), 'read back')}")
         pending.publish()
     return lines
 
 
-def _huggingface(source: Source, temporary: Path, path: Path, check: Check) -> str:
-    write_huggingface(temporary, source.config, {**source.weights, **source.extras}, text=source.text)
-    again = load_model(temporary, config=None, vocab_size=None)
+def _beside(source: Source) -> dict[str, Any]:
+    """The JSON beside a UER file without MLM head, as beside a fine-tuned one."""
+    config = source.config
+    facts: dict[str, Any] = {"format": 1, "config": config.to_dict(), "pooling": config.pooling,
+                             "labels": list(config.labels)}
+    return facts | ({"sentence": source.sentence.to_dict()} if source.sentence else {})
+
+
+def _huggingface(source: Source, temporary: Path, path: Path) -> str:
+    config, check = source.config, Check(source, hidden=source.config.target == "states")
+    write_huggingface(temporary, config, {**source.weights, **source.extras}, text=source.text)
+    again = load_model(temporary, config=None, vocab_size=None, target=None)
     found = [check(check.logits(again.config, again.weights), "read back")]
     if stock.available():
-        found.append(check(stock.outputs(temporary, check.src, check.seg), "stock transformers"))
+        found.append(check(stock.outputs(temporary, check.src, check.seg, config.target,
+                                         config.labels == SPAN_LABELS), "stock transformers"))
+    if config.target == "states":
+        dense = {part: source.weights[f"{OUTPUT}.{part}"] for part in ("weight", "bias")}
+        write_sentence_files(temporary, source.sentence or SentenceFacts(config.pooling), config.hidden_size,
+                             len(source.weights[shapes.POSITIONS]), dense if source.keep_embedding_size else None)
     figures = [*source.card.figures, *((f"this folder against the model it was made from ({line.split(':')[0]}), "
                                         f"fixed batch, float32", line.split(": ", 1)[1]) for line in found)]
     card = CardFacts(**{**vars(source.card), "figures": figures, "name": path.name})
@@ -165,19 +192,30 @@ def _huggingface(source: Source, temporary: Path, path: Path, check: Check) -> s
 
 
 class Check:
-    """Compares logits with those of a source on the fixed batch, padding aside."""
+    """Compares logits with those of a source, or with `hidden` states, on the fixed batch, padding aside."""
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Source, hidden: bool = False):
+        self.hidden, self.what = hidden, "state" if hidden else "logit"
         self.src, self.seg = probe_batch(len(source.weights[shapes.WORDS]), len(source.weights[shapes.POSITIONS]))
-        self.real = (self.seg > 0).flatten()
+        self.real = real_rows(source.config, self.seg)
         self.expected = self.logits(source.config, source.weights)
         self.scale = float(self.expected[self.real].abs().max())
 
     @torch.no_grad()
     def logits(self, config: ModelConfig, weights: dict[str, torch.Tensor]) -> torch.Tensor:
-        """[batch * seq, vocab], in float32"""
-        weights = {name: tensor.float() for name, tensor in weights.items()}
-        return student_model(config, weights)(self.src, self.seg)
+        """Rows as `Bert.forward` has them, or states [batch * seq, hidden], in float32"""
+        model = student_model(config, {name: tensor.float() for name, tensor in weights.items()})
+        return model.hidden_states(self.src, self.seg).flatten(0, 1) if self.hidden else model(self.src, self.seg)
+
+    @torch.no_grad()
+    def onnx(self, exported: OnnxModel, interface: Interface) -> str:
+        """The largest difference of what an ONNX file gives, in words; raises like the other."""
+        expected, found = interface(*stock.model_inputs(self.src, self.seg))[0], exported(self.src, self.seg)
+        if expected.dim() == 2:
+            check = copy.copy(self)
+            check.expected, check.real = expected, torch.ones(len(expected), dtype=torch.bool)
+            return check(found, "onnxruntime")
+        return self(found.flatten(0, 1), "onnxruntime")
 
     def __call__(self, logits: torch.Tensor, how: str) -> str:
         """The largest difference, in words.
@@ -187,9 +225,9 @@ class Check:
         """
         difference = float((logits.float() - self.expected)[self.real].abs().max())
         if not difference <= TOLERANCE * max(1.0, self.scale):
-            raise UserError(f"self-check ({how}): logits differ by {difference:.3g} (logits up to {self.scale:.3g}), "
-                            f"more than {TOLERANCE:g} of that; nothing was written")
-        return f"{how}: largest logit difference {difference:.2g} (logits up to {self.scale:.3g})"
+            raise UserError(f"self-check ({how}): {self.what}s differ by {difference:.3g} ({self.what}s up to "
+                            f"{self.scale:.3g}), more than {TOLERANCE:g} of that; nothing was written")
+        return f"{how}: largest {self.what} difference {difference:.2g} ({self.what}s up to {self.scale:.3g})"
 
 
 # -- the other way -----------------------------------------------------------------------------------------------------
@@ -252,7 +290,7 @@ def stock_check(model: LoadedModel, folder: Path, check: Check) -> str:
         seg = seg.clamp(max=1)
     ours = student_model(model.config, {name: tensor.float() for name, tensor in model.weights.items()})
     expected = (ours.hidden_states(src, seg) if model.head_made else ours(src, seg)).flatten(0, -2)
-    found = stock.outputs(folder, src, seg, hidden=model.head_made)
+    found = stock.outputs(folder, src, seg, "states" if model.head_made else "mlm")
     difference = float((found - expected)[check.real].abs().max())
     scale, what = float(expected[check.real].abs().max()), "hidden state" if model.head_made else "logit"
     if not difference <= TOLERANCE * max(1.0, scale):

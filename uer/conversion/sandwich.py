@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from uer.config import ModelConfig
 from uer.layers.layer_norm import LayerNorm
 from uer.layers.position_ffn import ACTIVATIONS
 from uer.squeeze.master import Master
@@ -19,8 +20,14 @@ from uer.squeeze.wiring import (
     WrappedLinear,
     encoder_linears,
     masked_compactors,
-    wrapped_linears,
+    target_linears,
 )
+from uer.targets.pooling import pool, position_of
+
+
+def real_rows(config: ModelConfig, seg: torch.Tensor) -> torch.Tensor:
+    """The rows of a model's result that are not of padding, of which a text as a whole has none: bool [rows]"""
+    return torch.ones(len(seg), dtype=torch.bool) if config.target == "cls" else (seg > 0).flatten()
 
 
 class Sandwich:
@@ -39,23 +46,33 @@ class Sandwich:
         self.student_scale = student_scale
         self.p = master.state_dict()
         if zero_dropped:
-            for tensor in masked_compactors(self.config.layers_num):
+            for tensor in masked_compactors(self.config):
                 group = self.groups[tensor.group]
                 if not group.squeezed and len(group.dropped):
                     self.p[tensor.name] = self.p[tensor.name].index_fill(tensor.dim, group.dropped, 0.0)
 
     @torch.no_grad()
     def logits(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
-        """src, seg int [batch, seq] (seg 0 = padding) -> [batch * seq, vocab]"""
+        """src, seg int [batch, seq] (seg 0 = padding) -> as `Bert.forward`: [batch * seq, vocab] of an MLM head"""
         word, position, segment = (self.p[name] for name in EMBEDDING_TABLES)
         rows = word[src] + position[: src.shape[1]] + segment[seg]
         hidden = self._norm("embedding.layer_norm", "hidden", F.linear(rows, self.p[f"{EMBEDDING_COMPACTOR}.weight"]))
         for i in range(self.config.layers_num):
             hidden = self._layer(i, hidden, (seg > 0)[:, None, None, :])
-        first, decoder = wrapped_linears(self.config.layers_num)[-2:]
-        act = ACTIVATIONS[self.config.hidden_act]
-        features = self._norm("target.layer_norm", "mlm", act(self._linear(first, hidden.flatten(0, 1))))
-        return self._linear(decoder, features)
+        return self._target(hidden, seg)
+
+    def _target(self, hidden: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
+        linears = target_linears(self.config.target)
+        if self.config.target == "mlm":
+            inner = ACTIVATIONS[self.config.hidden_act](self._linear(linears[0], hidden.flatten(0, 1)))
+            return self._linear(linears[1], self._norm("target.layer_norm", "mlm", inner))
+        if self.config.target == "cls":
+            return self._linear(linears[1], torch.tanh(self._linear(linears[0], self._pooled(hidden, seg))))
+        return self._linear(linears[0], hidden.flatten(0, 1))
+
+    def _pooled(self, hidden: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
+        positions = position_of(seg, self.config.pooling)
+        return pool(hidden, seg, self.config.pooling) if positions is None else hidden.flatten(0, 1)[positions]
 
     def _layer(self, i: int, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         query, key, value, output, linear_1, linear_2 = encoder_linears(i)

@@ -17,6 +17,7 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import shapes
 from uer.formats.model_card import CardFacts
+from uer.formats.sentence import SentenceFacts
 from uer.formats.storage import read_tensors, without_shared_prefix
 from uer.formats.teacher import config_path_for
 from uer.formats.uer_names import is_uer, to_published
@@ -201,8 +202,10 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
     state, facts = read_checkpoint(options.load_model_path)
     pooler = take_pooler(state)
     text = text_of(options, facts, say)
-    figures = [(words, f"{facts[key]:.4g}") for key, words in RECORDED.items() if isinstance(facts.get(key), float)]
-    if not figures:
+    labelless = "objective" in facts  # figures of a loss that says nothing by itself
+    recorded = {} if labelless else RECORDED
+    figures = [(words, f"{facts[key]:.4g}") for key, words in recorded.items() if isinstance(facts.get(key), float)]
+    if not figures and not labelless:
         figures = [("MLM loss", "not recorded with the checkpoint")]
     teacher = None
     if has_compactors(state):
@@ -227,7 +230,10 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
         say(f"note: {note}")
     card = CardFacts(name="", source=Path(options.load_model_path).name, how=how, teacher=teacher,
                      parameters=parameter_count(weights), figures=figures, command=command)
-    return Source(config, weights, card, pooler, text)
+    sentence = SentenceFacts.from_dict(facts["sentence"], f"{options.load_model_path}.json") \
+        if facts.get("sentence") else None
+    return Source(config, weights, card, pooler, text, sentence=sentence,
+                  keep_embedding_size=options.keep_embedding_size)
 
 
 def how_made(facts: Mapping[str, Any], teacher: ModelConfig, student: ModelConfig, strategy: str) -> str:

@@ -35,6 +35,7 @@ class MlmBatch:
         positions: int64 `[n]`, the positions to predict, as row * seq + column, ascending.
         labels: int64 `[n]`, their original ids. n can be 0 when all rows consist of special tokens.
         tokens: number of positions that are not padding.
+        masked: whether there are positions to predict; otherwise whole texts are compared.
     """
 
     src: torch.Tensor
@@ -42,6 +43,12 @@ class MlmBatch:
     positions: torch.Tensor
     labels: torch.Tensor
     tokens: int = 0
+    masked: bool = True
+
+    @property
+    def units(self) -> int:
+        """What the mean of a loss runs over: positions to predict, or texts."""
+        return len(self.labels) if self.masked else len(self.src)
 
     def to(self, device: torch.device | str) -> MlmBatch:
         """The batch on a device; from pinned memory the copy does not block."""
@@ -53,7 +60,7 @@ class MlmBatch:
 
     def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MlmBatch:
         return MlmBatch(
-            change(self.src), change(self.seg), change(self.positions), change(self.labels), self.tokens
+            change(self.src), change(self.seg), change(self.positions), change(self.labels), self.tokens, self.masked
         )
 
 
@@ -67,6 +74,7 @@ class MlmLoader:
         prefetch: batches that `stream` makes ahead; 0 makes them when asked.
         shuffle: False: file order, every epoch.
         pin_memory: streamed batches are page-locked.
+        masked: False: the text as it is, with nothing to predict.
 
     Raises:
         UserError: masking options for a static dataset that was masked otherwise, or fewer instances than ranks.
@@ -85,13 +93,14 @@ class MlmLoader:
         prefetch: int = 4,
         shuffle: bool = True,
         pin_memory: bool = False,
+        masked: bool = True,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.group_by_length = group_by_length
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.prefetch = prefetch
-        self.pin_memory = pin_memory
+        self.pin_memory, self.masked = pin_memory, masked
         header = dataset.header
         built = MaskingOptions.from_dict(header["masking"])
         if not dataset.dynamic and masking not in (None, built):
@@ -184,7 +193,9 @@ class MlmLoader:
         rows = self.dataset.instances(indices)
         tokens, lengths = rows.values["tokens"].astype(np.int64), rows.lengths
         starts = np.cumsum(lengths) - lengths
-        if self.dataset.dynamic:
+        if not self.masked:
+            chosen = shown = np.zeros(0, dtype=np.int64)
+        elif self.dataset.dynamic:
             joined = rows.values.get("joined")
             chosen, shown = self._masker(
                 tokens, lengths, generator(*key), None if joined is None else joined.astype(bool)
@@ -207,4 +218,5 @@ class MlmLoader:
             torch.from_numpy(target[chosen]),
             torch.from_numpy(labels),
             len(tokens),
+            self.masked,
         )

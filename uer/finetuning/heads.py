@@ -26,6 +26,7 @@ from uer.formats import LoadedModel, load_model, shapes
 from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, shortened, write_json
 from uer.formats.uer_names import to_published
 from uer.sizes import BertSizes
+from uer.targets.pooling import pool, position_of
 
 INIT_STD = 0.02
 HEADS = ("output_layer_1.", "output_layer_2.", "output_layer.")
@@ -81,23 +82,6 @@ class SpanFinder(Encoder):
     def forward(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """src, seg int [batch, seq] -> [batch, seq, 2]"""
         return self.output_layer(self.hidden_states(src, seg))
-
-
-def position_of(seg: torch.Tensor, pooling: str) -> torch.Tensor | None:
-    """Flat index (row * seq + column) of the one token that a pooling takes of each instance, int64 [batch]; None where
-    it takes all real tokens."""
-    if pooling in ("mean", "max"):
-        return None
-    starts = torch.arange(len(seg), device=seg.device) * seg.shape[1]
-    return starts + (seg > 0).sum(1) - 1 if pooling == "last" else starts
-
-
-def pool(hidden: torch.Tensor, seg: torch.Tensor, pooling: str) -> torch.Tensor:
-    """Mean or max, [batch, seq, hidden] -> [batch, hidden], over real tokens (seg > 0)."""
-    real = (seg > 0).unsqueeze(-1)
-    if pooling == "mean":
-        return (hidden * real).sum(1) / real.sum(1)
-    return hidden.masked_fill(~real, float("-inf")).amax(1)
 
 
 # -- from a pretrained model -------------------------------------------------------------------------------------------

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
+from uer import config
 from uer.arguments import add_uer_options
 from uer.data.options import add_tokenizer_options
 from uer.opts import SCHEDULERS
 
 TASKS = ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI")
-POOLINGS = ("mean", "max", "first", "last", "pooler")
+POOLINGS = (*config.POOLINGS, "pooler")
 
 
 def add_tuning_options(parser: argparse.ArgumentParser, *, batch_size: int, seq_length: int, rate: float,

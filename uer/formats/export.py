@@ -12,13 +12,21 @@ import torch
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.formats import shapes
+from uer.formats.file_target import SPAN_LABELS
 from uer.formats.huggingface_config import build_config
 from uer.formats.huggingface_names import to_huggingface
 from uer.formats.storage import PendingFiles, save_safetensors, save_state_dict, write_json
 from uer.formats.tokenizer_files import check_written, write_tokenizer
-from uer.formats.uer_names import GENERATIONS, to_uer_py
+from uer.formats.uer_names import GENERATIONS, heads_out, to_uer_py
 from uer.tokenizers import TextRules
 from uer.tokenizers.rules import KEY, PAD
+
+HEADS = {  # our linears -> theirs
+    "BertForSequenceClassification": {"target.output_layer_1": "bert.pooler.dense",
+                                      "target.output_layer_2": "classifier"},
+    "BertForTokenClassification": {"target.output_layer": "classifier"},
+    "BertForQuestionAnswering": {"target.output_layer": "qa_outputs"},
+}
 
 
 def save_uer(path: str | Path, weights: Mapping[str, torch.Tensor], generation: str = "published") -> None:
@@ -36,13 +44,16 @@ def save_uer(path: str | Path, weights: Mapping[str, torch.Tensor], generation: 
 def write_uer(path: Path, weights: Mapping[str, torch.Tensor], generation: str) -> None:
     """`save_uer` in place."""
     assert generation in GENERATIONS
-    save_state_dict(to_uer_py(weights) if generation == "uer-py" else weights, path)
+    save_state_dict(heads_out(to_uer_py(weights) if generation == "uer-py" else weights), path)
 
 
 def check_head(config: ModelConfig, name: str) -> None:
-    """`UserError` where a format has no place for an MLM head whose features are not as wide as the hidden states."""
+    """`UserError` where a format has no place for a head: features of another width than the states, a pooling."""
+    if config.target == "cls" and config.pooling != "first" and name == "huggingface":
+        raise UserError(f"--output_format {name}: classifiers there read the first token, this one's pooling is "
+                        f"{config.pooling}; uer and onnx can hold it")
     if config.mlm_width != config.hidden_size and name in ("huggingface", "uer-py"):
-        raise UserError(f"--output_format {name}: MLM heads there are as wide as the hidden states "
+        raise UserError(f"--output_format {name}: heads there are as wide as the hidden states "
                         f"({config.hidden_size}), this model's has {config.mlm_width} features (pretrain.py "
                         f"--mlm_target_dim); uer and onnx can hold it", page="formats")
 
@@ -56,7 +67,7 @@ def config_text(config: ModelConfig, weights: Mapping[str, torch.Tensor], genera
     """
     settings = replace(config, max_seq_length=len(weights[shapes.POSITIONS])).to_dict()
     if generation == "uer-py":
-        settings |= {"embedding": ["word", "pos", "seg"], "mask": "fully_visible", "target": ["mlm"]}
+        settings |= {"embedding": ["word", "pos", "seg"], "mask": "fully_visible", "target": [config.target]}
     if text is not None:
         settings[KEY] = text.to_dict()
     return json.dumps(settings, indent=2) + "\n"
@@ -84,19 +95,31 @@ def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, t
     if text is not None and text.vocab is not None:
         check_written(text)
     folder.mkdir(parents=True, exist_ok=True)
-    tied = torch.equal(weights[shapes.DECODER], weights[shapes.WORDS])
-    theirs = to_huggingface(weights)
+    tied = config.target != "mlm" or torch.equal(weights[shapes.DECODER], weights[shapes.WORDS])
+    architecture = architecture_of(config, weights)
+    alone = architecture == "BertModel"
+    kept = {name: tensor for name, tensor in weights.items() if not (alone and name.startswith(shapes.TASK_HEAD))}
+    theirs = to_huggingface(kept, HEADS.get(architecture), "" if alone else "bert.")
     if tied:
-        del theirs["cls.predictions.decoder.weight"]
-    whole = all(name in weights for name in shapes.NSP_HEAD)
+        theirs.pop("cls.predictions.decoder.weight", None)
     save_safetensors(theirs, folder / "model.safetensors")
     pad = text.special_ids[PAD] if text is not None and text.special_ids else 0
     settings = build_config(config, vocab=tables["vocab"], positions=tables["positions"],
                             types=tables["segments"] - 1, pad_id=pad, tied=tied,
-                            architecture="BertForPreTraining" if whole else "BertForMaskedLM")
+                            architecture=architecture)
     dtype = str(weights[shapes.WORDS].dtype).removeprefix("torch.")
     write_json({**settings, "torch_dtype": dtype}, folder / "config.json")
     if text is not None and text.vocab is not None:
         write_tokenizer(folder, text, max_length=tables["positions"])
     if card is not None:
         (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def architecture_of(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> str:
+    """The class of stock transformers that a model is."""
+    if config.target == "mlm":
+        whole = all(name in weights for name in shapes.NSP_HEAD)
+        return "BertForPreTraining" if whole else "BertForMaskedLM"
+    if config.target == "tokens":
+        return "BertForQuestionAnswering" if config.labels == SPAN_LABELS else "BertForTokenClassification"
+    return "BertModel" if config.target == "states" else "BertForSequenceClassification"

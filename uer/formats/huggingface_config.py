@@ -19,19 +19,32 @@ class HuggingFaceConfig:
         skip_positions: leading rows of the position table that no real token uses.
         tied: whether the decoder is the word embeddings where the file has none of its own.
         vocab_size: rows of the word embeddings.
+        architecture: the class that it names, "" where it names none.
+        labels: of a task, in the order of their numbers.
     """
 
     config: ModelConfig
     skip_positions: int
     tied: bool
     vocab_size: int | None
+    architecture: str = ""
+    labels: tuple[str, ...] = ()
 
 
 def parse_config(data: dict[str, Any], where: str) -> HuggingFaceConfig:
     """Read a config.json; raises `UserError` like `uer.config.huggingface_keys`."""
     config = config_from_dict(huggingface_keys(data, where), where)
     return HuggingFaceConfig(config, skipped_positions(data), bool(data.get("tie_word_embeddings", True)),
-                             data.get("vocab_size"))
+                             data.get("vocab_size"), *_task(data))
+
+
+def _task(data: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The class that a config.json names, and its labels."""
+    named, labels = data.get("architectures"), data.get("id2label")
+    architecture = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+    if not isinstance(labels, dict) or not all(str(key).isdecimal() for key in labels):
+        return architecture, ()
+    return architecture, tuple(str(labels[key]) for key in sorted(labels, key=int))
 
 
 def build_config(config: ModelConfig, *, vocab: int, positions: int, types: int, pad_id: int, tied: bool,
@@ -55,4 +68,15 @@ def build_config(config: ModelConfig, *, vocab: int, positions: int, types: int,
         "tie_word_embeddings": tied,
         "type_vocab_size": types,
         "vocab_size": vocab,
+        **_labels(config),
     }
+
+
+def _labels(config: ModelConfig) -> dict[str, Any]:
+    """What a config.json says of a classifier's outputs."""
+    if config.target not in ("cls", "tokens"):
+        return {}
+    labels = config.labels or tuple(f"LABEL_{number}" for number in range(config.outputs))
+    regression = {"problem_type": "regression"} if config.target == "cls" and config.outputs == 1 else {}
+    return {"id2label": {str(number): label for number, label in enumerate(labels)},
+            "label2id": {label: number for number, label in enumerate(labels)}, **regression}

@@ -47,11 +47,16 @@ BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 BUFFER_ENDINGS = (".embeddings.position_ids", ".embeddings.token_type_ids")
 INSIDE = ("embeddings", "encoder", "cls.predictions", "lm_head")  # parts of which everything must be known
 ADAPTER = re.compile(r"lora_|adapter|prefix_|ia3_|prompt_embedding", re.IGNORECASE)  # they change what all others do
-TASK_HEADS = ("classifier.", "qa_outputs.")
+TASK_HEADS = {  # of a classifier with a pooler, see `uer.formats.file_target`
+    "classifier": "target.output_layer",
+    "qa_outputs": "target.output_layer",
+    "classifier.dense": "target.output_layer_1",
+    "classifier.out_proj": "target.output_layer_2",
+}
 PREFIXES = ("bert.", "roberta.")
 LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 OUR_LAYER = re.compile(r"encoder\.transformer\.(\d+)\.(.+)")
-BARE_MODULES = ("cls.", "lm_head.", *TASK_HEADS)
+BARE_MODULES = ("cls.", "lm_head.", "classifier", "qa_outputs")
 
 
 def is_huggingface(tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -70,7 +75,7 @@ def _internal(module: str) -> str | None:
     if found:
         part = LAYER_PARTS.get(found.group(2))
         return part and f"encoder.transformer.{found.group(1)}.{part}"
-    return MODULES.get(ROBERTA_HEAD.get(module, module))
+    return TASK_HEADS.get(module) or MODULES.get(ROBERTA_HEAD.get(module, module))
 
 
 def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
@@ -81,7 +86,7 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
         tensors: with or without `bert.`; LayerNorms as gamma/beta or weight/bias.
         skip_positions: rows of the position table that no real token uses (RoBERTa).
     Returns:
-        the tensors; the names of heads and other parts that read the encoder's states, which were left out; names
+        the tensors; the names of other heads and parts that read the encoder's states, which were left out; names
         within encoder and MLM head that no BERT has, so that it would compute something else without them.
     """
     out: dict[str, torch.Tensor] = {}
@@ -91,9 +96,6 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
     for name, tensor in tensors.items():
         bare = _bare(name)
         if bare in BUFFERS or bare.endswith(BUFFER_ENDINGS):
-            continue
-        if bare.startswith(TASK_HEADS):
-            left_out.append(name)
             continue
         if bare in VOCABULARY_BIASES:
             biases.append(tensor)
@@ -149,10 +151,15 @@ def their_name(name: str) -> str:
     return f"{prefix}{theirs}.{ATTRIBUTES_BACK.get(attribute, attribute)}"
 
 
-def to_huggingface(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def to_huggingface(tensors: Mapping[str, torch.Tensor], heads: Mapping[str, str] | None = None,
+                   prefix: str = "bert.") -> dict[str, torch.Tensor]:
     """Our tensors under the names of `BertForMaskedLM`, in its conventions.
 
     The vocabulary bias goes out under both its names: stock code reads the one or the other, tied or not.
+
+    Args:
+        heads: our linears of a task's head -> theirs.
+        prefix: of an encoder's names; that alone has none.
     """
     out = {}
     for name, tensor in tensors.items():
@@ -160,7 +167,9 @@ def to_huggingface(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
             tensor = tensor / gamma_factor(tensor.numel())
         elif name == "embedding.segment_embedding.weight":
             tensor = tensor[1:]
-        out[their_name(name)] = tensor
+        linear, _, part = name.rpartition(".")
+        theirs = f"{heads[linear]}.{part}" if heads and linear in heads else their_name(name)
+        out[prefix + theirs.removeprefix("bert.") if theirs.startswith("bert.") else theirs] = tensor
     if "cls.predictions.bias" in out:
         out["cls.predictions.decoder.bias"] = out["cls.predictions.bias"]
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from uer.config import ModelConfig
+from uer.formats.file_target import SPAN_LABELS
 
 
 @dataclass
@@ -30,6 +31,13 @@ class CardFacts:
     figures: list[tuple[str, str]] = field(default_factory=list)
 
 
+KINDS = {  # library, task, class
+    "mlm": ("transformers", "fill-mask", "AutoModelForMaskedLM"),
+    "states": ("sentence-transformers", "sentence-similarity", ""),
+    "cls": ("transformers", "text-classification", "AutoModelForSequenceClassification"),
+    "tokens": ("transformers", "token-classification", "AutoModelForTokenClassification"),
+    "reader": ("transformers", "question-answering", "AutoModelForQuestionAnswering"),
+}
 SIZES = (("layers", "layers_num"), ("hidden size", "hidden_size"), ("heads", "heads_num"),
          ("feed-forward size", "feedforward_size"))
 
@@ -37,8 +45,15 @@ SIZES = (("layers", "layers_num"), ("hidden size", "hidden_size"), ("heads", "he
 def model_card(facts: CardFacts, config: ModelConfig) -> str:
     """Markdown with the front matter that model hubs read."""
     models = [("this model", config)] + ([("teacher", facts.teacher)] if facts.teacher else [])
+    library, task, kind = KINDS["reader" if config.labels == SPAN_LABELS else config.target]
+    use = ["from sentence_transformers import SentenceTransformer", "",
+           'embeddings = SentenceTransformer("<this folder>").encode(["a text", "another"])'] \
+        if library == "sentence-transformers" else \
+        [f"from transformers import {kind}, AutoTokenizer", "",
+         f'model = {kind}.from_pretrained("<this folder>")',
+         'tokenizer = AutoTokenizer.from_pretrained("<this folder>")']
     lines = [
-        "---", "library_name: transformers", "pipeline_tag: fill-mask", "tags:", "- bert",
+        "---", f"library_name: {library}", f"pipeline_tag: {task}", "tags:", "- bert",
         *(["- weight-inherited-distillation"] if facts.teacher else []), "---", "",
         f"# {facts.name}", "", facts.how, "", f"Made from `{facts.source}`.", "",
         "| | " + " | ".join(name for name, _ in models) + " |", "|---" * (len(models) + 1) + "|",
@@ -46,9 +61,7 @@ def model_card(facts: CardFacts, config: ModelConfig) -> str:
           for label, key in SIZES),
         "", f"Parameters: {facts.parameters:,}.", "", "## Measured", "",
         *(f"- {what}: {value}" for what, value in facts.figures), "",
-        "## Use", "", "```python", "from transformers import AutoModelForMaskedLM, AutoTokenizer", "",
-        'model = AutoModelForMaskedLM.from_pretrained("<this folder>")',
-        'tokenizer = AutoTokenizer.from_pretrained("<this folder>")', "```", "",
+        "## Use", "", "```python", *use, "```", "",
         "## Command", "", "```", facts.command, "```", "",
     ]
     return "\n".join(lines)

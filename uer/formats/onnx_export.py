@@ -18,23 +18,39 @@ from torch import nn
 from uer.errors import UserError
 from uer.formats.stock import model_inputs
 from uer.models.bert import Bert
+from uer.targets.pooling import pool, position_of
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-class _Interface(nn.Module):
-    """input_ids, attention_mask, token_type_ids int64 [batch, seq] -> logits, last_hidden_state."""
+class Interface(nn.Module):
+    """input_ids, attention_mask, token_type_ids int64 [batch, seq] -> logits, last_hidden_state.
 
-    def __init__(self, model: Bert):
+    An encoder alone has sentence_embedding in the place of logits: pooled, mapped, of length 1, as asked for.
+
+    Args:
+        normalize: bring embeddings to length 1; `mapped`: into the teacher's space.
+    """
+
+    def __init__(self, model: Bert, normalize: bool = False, mapped: bool = False):
         super().__init__()
-        self.model = model
+        self.model, self.normalize, self.mapped = model, normalize, mapped
+        self.pools = model.config.target in ("states", "cls")
+        self.output = "sentence_embedding" if model.config.target == "states" else "logits"
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor,
                 token_type_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = self.model.hidden_states(input_ids, (token_type_ids + 1) * attention_mask)
-        return self.model.target(hidden), hidden
+        seg = (token_type_ids + 1) * attention_mask
+        hidden = self.model.hidden_states(input_ids, seg)
+        read = self._pooled(hidden, seg) if self.pools else hidden
+        said = self.model.target(read) if self.output == "logits" or self.mapped else read
+        return nn.functional.normalize(said, dim=-1) if self.normalize else said, hidden
+
+    def _pooled(self, hidden: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
+        positions = position_of(seg, self.model.config.pooling)
+        return pool(hidden, seg, self.model.config.pooling) if positions is None else hidden.flatten(0, 1)[positions]
 
 
 def check_packages() -> None:
@@ -45,19 +61,20 @@ def check_packages() -> None:
                         page="formats")
 
 
-def write_onnx(path: Path, model: Bert, src: torch.Tensor, seg: torch.Tensor) -> None:
+def write_onnx(path: Path, interface: Interface, src: torch.Tensor, seg: torch.Tensor) -> None:
     """Export a model in evaluation mode; batch and sequence length stay free.
 
     Args:
+        interface: the model with what it is to give.
         src, seg: an example, int64 [batch, seq].
     """
-    batch, seq = torch.export.Dim("batch"), torch.export.Dim("sequence", min=2, max=model.sizes.positions)
+    batch, seq = torch.export.Dim("batch"), torch.export.Dim("sequence", min=2, max=interface.model.sizes.positions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            _Interface(model).eval(), model_inputs(src, seg), dynamo=True, opset_version=OPSET, verbose=False,
-            input_names=list(INPUTS), output_names=["logits", "last_hidden_state"],
+            interface.eval(), model_inputs(src, seg), dynamo=True, opset_version=OPSET, verbose=False,
+            input_names=list(INPUTS), output_names=[interface.output, "last_hidden_state"],
             dynamic_shapes={name: {0: batch, 1: seq} for name in INPUTS})
     assert program is not None
     program.save(str(path), external_data=False)
@@ -89,7 +106,7 @@ class OnnxModel:
         options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, src: torch.Tensor, seg: torch.Tensor, output: str = "logits") -> torch.Tensor:
-        """src, seg int64 [batch, seq] -> float32 [batch, seq, vocab], or another output of the file."""
+    def __call__(self, src: torch.Tensor, seg: torch.Tensor, output: str | None = None) -> torch.Tensor:
+        """src, seg int64 [batch, seq] -> the file's first output, float32 [batch, seq, vocab] say, or another."""
         inputs = dict(zip(INPUTS, (tensor.numpy() for tensor in model_inputs(src, seg))))
-        return torch.from_numpy(self.session.run([output], inputs)[0])
+        return torch.from_numpy(self.session.run([output] if output else None, inputs)[0])

@@ -20,6 +20,7 @@ DECODER = "target.mlm_linear_2.weight"
 POOLER = ("target.nsp_linear_1.weight", "target.nsp_linear_1.bias")
 NSP_HEAD = (*POOLER, "target.nsp_linear_2.weight", "target.nsp_linear_2.bias")
 ENCODER, HEAD = ("embedding.", "encoder."), "target."
+TASK_HEAD = "target.output_layer"
 
 
 def expected_shapes(sizes: BertSizes, config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -33,7 +34,7 @@ def sizes_of(config: ModelConfig, *, vocab: int, positions: int, segments: int) 
     """The sizes of a uniform BERT."""
     return BertSizes.uniform(vocab=vocab, hidden=config.hidden_size, layers=config.layers_num, heads=config.heads_num,
                              feedforward=config.feedforward_size, positions=positions, segments=segments,
-                             mlm=config.mlm_size)
+                             mlm=config.mlm_size, outputs=config.outputs)
 
 
 def table_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
@@ -44,7 +45,7 @@ def table_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
 def measured(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """hidden_size, layers_num and feedforward_size as the tensors have them (those that can be told).
 
-    mlm_size as well, where it differs from hidden_size.
+    mlm_size as well, where it differs from hidden_size, and outputs where there are some.
     """
     sizes = {}
     if WORDS in tensors and tensors[WORDS].dim() == 2:
@@ -55,7 +56,10 @@ def measured(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     inner = tensors.get("encoder.transformer.0.feed_forward.linear_1.weight")
     if inner is not None and inner.dim() == 2:
         sizes["feedforward_size"] = inner.shape[0]
-    head = tensors.get("target.mlm_linear_1.bias")
+    last = tensors.get("target.output_layer_2.bias", tensors.get("target.output_layer.bias"))
+    if last is not None:
+        sizes["outputs"] = last.numel()
+    head = tensors.get("target.mlm_linear_1.bias", tensors.get("target.output_layer_1.bias"))
     if head is not None and "hidden_size" in sizes and head.numel() != sizes["hidden_size"]:
         sizes["mlm_size"] = head.numel()
     return sizes

@@ -9,6 +9,9 @@ import torch
 
 from uer.errors import UserError
 
+CLASSES = {"mlm": "AutoModelForMaskedLM", "states": "AutoModel", "cls": "AutoModelForSequenceClassification",
+           "tokens": "AutoModelForTokenClassification"}
+
 
 def available() -> bool:
     """Whether transformers is installed."""
@@ -16,28 +19,36 @@ def available() -> bool:
 
 
 @torch.no_grad()
-def outputs(folder: Path, src: torch.Tensor, seg: torch.Tensor, hidden: bool = False) -> torch.Tensor:
-    """Logits [batch * seq, vocab], or with `hidden` the last hidden states [batch * seq, hidden], in float32.
+def outputs(folder: Path, src: torch.Tensor, seg: torch.Tensor, target: str = "mlm",
+            span: bool = False) -> torch.Tensor:
+    """What a model of this target says: logits of all positions, or of the texts (`cls`); of `states` the hidden ones.
 
     Args:
         src, seg: int64 [batch, seq], seg 0 is padding.
+        span: `tokens` are a reader's.
+    Returns:
+        float32 [batch * seq, width], [batch, outputs] for `cls`
     Raises:
         UserError: tensors that it misses in the folder.
     """
-    from transformers import AutoModel, AutoModelForMaskedLM
+    import transformers
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    kind = AutoModel if hidden else AutoModelForMaskedLM
-    model, info = kind.from_pretrained(str(folder), output_loading_info=True)
+    kind = "AutoModelForQuestionAnswering" if span else CLASSES[target]
+    model, info = getattr(transformers, kind).from_pretrained(str(folder), output_loading_info=True)
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         raise UserError(f"self-check: stock transformers finds {missing} missing and "
                         f"{sorted(info['mismatched_keys'])} misshapen; nothing was written")
     ids, mask, types = model_inputs(src, seg)
     result = model.float().eval()(ids, attention_mask=mask, token_type_ids=types)
-    return (result.last_hidden_state if hidden else result.logits).flatten(0, 1)
+    if span:
+        return torch.stack([result.start_logits, result.end_logits], -1).flatten(0, 1)
+    if target == "cls":
+        return result.logits
+    return (result.last_hidden_state if target == "states" else result.logits).flatten(0, 1)
 
 
 def model_inputs(src: torch.Tensor, seg: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

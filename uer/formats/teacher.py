@@ -6,52 +6,30 @@ A wrong or partial file never loads silently: every missing, unexpected or missh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from uer.arguments import hint
 from uer.config import ModelConfig, config_from_dict, load_config
 from uer.errors import UserError
-from uer.files import read_json, read_object
+from uer.files import read_object
 from uer.formats import shapes
+from uer.formats.file_model import LoadedModel
+from uer.formats.file_target import complete_head, settle_target, strip_heads
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
+from uer.formats.sentence import SentenceFacts, encoder_path, read_sentence_facts
 from uer.formats.storage import read_tensors, shortened, without_shared_prefix
-from uer.formats.uer_names import is_uer, to_published
+from uer.formats.uer_names import heads_in, is_uer, to_published
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-HEAD_NOISE = 0.01
-
-
-@dataclass
-class LoadedModel:
-    """A BERT from a file.
-
-    Attributes:
-        config: its sizes and conventions.
-        weights: published names -> tensors, all of them and no others; float32 (float64 if stored so).
-        notes: what a user should know: what was made up, what was left out, what differs.
-        extras: pooler and next-sentence head, where the file has them, as `target.nsp_linear_{1,2}.*`.
-        source: `uer` or `huggingface`.
-        head_made: whether the MLM head is new.
-        facts: the JSON that a training run wrote beside its checkpoint, if this is one.
-    """
-
-    config: ModelConfig
-    weights: dict[str, torch.Tensor]
-    notes: list[str] = field(default_factory=list)
-    extras: dict[str, torch.Tensor] = field(default_factory=dict)
-    source: str = "uer"
-    head_made: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int | None,
                allow_missing_head: bool = False, seed: int = 0, encoder_only: bool = False,
-               look_around: bool = True) -> LoadedModel:
+               target: str | None = "mlm", look_around: bool = True) -> LoadedModel:
     """Load a BERT, whatever its format.
 
     Args:
@@ -59,6 +37,7 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
         config: what the model must be; None: taken from the JSON beside the file, or from the shapes.
         vocab_size: tokens of the vocabulary it is to be used with; None: not checked.
         allow_missing_head: make an MLM head where the file has none.
+        target: what is to stand on the encoder: `mlm`, `states` (no head), or None for what the file has.
         seed: of the noise in such a head.
         encoder_only: leave the heads out, of masked language modelling or of a task, whether the file has them or not.
         look_around: heed the JSON beside a UER file, which may be another model's.
@@ -79,15 +58,23 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in model.weights.values()) else torch.float32
     model.weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor
                      for name, tensor in model.weights.items()}
-    problems = shapes.disagreements(model.config, model.weights, vocab_size)
     if encoder_only:
-        other = [name for name in model.weights if not name.startswith((*shapes.ENCODER, shapes.HEAD))]
+        other = [name for name in model.weights if not name.startswith((*shapes.ENCODER, shapes.HEAD))
+                 or name.startswith(shapes.TASK_HEAD)]
         if other:
             model.notes.append(f"not taken over, no part of the encoder: {shortened(other)}")
-        model.weights = {name: tensor for name, tensor in model.weights.items() if name.startswith(shapes.ENCODER)}
+        strip_heads(model)
+    else:
+        _take_sentence_facts(model, path, target)
+        settle_target(model, target, where)
+        if allow_missing_head and target is None and model.config.target != "mlm":
+            settle_target(model, "mlm", where)
+        if model.extras and model.config.target == "mlm":
+            model.notes.append("pooler or next-sentence head present: masked language modelling does not train it")
+    problems = shapes.disagreements(model.config, model.weights, vocab_size)
     if not problems:
-        if not encoder_only:
-            _complete_head(model, allow_missing_head, seed)
+        if model.config.target == "mlm" and not encoder_only:
+            complete_head(model, allow_missing_head, seed)
         spelled = their_name if model.source == "huggingface" else str
         problems = shapes.tensor_problems(model.weights, model.config, spelled, encoder_only)
     if problems:
@@ -120,13 +107,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 def model_folder(path: Path) -> Path:
     """The folder itself, or the one inside it that a sentence-transformers folder names as its encoder."""
-    modules = path / "modules.json"
-    if not (path / "config.json").exists() and modules.exists():
-        try:
-            return path / read_json(modules)[0]["path"]
-        except (LookupError, TypeError):
-            return path
-    return path
+    return path if (path / "config.json").exists() and not (path / "modules.json").exists() else encoder_path(path)
 
 
 def _read_shards(index: Path) -> dict[str, torch.Tensor]:
@@ -174,7 +155,7 @@ def config_path_for(path: str | Path) -> Path:
 
 def _from_uer(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | None,
               beside: Path | None) -> LoadedModel:
-    tensors = to_published(raw)
+    tensors = heads_in(to_published(raw))
     compactors = [name for name in tensors if "compactor" in name]
     if compactors:
         raise UserError(f"model {path}: a checkpoint with {len(compactors)} compactors, not a finished model; "
@@ -253,7 +234,8 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
         config = replace(config, layernorm=own.layernorm, layernorm_eps=own.layernorm_eps)
     if theirs.tied and shapes.WORDS in tensors and "target.mlm_linear_1.weight" in tensors:
         tensors.setdefault(shapes.DECODER, tensors[shapes.WORDS].clone())
-    return LoadedModel(config, tensors, notes, source="huggingface")
+    return LoadedModel(config, tensors, notes, source="huggingface", architecture=theirs.architecture,
+                       labels=theirs.labels)
 
 
 def _bare_config(raw: Mapping[str, torch.Tensor], path: Path) -> HuggingFaceConfig:
@@ -264,7 +246,19 @@ def _bare_config(raw: Mapping[str, torch.Tensor], path: Path) -> HuggingFaceConf
     return HuggingFaceConfig(placeholder, 0, True, None)
 
 
-# -- the MLM head ------------------------------------------------------------------------------------------------------
+# -- beside the encoder ------------------------------------------------------------------------------------------------
+
+
+def _take_sentence_facts(model: LoadedModel, path: Path, target: str | None) -> None:
+    """How sentences are embedded, from the folder or from the JSON beside the file, for an encoder alone."""
+    if target == "mlm":
+        return
+    if path.is_dir():
+        model.sentence = read_sentence_facts(path)
+    elif "sentence" in model.facts:
+        model.sentence = SentenceFacts.from_dict(model.facts["sentence"], f"{path}.json")
+    if model.sentence is not None:
+        model.config = replace(model.config, pooling=model.sentence.pooling)
 
 
 def _take_extras(model: LoadedModel) -> None:
@@ -272,30 +266,3 @@ def _take_extras(model: LoadedModel) -> None:
         if name in model.weights:
             tensor = model.weights.pop(name)
             model.extras[name] = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-    if model.extras:
-        model.notes.append("pooler or next-sentence head present: masked language modelling does not train it")
-
-
-def _complete_head(model: LoadedModel, allowed: bool, seed: int) -> None:
-    """A tied decoder is made a tensor of its own; an absent head is made if that is allowed."""
-    weights, config = model.weights, model.config
-    if config.tie_weights and shapes.WORDS in weights:
-        weights.setdefault(shapes.DECODER, weights[shapes.WORDS].clone())
-    if not allowed or shapes.WORDS not in weights or any(
-            name.startswith("target.") and name != shapes.DECODER for name in weights):
-        return
-    words = weights[shapes.WORDS]
-    vocab, hidden = words.shape
-    noise = torch.empty(hidden, hidden).normal_(0, HEAD_NOISE, generator=torch.Generator().manual_seed(seed))
-    weights.update({
-        "target.mlm_linear_1.weight": (torch.eye(hidden) + noise).to(words.dtype),
-        "target.mlm_linear_1.bias": torch.zeros(hidden, dtype=words.dtype),
-        "target.layer_norm.gamma": torch.ones(hidden, dtype=words.dtype),
-        "target.layer_norm.beta": torch.zeros(hidden, dtype=words.dtype),
-        shapes.DECODER: words.clone(),
-        "target.mlm_linear_2.bias": torch.zeros(vocab, dtype=words.dtype),
-    })
-    model.head_made = True
-    model.notes.append(f"MLM head made, as the file has none: decoder = word embeddings, its bias 0; transform = "
-                       f"identity + noise of {HEAD_NOISE} (seed {seed}), bias 0; LayerNorm gamma 1, beta 0. Adapt it "
-                       f"by a plain MLM run before use")

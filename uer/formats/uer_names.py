@@ -44,6 +44,16 @@ def to_uer_py(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {_renamed(name, PREFIXES): tensor for name, tensor in tensors.items()}
 
 
+def heads_in(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A fine-tuned head's `output_layer…` -> `target.output_layer…`, where every target is here."""
+    return {_renamed(name, {"output_layer": "target.output_layer"}): tensor for name, tensor in tensors.items()}
+
+
+def heads_out(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The names of files again."""
+    return {_renamed(name, {"target.output_layer": "output_layer"}): tensor for name, tensor in tensors.items()}
+
+
 def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
     for old, new in prefixes.items():
         if name.startswith(old):

@@ -1,4 +1,4 @@
-"""A plain BERT for masked language modelling, with the parameter names of the published WID code."""
+"""A plain BERT with its target, with the parameter names of the published WID code."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import nn
 from uer.config import ModelConfig
 from uer.embeddings.word_pos_seg import WordPosSegEmbedding
 from uer.encoders.transformer_encoder import TransformerEncoder
-from uer.layers.layer_norm import LayerNorm
 from uer.sizes import BertSizes
 from uer.targets.mlm_target import MlmTarget
+from uer.targets.output_target import ClsTarget, OutputTarget
+from uer.targets.pooling import pool, position_of
 
 
 class Bert(nn.Module):
@@ -22,7 +23,7 @@ class Bert(nn.Module):
 
     Args:
         sizes: the shapes of the parameters.
-        config: everything else: activation, dropout, LayerNorm style, tying.
+        config: everything else: activation, dropout, LayerNorm style, tying, target and pooling.
     """
 
     def __init__(self, sizes: BertSizes, config: ModelConfig):
@@ -32,13 +33,17 @@ class Bert(nn.Module):
         norm: dict[str, Any] = {"layernorm": config.layernorm, "layernorm_eps": config.layernorm_eps}
         self.embedding = WordPosSegEmbedding(sizes, dropout=config.dropout, **norm)
         self.encoder = TransformerEncoder(sizes, hidden_act=config.hidden_act, dropout=config.dropout, **norm)
-        self.target = MlmTarget(sizes, hidden_act=config.hidden_act, **norm)
-        if config.tie_weights:
-            self.target.mlm_linear_2.weight = self.embedding.word_embedding.weight
+        self.target: MlmTarget | ClsTarget | OutputTarget
+        if config.target == "mlm":
+            self.target = MlmTarget(sizes, hidden_act=config.hidden_act, **norm)
+            if config.tie_weights:
+                self.target.mlm_linear_2.weight = self.embedding.word_embedding.weight
+        else:
+            self.target = ClsTarget(sizes, config.dropout) if config.target == "cls" else OutputTarget(sizes)
 
     def forward(self, src: torch.Tensor, seg: torch.Tensor, positions: torch.Tensor | None = None,
                 padded: bool = True) -> torch.Tensor:
-        """Logits of the positions to predict.
+        """What the target says of the positions to predict; of a text, where it is `cls`.
 
         Args:
             src: token ids, int [batch, seq].
@@ -46,27 +51,29 @@ class Bert(nn.Module):
             positions: flat indices (row * seq + column), int [n]; None means every position.
             padded: False promises that `seg` has no 0, which spares the attention mask.
         Returns:
-            float [n, vocab]
+            float [n, vocab], [n, outputs] or (cls) [batch, outputs]
         """
+        if self.config.target == "cls":
+            return self.target(self.pooled(src, seg, padded))
         return self.target(self.hidden_states(src, seg, padded, positions).flatten(0, -2))
 
     def loss(self, src: torch.Tensor, seg: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor,
              padded: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """`mlm_loss` of these positions without ever holding all their logits; arguments as for `forward`."""
+        assert isinstance(self.target, MlmTarget)
         return self.target.loss(self.hidden_states(src, seg, padded, positions), labels)
+
+    def pooled(self, src: torch.Tensor, seg: torch.Tensor, padded: bool = True) -> torch.Tensor:
+        """The states pooled as the config says, [batch, hidden]; arguments as for `forward`."""
+        positions = position_of(seg, self.config.pooling)
+        hidden = self.hidden_states(src, seg, padded, positions)
+        return pool(hidden, seg, self.config.pooling) if positions is None else hidden
 
     def hidden_states(self, src: torch.Tensor, seg: torch.Tensor, padded: bool = True,
                       positions: torch.Tensor | None = None) -> torch.Tensor:
         """The encoder's output, [batch, seq, hidden] or of some positions [n, hidden]; arguments as for `forward`."""
         mask = (seg > 0)[:, None, None, :] if padded else None  # [batch, 1, 1, seq]
         return self.encoder(self.embedding(src, seg), mask, positions)
-
-    def layer_norms(self, hidden: bool) -> list[LayerNorm]:
-        """The LayerNorms of the residual stream (`hidden`), or that of the MLM head."""
-        if not hidden:
-            return [self.target.layer_norm]
-        layers = self.encoder.layers()
-        return [self.embedding.layer_norm, *(norm for x in layers for norm in (x.layer_norm_1, x.layer_norm_2))]
 
 
 def mlm_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,7 +105,7 @@ def sizes_of(config: ModelConfig, vocab_size: int) -> BertSizes:
     """The sizes of a plain BERT with this config."""
     return BertSizes.uniform(vocab=vocab_size, hidden=config.hidden_size, layers=config.layers_num,
                              heads=config.heads_num, feedforward=config.feedforward_size,
-                             positions=config.max_seq_length, mlm=config.mlm_size)
+                             positions=config.max_seq_length, mlm=config.mlm_size, outputs=config.outputs)
 
 
 def from_scratch(config: ModelConfig, vocab_size: int, seed: int) -> Bert:
@@ -113,6 +120,6 @@ def from_weights(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> Be
     with torch.device("meta"):
         model = Bert(sizes_of(config, weights["embedding.word_embedding.weight"].shape[0]), config)
     model.load_state_dict({name: tensor.detach().clone() for name, tensor in weights.items()}, assign=True)
-    if config.tie_weights:
+    if isinstance(model.target, MlmTarget) and config.tie_weights:
         model.target.mlm_linear_2.weight = model.embedding.word_embedding.weight
     return model

@@ -183,7 +183,8 @@ def model_operations(sizes: BertSizes, step: Step, projected: int = 0, inner: in
         projections = 2 * tokens + (tokens if step.cuda else outputs) + outputs  # key and value, query, output
         attention += (3 * projections * sizes.hidden + 7 * queries * step.seq) * heads * size
         forward += 3 * 2 * outputs * sizes.hidden * feedforward
-    head = sizes.hidden * sizes.mlm + (inner or sizes.mlm) * sizes.vocab + (inner or 0) * sizes.mlm
+    vocab = 0 if sizes.outputs else sizes.vocab
+    head = sizes.hidden * sizes.mlm + (inner or sizes.mlm) * vocab + (inner or 0) * sizes.mlm
     return {"embedding": 2 * 3 * step.micro_steps * projected * sizes.hidden, "attention": 2 * attention,
             "feed-forward": 2 * forward, "MLM head": 2 * 3 * predicted * head}
 

@@ -62,7 +62,7 @@ def small(args: argparse.Namespace, folder: Path) -> argparse.Namespace:
         "tb_path": None, "log_path": None, "resume": None, "keep_checkpoints": None,
         "batch_size": min(args.batch_size, BATCH_SIZE),
         "accumulation_steps": min(args.accumulation_steps, ACCUMULATION_STEPS),
-        "calibration_batches": min(args.calibration_batches, CALIBRATION_BATCHES)}
+        "calibration_batches": min(args.calibration_batches or CALIBRATION_BATCHES, CALIBRATION_BATCHES)}
     return argparse.Namespace(**{**vars(args), **changed})
 
 
@@ -179,6 +179,7 @@ def _merge(args: argparse.Namespace, step: int, reports: Reports) -> None:
     options = SimpleNamespace(
         load_model_path=f"{args.output_model_path}-{step}", layers_num=None, hidden_size=None, feedforward_size=None,
         heads_num=None, config_path=None, compactor_mask_strategy=None, mask_path=masks,
-        mask_step=step if masks else None, keep_attention_scale=False, vocab_path=None, spm_model_path=None)
+        mask_step=step if masks else None, keep_attention_scale=False, keep_embedding_size=False, vocab_path=None,
+        spm_model_path=None)
     paths = output_paths(str(Path(args.output_model_path).with_name("student.bin")), ["uer"])
     write_outputs(student_source(options, "--dryrun", reports.say), paths)  # type: ignore[arg-type]

@@ -45,10 +45,10 @@ def master_shapes(config: ModelConfig, tables: Mapping[str, int], groups: Mappin
     shapes = expected_shapes(sizes_of(config, **tables), config)
     if config.tie_weights:
         del shapes[f"{VOCABULARY_LINEAR}.weight"]
-    for name, owner in layer_norms(config.layers_num):
+    for name, owner in layer_norms(config):
         for part in ("gamma", "beta"):
             shapes[f"{name}.{part}"] = (groups[owner].width,)
-    for tensor in masked_compactors(config.layers_num):
+    for tensor in masked_compactors(config):
         group = groups[tensor.group]
         sides = [group.size, group.size]
         sides[tensor.dim] = group.width
@@ -71,11 +71,12 @@ def wid_cost(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str
     rows = sum(tables[kind] for kind in ("vocab", "positions", "segments"))
     on_rows = applies_to_rows(step.tokens if alone else MANY, rows)
     size, inner, width = config.hidden_size, config.mlm_width, sizes.mlm
-    on_features = applies_to_features(step.predicted if alone else MANY, sizes.vocab, inner, width)
+    masked = config.target == "mlm"
+    on_features = masked and applies_to_features(step.predicted if alone else MANY, sizes.vocab, inner, width)
     composition = _composition(config, groups, comp_only, spares)
     if not on_rows:
         composition["embedding"] += (2 if comp_only else 3) * 2 * rows * size * sizes.hidden
-    if not on_features:
+    if masked and not on_features:
         composition["MLM head"] += (2 if comp_only else 3) * 2 * sizes.vocab * inner * width
     student = student_shapes(config, sizes, on_rows, on_features)
     projected = step.table_rows(tables) * size if on_rows else 0
@@ -118,8 +119,9 @@ def activations_cost(config: ModelConfig, tables: Mapping[str, int], groups: Map
     trained = parameters(master_shapes(config, tables, whole))
     operations = model_operations(sizes, step, step.rows * step.seq * config.hidden_size, config.mlm_width,
                                   selected=False)
-    for linear in wrapped_linears(config.layers_num)[:-1]:
-        assert linear.leaves
+    for linear in wrapped_linears(config):
+        if linear.leaves is None:
+            continue
         tokens = step.predicted if linear.enters == "hidden" and linear.leaves == "mlm" else step.tokens
         squares = groups[linear.enters].size ** 2 + groups[linear.leaves].size ** 2
         operations[part_of(linear.name)] += 2 * 3 * tokens * squares
@@ -147,8 +149,9 @@ def _composition(config: ModelConfig, groups: Mapping[str, MaskGroup], comp_only
         return group.kept if spares and group.masked else group.width
 
     sums = dict.fromkeys(PARTS, 0)
-    for linear in wrapped_linears(config.layers_num)[:-1]:
-        assert linear.leaves
+    for linear in wrapped_linears(config):
+        if linear.leaves is None:
+            continue
         leaves, enters = groups[linear.leaves], groups[linear.enters]
         sums[part_of(linear.name)] += composition_of(leaves.width, leaves.size, enters.size, enters.width,
                                                      wanted(leaves), wanted(enters), not comp_only)
@@ -158,8 +161,9 @@ def _composition(config: ModelConfig, groups: Mapping[str, MaskGroup], comp_only
 def _inner_products(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> int:
     """Entries of R W or W C that the composition keeps for its backward pass."""
     entries = 0
-    for linear in wrapped_linears(config.layers_num)[:-1]:
-        assert linear.leaves
+    for linear in wrapped_linears(config):
+        if linear.leaves is None:
+            continue
         leaves, enters = groups[linear.leaves], groups[linear.enters]
         first = rows_first(leaves.width, leaves.size, enters.size, enters.width)
         entries += leaves.width * enters.size if first else leaves.size * enters.width

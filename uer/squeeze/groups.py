@@ -5,6 +5,7 @@
     attention.i   heads_num * head_size     C of the attention output          whole blocks
     ffn.i         feedforward_size          C of linear_2                      any
     mlm           mlm_size                  C of mlm_linear_2                  any
+    cls           mlm_size                  C of output_layer_2                any         (a classifier's, not MLM's)
 
 Score of dimension j: ‖C[:, j]‖₂ in float64; lowest leave first, ties by index. Masks are chosen from scratch every
 w_step steps; the number dropped grows linearly in k = step // w_step: over 8 intervals (`dim` blocks), over 16 (free
@@ -20,6 +21,7 @@ import torch
 
 from uer.config import ModelConfig
 from uer.errors import UserError
+from uer.squeeze.wiring import features_group, target_linears
 
 STRATEGIES = ("dim", "head")
 BLOCK_INTERVALS = 8
@@ -32,7 +34,7 @@ class MaskGroup:
     """Dimensions that leave together.
 
     Attributes:
-        name: `hidden`, `attention.<layer>`, `ffn.<layer>` or `mlm`.
+        name: `hidden`, `attention.<layer>`, `ffn.<layer>`, `mlm` or `cls`.
         size: dimensions of the teacher.
         target: dimensions of the student.
         blocks: head-sized blocks (0: free choice).
@@ -168,14 +170,10 @@ def build_groups(config: ModelConfig, target_dim: int, strategy: str, mlm_target
     """All groups of a teacher, by name, none masked yet; `UserError` where the target does not fit.
 
     Args:
-        mlm_target_dim: dimensions that `mlm` is to keep (default: target_dim, as in the published method).
+        mlm_target_dim: dimensions that `mlm` (`cls`) is to keep (default: target_dim, as in the published method).
         target_feedforward_size: neurons that each `ffn.i` is to keep (default: as for `feedforward_target`).
     """
     check_target(config, target_dim, strategy)
-    mlm_target = min(target_dim, config.mlm_width) if mlm_target_dim is None else mlm_target_dim
-    if not 2 <= mlm_target <= config.mlm_width:
-        raise UserError(f"--mlm_target_dim {mlm_target}: must be from 2 to the {config.mlm_width} features of the "
-                        f"teacher's MLM head")
     whole = strategy == "head"
     size, heads = config.hidden_size, config.heads_num
     ffn_target = feedforward_target(config, target_dim, target_feedforward_size)
@@ -186,16 +184,29 @@ def build_groups(config: ModelConfig, target_dim: int, strategy: str, mlm_target
                                 f"{layer}.self_attn.final_linear_left_compactor"))
         groups.append(MaskGroup(f"ffn.{i}", config.feedforward_size, ffn_target, 0, False,
                                 f"{layer}.feed_forward.linear_2_left_compactor"))
-    groups.append(MaskGroup("mlm", config.mlm_width, mlm_target, 0, False, "target.mlm_linear_2_left_compactor"))
+    features = features_group(config.target)
+    if features is not None:
+        mlm_target = min(target_dim, config.mlm_width) if mlm_target_dim is None else mlm_target_dim
+        if not 2 <= mlm_target <= config.mlm_width:
+            raise UserError(f"--mlm_target_dim {mlm_target}: must be from 2 to the {config.mlm_width} features of the "
+                            f"teacher's head")
+        last = target_linears(config.target)[-1]
+        groups.append(MaskGroup(features, config.mlm_width, mlm_target, 0, False, last.left))
     return {group.name: group for group in groups}
 
 
 def student_config(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> ModelConfig:
     """The config of the student that these groups leave of a teacher."""
     strategy = "head" if groups["attention.0"].whole_blocks else "dim"  # calibration picks single ones of `hidden`
-    return config.student(groups["hidden"].target, strategy, groups["mlm"].target, groups["ffn.0"].target)
+    return config.student(groups["hidden"].target, strategy, features_target(config, groups), groups["ffn.0"].target)
 
 
 def shared_w_step(groups: dict[str, MaskGroup], total_steps: int, share: float) -> int:
     """The --w_step that completes the mask schedule after this share of the steps (rounded down, at least 1)."""
     return max(1, int(total_steps * share) // max(group.last_interval for group in groups.values()))
+
+
+def features_target(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> int | None:
+    """Features that the student's target is to have inside; None where the teacher's has none of its own."""
+    name = features_group(config.target)
+    return None if name is None else groups[name].target

@@ -26,6 +26,7 @@ from uer.squeeze.wiring import (
     VOCABULARY_LINEAR,
     WrappedLinear,
     compactor_sizes,
+    features_group,
     layer_norms,
     masked_compactors,
     wrapped_linears,
@@ -44,7 +45,9 @@ def sizes_from_groups(config: ModelConfig, groups: Mapping[str, MaskGroup], voca
         return LayerSizes(heads, attention.width // heads, ffn.width)
 
     layers = tuple(layer_sizes(i) for i in range(config.layers_num))
-    return BertSizes(vocab, positions, segments, groups["hidden"].width, layers, groups["mlm"].width)
+    features = features_group(config.target)
+    inner = config.mlm_width if features is None else groups[features].width
+    return BertSizes(vocab, positions, segments, groups["hidden"].width, layers, inner, config.outputs)
 
 
 class Master:
@@ -62,8 +65,8 @@ class Master:
                  tokens: int = MANY, predicted: int = MANY):
         self.config = config
         self.groups = groups
-        self.linears = wrapped_linears(config.layers_num)
-        self.norms = layer_norms(config.layers_num)
+        self.linears = wrapped_linears(config)
+        self.norms = layer_norms(config)
         self.load = (tokens, predicted)
         self.parameters: dict[str, nn.Parameter] = {
             name: nn.Parameter(tensor) for name, tensor in weights.items()}
@@ -71,7 +74,7 @@ class Master:
             self.parameters[f"{VOCABULARY_LINEAR}.weight"] = self.parameters[EMBEDDING_TABLES[0]]
         like = self.parameters[EMBEDDING_TABLES[0]]
         self.like = like.new_empty(0)  # of the master's dtype, on its device
-        self.compactors = masked_compactors(config.layers_num)
+        self.compactors = masked_compactors(config)
         for name, size in compactor_sizes(config).items():
             if name not in self.parameters:
                 self.parameters[name] = nn.Parameter(torch.eye(size, dtype=like.dtype, device=like.device))
@@ -126,11 +129,13 @@ class Master:
 
     def set_norm_masks(self, student: Bert) -> None:
         """Let the student's LayerNorms count the kept dimensions only, where a group is masked and not squeezed."""
-        for name in ("hidden", "mlm"):
+        kept = {}
+        for name in {owner for _, owner in layer_norms(self.config)}:
             group = self.groups[name]
             keep = group.keep.to(self.like.device, self.like.dtype) if group.masked and group.keep is not None else None
-            for norm in student.layer_norms(hidden=name == "hidden"):
-                norm.set_keep(keep, group.kept if group.masked else group.width)
+            kept[name] = keep, group.kept if group.masked else group.width
+        for name, owner in layer_norms(self.config):
+            student.get_submodule(name).set_keep(*kept[owner])  # type: ignore[operator]
 
     def compose(self) -> dict[str, torch.Tensor]:
         """The student's parameters by name, with their autograd graph."""
@@ -147,15 +152,16 @@ class Master:
         return out
 
     def _compose_linear(self, linear: WrappedLinear) -> tuple[torch.Tensor, torch.Tensor]:
-        assert linear.right and linear.leaves
         p = self.parameters
-        product, bias = effective(p[f"{linear.right}.weight"], p[f"{linear.name}.weight"], p[f"{linear.left}.weight"],
-                                  p[f"{linear.name}.bias"], lambda: self._wanted(linear))
+        if linear.right is None or linear.leaves is None:
+            return product(p[f"{linear.name}.weight"], p[f"{linear.left}.weight"]), p[f"{linear.name}.bias"]
+        weight, bias = effective(p[f"{linear.right}.weight"], p[f"{linear.name}.weight"], p[f"{linear.left}.weight"],
+                                 p[f"{linear.name}.bias"], lambda: self._wanted(linear))
         if linear.is_query:
             scale = self.query_scale(self.groups[linear.leaves])
             if scale != 1:
-                product, bias = product * scale, bias * scale
-        return product, bias
+                weight, bias = weight * scale, bias * scale
+        return weight, bias
 
     def _wanted(self, linear: WrappedLinear) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Rows of R and columns of C whose gradient the running `backward` is to find."""
@@ -248,7 +254,7 @@ class Master:
             return
         index = group.kept_index()
         group.squeezed = True
-        for tensor in masked_compactors(self.config.layers_num):
+        for tensor in masked_compactors(self.config):
             if tensor.group == group.name:
                 self._narrow(tensor.name, tensor.dim, index, moments)
         for name, owner in self.norms:

@@ -32,8 +32,8 @@ class Penalty:
 
     def __init__(self, master: Master, moments: Moments, w_step: int):
         self.master, self.moments, self.w_step = master, moments, w_step
-        self.matrices = self._trained(masked_compactors(master.config.layers_num))
-        self.vectors = self._trained(masked_vectors(master.config.layers_num))
+        self.matrices = self._trained(masked_compactors(master.config))
+        self.vectors = self._trained(masked_vectors(master.config))
         self._masks: dict[tuple[str, bool], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     def _trained(self, tensors: list[MaskedTensor]) -> list[MaskedTensor]:

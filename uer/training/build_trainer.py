@@ -36,10 +36,11 @@ from uer.training.choose_learner import build_learner
 from uer.training.compilation import check_compiler
 from uer.training.learner import Learner
 from uer.training.lock import only_writer
-from uer.training.objective import SoftTargets, evaluate
+from uer.training.objective import Objective, SoftTargets, evaluate
 from uer.training.optimizers import schedule
 from uer.training.precision import Precision, slow_products
 from uer.training.sharded_master import ShardedLearner
+from uer.training.teaching import LogitTargets, StateTargets
 from uer.training.trainer import Run, Trainer
 from uer.training.wid_learner import WidLearner
 
@@ -72,16 +73,20 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         reports.say(line)
     if args.dropout is not None:
         loaded.config = replace(loaded.config, dropout=float(args.dropout))
+    masked = loaded.config.target == "mlm"
     for loader in (dataset, dev):
         if loader is not None:
             loader.dataset.check_positions(loaded.config.max_seq_length)
+            loader.masked = masked
     card: dict[str, Any] = {
         "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
         "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim,
         "target_feedforward_size": args.target_feedforward_size, "vocab_size": vocab_size,
         "vocab_sha256": text.vocab_sha256, KEY: text.to_dict(), "compactor_init": args.compactor_init,
         "teacher_sha256": tensors_sha256(loaded.weights) if args.pretrained_model_path else None}
-    soft = soft_targets(args, loaded, text, vocab_size, place)
+    if not masked:
+        card |= {"objective": args.objective, "sentence": loaded.sentence and loaded.sentence.to_dict()}
+    objective = build_objective(args, loaded, text, vocab_size, place)
     resumed, pooler, feeds = None, take_pooler(loaded.extras), [dataset.feed(args.accumulation_steps)]
     if wanted := resume_wish(args):
         path = find_checkpoint(args.output_model_path, wanted)
@@ -111,7 +116,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
               args.accumulation_steps, args.save_checkpoint_steps, args.keep_checkpoints, args.report_steps,
               args.eval_steps, args.check_replicas_steps, args.tb_histograms_steps, args.seed,
               args.mask_path if args.weight_squeeze else None, feeds[-1].since, args.ddp_comm_hook)
-    trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, soft, pooler)
+    trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, objective,
+                      pooler)
     return trainer, resumed[1]["step"] if resumed else 0
 
 
@@ -132,7 +138,7 @@ def judged(args: argparse.Namespace, loaded: LoadedModel, dev: MlmLoader | None,
     """The teacher's figures on held-out text, for the student's to be seen against; of a run that goes on, its own."""
     if resumed is not None:
         return {key: value for key, value in resumed[1].items() if key in ("teacher_loss", "teacher_accuracy")}
-    if dev is None or not args.weight_squeeze or loaded.head_made:
+    if dev is None or not args.weight_squeeze or loaded.head_made or args.objective != "mlm":
         return {}
     teacher = from_weights(loaded.config, loaded.weights).to(place.device)
     found = evaluate(teacher, dev.sequential(), place.device, share=True)
@@ -171,32 +177,61 @@ def load_teacher(args: argparse.Namespace, vocab_size: int) -> LoadedModel:
     """The model at --pretrained_model_path, or one from scratch."""
     config = load_config(args.config_path) if args.config_path else None
     if args.pretrained_model_path:
-        return load_model(args.pretrained_model_path, config=config, vocab_size=vocab_size,
-                          allow_missing_head=args.allow_missing_head, seed=args.seed)
+        head = {"mlm": "mlm", "states": "states", "similarity": "states"}.get(args.objective)
+        loaded = load_model(args.pretrained_model_path, config=config, vocab_size=vocab_size,
+                            allow_missing_head=args.allow_missing_head, seed=args.seed, target=head)
+        settle_objective(args, loaded)
+        return loaded
     assert config is not None
+    args.objective = args.objective or "mlm"
     weights = dict(from_scratch(config, vocab_size, args.seed).state_dict())
     return LoadedModel(config, weights, ["no --pretrained_model_path: the model starts from scratch"])
 
 
-def soft_targets(args: argparse.Namespace, loaded: LoadedModel, text: TextRules, vocab_size: int,
-                 place: Place) -> SoftTargets | None:
-    """Soft labels, where asked for, from --soft_targets_teacher or else the teacher that is compressed."""
-    if not args.soft_targets_weight:
+def settle_objective(args: argparse.Namespace, loaded: LoadedModel) -> None:
+    """Fill in --target by the model; `UserError` where the model has nothing for it, or a teacher is wanting."""
+    fitting = {"mlm": ("mlm",), "states": ("states", "similarity"), "cls": ("logits",), "tokens": ("logits",)}
+    fits = fitting[loaded.config.target]
+    args.objective = args.objective or fits[0]
+    if args.objective not in fits:
+        raise UserError(f"--target {args.objective}: {args.pretrained_model_path} has nothing to compare so; "
+                        f"{' or '.join(fits)} would do")
+    if args.objective != "mlm" and not args.weight_squeeze and not args.soft_targets_teacher:
+        raise UserError(f"--target {args.objective} needs a teacher: --weight_squeeze, or --soft_targets_teacher PATH")
+    if args.objective != "mlm" and args.soft_targets_weight:
+        raise UserError(f"--soft_targets_weight goes with --target mlm; {args.objective} is all from the teacher")
+
+
+def build_objective(args: argparse.Namespace, loaded: LoadedModel, text: TextRules, vocab_size: int,
+                    place: Place) -> Objective | None:
+    """What a step runs backward on; its teacher is --soft_targets_teacher or else the one that is compressed."""
+    if args.objective == "mlm" and not args.soft_targets_weight:
         return None
+    outputs = loaded.config.outputs
     if args.soft_targets_teacher:
         merged([text, *text_beside(args.soft_targets_teacher)], [])
-        loaded = load_model(args.soft_targets_teacher, config=None, vocab_size=vocab_size)
+        kind = loaded.config.target if loaded.config.target in ("mlm", "states") else None
+        loaded = load_model(args.soft_targets_teacher, config=None, vocab_size=vocab_size, target=kind)
+    if loaded.config.outputs != outputs:
+        raise UserError(f"--soft_targets_teacher {args.soft_targets_teacher}: {loaded.config.outputs} outputs, the "
+                        f"model has {outputs}")
     teacher = from_weights(loaded.config, loaded.weights).to(place.device)
-    return SoftTargets(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k)
+    if args.objective == "mlm":
+        return SoftTargets(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k)
+    if args.objective == "logits":
+        return LogitTargets(teacher, args.soft_targets_temperature)
+    states, similarity = (1.0, args.similarity_weight) if args.objective == "states" else (0.0, 1.0)
+    return StateTargets(teacher, states, similarity, args.state_distance, args.state_tokens)
 
 
 def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
     found = {**found, "teacher": found.get("origin", found.get("teacher"))}
     keys = ["teacher", "strategy", "target_dim", "mlm_target_dim", "target_feedforward_size"]
-    newer = ("compactor_init", "teacher_sha256")  # older checkpoints do not say
+    newer = ("compactor_init", "teacher_sha256", "objective")  # older checkpoints do not say
     keys += [key for key in newer if key in found]
-    differ = [f"{key} {found.get(key)!r} there, {wanted[key]!r} here" for key in keys if found.get(key) != wanted[key]]
+    differ = [f"{key} {found.get(key)!r} there, {wanted.get(key)!r} here" for key in keys
+              if found.get(key) != wanted.get(key)]
     if differ:
         raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ), page="cluster")
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
-from uer.calibration.pooler import COLUMNS, last_gamma, shift_pooler, squeeze_pooler
+from uer.calibration.pooler import last_gamma, shift_pooler, squeeze_pooler
 from uer.calibration.student import apply_calibration, calibrate_groups, calibrated_groups
 from uer.config import ModelConfig
 from uer.data.loader import MlmLoader
@@ -20,6 +22,7 @@ from uer.squeeze.groups import MaskGroup, build_groups, student_config
 from uer.squeeze.importance import build_scores
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty
+from uer.squeeze.wiring import state_columns
 from uer.training.checkpoint import Checkpoint
 from uer.training.learner import Learner, PlainLearner
 from uer.training.mask_schedule import settle, warn_of_schedule
@@ -54,6 +57,7 @@ def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
                   device: torch.device, learning_rate: float) -> PlainLearner:
     """A plain MLM run of a model with these weights."""
     model = from_weights(config, weights).to(device)
+    fix_map(args, model.named_parameters())
     head = args.head_learning_rate
 
     def special(name: str) -> float | None:
@@ -108,6 +112,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     if args.comp_only:
         for name, parameter in master.named_parameters():
             parameter.requires_grad_("compactor" in name)
+    fix_map(args, master.named_parameters())
     optimizer = AdamW(parameter_groups(master.named_parameters(), args.learning_rate,
                                        lambda name: args.compactor_learning_rate if "compactor" in name else None,
                                        special_kind="compactor_learning_rate"), args.bias_correction)
@@ -133,9 +138,17 @@ def student_learner(args: argparse.Namespace, master: Master,
     """The learner of a master's plain student, and what its checkpoints say about it; the pooler becomes its own."""
     config, weights = fold(master)
     if pooler:
-        pooler.update(squeeze_pooler(pooler, master.whole(COLUMNS), weights[last_gamma(config.layers_num)]))
+        columns = master.whole(state_columns(config.target))
+        pooler.update(squeeze_pooler(pooler, columns, weights[last_gamma(config.layers_num)]))
     learner = plain_learner(args, config, weights, master.like.device, student_rate(args))
     return learner, {"kind": "plain", "teacher": config.to_dict(), "origin": master.config.to_dict()}
+
+
+def fix_map(args: argparse.Namespace, named: Iterable[tuple[str, nn.Parameter]]) -> None:
+    """Leave the map into the teacher's space alone, where the options want that."""
+    for name, parameter in named:
+        if args.fix_state_map and name.startswith("target."):
+            parameter.requires_grad_(False)
 
 
 def restore_groups(groups: dict[str, MaskGroup], card: dict[str, Any], resume: dict[str, Any],

@@ -79,10 +79,12 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def evaluate(model: Bert, batches: Iterable[MlmBatch], device: torch.device, share: bool = False) -> Evaluation:
-    """MLM loss and accuracy of a model, dropout off.
+def evaluate(model: Bert, batches: Iterable[MlmBatch], device: torch.device, share: bool = False,
+             objective: Objective | None = None) -> Evaluation:
+    """Loss and accuracy (or the objective's figure in its place) of a model, dropout off.
 
     Args:
+        objective: what is summed, MLM's by default.
         share: the batches are this process's share of the data; the result is that of all processes.
     """
     training = model.training
@@ -90,9 +92,8 @@ def evaluate(model: Bert, batches: Iterable[MlmBatch], device: torch.device, sha
     sums, predicted = torch.zeros(3, dtype=torch.float64, device=device), 0
     for batch in batches:
         batch = batch.to(device)
-        loss, correct = loss_of(model, batch)
-        sums[:2] += torch.stack([loss.double(), correct.double()])
-        predicted += len(batch.labels)
+        sums[:2] += (objective or mlm_objective)(model, batch)[1].double()
+        predicted += batch.units
     model.train(training)
     sums[2] = predicted
     if share:

@@ -23,9 +23,11 @@ class Tally:
         reports: where lines and numbers go.
         device: of the sums, and whose memory is told.
         first, last: the steps of this run, first exclusive.
+        figure: what stands in the place of the accuracy.
     """
 
-    def __init__(self, reports: Reports, device: torch.device, first: int, last: int):
+    def __init__(self, reports: Reports, device: torch.device, first: int, last: int, figure: str = "accuracy"):
+        self.figure = figure
         self.reports, self.device, self.first, self.last = reports, device, first, last
         self.begun = time.perf_counter()
         self.bar: Progress | None = None
@@ -60,8 +62,8 @@ class Tally:
                                   "tokens_per_second": tokens / seconds, "seconds_per_step": seconds / self.steps}
         for group in learner.optimizer.param_groups:
             values[group["kind"]] = group["base_lr"] * factor
-        line = (f"step {step}/{self.last} | loss {values['loss']:.4f} | accuracy {100 * values['accuracy']:.1f} % | "
-                f"{values['tokens_per_second']:,.0f} tokens/s")
+        line = (f"step {step}/{self.last} | loss {values['loss']:.4f} | {self.figure} {100 * values['accuracy']:.1f} % "
+                f"| {values['tokens_per_second']:,.0f} tokens/s")
         if isinstance(learner, WidLearner):
             values.update(_group_values(learner))
             line += f" | kept {_kept(learner)} | largest dropped {values['largest_dropped']:.1e}"
@@ -82,7 +84,8 @@ def _group_values(learner: WidLearner) -> dict[str, Any]:
 
 def _kept(learner: WidLearner) -> str:
     groups = learner.groups()
-    return " ".join(f"{name.partition('.')[0]} {groups[name].kept}" for name in ("hidden", "ffn.0", "mlm"))
+    told = [name for name in ("hidden", "ffn.0", "mlm", "cls") if name in groups]
+    return " ".join(f"{name.partition('.')[0]} {groups[name].kept}" for name in told)
 
 
 def forget_memory(device: torch.device) -> None:

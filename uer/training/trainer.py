@@ -84,11 +84,13 @@ class Trainer:
         self.learner, self.batches, self.run, self.place = learner, batches, run, place
         self.reports, self.card, self.dev, self.carried = reports, card, dev, carried or {}
         self.objective: Objective = objective or mlm_objective
+        self.judged_by = mlm_objective if learner.student.config.target == "mlm" else self.objective
+        self.figure = getattr(self.judged_by, "figure", "accuracy")
         self.precision = precision or Precision(place.device)
         self.signals = signals or StopSignals()
         self.replica = self._wire()
         self.judge = Judge(learner, self.precision, reports, run.factor, run.output, place.device, lag)
-        self.tally = Tally(reports, place.device, 0, run.total_steps)
+        self.tally = Tally(reports, place.device, 0, run.total_steps, self.figure)
         step = Step(batches.batch_size, batches.dataset.header["seq_length"], run.accumulation_steps, place.world_size,
                     self.precision.half is not None, place.device.type == "cuda", wire=WIRE[run.ddp_comm_hook])
         self.recorder = Recorder(learner, reports, step, {**card, **asdict(step), **run.facts()})
@@ -104,7 +106,7 @@ class Trainer:
         stream = self.batches.stream((start - run.data_since) * run.accumulation_steps)
         self.learner.student.train()
         self.recorder.start(start)
-        self.tally = Tally(self.reports, self.place.device, start, run.total_steps)
+        self.tally = Tally(self.reports, self.place.device, start, run.total_steps, self.figure)
         if self.replica.active:
             self.reports.say(f"each step sends {self.replica.bytes / 1e6:,.1f} MB of gradients, the student's")
             self.reports.record(start, "exchange", {"gradient_bytes": self.replica.bytes})
@@ -144,7 +146,7 @@ class Trainer:
     def step(self, step: int, stream: Generator[MlmBatch, None, None], factor: float) -> None:
         """One optimizer step, and the squeeze if it is time for one."""
         batches = [next(stream).to(self.place.device) for _ in range(self.run.accumulation_steps)]
-        told = sent(torch.tensor([sum(len(batch.labels) for batch in batches), sum(batch.tokens for batch in batches),
+        told = sent(torch.tensor([sum(batch.units for batch in batches), sum(batch.tokens for batch in batches),
                                   *self.signals.flags()], dtype=torch.float64), self.place.device)
         sum_over_ranks([told])
         torch.manual_seed(step_seed(self.run.seed, step, self.place.rank))
@@ -222,9 +224,9 @@ class Trainer:
         self._prepare()
         self.learner.student.eval()
         with self.precision.products():
-            _, sums = mlm_objective(self.learner.student, batch)
+            _, sums = self.judged_by(self.learner.student, batch)
         self.learner.student.train()
-        return sums[0].item() / max(len(batch.labels), 1)
+        return sums[0].item() / max(batch.units, 1)
 
     # -- now and then ----------------------------------------------------------------------------------------------
 
@@ -242,10 +244,12 @@ class Trainer:
         assert self.dev is not None
         self._prepare()
         with self.precision.products():
-            result = evaluate(self.learner.student, self.dev.sequential(), self.place.device, share=True)
-        self.reports.say(f"step {step}: held-out loss {result.loss:.4f}, accuracy {100 * result.accuracy:.2f} %, "
-                         f"{result.predicted} predictions")
-        self.card = {**self.card, "dev_loss": result.loss, "dev_accuracy": result.accuracy}
+            result = evaluate(self.learner.student, self.dev.sequential(), self.place.device, share=True,
+                              objective=self.judged_by)
+        self.reports.say(f"step {step}: held-out loss {result.loss:.4f}, {self.figure} {100 * result.accuracy:.2f} %, "
+                         f"{result.predicted} {'predictions' if self.figure == 'accuracy' else 'texts'}")
+        self.card = {**self.card, "dev_loss": result.loss, "dev_accuracy": result.accuracy,
+                     **({} if self.figure == "accuracy" else {"figure": self.figure})}
         self.reports.record(step, "dev", {"loss": result.loss, "accuracy": result.accuracy})
 
     # -- files -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,103 @@
+"""Judging sentence encoders: figures against their definitions, files as people have them, the script."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from commands import call
+from corpora import TOKENS
+from test_calibration import batches
+from test_targets import encoder_file, headed
+
+from uer.errors import UserError
+from uer.evaluation.agreement import agreement, pairs
+from uer.evaluation.ranking import ndcg, read_pairs, recall, retrieval, sts
+from uer.formats import load_model
+from uer.models.bert import from_weights
+
+
+def letters(texts: list[str]) -> torch.Tensor:
+    """An embedding whose cosines can be told by hand: counts of a, b and c."""
+    return F.normalize(torch.tensor([[float(text.count(x)) for x in "abc"] for text in texts]) + 1e-9, dim=1)
+
+
+def test_ndcg_and_recall():
+    grades = {"x": 2.0, "y": 1.0, "z": 0.0}
+    assert ndcg(["x", "y", "q"], grades) == pytest.approx(1)
+    best = 2 + 1 / math.log2(3)
+    assert ndcg(["q", "y", "x"], grades) == pytest.approx((1 / math.log2(3) + 2 / 2) / best)
+    assert ndcg(["q"], grades) == 0 and recall(["y", "q"], grades) == 0.5
+
+
+def beir(folder):
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": f"d{i}", "title": "", "text": text}) + "\n"
+                                                 for i, text in enumerate(["aaa", "bbb", "ab", "cc"])))
+    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": f"q{i}", "text": text}) + "\n"
+                                                  for i, text in enumerate(["a", "b", "c"])))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td0\t1\nq0\td2\t1\nq1\td0\t1\n")
+    return folder
+
+
+def test_retrieval_on_a_small_folder(tmp_path):
+    found = retrieval(letters, letters, beir(tmp_path / "set"))
+    first, second = 1.0, (1 / math.log2(5)) / 1  # q0: both first; q1: after d1, d2, then d0 and d3 tie at 0
+    ties = (1 / math.log2(4)) / 1
+    assert any(found["nDCG@10"] == pytest.approx((first + x) / 2, abs=1e-6) for x in (second, ties))
+    assert found["recall@100"] == 1
+
+
+def test_sts_reads_the_usual_files(tmp_path):
+    rows = [("aa", "ab", "4"), ("ab", "ab", "5"), ("a", "c", "0"), ("abc", "a", "2.5")]
+    for name, header in (("glue.tsv", "index\tsentence1\tsentence2\tscore"),
+                         ("uer.tsv", "index\ttext_a\ttext_b\tlabel")):
+        (tmp_path / name).write_text(header + "\n" + "".join(f"0\t{a}\t{b}\t{s}\n" for a, b, s in rows))
+        assert sts(letters, tmp_path / name)["spearman"] == pytest.approx(1.0)
+        assert len(read_pairs(tmp_path / name)[0]) == 4
+    (tmp_path / "bad.tsv").write_text("sentence1\tsentence2\tscore\na\tb\tmuch\n")
+    with pytest.raises(UserError, match="line 2: score 'much'"):
+        read_pairs(tmp_path / "bad.tsv")
+
+
+def test_agreement_is_1_with_oneself_and_less_with_others():
+    (config, weights), (_, others) = headed("states", "mean", 24), headed("states", "mean", 24, seed=5)
+    teacher, other = (from_weights(config, x).float() for x in (weights, others))
+    data = batches(4)
+    same, found = (agreement(teacher, model, data, torch.device("cpu")) for model in (teacher, other))
+    assert all(value == pytest.approx(1, abs=1e-5) for value in same.values())
+    assert set(found) == {"cosine", "similarities", "nearest 10"} and all(value < 0.9 for value in found.values())
+    (config, weights), (_, others) = headed("cls", "first", 3), headed("cls", "first", 3, seed=5)
+    alike = agreement(from_weights(config, weights), from_weights(config, others), data, torch.device("cpu"))
+    assert 0 <= alike["equal predictions"] < 1
+
+
+def test_pairs_by_hand():
+    rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    found = pairs(rows, rows.flip(0))
+    assert found["nearest 2"] == 1 and found["similarities"] == pytest.approx(0.5)  # ranks 3 1 2, 2 1 3
+
+
+def test_the_script(files, tmp_path, capsys):
+    path, _ = encoder_file(tmp_path)
+    call("calibrate.py", "--pretrained_model_path", path, "--corpus_path", files / "corpus.txt", "--vocab_path",
+         files / "vocab.txt", "--target_dim", 64, "--output_model_path", tmp_path / "student.bin")
+    (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\tscore\nthe river\tthe river\t5\nnew cafe\tun un\t1\n"
+                                        "running low\trunning\t3\n")
+    common = ["--model_path", tmp_path / "student.bin", "--vocab_path", files / "vocab.txt"]
+    call("evaluate.py", *common, "--task", "sts", "--test_path", tmp_path / "pairs.tsv", "--output_path",
+         tmp_path / "out.json")
+    figures = json.loads((tmp_path / "out.json").read_text())
+    assert set(figures) >= {"pearson", "spearman", "texts_per_second"} and -1 <= figures["spearman"] <= 1
+    call("evaluate.py", *common, "--task", "retrieval", "--test_path", beir(tmp_path / "set"), "--teacher_path", path)
+    call("evaluate.py", *common, "--task", "agreement", "--test_path", files / "corpus.txt", "--teacher_path", path)
+    said = capsys.readouterr().out
+    assert "student's queries, teacher's documents" in said and "similarities" in said
+    for more, word in ((["--task", "sts"], "--test_path"), (["--task", "agreement", "--test_path", path], "--teacher")):
+        with pytest.raises(SystemExit) as end:
+            call("evaluate.py", *common, *more)
+        assert end.value.code == 2 and word in capsys.readouterr().err
+    assert load_model(tmp_path / "student.bin", config=None, vocab_size=len(TOKENS), target=None).config.outputs == 128

@@ -1,0 +1,131 @@
+"""sentence-transformers folders, classifiers, taggers, readers and ONNX, against the packages that load them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from commands import call
+from corpora import TOKENS, described, write_vocab
+from test_formats_huggingface import batch, stock_model
+from test_targets import encoder_file
+
+from uer.errors import UserError
+from uer.formats import load_model, stock
+from uer.formats.sentence import SentenceFacts, read_sentence_facts, write_sentence_files
+from uer.models.bert import from_weights
+
+transformers = pytest.importorskip("transformers")
+TEXTS = ["the river", "new cafe running low", "a b c . the unwanted", "un"]
+FACTS = SentenceFacts("mean", True, 24, {"query": "the "}, None, "cosine")
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """A folder of sentence-transformers with a random encoder."""
+    vocab, (path, _) = write_vocab(tmp_path), encoder_file(tmp_path, pooling="mean", dropout=0.0)
+    loaded = load_model(path, config=None, vocab_size=len(TOKENS), target=None)
+    from uer.formats.export import save_huggingface
+
+    weights = {name: tensor * (6 if tensor.dim() == 2 and "output" not in name else 1)
+               for name, tensor in loaded.weights.items()}
+    save_huggingface(tmp_path / "teacher", loaded.config, weights, text=described(vocab))
+    write_sentence_files(tmp_path / "teacher", FACTS, 128, 64)
+    return tmp_path / "teacher"
+
+
+def calibrated(files, folder, teacher, target, *more):
+    call("calibrate.py", "--pretrained_model_path", teacher, "--corpus_path", files / "corpus.txt", "--vocab_path",
+         files / "vocab.txt", "--target_dim", target, "--output_model_path", folder / "student.bin", "--output_format",
+         "uer", "huggingface", *more)
+    return folder / "student"
+
+
+def test_folders_say_what_they_said(files, tmp_path, teacher):
+    assert read_sentence_facts(teacher) == FACTS
+    student = calibrated(files, tmp_path, teacher, 64)
+    assert read_sentence_facts(student) == FACTS
+    beside = load_model(tmp_path / "student.bin", config=None, vocab_size=None, target=None)
+    assert beside.sentence == FACTS and beside.config.pooling == "mean"
+    settings = json.loads((student / "config.json").read_text())
+    assert settings["architectures"] == ["BertModel"] and "fill-mask" not in (student / "README.md").read_text()
+
+
+def test_sentence_transformers_embeds_as_we_do(files, tmp_path, teacher):
+    package = pytest.importorskip("sentence_transformers")
+    wanted = package.SentenceTransformer(str(teacher), device="cpu").encode(TEXTS)
+    student = calibrated(files, tmp_path, teacher, 128, "--keep_embedding_size")
+    assert sorted(path.name for path in student.iterdir() if path.is_dir()) == ["1_Pooling", "2_Dense", "3_Normalize"]
+    model = package.SentenceTransformer(str(student), device="cpu")
+    assert model.max_seq_length == 24 and model.prompts["query"] == "the "
+    assert abs(model.encode(TEXTS) - wanted).max() < 1e-4 and wanted.std(0).mean() > 0.01
+    (tmp_path / "half").mkdir()
+    half = calibrated(files, tmp_path / "half", teacher, 64)
+    assert package.SentenceTransformer(str(half), device="cpu").encode(TEXTS).shape == (len(TEXTS), 64)
+
+
+@pytest.mark.parametrize("more", [[], ["--keep_embedding_size"]])
+def test_onnx_pools_maps_and_normalises(files, tmp_path, teacher, more, capsys):
+    pytest.importorskip("onnxruntime")
+    from uer.formats.onnx_export import OnnxModel
+
+    calibrated(files, tmp_path, teacher, 64, "onnx", *more)
+    assert "onnxruntime: largest" in capsys.readouterr().out
+    loaded = load_model(tmp_path / "student.bin", config=None, vocab_size=None, target=None)
+    model, (src, seg) = from_weights(loaded.config, loaded.weights).eval(), batch(len(TOKENS))
+    with torch.no_grad():
+        wanted = model.pooled(src, seg)
+        wanted = torch.nn.functional.normalize(model.target(wanted) if more else wanted, dim=1)
+    found = OnnxModel(tmp_path / "student.onnx")(src, seg, "sentence_embedding")
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["BertForSequenceClassification", "BertForTokenClassification",
+                                  "BertForQuestionAnswering", "RobertaForSequenceClassification"])
+def test_stock_classifiers_in_and_out(files, tmp_path, kind):
+    labels = {} if "Question" in kind else {"id2label": {0: "bad", 1: "fair", 2: "good"}}
+    model = stock_model(kind, tmp_path / "teacher", vocab_size=len(TOKENS), max_position_embeddings=40, **labels)
+    src, seg = batch(len(TOKENS))
+    target = "cls" if "Sequence" in kind else "tokens"
+    loaded = load_model(tmp_path / "teacher", config=None, vocab_size=None, target=None)
+    assert loaded.config.target == target and loaded.config.pooling == ("first" if target == "cls" else "mean")
+    assert loaded.config.labels == (("start", "end") if "Question" in kind else ("bad", "fair", "good"))
+    if "Roberta" in kind:
+        src = src.clamp(min=5).masked_fill(seg == 0, model.config.pad_token_id)
+        seg = seg.clamp(max=1)
+    with torch.no_grad():
+        ours = from_weights(replace(loaded.config, dropout=0.0), loaded.weights).eval()(src, seg)
+    theirs = stock.outputs(tmp_path / "teacher", src, seg, target, "Question" in kind)
+    real = slice(None) if target == "cls" else (seg > 0).flatten()
+    torch.testing.assert_close(ours[real], theirs[real], rtol=0, atol=1e-5)
+    call("calibrate.py", "--pretrained_model_path", tmp_path / "teacher", "--corpus_path", files / "corpus.txt",
+         "--vocab_path", files / "vocab.txt", "--target_dim", 32, "--seq_length", 30,
+         "--output_model_path", tmp_path / "same", "--output_format", "huggingface")
+    if "Roberta" not in kind:  # whose students are of BERT's kind, and read other padding
+        again = stock.outputs(tmp_path / "same", src, seg, target, "Question" in kind)
+        torch.testing.assert_close(again[real], theirs[real], rtol=0, atol=1e-4)
+    settings = json.loads((tmp_path / "same" / "config.json").read_text())
+    assert settings["architectures"] == [kind.replace("Roberta", "Bert")]
+    assert settings["id2label"] == ({"0": "start", "1": "end"} if "Question" in kind
+                                    else {"0": "bad", "1": "fair", "2": "good"})
+
+
+def edit(path, change) -> None:
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(("file", "change", "words"), [
+    ("modules.json", lambda data: data.append({"type": "x.Dense", "path": "3_Dense"}), "module Dense cannot be kept"),
+    ("modules.json", lambda data: data.append({"type": "x.Transformer", "path": "b"}), "2 encoders"),
+    ("modules.json", lambda data: data.pop(1), "0 Pooling modules"),
+    ("1_Pooling/config.json", lambda data: data.update(pooling_mode_max_tokens=True), "pooling mean, max is unknown"),
+    ("1_Pooling/config.json", lambda data: data.update(pooling_mode="weightedmean"), "pooling weightedmean"),
+    ("sentence_bert_config.json", lambda data: data.update(max_seq_length="many"), "max_seq_length 'many'")])
+def test_folders_that_cannot_be_kept(teacher, file, change, words):
+    edit(teacher / file, change)
+    with pytest.raises(UserError, match=words):
+        load_model(teacher, config=None, vocab_size=None, target=None)

@@ -1,0 +1,125 @@
+"""Targets without labels: what their losses are, and that runs with them resume, squeeze and merge like any other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from commands import call, pretrain_options
+from test_calibration import batches
+from test_targets import encoder_file, headed
+
+from uer.formats import load_model
+from uer.models.bert import Bert, from_weights
+from uer.training.teaching import LogitTargets, StateTargets
+
+
+def unmasked() -> list:
+    return [replace(batch, masked=False) for batch in batches(2, rows=5)]
+
+
+def pair(target: str, outputs: int) -> tuple[Bert, Bert]:
+    """A teacher and another model of its size, in evaluation mode."""
+    return tuple(from_weights(*headed(target, "mean", outputs, seed=seed)).eval() for seed in (1, 2))
+
+
+@pytest.mark.parametrize("distance", ["cosine", "squared"])
+@pytest.mark.parametrize("per_token", [False, True])
+def test_the_loss_of_states(distance, per_token):
+    teacher, student = pair("states", 24)
+    student.target.output_layer.weight.data += 0.1
+    batch = unmasked()[0]
+    loss, report = StateTargets(teacher, distance=distance, per_token=per_token)(student, batch)
+    x, z = (model.hidden_states(batch.src, batch.seg) for model in (teacher, student))
+    wanted = 0.0
+    for row in range(len(batch.src)):
+        length = int((batch.seg[row] > 0).sum())
+        ours = student.target(z[row, :length])
+        theirs = x[row, :length]
+        if not per_token:
+            ours, theirs = ours.mean(0, keepdim=True), theirs.mean(0, keepdim=True)
+        apart = [1 - F.cosine_similarity(a, b, dim=0) if distance == "cosine" else (a - b).pow(2).mean()
+                 for a, b in zip(ours, theirs)]
+        wanted += sum(apart) / len(apart)
+    assert loss.item() == pytest.approx(float(wanted), rel=1e-5) and report[0] == loss and float(wanted) > 0.01
+    assert StateTargets(teacher, distance=distance, per_token=per_token)(teacher, batch)[0].abs() < 1e-5
+
+
+def test_the_loss_of_similarities():
+    teacher, student = pair("states", 24)
+    batch = unmasked()[0]
+    x, z = (F.normalize(model.pooled(batch.src, batch.seg).float(), dim=1) for model in (teacher, student))
+    wanted = ((x @ x.T - z @ z.T) ** 2).sum() / (len(x) - 1)
+    loss, _ = StateTargets(teacher, states=0.0, similarity=1.0)(student, batch)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-4)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in student.parameters())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize(("target", "outputs"), [("cls", 3), ("cls", 1), ("tokens", 5)])
+def test_the_loss_of_logits(target, outputs):
+    teacher, student = pair(target, outputs)
+    batch = unmasked()[0]
+    loss, report = LogitTargets(teacher, temperature=2.0)(student, batch)
+    q, p = (model(batch.src, batch.seg).float() for model in (student, teacher))
+    if outputs == 1:
+        wanted = (q - p).pow(2).sum()
+    else:
+        rows = 4 * (F.softmax(p / 2, 1) * (F.log_softmax(p / 2, 1) - F.log_softmax(q / 2, 1))).sum(1)
+        if target == "tokens":
+            real = (batch.seg > 0)
+            rows = (rows.view_as(real) * real).sum(1) / real.sum(1)
+        wanted = rows.sum()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-4) and 0 <= report[1] <= len(batch.src)
+    assert LogitTargets(teacher)(teacher, batch)[0].abs() < 1e-6
+
+
+COMMON = ["--weight_squeeze", "--target_dim", 32, "--warmup", 0, "--dropout", 0, "--learning_rate", "1e-3"]
+
+
+@pytest.mark.parametrize("more", [
+    ["--compactor_init", "calibrated", "--train", "student", "--similarity_weight", 1],
+    ["--compactor_init", "calibrated", "--state_tokens", "--state_distance", "squared", "--fix_state_map"],
+    ["--penalty", "fade", "--w_step", 1, "--mask_path", "masks.txt", "--compactor_learning_rate", "1e-3"]])
+def test_a_run_learns_its_teachers_states_resumes_and_merges(files, tmp_path, monkeypatch, capsys, more):
+    monkeypatch.chdir(tmp_path)
+    path, _ = encoder_file(tmp_path)
+    squeezes = "--mask_path" in more
+
+    def run(output, *extra):
+        call("pretrain.py", *pretrain_options(files, output, *COMMON, *more, *extra, total_steps=40,
+                                              pretrained_model_path=path, dev_path=files / "data.pt", report_steps=10,
+                                              save_checkpoint_steps=20))
+
+    run("whole.bin")
+    said = capsys.readouterr().out
+    lines = [line for line in said.splitlines() if "| loss" in line]
+    losses = [float(line.split("loss ")[1].split()[0]) for line in lines]
+    assert "cosine" in lines[0] and "held-out accuracy" not in said
+    assert ("squeezed" in said) if squeezes else losses[-1] < losses[0]
+    (tmp_path / "parts.bin-20").write_bytes((tmp_path / "whole.bin-20").read_bytes())
+    for suffix in (".json", ".resume"):
+        (tmp_path / f"parts.bin-20{suffix}").write_bytes((tmp_path / f"whole.bin-20{suffix}").read_bytes())
+    run("parts.bin", "--resume")
+    whole, parts = (torch.load(f"{name}.bin-40", weights_only=True) for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    call("convert.py", "--load_model_path", "whole.bin-40", "--output_model_path", "student.bin",
+         *(["--mask_path", "masks.txt", "--mask_step", 40] if squeezes else []))
+    student = load_model("student.bin", config=None, vocab_size=None, target=None).config
+    assert (student.target, student.hidden_size, student.outputs) == ("states", 32, 128)
+
+
+@pytest.mark.parametrize(("more", "word"), [
+    (["--target", "logits"], "states or similarity would do"),
+    (["--target", "mlm"], "has no MLM head"),
+    (["--target", "similarity", "--state_tokens"], "--state_tokens goes with --target states"),
+    (["--target", "states", "similarity"], "one target is needed")])
+def test_targets_that_do_not_fit(files, tmp_path, capsys, more, word):
+    path, _ = encoder_file(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        call("pretrain.py", *pretrain_options(files, tmp_path / "out.bin", *COMMON, "--compactor_init", "calibrated",
+                                              *more, pretrained_model_path=path))
+    assert end.value.code == 2 and word in capsys.readouterr().err

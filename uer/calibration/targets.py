@@ -1,0 +1,131 @@
+"""The last part of a calibration: what stands on the encoder.
+
+    mlm              as a linear with a LayerNorm behind it; C of the vocabulary projection by least squares
+    cls              on pooled states: tanh's inputs picked greedily, C of the classes by least squares
+    states, tokens   the column compactor C x ≈ C z + c of the last states is all there is
+
+x are the teacher's, z the student's last states. Where a text is read as one vector, C and c are fitted to the pooled
+states, as a correction to those of the single ones.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from uer.calibration.calibrate import Calibrator
+from uer.calibration.moments import Affine, Moments, regress
+from uer.calibration.selection import greedy_regressors
+from uer.squeeze.wiring import target_linears
+from uer.targets.mlm_target import MlmTarget
+from uer.targets.output_target import ClsTarget, OutputTarget
+from uer.targets.pooling import pool, position_of
+
+
+def calibrate_target(calibrator: Calibrator, into: Affine) -> None:
+    """Record the target's compactors and biases.
+
+    Args:
+        calibrator: with the teacher's and the student's last states spooled as `x` and `z`.
+        into: the last states of the teacher from those of the student.
+    """
+    target = calibrator.teacher.target
+    if isinstance(target, MlmTarget):
+        _mlm(calibrator, target, into)
+    elif isinstance(target, ClsTarget):
+        _cls(calibrator, target, _pooled_map(calibrator, into))
+    else:
+        pools = calibrator.teacher.config.target == "states"
+        _outputs(calibrator, target, _pooled_map(calibrator, into) if pools else into)
+
+
+def _mlm(calibrator: Calibrator, target: MlmTarget, into: Affine) -> None:
+    linear, norm, vocabulary = target.mlm_linear_1, target.layer_norm, target.mlm_linear_2
+    weight, bias = _from_states(calibrator, linear, into)
+    moments = calibrator._moments(g=len(bias))
+    for number, _, real in calibrator._numbered():
+        calibrator._count(moments, real, g=norm(target.act(linear(calibrator._state(number, "x")))))
+    index = _choose_features(calibrator, moments.share(), bias)
+
+    def states(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        mine = target.act(F.linear(calibrator._state(number, "z"), weight[index], bias[index]))
+        return target.act(linear(calibrator._state(number, "x"))), mine
+
+    onto = calibrator._layer_norm("target.layer_norm", norm, index, states)
+    _read_features(calibrator, vocabulary, onto)
+
+
+def _cls(calibrator: Calibrator, target: ClsTarget, into: Affine) -> None:
+    weight, bias = _from_states(calibrator, target.output_layer_1, into)
+    teacher, student = [], []
+    for number, _, real in calibrator._numbered():
+        x, z = (_pooled(calibrator, number, real, name) for name in ("x", "z"))
+        teacher.append(torch.tanh(target.output_layer_1(x)))
+        student.append(torch.tanh(F.linear(z, weight, bias)))
+    moments = calibrator._moments(g=len(bias), h=len(bias))
+    for g, h in zip(teacher, student):
+        moments.add(g=g, h=h)
+    index = _choose_features(calibrator, moments.share(), bias)
+    prior = torch.eye(len(bias), dtype=bias.dtype, device=bias.device)[:, index]
+    onto = regress(moments, "h", "g", prior, index=index)
+    calibrator._report("target", onto.explained)
+    _read_features(calibrator, target.output_layer_2, onto)
+
+
+def _outputs(calibrator: Calibrator, target: OutputTarget, into: Affine) -> None:
+    linear = target_linears(calibrator.teacher.config.target)[0]
+    calibrator.result.offset = into.offset
+    calibrator.out[f"{linear.left}.weight"] = into.matrix
+    calibrator.out[f"{linear.name}.bias"] = target.output_layer.bias + target.output_layer.weight @ into.offset
+
+
+# -- features inside a target ------------------------------------------------------------------------------------------
+
+
+def _from_states(calibrator: Calibrator, linear, into: Affine) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of the first linear as it reads the student's states."""
+    calibrator.result.offset = into.offset
+    weight, bias = linear.weight @ into.matrix, linear.bias + linear.weight @ into.offset
+    wired = target_linears(calibrator.teacher.config.target)[0]
+    calibrator.out[f"{wired.left}.weight"] = into.matrix
+    calibrator.out[f"{wired.name}.bias"] = bias
+    return weight, bias
+
+
+def _choose_features(calibrator: Calibrator, moments: Moments, bias: torch.Tensor) -> torch.Tensor:
+    """The features g that explain all of them best, recorded: int64 [kept], ascending."""
+    wired = target_linears(calibrator.teacher.config.target)[0]
+    assert wired.leaves
+    covariance = moments.covariance("g")
+    index = greedy_regressors(covariance, covariance, calibrator.groups[wired.leaves].target)
+    calibrator.out[f"{wired.right}.weight"] = calibrator._select(index, len(bias))
+    calibrator._keep(wired.leaves, index)
+    return index
+
+
+def _read_features(calibrator: Calibrator, linear, onto: Affine) -> None:
+    """The last linear, which reads the features that are left."""
+    wired = target_linears(calibrator.teacher.config.target)[1]
+    calibrator.out[f"{wired.left}.weight"] = onto.matrix
+    calibrator.out[f"{wired.name}.bias"] = linear.bias + linear.weight @ onto.offset
+
+
+# -- pooled states -----------------------------------------------------------------------------------------------------
+
+
+def _pooled(calibrator: Calibrator, number: int, real: torch.Tensor, name: str) -> torch.Tensor:
+    """A batch's states `x` or `z`, pooled as the teacher pools: [batch, width]"""
+    state, pooling = calibrator._state(number, name), calibrator.teacher.config.pooling
+    positions = position_of(real, pooling)
+    return pool(state, real, pooling) if positions is None else state.flatten(0, 1)[positions]
+
+
+def _pooled_map(calibrator: Calibrator, into: Affine) -> Affine:
+    """`into`, corrected for pooled states; reported as what it explains of them."""
+    width, kept = into.matrix.shape
+    moments = calibrator._moments(x=width, z=kept)
+    for number, _, real in calibrator._numbered():
+        moments.add(x=_pooled(calibrator, number, real, "x"), z=_pooled(calibrator, number, real, "z"))
+    fitted = regress(moments.share(), "z", "x", into.matrix)
+    calibrator._report("pooled states", fitted.explained)
+    return fitted

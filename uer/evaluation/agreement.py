@@ -1,0 +1,74 @@
+"""How far a student does what its teacher does on text without labels.
+
+    states        mean cosine between the teacher's pooled states and the student's in the teacher's space; Spearman's
+                  correlation of the two models' similarities of all pairs of texts; share of each text's ten nearest
+                  that are the same (the student's similarities are those of its own states)
+    cls, tokens   share of equal predictions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from uer.data.loader import MlmBatch
+from uer.finetuning.metrics import spearman
+from uer.models.bert import Bert
+
+MOST_TEXTS = 2048  # whose pairs are compared
+NEAREST = 10
+SHARES = ("equal predictions",)
+
+
+@torch.no_grad()
+def agreement(teacher: Bert, student: Bert, batches: Sequence[MlmBatch], device: torch.device) -> dict[str, float]:
+    """Figure -> value, from 0 to 1 (a correlation: from −1), of two models with the same target.
+
+    Args:
+        batches: without masks.
+    """
+    teacher.eval(), student.eval()
+    if teacher.config.target == "states":
+        wanted = torch.cat([teacher.pooled(batch.src, batch.seg) for batch in _on(batches, device)])
+        own = torch.cat([student.pooled(batch.src, batch.seg) for batch in _on(batches, device)])
+        return {"cosine": F.cosine_similarity(student.target(own), teacher.target(wanted)).mean().item(),
+                **pairs(wanted, own)}
+    equal = total = 0
+    for batch in _on(batches, device):
+        real = (batch.seg > 0).flatten() if teacher.config.target == "tokens" else slice(None)
+        given, wanted = (model(batch.src, batch.seg)[real].argmax(1) for model in (student, teacher))
+        equal, total = equal + int((given == wanted).sum()), total + len(wanted)
+    return {"equal predictions": equal / max(1, total)}
+
+
+def _on(batches: Iterable[MlmBatch], device: torch.device) -> Iterable[MlmBatch]:
+    return (batch.to(device) for batch in batches)
+
+
+def pairs(wanted: torch.Tensor, given: torch.Tensor) -> dict[str, float]:
+    """How alike two sets of embeddings of the same texts see all pairs: float [texts, width], widths may differ."""
+    first, second = (_similarities(rows[:MOST_TEXTS]) for rows in (wanted, given))
+    above = np.triu_indices(len(first), 1)
+    nearest = min(NEAREST, len(first) - 1)
+    if nearest < 1:
+        return {}
+    tops = [np.argpartition(2 * np.eye(len(matrix)) - matrix, nearest - 1)[:, :nearest]
+            for matrix in (first, second)]
+    shared = [len(np.intersect1d(a, b)) for a, b in zip(*tops)]
+    return {"similarities": spearman(second[above], first[above]),
+            f"nearest {nearest}": float(np.mean(shared) / nearest)}
+
+
+def _similarities(rows: torch.Tensor) -> np.ndarray:
+    """Cosines of all pairs, [n, n]"""
+    rows = F.normalize(rows.double(), dim=1)
+    return (rows @ rows.T).cpu().numpy()
+
+
+def in_words(figures: dict[str, float]) -> str:
+    """Names and values: shares in percent, the others as they are."""
+    return ", ".join(f"{name} {100 * value:.1f} %" if name in SHARES or name.startswith("nearest") else
+                     f"{name} {value:.3f}" for name, value in figures.items())

@@ -1,0 +1,40 @@
+"""What comes out of a model file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from uer.config import ModelConfig
+from uer.formats.sentence import SentenceFacts
+
+
+@dataclass
+class LoadedModel:
+    """A BERT from a file.
+
+    Attributes:
+        config: its sizes and conventions.
+        weights: published names -> tensors, all of them and no others; float32 (float64 if stored so).
+        notes: what a user should know: what was made up, what was left out, what differs.
+        extras: pooler and next-sentence head, where the file has them, as `target.nsp_linear_{1,2}.*`.
+        source: `uer` or `huggingface`.
+        head_made: whether the MLM head is new.
+        architecture: the class that a config.json names.
+        labels: of a task, as a config.json names them.
+        sentence: how the model embeds sentences, where its folder or file says so.
+        facts: the JSON that a training run wrote beside its checkpoint, if this is one.
+    """
+
+    config: ModelConfig
+    weights: dict[str, torch.Tensor]
+    notes: list[str] = field(default_factory=list)
+    extras: dict[str, torch.Tensor] = field(default_factory=dict)
+    source: str = "uer"
+    head_made: bool = False
+    architecture: str = ""
+    labels: tuple[str, ...] = ()
+    sentence: SentenceFacts | None = None
+    facts: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,125 @@
+"""The target that a model from a file has: an MLM head, a task's head, or none, which is the states themselves.
+
+    states    output_layer = the identity: the teacher's states are what is asked of it
+    tokens    a tagger's or reader's output_layer
+    cls       output_layer_2(tanh(output_layer_1(x))); a pooler and a classifier of Hugging Face are that
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from uer.config import POOLINGS
+from uer.errors import UserError
+from uer.formats import shapes
+from uer.formats.file_model import LoadedModel
+from uer.formats.storage import shortened
+
+HEAD_NOISE = 0.01
+OUTPUT = "target.output_layer"
+SPAN_LABELS = ("start", "end")
+TOKEN_TASKS = ("ForTokenClassification", "ForQuestionAnswering")
+UNLIKE = ("ForMultipleChoice", "ForNextSentencePrediction")
+
+
+def settle_target(model: LoadedModel, wanted: str | None, where: str) -> None:
+    """Give the model's config its target, and the model the tensors of that one alone.
+
+    Args:
+        wanted: `mlm`, `states`, or None for what the file has.
+    Raises:
+        UserError: a head that is none of these.
+    """
+    found = _found(model, where) if wanted is None else wanted
+    if found == "states" and not (model.config.target == "states" and f"{OUTPUT}.weight" in model.weights):
+        _leave_out(model, shapes.TASK_HEAD)
+        strip_heads(model)
+        hidden = model.config.hidden_size
+        words = model.weights.get(shapes.WORDS, torch.empty(0))
+        model.weights |= {f"{OUTPUT}.weight": torch.eye(hidden, dtype=words.dtype),
+                          f"{OUTPUT}.bias": torch.zeros(hidden, dtype=words.dtype)}
+    elif found == "mlm":
+        _leave_out(model, shapes.TASK_HEAD)
+    else:
+        _leave_out(model, "target.mlm_", "target.layer_norm.")
+    _configure(model, found)
+
+
+def strip_heads(model: LoadedModel) -> None:
+    """Leave out every head, whether of masked language modelling or of a task."""
+    model.weights = {name: tensor for name, tensor in model.weights.items() if name.startswith(shapes.ENCODER)}
+    model.config = replace(model.config, target="mlm", outputs=0, labels=(), mlm_size=None)
+
+
+def _leave_out(model: LoadedModel, *prefixes: str) -> None:
+    left = [name for name in model.weights if name.startswith(prefixes)]
+    if left and shapes.TASK_HEAD in prefixes:
+        model.notes.append(f"not taken over, a fine-tuned head: {shortened(left)}")
+    model.weights = {name: tensor for name, tensor in model.weights.items() if name not in left}
+
+
+def _found(model: LoadedModel, where: str) -> str:
+    """The target of the file, its tensors under the names that it has here."""
+    weights = model.weights
+    unlike = [kind for kind in UNLIKE if model.architecture.endswith(kind)]
+    if unlike:
+        raise UserError(f"{where}: a model {unlike[0]}; one with an MLM head, a classifier of texts or tokens, a "
+                        f"reader or an encoder alone is needed")
+    if any(name.startswith(("target.mlm_", "target.layer_norm.")) and name != shapes.DECODER for name in weights):
+        return "mlm"
+    if f"{OUTPUT}_2.weight" in weights:
+        return "cls"
+    if f"{OUTPUT}.weight" not in weights:
+        return "states"
+    pooled = all(name in model.extras for name in shapes.POOLER)
+    if model.source == "huggingface" and pooled and not model.architecture.endswith(TOKEN_TASKS):
+        for part, name in zip(("weight", "bias"), shapes.POOLER):
+            weights[f"{OUTPUT}_1.{part}"] = model.extras.pop(name)
+            weights[f"{OUTPUT}_2.{part}"] = weights.pop(f"{OUTPUT}.{part}")
+        return "cls"
+    return model.config.target if model.config.target == "states" else "tokens"
+
+
+def _configure(model: LoadedModel, target: str) -> None:
+    """The config's fields on the target."""
+    if target == "mlm":
+        model.config = replace(model.config, target="mlm", outputs=0, labels=())
+        return
+    bias = model.weights.get(f"{OUTPUT}.bias", model.weights.get(f"{OUTPUT}_2.bias", torch.empty(0)))
+    labels = model.facts.get("labels", model.config.labels) or model.labels
+    if model.architecture.endswith("ForQuestionAnswering"):
+        labels = SPAN_LABELS
+    pooling = model.facts.get("pooling", model.config.pooling)
+    if (target == "cls" and model.source == "huggingface") or pooling not in POOLINGS:  # a pooler reads the first
+        pooling = "first"
+    inner = model.weights.get(f"{OUTPUT}_1.bias")
+    features = None if inner is None or inner.numel() == model.config.hidden_size else inner.numel()
+    model.config = replace(model.config, target=target, tie_weights=False, mlm_size=features, pooling=pooling,
+                           outputs=bias.numel(), labels=tuple(labels) if len(labels) == bias.numel() else ())
+
+
+def complete_head(model: LoadedModel, allowed: bool, seed: int) -> None:
+    """A tied decoder is made a tensor of its own; an absent MLM head is made if that is allowed."""
+    weights, config = model.weights, model.config
+    if config.tie_weights and shapes.WORDS in weights:
+        weights.setdefault(shapes.DECODER, weights[shapes.WORDS].clone())
+    if not allowed or shapes.WORDS not in weights or any(
+            name.startswith("target.") and name != shapes.DECODER for name in weights):
+        return
+    words = weights[shapes.WORDS]
+    vocab, hidden = words.shape
+    noise = torch.empty(hidden, hidden).normal_(0, HEAD_NOISE, generator=torch.Generator().manual_seed(seed))
+    weights.update({
+        "target.mlm_linear_1.weight": (torch.eye(hidden) + noise).to(words.dtype),
+        "target.mlm_linear_1.bias": torch.zeros(hidden, dtype=words.dtype),
+        "target.layer_norm.gamma": torch.ones(hidden, dtype=words.dtype),
+        "target.layer_norm.beta": torch.zeros(hidden, dtype=words.dtype),
+        shapes.DECODER: words.clone(),
+        "target.mlm_linear_2.bias": torch.zeros(vocab, dtype=words.dtype),
+    })
+    model.head_made = True
+    model.notes.append(f"MLM head made, as the file has none: decoder = word embeddings, its bias 0; transform = "
+                       f"identity + noise of {HEAD_NOISE} (seed {seed}), bias 0; LayerNorm gamma 1, beta 0. Adapt it "
+                       f"by a plain MLM run before use")

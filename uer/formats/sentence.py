@@ -1,0 +1,173 @@
+"""sentence-transformers folders: what they say beside their encoder, in and out.
+
+    modules.json                        Transformer, Pooling, (Dense,) (Normalize): a folder each
+    sentence_bert_config.json           max_seq_length
+    config_sentence_transformers.json   prompts
+
+The files are written as every version since 2.0 reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uer.config import POOLINGS
+from uer.errors import UserError
+from uer.files import read_json, read_object
+from uer.formats.storage import save_safetensors, write_json
+
+MODES = {"mean": "mean", "max": "max", "cls": "first", "lasttoken": "last"}  # theirs -> ours
+FLAGS = {"mean": "mean_tokens", "max": "max_tokens", "cls": "cls_token", "lasttoken": "lasttoken"}
+
+
+@dataclass(frozen=True)
+class SentenceFacts:
+    """What makes sentence embeddings of an encoder's states.
+
+    Attributes:
+        pooling: one of `POOLINGS`.
+        normalize: whether embeddings are brought to length 1.
+        max_seq_length: tokens at most; None: not said.
+        prompts: name -> text put in front; `default_prompt_name` the one that is taken unasked.
+        similarity: what embeddings are compared by; None: not said.
+    """
+
+    pooling: str = "mean"
+    normalize: bool = False
+    max_seq_length: int | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    similarity: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str) -> SentenceFacts:
+        """The inverse; `UserError` where it is none."""
+        try:
+            facts = cls(**data)
+        except TypeError:
+            raise UserError(f"{where}: {data!r} does not say how sentences are embedded") from None
+        _check(facts, where)
+        return facts
+
+
+def _check(facts: SentenceFacts, where: str) -> None:
+    wrong = [] if facts.pooling in POOLINGS else [f"pooling {facts.pooling!r}"]
+    if facts.max_seq_length is not None and (not isinstance(facts.max_seq_length, int) or facts.max_seq_length < 3):
+        wrong.append(f"max_seq_length {facts.max_seq_length!r}")
+    if not isinstance(facts.prompts, dict) or not all(isinstance(text, str) for text in facts.prompts.values()):
+        wrong.append(f"prompts {facts.prompts!r}")
+    if wrong:
+        raise UserError(f"{where}: cannot be used: {', '.join(wrong)}")
+
+
+def _kind(module: Any) -> str:
+    return str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
+
+
+def read_modules(folder: Path) -> list[dict[str, Any]]:
+    """The modules that a modules.json lists; [] where there is none.
+
+    Raises:
+        UserError: not a list of modules.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return []
+    modules = read_json(path)
+    if not isinstance(modules, list) or not all(isinstance(module, dict) and isinstance(module.get("path"), str)
+                                                for module in modules):
+        raise UserError(f"{path}: not a list of modules, each with a type and a path")
+    return modules
+
+
+def encoder_path(folder: Path) -> Path:
+    """The folder of the encoder: itself, or the one that modules.json names.
+
+    Raises:
+        UserError: modules.json names several encoders, or none.
+    """
+    modules = read_modules(folder)
+    encoders = [module["path"] for module in modules if _kind(module) == "Transformer"]
+    if modules and len(encoders) != 1:
+        raise UserError(f"{folder / 'modules.json'}: {len(encoders)} encoders (Transformer); exactly one is needed")
+    return folder / encoders[0] if encoders else folder
+
+
+def read_sentence_facts(folder: Path) -> SentenceFacts | None:
+    """What a sentence-transformers folder says; None where it is none.
+
+    Raises:
+        UserError: modules that a smaller encoder could not keep.
+    """
+    modules = read_modules(folder)
+    if not modules:
+        return None
+    where = f"{folder / 'modules.json'}"
+    others = [_kind(module) for module in modules if _kind(module) not in ("Transformer", "Pooling", "Normalize")]
+    if others:
+        raise UserError(f"{where}: module {', '.join(others)} cannot be kept; Transformer, Pooling and Normalize can")
+    pools = [folder / module["path"] / "config.json" for module in modules if _kind(module) == "Pooling"]
+    if len(pools) != 1:
+        raise UserError(f"{where}: {len(pools)} Pooling modules; exactly one is needed")
+    limits = [folder / module["path"] / "sentence_bert_config.json" for module in modules
+              if _kind(module) == "Transformer"]
+    settings = folder / "config_sentence_transformers.json"
+    more = read_object(settings) if settings.is_file() else {}
+    limit = read_object(limits[0]).get("max_seq_length") if limits[0].is_file() else None
+    facts = SentenceFacts(_pooling(pools[0]), any(_kind(module) == "Normalize" for module in modules), limit,
+                          more.get("prompts") or {}, more.get("default_prompt_name"), more.get("similarity_fn_name"))
+    _check(facts, str(folder))
+    return facts
+
+
+def _pooling(path: Path) -> str:
+    """Our name of the pooling in a Pooling module's config."""
+    data = read_object(path)
+    named = data.get("pooling_mode")
+    found = [named] if isinstance(named, str) else [mode for mode, flag in FLAGS.items()
+                                                    if data.get(f"pooling_mode_{flag}")]
+    others = [key for key, value in data.items() if key.startswith("pooling_mode_") and value
+              and key.removeprefix("pooling_mode_") not in FLAGS.values()]
+    if len(found) != 1 or found[0] not in MODES or others:
+        told = ", ".join(map(str, [*found, *others])) or "of no kind"
+        raise UserError(f"{path}: pooling {told} is unknown here; one of {', '.join(MODES)} is needed")
+    return MODES[found[0]]
+
+
+def write_sentence_files(folder: Path, facts: SentenceFacts, width: int, positions: int,
+                         dense: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Everything that turns a Hugging Face folder into one of sentence-transformers.
+
+    Args:
+        width: of the encoder's states.
+        positions: that the encoder has.
+        dense: weight [out, width] and bias [out] of a map of the pooled states.
+    """
+    kinds = ["Transformer", "Pooling", *(["Dense"] if dense else []), *(["Normalize"] if facts.normalize else [])]
+    modules = [{"idx": i, "name": str(i), "path": "" if i == 0 else f"{i}_{kind}",
+                "type": f"sentence_transformers.models.{kind}"} for i, kind in enumerate(kinds)]
+    (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n", encoding="utf-8")
+    for i, kind in enumerate(kinds[1:], 1):
+        (folder / f"{i}_{kind}").mkdir()
+    write_json({"word_embedding_dimension": width, **{f"pooling_mode_{flag}": MODES[mode] == facts.pooling
+                                                      for mode, flag in FLAGS.items()}},
+               folder / "1_Pooling" / "config.json")
+    if dense:
+        write_json({"in_features": width, "out_features": len(dense["bias"]), "bias": True,
+                    "activation_function": "torch.nn.modules.linear.Identity"}, folder / "2_Dense" / "config.json")
+        save_safetensors({f"linear.{part}": tensor for part, tensor in dense.items()},
+                         folder / "2_Dense" / "model.safetensors")
+    write_json({"max_seq_length": min(facts.max_seq_length or positions, positions), "do_lower_case": False},
+               folder / "sentence_bert_config.json")
+    write_json({"prompts": dict(facts.prompts), "default_prompt_name": facts.default_prompt_name,
+                "similarity_fn_name": facts.similarity or "cosine"}, folder / "config_sentence_transformers.json")

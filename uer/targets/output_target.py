@@ -1,0 +1,36 @@
+"""Targets that have `outputs` numbers for a state or a pooled state: tagging, spans, classes; the states themselves."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from uer.cpu.dropout import Dropout
+from uer.cpu.products import Linear
+from uer.sizes import BertSizes
+
+
+class OutputTarget(nn.Module):
+    """output_layer(x). Of `states`, it is the map into the teacher's space (of the teacher itself: the identity)."""
+
+    def __init__(self, sizes: BertSizes):
+        super().__init__()
+        self.output_layer = Linear(sizes.hidden, sizes.outputs)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[.., hidden] -> [.., outputs]"""
+        return self.output_layer(hidden)
+
+
+class ClsTarget(nn.Module):
+    """output_layer_2(tanh(output_layer_1(x))) of a pooled state."""
+
+    def __init__(self, sizes: BertSizes, dropout: float):
+        super().__init__()
+        self.dropout = Dropout(dropout)
+        self.output_layer_1 = Linear(sizes.hidden, sizes.mlm)
+        self.output_layer_2 = Linear(sizes.mlm, sizes.outputs)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[batch, hidden] -> [batch, outputs]"""
+        return self.output_layer_2(self.dropout(torch.tanh(self.output_layer_1(hidden))))

@@ -1,0 +1,22 @@
+"""One vector of a text from the states of its tokens."""
+
+from __future__ import annotations
+
+import torch
+
+
+def position_of(seg: torch.Tensor, pooling: str) -> torch.Tensor | None:
+    """Flat index (row * seq + column) of the one token that a pooling takes of each instance, int64 [batch]; None where
+    it takes all real tokens."""
+    if pooling in ("mean", "max"):
+        return None
+    starts = torch.arange(len(seg), device=seg.device) * seg.shape[1]
+    return starts + (seg > 0).sum(1) - 1 if pooling == "last" else starts
+
+
+def pool(hidden: torch.Tensor, seg: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Mean or max, [batch, seq, hidden] -> [batch, hidden], over real tokens (seg > 0)."""
+    real = (seg > 0).unsqueeze(-1)
+    if pooling == "mean":
+        return (hidden * real).sum(1) / real.sum(1)
+    return hidden.masked_fill(~real, float("-inf")).amax(1)

@@ -1,0 +1,112 @@
+"""Objectives that need a teacher and no labels: its states, its similarities, its logits. All are summed over texts.
+
+    states       distance between the teacher's and the student's states, in the teacher's space: C z + c, where the map
+                 comes with a calibrated student as its target and is trained along, or stays as it is
+    similarity   (cos zᵢ zⱼ − cos xᵢ xⱼ)² over the pairs of a batch, of the student's own pooled states
+    logits       T² · KL(teacher ‖ student) of a classifier's, tagger's or reader's softmax; squared error of scores
+
+(Distances through a map: TinyBERT, Jiao et al. 2020, which learns its maps; similarities: Tung and Mori 2019.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from uer.models.bert import Bert
+from uer.targets.pooling import pool, position_of
+
+if TYPE_CHECKING:
+    from uer.data.loader import MlmBatch
+
+DISTANCES = {"cosine": lambda given, wanted: 1 - F.cosine_similarity(given, wanted, dim=-1),
+             "squared": lambda given, wanted: (given - wanted).pow(2).mean(-1)}
+
+
+class StateTargets:
+    """An `Objective`: the teacher's states, its similarities, or both.
+
+    Args:
+        teacher: run without gradients on the same batches; target `states`.
+        states: weight of the distance between states; `similarity`: of that between similarities.
+        distance: one of `DISTANCES`.
+        per_token: compare every token's state (a text counts as the mean of its tokens), not the pooled ones.
+    """
+
+    figure = "cosine"
+
+    def __init__(self, teacher: Bert, states: float = 1.0, similarity: float = 0.0, distance: str = "cosine",
+                 per_token: bool = False):
+        self.teacher = teacher.eval()
+        self.states, self.similarity, self.per_token = states, similarity, per_token
+        self.distance = DISTANCES[distance]
+
+    def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The summed loss, and (it, summed cosines of the pooled states in the teacher's space) to report."""
+        with torch.no_grad():
+            wanted, pooled = self._states(self.teacher, batch)
+            wanted, pooled = self.teacher.target(wanted).float(), self.teacher.target(pooled).float()
+        own, own_pooled = self._states(student, batch)
+        given = student.target(own_pooled).float()
+        loss = 0 * given.sum()  # so that every parameter has a gradient
+        if self.states and self.per_token:
+            real = batch.seg > 0
+            apart = self.distance(student.target(own).float(), wanted).masked_fill(~real, 0.0)
+            loss = loss + self.states * (apart.sum(1) / real.sum(1)).sum()
+        elif self.states:
+            loss = loss + self.states * self.distance(given, pooled).sum()
+        if self.similarity and len(given) > 1:
+            apart = _cosines(own_pooled.float()) - _cosines(pooled)
+            loss = loss + self.similarity * apart.pow(2).sum() / (len(given) - 1)
+        cosine = F.cosine_similarity(given.detach(), pooled).sum()
+        return loss, torch.stack([loss.detach(), cosine])
+
+    def _states(self, model: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """States of all tokens [batch, seq, hidden] (if they are asked for) and pooled ones [batch, hidden]."""
+        padded = batch.tokens < batch.seg.numel()
+        if not self.per_token:
+            pooled = model.pooled(batch.src, batch.seg, padded)
+            return pooled, pooled
+        states, pooling = model.hidden_states(batch.src, batch.seg, padded), model.config.pooling
+        positions = position_of(batch.seg, pooling)
+        return states, pool(states, batch.seg, pooling) if positions is None else states.flatten(0, 1)[positions]
+
+
+def _cosines(rows: torch.Tensor) -> torch.Tensor:
+    """Cosines of all pairs of rows, [n, n]"""
+    rows = F.normalize(rows, dim=1)
+    return rows @ rows.T
+
+
+class LogitTargets:
+    """An `Objective`: the teacher's logits of texts (`cls`) or tokens (a reader's: over the tokens of a text).
+
+    Args:
+        teacher: run without gradients on the same batches.
+        temperature: T above.
+    """
+
+    figure = "equal predictions"
+
+    def __init__(self, teacher: Bert, temperature: float = 1.0):
+        self.teacher, self.temperature = teacher.eval(), temperature
+
+    def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The summed loss, and (it, texts or shares of tokens with equal predictions) to report."""
+        padded = batch.tokens < batch.seg.numel()
+        with torch.no_grad():
+            wanted = self.teacher(batch.src, batch.seg, padded=padded).float()
+        given = student(batch.src, batch.seg, padded=padded).float()
+        if wanted.shape[1] == 1:
+            loss, equal = (given - wanted).pow(2)[:, 0], torch.zeros_like(given[:, 0])
+        else:
+            theirs, mine = (F.log_softmax(logits / self.temperature, 1) for logits in (wanted, given))
+            loss = self.temperature**2 * F.kl_div(mine, theirs, reduction="none", log_target=True).sum(1)
+            equal = (given.argmax(1) == wanted.argmax(1)).to(loss.dtype)
+        if student.config.target == "tokens":
+            real = batch.seg > 0
+            loss, equal = ((rows.view_as(real) * real).sum(1) / real.sum(1) for rows in (loss, equal))
+        loss = loss.sum()
+        return loss, torch.stack([loss.detach(), equal.detach().sum()])
