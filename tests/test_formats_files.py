@@ -238,6 +238,18 @@ def run(monkeypatch, capsys):
     return inner
 
 
+def test_a_file_without_a_head_becomes_an_encoder(tmp_path: Path, run):
+    """Stock names of a BertModel, and nothing of a head that nobody trained."""
+    config = replace(CONFIG, layernorm="huggingface", layernorm_eps=1e-12)
+    save_uer(tmp_path / "e.bin", {name: x for name, x in weights(config).items() if not name.startswith("target.")})
+    (tmp_path / "e_config.json").write_text(config.to_json())
+    code, out, err = run("convert_bert_from_uer_to_huggingface.py", "--input_model_path", "e.bin",
+                         "--output_model_path", "hf", "--vocab_path", write_vocab(tmp_path / "v.txt"), cwd=tmp_path)
+    assert code == 0 and "largest state difference" in out, err
+    assert json.loads((tmp_path / "hf/config.json").read_text())["architectures"] == ["BertModel"]
+    assert not [name for name in read_tensors(tmp_path / "hf/model.safetensors") if "cls." in name]
+
+
 def test_the_two_scripts_are_inverse(tmp_path: Path, run):
     """UER -> Hugging Face -> UER."""
     config = replace(CONFIG, heads_num=4, layernorm="huggingface", layernorm_eps=1e-12)

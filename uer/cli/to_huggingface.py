@@ -40,7 +40,7 @@ def main() -> None:
     paths = output_paths(args.output_model_path, ["huggingface"])
     refuse_overwriting(args, {"output_model_path": paths.values()})
     check_outputs(paths)
-    model = load_model(args.input_model_path, vocab_size=None,
+    model = load_model(args.input_model_path, vocab_size=None, target=None,
                        config=load_config(args.config_path) if args.config_path else None)
     if model.source != "uer":
         raise UserError(f"--input_model_path {args.input_model_path}: no UER file, it has Hugging Face's names already")
