@@ -170,13 +170,13 @@ def test_a_message_names_the_config(files, tmp_path, capsys):
     assert "c.json: encoder is 'lstm'; BERT's is 'transformer'" in message
 
 
-@pytest.mark.parametrize(("script", "named"), [("evaluate.py", False), ("calibrate.py", True)])
+@pytest.mark.parametrize(("script", "named"), [("evaluate.py", False), ("pretrain.py", True)])
 def test_a_hint_names_an_option_only_where_the_script_has_it(files, tmp_path, capsys, script, named):
     weights = torch.load(files / "teacher.bin", weights_only=True)
     torch.save({name: tensor for name, tensor in weights.items() if not name.startswith("target.")}, tmp_path / "t.bin")
-    model = {"evaluate.py": ["--model_path", tmp_path / "t.bin"],
-             "calibrate.py": ["--pretrained_model_path", tmp_path / "t.bin", "--target_dim", 64, "--vocab_path",
-                              files / "vocab.txt", "--output_model_path", tmp_path / "s.bin"]}[script]
-    message = refused(capsys, tmp_path, script, *model, "--config_path", files / "config.json", "--dataset_path",
-                      files / "data.pt")
+    words = {"evaluate.py": ["--model_path", tmp_path / "t.bin", "--config_path", files / "config.json",
+                             "--dataset_path", files / "data.pt"],
+             "pretrain.py": pretrain_options(files, tmp_path / "m.bin", "--target", "mlm",
+                                             pretrained_model_path=tmp_path / "t.bin")}
+    message = refused(capsys, tmp_path, script, *words[script])
     assert "It has no MLM head" in message and ("--allow_missing_head" in message) is named

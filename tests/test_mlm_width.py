@@ -64,7 +64,7 @@ def test_from_training_to_a_file(bench, tmp_path, monkeypatch, capsys, strategy)
         with pytest.raises(SystemExit) as end:
             call("convert.py", *convert, "--output_format", "uer", format_name)
         assert end.value.code == 2
-        assert f"--output_format {format_name}: MLM heads there are as wide" in capsys.readouterr().err
+        assert f"--output_format {format_name}: heads there are as wide" in capsys.readouterr().err
         assert not list(Path("out").glob("*"))
     call("convert.py", *convert)
     assert "largest logit difference" in capsys.readouterr().out
