@@ -56,8 +56,19 @@ def strip_heads(model: LoadedModel) -> None:
 def _leave_out(model: LoadedModel, *prefixes: str) -> None:
     left = [name for name in model.weights if name.startswith(prefixes)]
     if left and shapes.TASK_HEAD in prefixes:
-        model.notes.append(f"not taken over, a fine-tuned head: {shortened(left)}")
+        model.notes.append(f"not taken over, a fine-tuned head: {shortened([name_in_file(model, x) for x in left])}")
     model.weights = {name: tensor for name, tensor in model.weights.items() if name not in left}
+
+
+def name_in_file(model: LoadedModel, name: str) -> str:
+    """What the user's file calls a tensor of a task's head."""
+    if model.source != "huggingface":
+        return name.removeprefix(shapes.HEAD)
+    whole = "qa_outputs" if model.architecture.endswith("ForQuestionAnswering") else "classifier"
+    for ours, theirs in ((f"{OUTPUT}_1", "classifier.dense"), (f"{OUTPUT}_2", "classifier.out_proj"), (OUTPUT, whole)):
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+    return name
 
 
 def _found(model: LoadedModel, where: str) -> str:

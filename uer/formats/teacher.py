@@ -17,7 +17,7 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
-from uer.formats.file_target import complete_head, settle_target, strip_heads
+from uer.formats.file_target import complete_head, name_in_file, settle_target, strip_heads
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
 from uer.formats.sentence import SentenceFacts, encoder_path, read_sentence_facts
@@ -62,7 +62,8 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
         other = [name for name in model.weights if not name.startswith((*shapes.ENCODER, shapes.HEAD))
                  or name.startswith(shapes.TASK_HEAD)]
         if other:
-            model.notes.append(f"not taken over, no part of the encoder: {shortened(other)}")
+            names = [name_in_file(model, name) for name in other]
+            model.notes.append(f"not taken over, no part of the encoder: {shortened(names)}")
         strip_heads(model)
     else:
         _take_sentence_facts(model, path, target)
