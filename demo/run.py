@@ -250,7 +250,7 @@ def main() -> None:
         teacher = find_teacher(args.teacher, args.config_path, args.vocab_path)
         speed = remembered_speed(ROOT / args.work_path / "speed.json", args.float32)
         amount = Amount(*(max(20, round(count * args.share)) for count in speed.amount()))
-        runner = Runner(ROOT / args.work_path, fingerprint([Path(teacher.path)]), lock)
+        runner = Runner(ROOT / args.work_path, fingerprint(teacher.files()), lock)
         demo = Demo(args.work_path, runner, teacher, amount, speed.bf16)
         demo.text()
         demo.students(demo.adapted_teacher())

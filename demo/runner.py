@@ -22,6 +22,7 @@ from types import FrameType
 from typing import IO
 
 from uer.errors import UserError
+from uer.made_from import files_sha256
 from uer.training.lock import locked
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -158,15 +159,9 @@ def _read_stamp(path: Path, key: str) -> dict | None:
 
 
 def fingerprint(paths: Sequence[Path]) -> str:
-    """Changes whenever a source file of the repository does, or one of `paths` (told by size and time)."""
-    found = hashlib.sha256(sys.version.encode())
-    for file in sorted([*ROOT.glob("*.py"), *ROOT.glob("uer/**/*.py"), *ROOT.glob("demo/*.py")]):
-        found.update(str(file.relative_to(ROOT)).encode() + file.read_bytes())
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            status = file.stat()
-            found.update(f"{file} {status.st_size} {status.st_mtime_ns}".encode())
-    return found.hexdigest()
+    """Changes whenever a source file of the repository does, or what is at one of `paths`."""
+    sources = [*ROOT.glob("*.py"), *ROOT.glob("uer/**/*.py"), *ROOT.glob("demo/*.py")]
+    return f"{sys.version} {files_sha256([*sorted(sources), *paths])}"
 
 
 @contextmanager

@@ -53,6 +53,10 @@ class Teacher:
     feedforward_size: int
     needs_head: bool
 
+    def files(self) -> list[Path]:
+        """All that it is made of."""
+        return [Path(path) for path in (self.path, self.config_path, self.vocab_path) if path]
+
     def model_options(self) -> list[str]:
         """For a script that loads it."""
         config = ["--config_path", self.config_path] if self.config_path else []

@@ -27,7 +27,7 @@ from demo.harvest import (
 )
 from demo.picking import pick
 from demo.report import Row, plot, read_metrics, table
-from demo.runner import Runner, empty, shown, work_folder
+from demo.runner import Runner, empty, fingerprint, shown, work_folder
 from demo.setting import Speed, Teacher, find_teacher, measure_speed, remembered_speed
 from uer.config import ModelConfig
 from uer.errors import UserError
@@ -161,7 +161,7 @@ def test_teachers_of_ones_own(tmp_path, monkeypatch):
     vocab = write_vocab(tmp_path, TOKENS).rename(tmp_path / "mine_vocab.txt")
     found = find_teacher("mine.bin", None, None)
     assert found == Teacher(str(tmp_path / "mine.bin"), None, str(vocab), 24, 3, 72, False)
-    assert found.text_options() == ["--vocab_path", str(vocab)]
+    assert found.text_options() == ["--vocab_path", str(vocab)] and found.files() == [tmp_path / "mine.bin", vocab]
     lower = write_vocab(tmp_path, [token.lower() if token[0] != "[" else token for token in TOKENS])
     found = find_teacher("mine.bin", "mine_config.json", "vocab.txt")
     assert found.model_options()[2:] == ["--config_path", str(tmp_path / "mine_config.json")]
@@ -231,6 +231,22 @@ def test_finished_steps_are_not_run_again_but_those_after_a_change_are(scripts, 
     assert notes(scripts) == "abcdxcd"
     demo("x", sources="changed")
     assert notes(scripts) == "abcdxcdaxcd"
+
+
+def test_what_is_at_a_path_counts_not_when_it_was_written(scripts):
+    files = [scripts / "model" / "weights", scripts / "vocab.txt"]
+    files[0].parent.mkdir()
+    for file in files:
+        file.write_text("one")
+    found = [fingerprint([files[0].parent, files[1]])]
+    for file in files:
+        time_of_it = file.stat()
+        file.write_text("two")
+        os.utime(file, ns=(time_of_it.st_atime_ns, time_of_it.st_mtime_ns))
+        found.append(fingerprint([files[0].parent, files[1]]))
+    assert len(set(found)) == 3
+    files[1].touch()
+    assert fingerprint([files[0].parent, files[1]]) == found[-1]
 
 
 def test_a_failed_step_is_run_again(scripts):

@@ -147,7 +147,7 @@ def test_grid_seeds_and_resume(tuned, tmp_path, capsys):
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     with pytest.raises(SystemExit):
         call("finetune/run_classifier.py", *options(tuned, tmp_path / "parts.bin", "--resume", "--pooling", "max"))
-    assert "has other runs: pooling is 'mean' there, 'max' here" in capsys.readouterr().err
+    assert "has other runs: pooling (mean there, max here)" in capsys.readouterr().err
     (tmp_path / "parts.bin").unlink()
     with pytest.raises(SystemExit):
         call("finetune/run_classifier.py", *options(tuned, tmp_path / "parts.bin", *grid, "--resume"))

@@ -12,6 +12,7 @@ from typing import Any
 
 from uer.data.order import BatchOrder, Lookup, tail_sizes
 from uer.errors import UserError
+from uer.made_from import differences
 
 OPTION = "--allow_changed_data"
 WORDS = {"batch_size": "--batch_size", "accumulation_steps": "--accumulation_steps", "world_size": "--world_size",
@@ -38,8 +39,7 @@ class Feed:
             f"--dataset_path ({found.instances:,} instances with SHA-256 {found.dataset[:12]}… there, "
             f"{self.instances:,} with {self.dataset[:12]}… here)"]
         same = ("batch_size", "world_size") if self._global_batches() == found._global_batches() else ()
-        return out + [f"{words} ({getattr(found, key)} there, {getattr(self, key)} here)"
-                      for key, words in WORDS.items() if getattr(found, key) != getattr(self, key) and key not in same]
+        return out + differences(vars(found), vars(self), {key: name for key, name in WORDS.items() if key not in same})
 
     def _global_batches(self) -> tuple[int, list[int]]:
         """What decides the batches of all processes together: twice as many of half the size make the same."""

@@ -21,6 +21,7 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.finetuning.tuning import Clock, Combination, Outcome, Problem, Settings, in_words, tune
 from uer.formats.storage import read_tensors, tensors_sha256, write_json, write_via
+from uer.made_from import differences
 from uer.report.writer import Reports
 from uer.training.precision import slow_products
 
@@ -89,9 +90,8 @@ class Results:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"--resume: {self.path} is no results file ({error}); leave --resume out to begin "
                             f"anew") from None
-        differ = [f"{key} is {found.get(key)!r} there, {value!r} here" for key, value in self.facts.items()
-                  if found.get(key) != value and key != "pretrained_model_path"]  # whose weights count
-        if differ:
+        names = {key: key for key in self.facts if key != "pretrained_model_path"}  # whose weights count
+        if differ := differences(found, self.facts, names):
             raise UserError(f"--resume: {self.path} has other runs: " + "; ".join(differ) + "; leave --resume out to "
                             "begin anew, or take another --output_model_path")
         return runs
