@@ -98,6 +98,12 @@ def test_compactors_of_another_run_are_refused(files, tmp_path, capsys):
     weights = torch.load(files / "teacher.bin", weights_only=True)
     torch.save({**weights, "target.mlm_linear_2.bias": weights["target.mlm_linear_2.bias"] + 1}, other)
     (tmp_path / "cut.pt").write_bytes(found.read_bytes()[:5000])
+    whole = torch.load(found, weights_only=True)
+    text = whole["made_for"]["text"]
+    torch.save({**whole, "made_for": {**whole["made_for"], "text": {**text, "strip_accents": False}}},
+               tmp_path / "accents.pt")
+    older = {**{key: value for key, value in whole["made_for"].items() if key != "text"}, "vocab_sha256": "abc"}
+    torch.save({**whole, "made_for": older}, tmp_path / "older.pt")
     take = ["--compactors_path", found]
     for options, changed, words in (
             (take, {"target_dim": 16}, "not the same: --target_dim (32 there, 16 here)\n"),
@@ -108,6 +114,8 @@ def test_compactors_of_another_run_are_refused(files, tmp_path, capsys):
             (take, {"compactor_init": "identity", "mask_path": tmp_path / "masks.txt"}, "needs --compactor_init calib"),
             (["--compactors_path", files / "teacher.bin"], {}, "not what calibrate.py --compactors_path writes"),
             (["--compactors_path", tmp_path / "cut.pt"], {}, "cut.pt"),
+            (["--compactors_path", tmp_path / "accents.pt"], {}, "accents.pt and in this run: accents stripped: no"),
+            (["--compactors_path", tmp_path / "older.pt"], {}, "older.pt and in this run: another vocabulary ("),
             (["--compactors_path", tmp_path], {}, "a folder"),
             (["--compactors_path", tmp_path / "none.pt"], {}, "no such file")):
         capsys.readouterr()
@@ -116,6 +124,8 @@ def test_compactors_of_another_run_are_refused(files, tmp_path, capsys):
         said = capsys.readouterr().err
         assert end.value.code == 2 and words in said and said.count("\n") == 1, said
     assert not list(tmp_path.glob("run.bin*"))
+    torch.save({**whole, "made_for": {**older, "vocab_sha256": text["vocab_sha256"]}}, tmp_path / "older.pt")
+    calibrated_run(files, tmp_path / "run.bin", "--compactors_path", tmp_path / "older.pt", train="student")
 
 
 def test_compactors_that_cannot_be_written(files, tmp_path, capsys):

@@ -90,7 +90,7 @@ def make_student(args: argparse.Namespace, command: str) -> list[tuple[str, str]
         if warning:
             print(warning)
         if args.compactors_path:
-            whom = made_for(loaded.config, loaded.weights, str(text.vocab_sha256), args.compactor_mask_strategy, groups)
+            whom = made_for(loaded.config, loaded.weights, text.to_dict(), args.compactor_mask_strategy, groups)
             save_compactors(args.compactors_path, calibration, loaded.weights[WORDS].dtype, whom)
             print(f"written: {args.compactors_path}")
         calibrated = apply_calibration(calibration, weights, groups)

@@ -1,6 +1,6 @@
 """Calibrated compactors in a file: found once by calibrate.py, taken by any number of runs of pretrain.py.
 
-The file says for whom they were found: teacher, vocabulary, strategy and size. No other run takes them.
+The file says for whom they were found: teacher, text rules, strategy and size. No other run takes them.
 """
 
 from __future__ import annotations
@@ -16,27 +16,30 @@ from uer.calibration.calibrate import Calibration
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.formats.storage import contiguous, reason, tensors_sha256, torch_load, write_via
+from uer.made_from import differences
 from uer.squeeze.groups import MaskGroup, features_target
+from uer.tokenizers.rules import KEY, merged, recorded
 
 FORMAT = 1
 WHAT = "file of compactors"
 KEYS = {"format", "made_for", "tensors", "keep", "tokens", "offset"}
-WORDS = {"teacher": "the teacher's config", "weights_sha256": "the teacher's weights", "vocab_sha256": "the vocabulary",
+WORDS = {"teacher": "the teacher's config", "weights_sha256": "the teacher's weights",
          "strategy": "--compactor_mask_strategy", "target_dim": "--target_dim", "mlm_target_dim": "--mlm_target_dim",
-         "feedforward_size": "--target_feedforward_size"}
+         "feedforward_size": "--target_feedforward_size"}  # and how text becomes ids
 
 
-def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], vocab_sha256: str, strategy: str,
+def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], text: dict[str, Any], strategy: str,
              groups: Mapping[str, MaskGroup]) -> dict[str, Any]:
-    """What compactors depend on, the text excepted: they serve wherever all of this is the same.
+    """What compactors depend on, the text itself excepted: they serve wherever all of this is the same.
 
     Args:
         weights: the teacher's.
+        text: how text becomes ids (`TextRules.to_dict`).
     """
     target, ffn, mlm = groups["hidden"].target, groups["ffn.0"].target, features_target(config, groups)
     usual = config.feedforward_size * target // config.hidden_size
     return {"teacher": replace(config, dropout=0.0).to_dict(),  # calibration runs without
-            "weights_sha256": tensors_sha256(weights), "vocab_sha256": vocab_sha256, "strategy": strategy,
+            "weights_sha256": tensors_sha256(weights), KEY: text, "strategy": strategy,
             "target_dim": target, "mlm_target_dim": None if mlm == target else mlm,
             **({} if ffn == usual else {"feedforward_size": ffn})}
 
@@ -75,11 +78,9 @@ def load_compactors(path: str | Path, whom: dict[str, Any], device: torch.device
     if not isinstance(content, dict) or content.keys() != KEYS or content["format"] != FORMAT:
         raise UserError(f"--compactors_path {path}: not what calibrate.py --compactors_path writes")
     found = content["made_for"]
-    differ = [words if isinstance(whom.get(key), dict) or key.endswith("sha256")
-              else f"{words} ({found.get(key)} there, {whom.get(key)} here)"
-              for key, words in WORDS.items() if found.get(key) != whom.get(key)]
-    if differ:
+    if differ := differences(found, whom, WORDS):
         raise UserError(f"--compactors_path {path}: found for another run; not the same: {', '.join(differ)}")
+    merged([recorded(found, f"--compactors_path {path}"), recorded(whom, "this run")], [])
 
     def here(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -49,10 +50,14 @@ def calibrate(config: ModelConfig, weights: dict[str, torch.Tensor], groups: dic
 
 def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor],
                      groups: dict[str, MaskGroup], loader: MlmLoader, place: Place, reports: Reports,
-                     vocab_sha256: str) -> Calibration:
-    """`calibrate` as the options say, or what calibrate.py has found before, with a word to the reader."""
+                     text: dict[str, Any]) -> Calibration:
+    """`calibrate` as the options say, or what calibrate.py has found before, with a word to the reader.
+
+    Args:
+        text: how text becomes ids (`TextRules.to_dict`).
+    """
     if args.compactors_path:
-        whom = made_for(config, weights, vocab_sha256, args.compactor_mask_strategy, groups)
+        whom = made_for(config, weights, text, args.compactor_mask_strategy, groups)
         calibration = load_compactors(args.compactors_path, whom, place.device)
         how = f"; compactors from {args.compactors_path}"
     else:

@@ -23,6 +23,7 @@ from uer.squeeze.importance import build_scores
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty
 from uer.squeeze.wiring import state_columns
+from uer.tokenizers.rules import KEY
 from uer.training.checkpoint import Checkpoint
 from uer.training.learner import Learner, PlainLearner
 from uer.training.mask_schedule import settle, warn_of_schedule
@@ -95,8 +96,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
             calibrated_groups(groups)
         restore_groups(groups, resumed[1], resumed[2], place.device)
     elif args.compactor_init == "calibrated":
-        calibration = calibrate_groups(args, config, weights, groups, loader, place, reports,
-                                       card["vocab_sha256"])
+        calibration = calibrate_groups(args, config, weights, groups, loader, place, reports, card[KEY])
         weights = apply_calibration(calibration, weights, groups)
         pooler.update(shift_pooler(pooler, calibration.offset))
     tokens = args.batch_size * args.accumulation_steps * loader.dataset.header["seq_length"]
