@@ -34,9 +34,11 @@ from uer.tokenizers.rules import KEY, merged, recorded
 from uer.training.checkpoint import Checkpoint, checkpoint_steps, find_checkpoint, open_checkpoint, sweep
 from uer.training.choose_learner import build_learner
 from uer.training.compilation import check_compiler
+from uer.training.course import KEY as COURSE
+from uer.training.course import SOFT, check_card, compare_courses, course, keep_course
 from uer.training.learner import Learner
 from uer.training.lock import only_writer
-from uer.training.objective import Objective, SoftTargets, evaluate
+from uer.training.objective import SoftTargets, Teaching, evaluate
 from uer.training.optimizers import schedule
 from uer.training.precision import Precision, slow_products
 from uer.training.sharded_master import ShardedLearner
@@ -87,11 +89,13 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     if not masked:
         card |= {"objective": args.objective, "sentence": loaded.sentence and loaded.sentence.to_dict()}
     objective = build_objective(args, loaded, text, vocab_size, place)
+    along = tensors_sha256(objective.teacher.state_dict()) if objective is not None else None
     resumed, pooler, feeds = None, take_pooler(loaded.extras), [dataset.feed(args.accumulation_steps)]
     if wanted := resume_wish(args):
         path = find_checkpoint(args.output_model_path, wanted)
         resumed = open_checkpoint(path)
-        check_card(resumed[1], card, path)
+        check_card(resumed[1], {**card, SOFT: along}, path)
+        keep_course(args, resumed[1])
         merged([recorded(resumed[1], f"checkpoint {path}"), text], [])
         feeds = go_on(resumed[1], feeds[0], args, path, reports)
         dataset.follow(feeds)
@@ -99,7 +103,9 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     card |= judged(args, loaded, dev, place, reports, resumed)
     learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed,
                                   pooler)
-    card = {**card, "data": [asdict(feed) for feed in feeds]}
+    card = {**card, "data": [asdict(feed) for feed in feeds], COURSE: course(args, loaded.config), SOFT: along}
+    if resumed is not None and (changed := compare_courses(resumed[1], card[COURSE], path)):
+        reports.say(f"note: not as before from step {resumed[1]['step'] + 1:,} on: {changed}")
     precision = Precision(place.device, half_dtype(args), args.compose_dtype, args.max_grad_norm, args.compile)
     if precision.scale is not None and resumed is not None and "loss_scale" in resumed[2]:
         precision.scale.restore(resumed[2]["loss_scale"])
@@ -203,7 +209,7 @@ def settle_objective(args: argparse.Namespace, loaded: LoadedModel) -> None:
 
 
 def build_objective(args: argparse.Namespace, loaded: LoadedModel, text: TextRules, vocab_size: int,
-                    place: Place) -> Objective | None:
+                    place: Place) -> Teaching | None:
     """What a step runs backward on; its teacher is --soft_targets_teacher or else the one that is compressed."""
     if args.objective == "mlm" and not args.soft_targets_weight:
         return None
@@ -222,18 +228,6 @@ def build_objective(args: argparse.Namespace, loaded: LoadedModel, text: TextRul
         return LogitTargets(teacher, args.soft_targets_temperature)
     states, similarity = (1.0, args.similarity_weight) if args.objective == "states" else (0.0, 1.0)
     return StateTargets(teacher, states, similarity, args.state_distance, args.state_tokens)
-
-
-def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
-    """`UserError` where a checkpoint does not belong to the run that the options describe."""
-    found = {**found, "teacher": found.get("origin", found.get("teacher"))}
-    keys = ["teacher", "strategy", "target_dim", "mlm_target_dim", "target_feedforward_size"]
-    newer = ("compactor_init", "teacher_sha256", "objective")  # older checkpoints do not say
-    keys += [key for key in newer if key in found]
-    differ = [f"{key} {found.get(key)!r} there, {wanted.get(key)!r} here" for key in keys
-              if found.get(key) != wanted.get(key)]
-    if differ:
-        raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ), page="cluster")
 
 
 def describe(learner: Learner, place: Place, args: argparse.Namespace) -> str:

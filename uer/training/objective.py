@@ -32,6 +32,12 @@ class Objective(Protocol):
         """The summed loss of a batch, and (summed cross entropy, right predictions) to report, float [2], no graph."""
 
 
+class Teaching(Objective, Protocol):
+    """An objective with a teacher that runs along."""
+
+    teacher: Bert
+
+
 class SoftTargets:
     """Soft labels: the teacher's distribution over its k most likely tokens, softened by a temperature.
 

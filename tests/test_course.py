@@ -1,0 +1,106 @@
+"""What a run goes on as: what must stay, what may change and is said, what the command line leaves open."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from bench import options, run
+
+from uer.data.feed import WORDS
+from uer.data.masking import MaskingOptions
+from uer.errors import UserError
+from uer.made_from import differences
+from uer.opts import pretrain_parser
+from uer.training.course import FREE, MODEL, NEWER, SCHEDULE, compare_courses
+
+MASKED = ["--weight_squeeze", "--target_dim", "16", "--mask_path", "masks.txt"]
+# Neither what is learnt nor in which order: where things are, what is reported, how it is computed.
+NO_MATTER = {
+    "help", "backend", "shard_master", "check_replicas_steps", "rendezvous_timeout", "local_rank", "master_ip",
+    "gpu_ranks", "ddp_comm_hook", "pretrained_model_path", "config_path", "allow_missing_head", "dev_path",
+    "compile", "weight_squeeze", "mask_schedule_share", "mask_path", "soft_targets_teacher", "calibration_path",
+    "calibration_batches", "compactors_path", "output_model_path", "save_checkpoint_steps", "keep_checkpoints",
+    "resume", "allow_changed_data", "report_steps", "eval_steps", "tb_path", "tb_histograms_steps", "log_path",
+    "dryrun", "plan", "seq_length"}
+
+
+def test_differences_in_words():
+    words = {"a": "--a", "b": "the b", "c": "c", "d": "d"}
+    digest = "0123456789abcdef" * 4
+    assert differences({"a": 1, "b": {"x": 1, "y": 2}, "c": digest, "e": 1},
+                       {"a": 2, "b": {"x": 1, "z": 3}, "c": None, "d": None, "e": 2}, words) == [
+        "--a (1 there, 2 here)", "the b: y (2 there, None here)", "the b: z (None there, 3 here)",
+        "c (0123456789ab… there, None here)"]
+
+
+@pytest.fixture(scope="module")
+def begun(bench, tmp_path_factory):
+    """Folder of a run of two steps with masks that soft labels teach."""
+    folder = tmp_path_factory.mktemp("begun")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(options(bench, *MASKED, "--soft_targets_weight", "0.5", total_steps=2))
+    return folder
+
+
+def going_on(begun: Path, bench: Path, *more, **changed) -> dict:
+    """The record of a run that goes on from there to step 3."""
+    changed = {"soft_targets_weight": 0.5, "total_steps": 3, **changed}
+    run(options(bench, *MASKED, "--resume", str(begun / "model.bin-2"), *more, **changed))
+    return json.loads(Path(f"model.bin-{changed['total_steps']}.json").read_text())["course"]
+
+
+@pytest.fixture
+def here(begun, tmp_path, monkeypatch):
+    """A copy of the masks, which the run goes on with."""
+    (tmp_path / "masks.txt").write_text((begun / "masks.txt").read_text())
+    monkeypatch.chdir(tmp_path)
+
+
+def test_what_is_left_open_stays_and_what_changes_is_said(begun, bench, here, capsys):
+    was = json.loads((begun / "model.bin-2.json").read_text())["course"]
+    assert was["w_step"] < 10 and was["penalty"] == "fade" and was["bias_correction"] is True
+    assert going_on(begun, bench, total_steps=3, w_step=was["w_step"]) == {**was, "total_steps": 3}
+    assert "note: not as before from step 3 on: --total_steps (2 there, 3 here)\n" in capsys.readouterr().out
+    found = going_on(begun, bench, "--dropout", "0.2", learning_rate=1e-3, soft_targets_weight=0.0, total_steps=300)
+    assert found == {**was, "total_steps": 300, "dropout": 0.2, "learning_rate": 1e-3, "soft_targets_weight": 0.0}
+    said = re.search("note: not as before from step 3 on: (.*)\n", capsys.readouterr().out)[1]
+    assert {part.split()[0] for part in said.split("; ")} == {"--total_steps", "--dropout", "--learning_rate",
+                                                             "--soft_targets_weight"}
+
+
+def test_another_schedule_and_another_teacher_of_the_labels_are_refused(begun, bench, here):
+    with pytest.raises(UserError, match=r"within another mask schedule: --w_step \(\d+ there, 400 here\)"):
+        going_on(begun, bench, w_step=400)
+    weights = torch.load(bench / "teacher.bin", weights_only=True)
+    torch.save({name: tensor + 1e-3 for name, tensor in weights.items()}, "other.bin")
+    Path("other_config.json").write_text((bench / "config.json").read_text())
+    with pytest.raises(UserError, match=r"from another run: --soft_targets_teacher \(\w{12}… there, \w{12}… here\)"):
+        going_on(begun, bench, soft_targets_teacher="other.bin")
+    assert not list(Path().glob("model.bin*"))
+
+
+@pytest.mark.parametrize(("card", "refused"), [
+    ({"kind": "wid", "compactor_init": "identity"}, True), ({"kind": "wid", "compactor_init": "calibrated"}, False),
+    ({"kind": "plain", "compactor_init": "identity"}, False)])
+def test_a_schedule_binds_where_there_is_one(card, refused):
+    was = {"w_step": 5, "mask_scores": "taylor", "penalty": "fade"}
+    now = {"w_step": 6, "mask_scores": "norm", "penalty": "published"}
+    with pytest.raises(UserError, match=r"w_step \(5 there, 6 here\); --mask_scores \(taylor there, norm here\)") \
+            if refused else nullcontext():
+        assert compare_courses({**card, "course": was}, now, Path("m")) == "--penalty (fade there, published here)"
+    assert compare_courses(card, now, Path("m")) == ""  # an older checkpoint does not say
+
+
+def test_every_option_has_its_place():
+    """A new option of pretrain.py is one that a run must keep, or whose change is said, or one that does not matter."""
+    options = {action.dest for action in pretrain_parser()._actions if not action.dest.startswith("uer_")}
+    elsewhere = {*WORDS, "dataset_path", "compactor_mask_strategy", *MODEL, *NEWER, *vars(MaskingOptions()),
+                 "vocab_path", "tokenizer", "merges_path", "spm_model_path", "do_lower_case"}  # the text, its masks
+    assert options <= {*FREE, *SCHEDULE, *NO_MATTER, *elsewhere}
+    assert {*FREE, *SCHEDULE, *NO_MATTER} <= options

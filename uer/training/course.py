@@ -1,0 +1,68 @@
+"""What a run goes on as: recorded in every checkpoint, compared when a run goes on from one.
+
+A checkpoint is of a teacher, a student's size and a mask schedule, and its numbers mean nothing with others: these are
+refused. Rates, the number of steps and the rest may be changed on purpose, and that is said. What the command line
+leaves open stays as it was. The order of data is a matter of its own (`uer.data.feed`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from uer.config import ModelConfig
+from uer.errors import UserError
+from uer.made_from import differences
+from uer.training.mask_schedule import PUBLISHED
+
+KEY = "course"  # under which a card has it
+MODEL = ("teacher", "strategy", "target_dim", "mlm_target_dim", "target_feedforward_size")  # of the card itself
+NEWER = ("compactor_init", "teacher_sha256", "objective")  # which older checkpoints do not say
+SOFT = "soft_targets_teacher_sha256"
+SCHEDULE = ("w_step", "mask_scores")
+FREE = ("total_steps", "learning_rate", "head_learning_rate", "compactor_learning_rate", "student_learning_rate",
+        "scheduler", "warmup", "bias_correction", "max_grad_norm", "dropout", "bf16", "fp16", "compose_dtype",
+        "penalty", "l2_lambda", "squeeze_tolerance", "no_squeeze", "after_squeeze", "comp_only", "soft_targets_weight",
+        "soft_targets_temperature", "soft_targets_top_k", "state_distance", "state_tokens", "similarity_weight",
+        "fix_state_map")
+
+
+def course(args: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:
+    """The record of a run whose options are settled."""
+    return {**{name: getattr(args, name) for name in (*SCHEDULE, *FREE)}, "dropout": config.dropout}
+
+
+def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+    """`UserError` where a checkpoint does not belong to the run that the options describe."""
+    teacher = found.get("origin") or found.get("teacher") or {}
+    teacher = {**teacher, "dropout": wanted["teacher"]["dropout"]}  # which is free
+    names = {key: key for key in (*MODEL, *(key for key in NEWER if key in found))}
+    if found.get(SOFT) and wanted.get(SOFT):  # with and without soft labels is a matter of their weight
+        names[SOFT] = "--soft_targets_teacher"
+    if differ := differences({**found, "teacher": teacher}, wanted, names):
+        raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ), page="cluster")
+
+
+def keep_course(args: argparse.Namespace, found: Mapping[str, Any]) -> None:
+    """Fill in what the command line leaves open, by a checkpoint's card."""
+    for name in PUBLISHED:
+        if getattr(args, name) is None:
+            setattr(args, name, found.get(KEY, {}).get(name))
+
+
+def compare_courses(found: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> str:
+    """What goes on in another way than before, in words; "" where nothing does.
+
+    Args:
+        found: the checkpoint's card.
+        now: of `course`.
+    Raises:
+        UserError: the masks would not go on from those that the checkpoint has.
+    """
+    was = found.get(KEY, now)  # older checkpoints do not say
+    if found["kind"] == "wid" and found.get("compactor_init") == "identity" and (
+            differ := differences(was, now, {name: f"--{name}" for name in SCHEDULE})):
+        raise UserError(f"--resume: {path} is within another mask schedule: " + "; ".join(differ), page="cluster")
+    return "; ".join(differences(was, now, {name: f"--{name}" for name in FREE}))
