@@ -20,6 +20,8 @@ from typing import Any
 from experiments.methods import UNTRAINED, Method
 from uer.config import load_config
 from uer.errors import UserError
+from uer.formats.storage import written_sha256
+from uer.made_from import differences, files_sha256
 from uer.planning.cost import Step, plain_cost
 from uer.report.log import current, read_lines
 from uer.training.checkpoint import checkpoint_steps
@@ -41,6 +43,13 @@ class Setting:
     dataset: str
     dev: str
     bf16: bool
+
+    def made_from(self) -> dict[str, str]:
+        """What all rows hang on."""
+        teacher = [path for path in (Path(self.teacher), config_of(self.teacher)) if path.exists()]
+        return {"teacher": files_sha256(teacher), "vocab_path": files_sha256([self.vocab]),
+                "dataset_path": written_sha256(self.dataset), "dev_path": written_sha256(self.dev),
+                "bf16": str(self.bf16)}
 
     @property
     def precision(self) -> list[str]:
@@ -122,7 +131,9 @@ class Job:
 
     def run(self, commands: Commands) -> None:
         """Do what is not done yet."""
+        recipe = {"extra": list(self.method.extra), "objective": self.method.objective, "batch_size": BATCH_SIZE}
         if self.row.exists():
+            refuse_others(json.loads(self.row.read_text()).get("recipe", recipe), recipe, self.row)
             return
         for folder in (self.folder, self.row.parent, self.student.parent):
             folder.mkdir(parents=True, exist_ok=True)
@@ -133,7 +144,7 @@ class Job:
         else:
             curve = self._train(commands)
         row = {"name": self.name, "method": self.method.name, "target": self.target, "steps": self.steps,
-               "rate": self.rate, "seed": self.seed, **self._times()}
+               "rate": self.rate, "seed": self.seed, "recipe": recipe, **self._times()}
         row |= evaluate(self.setting, commands, self.student, self.folder)
         if self.method.headless:
             row |= {"loss": None, "accuracy": None}
@@ -254,6 +265,21 @@ def evaluate(setting: Setting, commands: Commands, model: Path | str, folder: Pa
                  *setting.precision)
     found = json.loads(figures.read_text())
     return {key: found[key] for key in ("loss", "accuracy", "predicted", "parameters")}
+
+
+def refuse_others(found: dict[str, Any], now: dict[str, Any], where: Path) -> None:
+    """`UserError` where what is there was made in another way than it would be now."""
+    if differ := differences(found, now, {key: key for key in now}):
+        raise UserError(f"{where}: made in another way: {'; '.join(differ)}; delete it, or take another --work_path")
+
+
+def bind(work: Path, now: dict[str, Any]) -> None:
+    """Give a folder of results to what they are made from; `UserError` where it is of something else."""
+    file = work / "made_from.json"
+    work.mkdir(parents=True, exist_ok=True)
+    found = json.loads(file.read_text()) if file.exists() else now
+    refuse_others(found, {**found, **now}, work)
+    write(file, {**found, **now})
 
 
 def config_of(model: str | Path) -> Path:

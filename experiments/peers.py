@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -34,7 +34,7 @@ from uer.data.loader import MlmBatch
 from uer.errors import UserError, run_script
 from uer.formats import load_model
 from uer.formats.export import write_uer
-from uer.formats.storage import PendingFiles
+from uer.formats.storage import PendingFiles, tensors_sha256
 from uer.formats.teacher import config_path_for
 from uer.models.bert import Bert, from_weights, mlm_loss
 from uer.opts import pretrain_parser
@@ -42,8 +42,9 @@ from uer.parallel.collectives import Place
 from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
 from uer.tokenizers.rules import KEY
-from uer.training.build_trainer import half_dtype, load_teacher, open_data
+from uer.training.build_trainer import go_on, half_dtype, load_teacher, open_data
 from uer.training.checkpoint import find_checkpoint, open_checkpoint, restore_optimizer
+from uer.training.course import check_card
 from uer.training.learner import PlainLearner
 from uer.training.optimizers import AdamW, parameter_groups, schedule
 from uer.training.precision import Precision
@@ -208,8 +209,15 @@ def build(args: argparse.Namespace, place: Place, reports: Reports, signals: Sto
         config = replace(config, dropout=float(args.dropout))
     torch.manual_seed(args.seed)  # of the maps
     peer = PEERS[args.objective](teacher, config)
-    resumed = open_checkpoint(find_checkpoint(args.output_model_path, args.resume)) if args.resume else None
-    if resumed is not None:
+    card = {"kind": "plain", "teacher": config.to_dict(), "teacher_sha256": tensors_sha256(loaded.weights),
+            "vocab_size": vocab_size, KEY: text.to_dict()}
+    resumed, feeds = None, [data.feed(1)]
+    if args.resume:
+        path = find_checkpoint(args.output_model_path, args.resume)
+        resumed = open_checkpoint(path)
+        check_card(resumed[1], card, path)
+        feeds = go_on(resumed[1], feeds[0], args, path, reports)
+        data.follow(feeds)
         tensors = resumed[0]
         peer.maps.load_state_dict({name.removeprefix(MAPS): x for name, x in tensors.items() if name.startswith(MAPS)})
     student = from_weights(config, {name: x for name, x in tensors.items() if not name.startswith(MAPS)})
@@ -219,10 +227,11 @@ def build(args: argparse.Namespace, place: Place, reports: Reports, signals: Sto
     if resumed is not None:
         restore_optimizer(resumed[2]["optimizer"], learner.named_parameters(), learner.optimizer)
         reports.go_on_from(resumed[1]["step"])
-    card = {"kind": "plain", "teacher": config.to_dict(), "vocab_size": vocab_size, KEY: text.to_dict()}
     run = Run(args.output_model_path, args.total_steps, schedule(args.scheduler, args.total_steps, args.warmup),
               save_checkpoint_steps=args.save_checkpoint_steps, keep_checkpoints=args.keep_checkpoints,
-              report_steps=args.report_steps, eval_steps=args.eval_steps, seed=args.seed)
+              report_steps=args.report_steps, eval_steps=args.eval_steps, seed=args.seed,
+              data_since=feeds[-1].since)
+    card["data"] = [asdict(feed) for feed in feeds]
     trainer = Trainer(learner, data, run, place, reports, card, Precision(place.device, half_dtype(args)), signals, dev,
                       peer)
     return trainer, resumed[1]["step"] if resumed else 0

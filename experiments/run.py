@@ -24,10 +24,11 @@ from typing import Protocol
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from experiments.jobs import Commands, Job, Setting, evaluate, write
+from experiments.jobs import Commands, Job, Setting, bind, evaluate, write
 from experiments.methods import METHODS, UNTRAINED, Method
 from uer.errors import UserError, run_script
 from uer.finetuning.options import TASKS
+from uer.made_from import files_sha256
 
 EPOCHS = 3
 
@@ -182,6 +183,8 @@ def main() -> None:
         signal.signal(number, lambda *_: commands.end())
     if args.teacher_from and not Path(args.teacher).exists():
         adapt_teacher(args, setting, commands)
+    origin = {"teacher_from": files_sha256([args.teacher_from])} if args.teacher_from else {}
+    bind(setting.work, {**setting.made_from(), **origin})
     made = students(args, setting)
     tasks: list[tuple[Task, Task | None]] = [(TeacherRow(setting), None), *((job, None) for job in made)]
     queue = Queue([*tasks, *tunings(args, setting, made)], commands)

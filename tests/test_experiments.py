@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from experiments.jobs import Commands, Job, Setting, write
+from experiments.jobs import Commands, Job, Setting, bind, write
 from experiments.methods import METHODS, UNTRAINED
 from experiments.peers import peers_parser
 from experiments.run import Queue, parser, students, tunings
@@ -109,6 +111,30 @@ def test_an_interrupted_job_goes_on_and_a_finished_one_is_left_alone(setting):
     assert not job.folder.exists()
     job.run(commands)
     assert len(commands.lines) == 3
+    write(job.row, {**row, "recipe": {**row["recipe"], "batch_size": 8}})
+    with pytest.raises(UserError, match=r"150-steps.*made in another way: batch_size \(8 there, 16 here\); delete it"):
+        job.run(commands)
+
+
+def test_a_folder_of_results_is_of_one_teacher_and_one_text(setting, tmp_path):
+    for name in ("t.bin", "d.pt", "e.pt"):
+        torch.save({"x": torch.zeros(1)}, tmp_path / name)
+    setting = replace(setting, dataset=str(tmp_path / "d.pt"), dev=str(tmp_path / "e.pt"))
+    for more in ({"teacher_from": "abc"}, {}):  # not given again: nothing to compare
+        bind(setting.work, {**setting.made_from(), **more})
+    with pytest.raises(UserError, match=r"work: made in another way: teacher_from \(abc there, xyz here\)"):
+        bind(setting.work, {**setting.made_from(), "teacher_from": "xyz"})
+    for name, key in (("t.bin", "teacher"), ("d.pt", "dataset_path"), ("e.pt", "dev_path"), ("vocab.txt", "vocab_path"),
+                      ("t_config.json", "teacher")):
+        before = (tmp_path / name).read_bytes()
+        if name.endswith("pt"):
+            torch.save({"x": torch.ones(1)}, tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(before[:-1] + b"?")
+        with pytest.raises(UserError, match=rf"another way: {key} \("):
+            bind(setting.work, setting.made_from())
+        (tmp_path / name).write_bytes(before)
+    bind(setting.work, setting.made_from())
 
 
 def test_two_stages_are_one_curve(setting):
