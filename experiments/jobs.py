@@ -231,7 +231,7 @@ class Job:
         lines = current(read_lines(folder / "logs" / "metrics.jsonl"))
         phases = [line for line in lines if line["kind"] == "model"]
         phases = [phase for i, phase in enumerate(phases) if i == 0 or phase["step"] > phases[i - 1]["step"]]
-        more = self._teachers_operations(phases[0]) if self.method.soft or self.method.objective else 0.0
+        more = self._teachers_operations(phases[0]) if self.method.taught or self.method.objective else 0.0
 
         def operations(step: int) -> float:
             total = more * step

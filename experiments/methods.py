@@ -8,6 +8,7 @@ WID = ("--weight_squeeze", "--compactor_init")
 CALIBRATED, PUBLISHED = (*WID, "calibrated"), (*WID, "identity")
 FOLDED = ("--after_squeeze", "student")  # calibrated: from the first step
 SOFT = ("--soft_targets_weight", "0.5")
+RELATIONS = ("--target", "relations")
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Method:
         return "identity" in self.extra
 
     @property
-    def soft(self) -> bool:
-        """Whether it learns from the teacher's soft labels."""
-        return "--soft_targets_weight" in self.extra
+    def taught(self) -> bool:
+        """Whether the teacher runs along in pretrain.py."""
+        return not {"--soft_targets_weight", "--target"}.isdisjoint(self.extra)
 
     @property
     def ours(self) -> bool:
@@ -50,7 +51,7 @@ class Method:
     @property
     def headless(self) -> bool:
         """Whether its MLM head is not trained, so that it has no MLM figures."""
-        return self.objective in ("minilm", "tinybert")
+        return self.objective == "tinybert" or "relations" in self.extra
 
     def options(self, rate: str, teacher: str) -> list[str]:
         """Options of pretrain.py, or of peers.py."""
@@ -59,7 +60,7 @@ class Method:
             options += ["--compactor_learning_rate", rate]
         if self.objective:
             options += ["--objective", self.objective, "--teacher_path", teacher]
-        if self.soft and not self.ours:
+        if self.taught and not self.ours:
             options += ["--soft_targets_teacher", teacher]
         return options
 
@@ -68,14 +69,18 @@ UNTRAINED = Method("calibrated, untrained", "teacher")
 METHODS = (  # by importance: a table that is cut off is a smaller table
     UNTRAINED,
     Method("calibrated, soft labels", "teacher", (*CALIBRATED, *FOLDED, *SOFT), ("2e-4", "4e-4")),
+    Method("calibrated, relations", "teacher", (*CALIBRATED, *FOLDED, *RELATIONS), ("3e-4", "6e-4")),
+    Method("calibrated, soft labels and relations", "teacher",
+           (*CALIBRATED, *FOLDED, *SOFT, "--relation_weight", "1"), ("2e-4", "4e-4")),
     Method("calibrated", "teacher", (*CALIBRATED, *FOLDED), ("2e-4", "1e-4")),
     Method("published start, dim", "teacher", (*PUBLISHED, *FOLDED), ("2e-5", "5e-5")),
-    Method("MiniLMv2, picked by norm", "norm", (), ("3e-4", "6e-4"), objective="minilm"),
+    Method("MiniLMv2, picked by norm", "norm", RELATIONS, ("3e-4", "6e-4")),
     Method("picked by norm", "norm", (), ("3e-4", "6e-4")),
     Method("TinyBERT, picked by norm", "norm", (), ("3e-4", "6e-4"), objective="tinybert"),
     Method("calibrated in two stages", "teacher", (*CALIBRATED, *FOLDED), ("2e-4", "1e-4"), via=True),
     Method("published start, dim, soft labels", "teacher", (*PUBLISHED, *FOLDED, *SOFT), ("2e-5", "5e-5")),
     Method("from scratch", "scratch", (), ("1e-3", "5e-4")),
+    Method("published start, dim, relations", "teacher", (*PUBLISHED, *FOLDED, *RELATIONS), ("5e-5", "2e-5")),
     Method("published start, head", "teacher", (*PUBLISHED, *FOLDED), ("2e-5", "5e-5"), "head"),
     Method("published start, dim, not folded", "teacher", PUBLISHED, ("2e-5",)),
     Method("published start, dim, over 40 % of the run", "teacher",
@@ -83,7 +88,7 @@ METHODS = (  # by importance: a table that is cut off is a smaller table
     Method("calibrated, compactors and teacher", "teacher", CALIBRATED, ("2e-5", "5e-5")),
     Method("published start, dim, published penalty", "teacher",
            (*PUBLISHED, *FOLDED, "--l2_lambda", "100", "--mask_schedule_share", "0.25"), ("1e-4",)),
-    Method("MiniLMv2, from scratch", "scratch", (), ("1e-3", "5e-4"), objective="minilm"),
+    Method("MiniLMv2, from scratch", "scratch", RELATIONS, ("1e-3", "5e-4")),
     Method("DistilBERT, 3 layers of full width", "layers", (), ("2e-4", "4e-4"), objective="distilbert"),
     Method("picked by norm, soft labels", "norm", SOFT, ("6e-4", "3e-4")),
     Method("from scratch, soft labels", "scratch", SOFT, ("1e-3", "5e-4")),

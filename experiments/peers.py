@@ -1,9 +1,6 @@
 #!/usr/bin/env python3
 """Other ways to distil, as objectives of the same trainer: same loader, text, AdamW and schedule as pretrain.py.
 
-    minilm      MiniLMv2 (Wang et al. 2021): in the last layer, relations softmax(x xᵀ / √d) of queries, of keys and of
-                values, split into `RELATION_HEADS` heads whatever the model's; KL(teacher ‖ student), averaged over
-                heads and positions, summed over the three. No MLM head is trained.
     tinybert    general distillation of TinyBERT (Jiao et al. 2020): squared error of the attention scores of every
                 layer, of the hidden states through a learnt map, and of the embeddings through another. No MLM head is
                 trained.
@@ -11,7 +8,8 @@
                 (1 − cosine of the last hidden states). Starts from every second layer of the teacher, so the student is
                 half as deep and as wide as the teacher.
 
-The first two read text as it is, without masks. What a map needs is trained with the student and left out of its file.
+The first reads text as it is, without masks. What a map needs is trained with the student and left out of its file.
+MiniLMv2's is `pretrain.py --target relations`.
 """
 
 from __future__ import annotations
@@ -50,7 +48,6 @@ from uer.training.optimizers import AdamW, parameter_groups, schedule
 from uer.training.precision import Precision
 from uer.training.trainer import Run, Trainer
 
-RELATION_HEADS = 48
 MAPS = "maps."  # what a peer trains beside the student, under its checkpoint's names
 
 
@@ -72,15 +69,6 @@ class Peer:
     def loss(self, student: Bert, batch: MlmBatch) -> torch.Tensor:
         """Mean loss of a batch."""
         raise NotImplementedError
-
-
-class MiniLm(Peer):
-    def loss(self, student: Bert, batch: MlmBatch) -> torch.Tensor:
-        text, real = unmasked(batch), batch.seg > 0
-        with torch.no_grad():
-            wanted = last_projections(self.teacher, text, batch)
-        given = last_projections(student, text, batch)
-        return torch.stack([relation_loss(*pair, real) for pair in zip(wanted, given)]).sum()
 
 
 class TinyBert(Peer):
@@ -120,7 +108,7 @@ class DistilBert(Peer):
         return total, torch.stack([hard.detach(), correct.to(hard.dtype)])
 
 
-PEERS = {"minilm": MiniLm, "tinybert": TinyBert, "distilbert": DistilBert}
+PEERS = {"tinybert": TinyBert, "distilbert": DistilBert}
 
 
 # -- what they compare -------------------------------------------------------------------------------------------------
@@ -129,16 +117,6 @@ PEERS = {"minilm": MiniLm, "tinybert": TinyBert, "distilbert": DistilBert}
 def unmasked(batch: MlmBatch) -> torch.Tensor:
     """The token ids before masking, int [batch, seq]."""
     return batch.src.flatten().index_copy(0, batch.positions, batch.labels).view_as(batch.src)
-
-
-def last_projections(model: Bert, src: torch.Tensor, batch: MlmBatch) -> list[torch.Tensor]:
-    """Queries, keys and values of the last layer, each [batch, seq, heads * size]."""
-    *layers, last = model.encoder.layers()
-    mask = (batch.seg > 0)[:, None, None, :] if batch.tokens < batch.seg.numel() else None
-    hidden = model.embedding(src, batch.seg)
-    for layer in layers:
-        hidden = layer(hidden, mask)
-    return [linear(hidden) for linear in last.self_attn.linears()]
 
 
 def all_states(model: Bert, src: torch.Tensor, batch: MlmBatch) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -156,23 +134,6 @@ def all_states(model: Bert, src: torch.Tensor, batch: MlmBatch) -> tuple[list[to
 def split(x: torch.Tensor, heads: int) -> torch.Tensor:
     """[batch, seq, heads * size] -> [batch, heads, seq, size]"""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def relation_loss(wanted: torch.Tensor, given: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-    """KL divergence of relations, mean over heads, positions and instances.
-
-    Args:
-        wanted, given: the teacher's and the student's [batch, seq, width]; widths are multiples of `RELATION_HEADS`.
-        real: bool [batch, seq], False on padding.
-    """
-    logs = []
-    for x in (wanted, given):
-        x = split(x, RELATION_HEADS)
-        relations = x @ x.transpose(2, 3) / x.shape[-1] ** 0.5  # [batch, heads, seq, seq]
-        relations = relations.to(torch.promote_types(relations.dtype, torch.float32))
-        logs.append(relations.masked_fill(~real[:, None, None, :], -1e4).log_softmax(-1))
-    divergence = F.kl_div(logs[1], logs[0], reduction="none", log_target=True).sum(-1).mean(1)  # [batch, seq]
-    return ((divergence * real).sum(1) / real.sum(1)).mean()
 
 
 def mean_square(x: torch.Tensor, y: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

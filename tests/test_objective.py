@@ -14,7 +14,7 @@ from uer.models.bert import from_scratch, mlm_loss
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import FadePenalty, PublishedPenalty, simulate_decay
-from uer.training.objective import SoftTargets, evaluate, logits_of
+from uer.training.objective import TaughtMlm, evaluate, logits_of
 from uer.training.optimizers import AdamW, parameter_groups
 
 CONFIG = ModelConfig(16, 1, 2, 32, 16, dropout=0.0)
@@ -47,14 +47,15 @@ def test_mlm_loss_and_its_gradient_are_cross_entropy():
 
 def test_soft_loss_is_the_divergence_over_the_teachers_likeliest_tokens():
     teacher, student, data = model(1), model(2), batch()
-    soft = SoftTargets(teacher, weight=0.3, temperature=2.0, top_k=5)
+    soft = TaughtMlm(teacher, weight=0.3, temperature=2.0, top_k=5)
     logits = logits_of(student, data)
     wanted = 0.0
     for given, theirs in zip(logits, logits_of(teacher, data)):
         top = theirs.topk(5).indices
         p, q = (F.softmax(x[top].double() / 2, 0) for x in (theirs.float(), given.float()))
         wanted += 4 * (p * (p / q).log()).sum().item()
-    assert soft.loss(logits, data).item() == pytest.approx(wanted, rel=1e-5)
+    states = teacher.hidden_states(data.src, data.seg, positions=data.positions)
+    assert soft.soft(logits, states).item() == pytest.approx(wanted, rel=1e-5)
     loss, report = soft(student, data)
     hard = mlm_loss(logits, data.labels)[0]
     assert loss.item() == pytest.approx(0.7 * hard.item() + 0.3 * wanted, rel=1e-5)
@@ -63,7 +64,7 @@ def test_soft_loss_is_the_divergence_over_the_teachers_likeliest_tokens():
 
 def test_soft_loss_vanishes_on_the_teacher_itself_and_leaves_it_alone():
     teacher, data = model(1), batch()
-    soft = SoftTargets(teacher, weight=1.0)
+    soft = TaughtMlm(teacher, weight=1.0)
     loss, _ = soft(model(1).load_state_dict(teacher.state_dict()) and teacher, data)
     assert abs(loss.item()) < 1e-5
     student = model(2)

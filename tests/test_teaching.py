@@ -13,6 +13,7 @@ from test_targets import encoder_file, headed
 
 from uer.formats import load_model
 from uer.models.bert import Bert, from_weights
+from uer.training.relations import RelationTargets, common_heads
 from uer.training.teaching import LogitTargets, StateTargets
 
 
@@ -77,12 +78,39 @@ def test_the_loss_of_logits(target, outputs):
     assert LogitTargets(teacher)(teacher, batch)[0].abs() < 1e-6
 
 
+def test_the_loss_of_relations_head_by_head_where_text_is():
+    teacher, batch = pair("states", 24)[0], unmasked()[0]
+    student = from_weights(*headed("states", "mean", 24, seed=2)).eval()
+    heads, total = common_heads(5, 24, 24), 0.0
+    assert heads == 4 and batch.tokens < batch.seg.numel()
+    for number in range(3):
+        x, y = (model.encoder.layers()[-1].self_attn.linears()[number](
+            model.encoder.below(model.embedding(batch.src, batch.seg), (batch.seg > 0)[:, None, None])).double()
+            for model in (teacher, student))
+        for row, length in enumerate((batch.seg > 0).sum(1).tolist()):
+            for one, other in zip(x[row, :length].chunk(heads, 1), y[row, :length].chunk(heads, 1)):
+                p, q = (F.softmax(part @ part.T / part.shape[1] ** 0.5, 1) for part in (one, other))
+                total = total + (p * (p / q).log()).sum() / (heads * length)
+    loss, report = RelationTargets(teacher, heads=5)(student, batch)
+    assert loss.item() == pytest.approx(total.item(), rel=1e-4) and loss.item() > 1e-3
+    assert report[1].item() == pytest.approx(len(batch.src) * 2.718281828 ** (-loss.item() / 3 / len(batch.src)))
+    parameters = dict(student.named_parameters())
+    trained = {name for name in parameters if name.startswith(("embedding.", "encoder.transformer.0."))}
+    query = "encoder.transformer.1.self_attn.linear_layers.0.weight"
+    ours, wanted = (torch.autograd.grad(x, [parameters[name] for name in sorted(trained | {query})], retain_graph=True)
+                    for x in (loss, total))
+    for one, other in zip(ours, wanted):
+        torch.testing.assert_close(one.double(), other.double(), rtol=1e-3, atol=1e-5)
+    assert RelationTargets(teacher)(teacher, batch)[0].abs() < 1e-4
+
+
 COMMON = ["--weight_squeeze", "--target_dim", 32, "--warmup", 0, "--dropout", 0, "--learning_rate", "1e-3"]
 
 
 @pytest.mark.parametrize("more", [
     ["--compactor_init", "calibrated", "--train", "student", "--similarity_weight", 1],
     ["--compactor_init", "calibrated", "--state_tokens", "--state_distance", "squared", "--fix_state_map"],
+    ["--compactor_init", "calibrated", "--train", "student", "--target", "relations", "--relation_heads", 4],
     ["--penalty", "fade", "--w_step", 1, "--mask_path", "masks.txt", "--compactor_learning_rate", "1e-3"]])
 def test_a_run_learns_its_teachers_states_resumes_and_merges(files, tmp_path, monkeypatch, capsys, more):
     monkeypatch.chdir(tmp_path)
@@ -98,7 +126,7 @@ def test_a_run_learns_its_teachers_states_resumes_and_merges(files, tmp_path, mo
     said = capsys.readouterr().out
     lines = [line for line in said.splitlines() if "| loss" in line]
     losses = [float(line.split("loss ")[1].split()[0]) for line in lines]
-    assert "cosine" in lines[0] and "held-out accuracy" not in said
+    assert ("likeness" if "relations" in more else "cosine") in lines[0] and "held-out accuracy" not in said
     assert ("squeezed" in said) if squeezes else losses[-1] < losses[0]
     (tmp_path / "parts.bin-20").write_bytes((tmp_path / "whole.bin-20").read_bytes())
     for suffix in (".json", ".resume"):
@@ -113,7 +141,8 @@ def test_a_run_learns_its_teachers_states_resumes_and_merges(files, tmp_path, mo
 
 
 @pytest.mark.parametrize(("more", "word"), [
-    (["--target", "logits"], "states or similarity would do"),
+    (["--target", "logits"], "states or similarity or relations would do"),
+    (["--target", "states", "--relation_weight", 1], "--relation_weight goes with --target mlm"),
     (["--target", "mlm"], "has no MLM head"),
     (["--target", "similarity", "--state_tokens"], "--state_tokens goes with --target states"),
     (["--target", "states", "similarity"], "one target is needed")])

@@ -11,7 +11,7 @@ STRATEGIES = ("dim", "head")
 PENALTIES = ("published", "fade")
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial")
 FORMATS = ("uer", "uer-py", "huggingface", "onnx")
-OBJECTIVES = ("mlm", "states", "similarity", "logits", "bert", "sp")  # the last two are UER's words: as mlm
+OBJECTIVES = ("mlm", "states", "similarity", "logits", "relations", "bert", "sp")  # the last two: UER's words for mlm
 COMPACTOR_INITS = ("identity", "calibrated")
 MASK_SCORES = ("norm", "taylor")
 AFTER_SQUEEZE = ("compactors", "student")
@@ -52,7 +52,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--target", dest="objective", nargs="+", choices=OBJECTIVES, action=_Objective,
                        help="mlm: masked tokens. Without labels, from a teacher that runs along: states: its states, "
                             "through the calibrated map; similarity: its similarities of the texts in a batch; logits: "
-                            "what its classifier, tagger or reader says (default: mlm, states or logits, by the model)")
+                            "what its classifier, tagger or reader says; relations: of the last layer's queries, keys "
+                            "and values between tokens (default: mlm, states or logits, by the model)")
     group.add_argument("--batch_size", type=int, default=32, metavar="N",
                        help="instances per process and micro-step (default: 32)")
     group.add_argument("--no_group_by_length", dest="group_by_length", action="store_false",
@@ -152,13 +153,18 @@ def add_soft_target_options(parser: argparse.ArgumentParser) -> None:
 
 def add_teaching_options(parser: argparse.ArgumentParser) -> None:
     """Targets without labels."""
-    group = parser.add_argument_group("teaching (--target states, similarity, logits)")
+    group = parser.add_argument_group("teaching (--target states, similarity, logits, relations)")
     group.add_argument("--state_distance", choices=("cosine", "squared"), default="cosine",
                        help="between states: 1 - cosine, or squared error (default: cosine)")
     group.add_argument("--state_tokens", action="store_true",
                        help="compare the states of all tokens (default: pooled, as the teacher pools)")
     group.add_argument("--similarity_weight", type=float, default=0.0, metavar="W",
                        help="with --target states: add W times the loss of --target similarity (default: 0)")
+    group.add_argument("--relation_weight", type=float, default=0.0, metavar="W",
+                       help="with --target mlm: add W times the loss of --target relations (default: 0)")
+    group.add_argument("--relation_heads", type=int, default=48, metavar="N",
+                       help="heads into which both models' queries, keys and values are split for relations, or fewer "
+                            "where N does not divide both widths (default: 48)")
     group.add_argument("--fix_state_map", action="store_true",
                        help="leave the map into the teacher's space as calibration found it")
 

@@ -48,12 +48,12 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
     problems = []
     for name in ("batch_size", "seq_length", "total_steps", "accumulation_steps", "report_steps",
                  "save_checkpoint_steps", "w_step", "world_size", "eval_steps", "calibration_batches",
-                 "keep_checkpoints", "check_replicas_steps", "tb_histograms_steps"):
+                 "keep_checkpoints", "check_replicas_steps", "tb_histograms_steps", "relation_heads"):
         value = getattr(args, name)
         if value is not None and value < 1:
             problems.append(f"--{name} is {value}, at least 1 is needed")
     for name in ("learning_rate", "compactor_learning_rate", "head_learning_rate", "student_learning_rate",
-                 "l2_lambda", "squeeze_tolerance"):
+                 "l2_lambda", "squeeze_tolerance", "relation_weight"):
         value = getattr(args, name)
         if value is not None and not 0 <= value < float("inf"):
             problems.append(f"--{name} is {value}, a number from 0 is needed")
@@ -76,13 +76,17 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         problems.append(f"--soft_targets_top_k is {args.soft_targets_top_k}, at least 1 is needed")
     if args.soft_targets_weight and not (args.soft_targets_teacher or args.weight_squeeze):
         problems.append("--soft_targets_weight needs --soft_targets_teacher, the model that gives the labels")
-    if args.soft_targets_teacher and not args.soft_targets_weight and args.objective in (None, "mlm"):
-        problems.append("--soft_targets_teacher does nothing without --soft_targets_weight or another --target than "
-                        "mlm")
+    taught = args.soft_targets_weight or args.relation_weight
+    if args.relation_weight and not (args.soft_targets_teacher or args.weight_squeeze):
+        problems.append("--relation_weight needs --soft_targets_teacher, the model whose relations are learnt")
+    if args.soft_targets_teacher and not taught and args.objective in (None, "mlm"):
+        problems.append("--soft_targets_teacher does nothing without --soft_targets_weight, --relation_weight or "
+                        "another --target than mlm")
     teaching = {"state_distance": ("states",), "state_tokens": ("states",), "similarity_weight": ("states",),
-                "fix_state_map": ("states", "similarity")}
+                "fix_state_map": ("states", "similarity"), "relation_weight": ("mlm",),
+                "relation_heads": ("relations", "mlm")}
     problems += [f"--{name} goes with --target {' or '.join(targets)}" for name, targets in teaching.items()
-                 if name in given and (args.objective or "states") not in targets]
+                 if name in given and (args.objective or targets[0]) not in targets]
     if not args.pretrained_model_path and not args.config_path:
         problems.append("--config_path is needed to start from scratch (bert/base_config.json, say)")
     if args.plan and args.dryrun:

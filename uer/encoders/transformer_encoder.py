@@ -25,7 +25,10 @@ class TransformerEncoder(nn.Module):
     def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None,
                 positions: torch.Tensor | None = None) -> torch.Tensor:
         """The last layer's output; arguments and result as for `MultiHeadedAttention`."""
-        *layers, last = self.layers()
-        for layer in layers:
+        return self.layers()[-1](self.below(hidden, mask), mask, positions)
+
+    def below(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """What the last layer is given, [batch, seq, hidden]."""
+        for layer in self.layers()[:-1]:
             hidden = layer(hidden, mask)
-        return last(hidden, mask, positions)
+        return hidden

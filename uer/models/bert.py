@@ -72,8 +72,14 @@ class Bert(nn.Module):
     def hidden_states(self, src: torch.Tensor, seg: torch.Tensor, padded: bool = True,
                       positions: torch.Tensor | None = None) -> torch.Tensor:
         """The encoder's output, [batch, seq, hidden] or of some positions [n, hidden]; arguments as for `forward`."""
+        return self.encode(src, seg, padded, positions)[1]
+
+    def encode(self, src: torch.Tensor, seg: torch.Tensor, padded: bool = True,
+               positions: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the last layer is given, [batch, seq, hidden], and `hidden_states`; arguments as for `forward`."""
         mask = (seg > 0)[:, None, None, :] if padded else None  # [batch, 1, 1, seq]
-        return self.encoder(self.embedding(src, seg), mask, positions)
+        given = self.encoder.below(self.embedding(src, seg), mask)
+        return given, self.encoder.layers()[-1](given, mask, positions)
 
 
 def mlm_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -58,8 +58,8 @@ def plan(args: argparse.Namespace) -> str:
     step = Step(args.batch_size, seq_length, args.accumulation_steps, processes, args.bf16,
                 cuda=bool(args.gpu_ranks) or torch.cuda.is_available(), wire=WIRE[args.ddp_comm_hook])
     config = teacher.config
-    if args.soft_targets_weight:
-        teacher.notes.append("soft labels: the teacher's own forward pass and weights are not counted")
+    if args.soft_targets_weight or args.relation_weight or args.objective not in (None, "mlm"):
+        teacher.notes.append("the teacher that runs along is not counted: its own forward pass and weights")
     if args.weight_squeeze:
         groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim,
                             args.target_feedforward_size)

@@ -38,9 +38,10 @@ from uer.training.course import KEY as COURSE
 from uer.training.course import SOFT, check_card, compare_courses, course, keep_course
 from uer.training.learner import Learner
 from uer.training.lock import only_writer
-from uer.training.objective import SoftTargets, Teaching, evaluate
+from uer.training.objective import TaughtMlm, Teaching, evaluate
 from uer.training.optimizers import schedule
 from uer.training.precision import Precision, slow_products
+from uer.training.relations import RelationTargets
 from uer.training.sharded_master import ShardedLearner
 from uer.training.teaching import LogitTargets, StateTargets
 from uer.training.trainer import Run, Trainer
@@ -75,7 +76,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         reports.say(line)
     if args.dropout is not None:
         loaded.config = replace(loaded.config, dropout=float(args.dropout))
-    masked = loaded.config.target == "mlm"
+    masked = args.objective == "mlm"
     for loader in (dataset, dev):
         if loader is not None:
             loader.dataset.check_positions(loaded.config.max_seq_length)
@@ -197,7 +198,7 @@ def load_teacher(args: argparse.Namespace, vocab_size: int) -> LoadedModel:
 def settle_objective(args: argparse.Namespace, loaded: LoadedModel) -> None:
     """Fill in --target by the model; `UserError` where the model has nothing for it, or a teacher is wanting."""
     fitting = {"mlm": ("mlm",), "states": ("states", "similarity"), "cls": ("logits",), "tokens": ("logits",)}
-    fits = fitting[loaded.config.target]
+    fits = (*fitting[loaded.config.target], "relations")
     args.objective = args.objective or fits[0]
     if args.objective not in fits:
         raise UserError(f"--target {args.objective}: {args.pretrained_model_path} has nothing to compare so; "
@@ -211,19 +212,22 @@ def settle_objective(args: argparse.Namespace, loaded: LoadedModel) -> None:
 def build_objective(args: argparse.Namespace, loaded: LoadedModel, text: TextRules, vocab_size: int,
                     place: Place) -> Teaching | None:
     """What a step runs backward on; its teacher is --soft_targets_teacher or else the one that is compressed."""
-    if args.objective == "mlm" and not args.soft_targets_weight:
+    if args.objective == "mlm" and not args.soft_targets_weight and not args.relation_weight:
         return None
     outputs = loaded.config.outputs
     if args.soft_targets_teacher:
         merged([text, *text_beside(args.soft_targets_teacher)], [])
         kind = loaded.config.target if loaded.config.target in ("mlm", "states") else None
         loaded = load_model(args.soft_targets_teacher, config=None, vocab_size=vocab_size, target=kind)
-    if loaded.config.outputs != outputs:
+    if loaded.config.outputs != outputs and args.objective != "relations":
         raise UserError(f"--soft_targets_teacher {args.soft_targets_teacher}: {loaded.config.outputs} outputs, the "
                         f"model has {outputs}")
     teacher = from_weights(loaded.config, loaded.weights).to(place.device)
     if args.objective == "mlm":
-        return SoftTargets(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k)
+        return TaughtMlm(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k,
+                         args.relation_weight, args.relation_heads)
+    if args.objective == "relations":
+        return RelationTargets(teacher, args.relation_heads)
     if args.objective == "logits":
         return LogitTargets(teacher, args.soft_targets_temperature)
     states, similarity = (1.0, args.similarity_weight) if args.objective == "states" else (0.0, 1.0)

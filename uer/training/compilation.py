@@ -30,14 +30,14 @@ def check_compiler(device: torch.device) -> None:
 
 
 def compile_encoder(student: Bert) -> None:
-    """Compile a student's `hidden_states`; graphs of earlier students are dropped."""
+    """Compile a student's `encode`; graphs of earlier students are dropped."""
     torch._dynamo.reset()
     torch._dynamo.config.optimize_ddp = False  # which would cut the graph at DistributedDataParallel's buckets
-    plain = student.hidden_states
+    plain = student.encode
     compiled = torch.compile(plain, dynamic=True, backend=BACKEND)
 
-    def hidden_states(src: torch.Tensor, seg: torch.Tensor, padded: bool = True,
-                      positions: torch.Tensor | None = None) -> torch.Tensor:
+    def encode(src: torch.Tensor, seg: torch.Tensor, padded: bool = True,
+               positions: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         return (compiled if student.training else plain)(src, seg, padded, positions)
 
-    student.hidden_states = hidden_states  # type: ignore[method-assign]
+    student.encode = encode  # type: ignore[method-assign]

@@ -26,7 +26,7 @@ FREE = ("total_steps", "learning_rate", "head_learning_rate", "compactor_learnin
         "scheduler", "warmup", "bias_correction", "max_grad_norm", "dropout", "bf16", "fp16", "compose_dtype",
         "penalty", "l2_lambda", "squeeze_tolerance", "no_squeeze", "after_squeeze", "comp_only", "soft_targets_weight",
         "soft_targets_temperature", "soft_targets_top_k", "state_distance", "state_tokens", "similarity_weight",
-        "fix_state_map")
+        "fix_state_map", "relation_weight", "relation_heads")
 
 
 def course(args: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def compare_courses(found: Mapping[str, Any], now: Mapping[str, Any], path: Path
     Raises:
         UserError: the masks would not go on from those that the checkpoint has.
     """
-    was = found.get(KEY, now)  # older checkpoints do not say
+    was = {**now, **found.get(KEY, {})}  # older checkpoints do not say, or not everything
     if found["kind"] == "wid" and found.get("compactor_init") == "identity" and (
             differ := differences(was, now, {name: f"--{name}" for name in SCHEDULE})):
         raise UserError(f"--resume: {path} is within another mask schedule: " + "; ".join(differ), page="cluster")

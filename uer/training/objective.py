@@ -10,6 +10,8 @@ import torch.nn.functional as F
 
 from uer.models.bert import Bert, mlm_loss
 from uer.parallel.collectives import sum_over_ranks
+from uer.targets.mlm_target import MlmTarget
+from uer.training.relations import HEADS, relation_loss
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch
@@ -38,32 +40,48 @@ class Teaching(Objective, Protocol):
     teacher: Bert
 
 
-class SoftTargets:
-    """Soft labels: the teacher's distribution over its k most likely tokens, softened by a temperature.
+class TaughtMlm:
+    """Cross entropy, soft labels and relations, of one pass of each model.
 
-    soft = T² · KL(teacher ‖ student) over the teacher's top k, both renormalised there (Hinton et al. 2015).
+    Soft labels are the teacher's distribution over its k most likely tokens, softened by a temperature:
+    T² · KL(teacher ‖ student) over the teacher's top k, both renormalised there (Hinton et al. 2015).
 
     Args:
         teacher: run without gradients on the same batches.
         weight: share of the soft loss; the cross entropy keeps 1 − weight.
         temperature, top_k: as above.
+        relations: weight of `relation_loss`, a text, beside a prediction's loss; heads: its heads.
     """
 
-    def __init__(self, teacher: Bert, weight: float, temperature: float = 1.0, top_k: int = 128):
+    def __init__(self, teacher: Bert, weight: float = 0.0, temperature: float = 1.0, top_k: int = 128,
+                 relations: float = 0.0, heads: int = HEADS):
         self.teacher = teacher.eval()
         self.weight, self.temperature, self.top_k = weight, temperature, top_k
+        self.relations, self.heads = relations, heads
 
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """An `Objective`: both losses by their weights."""
-        logits = logits_of(student, batch)
-        loss, correct = mlm_loss(logits, batch.labels)
-        report = torch.stack([loss.detach(), correct.to(loss.dtype)])
-        return (1 - self.weight) * loss + self.weight * self.loss(logits, batch), report
-
-    def loss(self, logits: torch.Tensor, batch: MlmBatch) -> torch.Tensor:
-        """Summed soft loss of student logits [n, vocab]."""
+        """An `Objective`: all losses by their weights."""
+        passed = batch.src, batch.seg, batch.tokens < batch.seg.numel(), batch.positions
         with torch.no_grad():
-            wanted = logits_of(self.teacher, batch).float()
+            wanted, their_states = self.teacher.encode(*passed)
+        given, states = student.encode(*passed)
+        assert isinstance(student.target, MlmTarget)
+        if self.weight:
+            logits = student.target(states.flatten(0, -2))
+            loss, correct = mlm_loss(logits, batch.labels)
+            total = (1 - self.weight) * loss + self.weight * self.soft(logits, their_states)
+        else:
+            loss, correct = student.target.loss(states, batch.labels)
+            total = loss
+        if self.relations:
+            apart = relation_loss(self.teacher, wanted, student, given, batch, self.heads)
+            total = total + self.relations * batch.units / len(batch.src) * apart
+        return total, torch.stack([loss.detach(), correct.to(loss.dtype)])
+
+    def soft(self, logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Summed soft loss of student logits [n, vocab] against the teacher's, of its states [n, hidden]."""
+        with torch.no_grad():
+            wanted = self.teacher.target(states.flatten(0, -2)).float()
             wanted, tokens = wanted.topk(min(self.top_k, wanted.shape[1]), dim=1)  # [n, k]
             wanted = F.log_softmax(wanted / self.temperature, 1)
         given = F.log_softmax(logits.gather(1, tokens).float() / self.temperature, 1)

@@ -84,7 +84,7 @@ class Trainer:
         self.learner, self.batches, self.run, self.place = learner, batches, run, place
         self.reports, self.card, self.dev, self.carried = reports, card, dev, carried or {}
         self.objective: Objective = objective or mlm_objective
-        self.judged_by = mlm_objective if learner.student.config.target == "mlm" else self.objective
+        self.judged_by = self.objective if hasattr(self.objective, "figure") else mlm_objective
         self.figure = getattr(self.judged_by, "figure", "accuracy")
         self.precision = precision or Precision(place.device)
         self.signals = signals or StopSignals()
