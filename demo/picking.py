@@ -56,7 +56,8 @@ def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: i
         return weights[f"{name}.weight"].float().norm(dim=dim)
 
     hidden = some(target_dim, norm("embedding.word_embedding", 0))
-    mlm = some(target_dim, norm("target.mlm_linear_2", 0))
+    headed = "target.mlm_linear_2.weight" in weights  # else an encoder, whose map into its own space loses columns
+    mlm = some(target_dim, norm("target.mlm_linear_2", 0)) if headed else hidden
     inside, ffn = [], []
     for layer in range(config.layers_num):
         block = f"encoder.transformer.{layer}"
@@ -72,7 +73,8 @@ def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: i
             return (hidden, None) if "layer_norm" in name else (None, hidden)
         if name.startswith("target."):
             return {"target.mlm_linear_1.weight": (mlm, hidden), "target.mlm_linear_2.weight": (None, mlm),
-                    "target.mlm_linear_2.bias": (None, None)}.get(name, (mlm, None))
+                    "target.mlm_linear_2.bias": (None, None), "target.output_layer.weight": (None, hidden),
+                    "target.output_layer.bias": (None, None)}.get(name, (mlm, None))
         layer = int(name.split(".")[2])
         if "self_attn.linear_layers" in name:
             return inside[layer], hidden

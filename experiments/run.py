@@ -160,6 +160,28 @@ class Queue:
                 self.changed.notify_all()
 
 
+def ending_commands() -> Commands:
+    """Commands that SIGTERM and Ctrl-C end."""
+    commands = Commands()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: commands.end())
+    return commands
+
+
+def do(tasks: list[tuple[Task, Task | None]], commands: Commands, jobs: int) -> None:
+    """Do tasks, each after the one that it needs, `jobs` at once.
+
+    Raises:
+        UserError: some failed, or all were ended.
+    """
+    queue = Queue(tasks, commands)
+    queue.work(jobs)
+    if commands.ended:
+        raise UserError("ended; the same command goes on from here")
+    if queue.failed:
+        raise UserError(f"{queue.failed} of {queue.all} jobs failed")
+
+
 def adapt_teacher(args: argparse.Namespace, setting: Setting, commands: Commands) -> None:
     """Give an encoder an MLM head, and let both get used to the corpus."""
     folder = setting.work / "running" / "teacher"
@@ -178,21 +200,14 @@ def main() -> None:
     args = parser().parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
     setting = Setting(Path(args.work_path), args.teacher, args.vocab_path, args.dataset_path, args.dev_path, args.bf16)
-    commands = Commands()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: commands.end())
+    commands = ending_commands()
     if args.teacher_from and not Path(args.teacher).exists():
         adapt_teacher(args, setting, commands)
     origin = {"teacher_from": files_sha256([args.teacher_from])} if args.teacher_from else {}
     bind(setting.work, {**setting.made_from(), **origin})
     made = students(args, setting)
     tasks: list[tuple[Task, Task | None]] = [(TeacherRow(setting), None), *((job, None) for job in made)]
-    queue = Queue([*tasks, *tunings(args, setting, made)], commands)
-    queue.work(args.jobs)
-    if commands.ended:
-        raise UserError("ended; the same command goes on from here")
-    if queue.failed:
-        raise UserError(f"{queue.failed} of {queue.all} jobs failed")
+    do([*tasks, *tunings(args, setting, made)], commands, args.jobs)
 
 
 def parser() -> argparse.ArgumentParser:
