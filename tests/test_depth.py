@@ -1,9 +1,11 @@
-"""scripts/drop_layers.py: fewer layers, made up for by those below them; nothing dropped is the teacher."""
+"""--target_layers: fewer layers, made up for by those below them; nothing dropped is the teacher."""
 
 from __future__ import annotations
 
 import copy
 import json
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from bench import CONFIG, make_bench
 from commands import call, refused
 from corpora import TOKENS
 
-from uer.calibration.depth import check_layers, shorten
+from uer.calibration.depth import Depths, Shorter, layers_to_keep
+from uer.calibration.stream import Stream
 from uer.calibration.student import calibration_batches
 from uer.config import ModelConfig
 from uer.data.dataset import Dataset
@@ -42,6 +45,10 @@ def lively(config: ModelConfig = DEEP) -> Bert:
             for linear in (*layer.self_attn.linears(), layer.feed_forward.linear_1, layer.feed_forward.linear_2):
                 linear.weight.normal_(0, 0.3, generator=generator)
     return teacher
+
+
+def shorten(teacher: Bert, batches, target: int, keep=None) -> Shorter:
+    return Depths(Stream(teacher, batches)).shorter(target, keep)
 
 
 def states(model: Bert, layers, batches) -> torch.Tensor:
@@ -90,19 +97,39 @@ def test_what_cannot_be_kept():
                                   (None, [0, 4], "others up to 3"), (None, [0, 2, 1], "ascending"),
                                   (3, [0, 2], "--keep_layers names 2 layers, --target_layers is 3")):
         with pytest.raises(UserError, match=message):
-            check_layers(4, target, keep)
-    check_layers(4, 2, [0, 3])
+            layers_to_keep(4, target, keep)
+    assert (layers_to_keep(4, 2, [0, 3]), layers_to_keep(4, None, [0]), layers_to_keep(4, None, None)) == (2, 1, 4)
+
+
+def test_fewer_layers_go_on_from_more_layers(batches):
+    """Asked in any order, as those found one by one, and none twice."""
+    teacher = lively()
+    depths = Depths(Stream(teacher, batches))
+    two, three = depths.shorter(2), depths.shorter(3)
+    assert set(two.kept) < set(three.kept)
+    assert (two.kept, three.kept) == (shorten(teacher, batches, 2).kept, shorten(teacher, batches, 3).kept)
+
+
+@pytest.mark.parametrize("target", ["states", "tokens", "cls"])
+def test_what_other_targets_say_is_compared(batches, target: str):
+    config = replace(DEEP, target=target, outputs=32 if target == "states" else 3, pooling="mean")
+    teacher = lively(config)
+    shorter = shorten(teacher, batches, 3)
+    assert len(shorter.kept) == 3 and 0 < shorter.lost < 1
+    assert shorten(teacher, batches, 4).lost == pytest.approx(0, abs=1e-12)
 
 
 def options(bench, *more) -> list:
-    return ["scripts/drop_layers.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path",
+    return ["calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path",
             bench / "config.json", "--dataset_path", bench / "dynamic.pt", "--output_model_path", bench / "short.bin",
             *more]
 
 
 def test_a_teacher_like_any_other(bench, capsys):
     call(*options(bench, "--target_layers", 1))
-    assert "layers 0 of 2 stay; on the text that they were fitted to" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "layers 0 of 2 stay; on the text that they were fitted to" in said
+    assert re.search(r"student +\S+ M", said) and "explained" not in said
     assert json.loads((bench / "short_config.json").read_text())["layers_num"] == 1
     short = load_model(bench / "short.bin", config=None, vocab_size=len(TOKENS))
     assert short.config.layers_num == 1 and short.config.hidden_size == CONFIG.hidden_size
@@ -110,5 +137,5 @@ def test_a_teacher_like_any_other(bench, capsys):
 
 def test_refusals_write_nothing(bench, capsys):
     (bench / "short.bin").unlink(missing_ok=True)
-    assert "is needed: how many layers stay" in refused(capsys, bench, *options(bench))
+    assert "what is the student to be?" in refused(capsys, bench, *options(bench))
     assert "must be from 1 to the teacher's 2" in refused(capsys, bench, *options(bench, "--target_layers", 3))

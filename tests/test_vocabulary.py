@@ -1,4 +1,4 @@
-"""scripts/reduce_vocabulary.py: which words stay, and that the model is the same for them."""
+"""--target_vocab: which words stay, and that the model is the same for them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from uer.conversion.merge import student_model
 from uer.conversion.vocabulary import pieces, words_to_keep
 from uer.errors import UserError
 from uer.formats import load_model
+from uer.formats.tokenizer_files import text_beside
 from uer.tokenizers import Vocab
 
 WORDS = Vocab([*SPECIALS, "low", "lowest", "lower", "##est", "##er", *"lowestr", *(f"##{c}" for c in "owestr")])
@@ -55,7 +56,7 @@ def bench(tmp_path_factory) -> Path:
 
 
 def options(bench: Path, *more: object) -> list:
-    return ["scripts/reduce_vocabulary.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path",
+    return ["calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path",
             bench / "config.json", "--vocab_path", bench / "vocab.txt", "--output_model_path", bench / "small.bin",
             *more]
 
@@ -75,14 +76,31 @@ def test_the_model_is_the_same_for_the_words_that_stay(bench: Path, capsys):
 
 
 def test_all_words_in_a_file_are_the_model_itself(bench: Path):
-    call(*options(bench, "--target_vocab", bench / "vocab.txt"))
+    call(*options(bench, "--target_vocab", bench / "vocab.txt", "--dataset_path", bench / "dynamic.pt"))
     old, new = (torch.load(bench / name, weights_only=True) for name in ("teacher.bin", "small.bin"))
     assert all(torch.equal(tensor, new[name]) for name, tensor in old.items())
 
 
+def test_words_and_dimensions_in_one_go(bench: Path, tmp_path: Path, capsys):
+    """Text is read anew with the words that stay, and that is what both models are compared on."""
+    call(*options(bench, "--target_vocab", len(TOKENS) - 9, "--corpus_path", bench / "corpus.txt", "--target_dim", 16,
+                  "--seq_length", 32, "--calibration_batches", 1, "--output_model_path", tmp_path / "both.bin",
+                  "--output_format", "uer", "huggingface"))
+    said = capsys.readouterr().out
+    assert "of the text's tokens stay" in said and "student" in said
+    assert f"--vocab_path {tmp_path / 'both_vocab.txt'}" in said.splitlines()[-1]
+    words = (tmp_path / "both_vocab.txt").read_text("utf-8").split("\n")[:-1]
+    for path in (tmp_path / "both.bin", tmp_path / "both"):
+        student = load_model(path, config=None, vocab_size=len(TOKENS) - 9)
+        assert student.config.hidden_size == 16
+        assert [rules.vocab.tokens for rules in text_beside(path) if rules.vocab] == [words]
+
+
 @pytest.mark.parametrize("more, message", [
-    (["--target_vocab", "40"], "--target_vocab N needs --dataset_path"),
-    (["--target_vocab", "strange.txt"], "1 of its words are not in the model's vocabulary, 'zebra' first"),
+    (["--target_vocab", "40"], "give the text either as --corpus_path or"),
+    (["--target_vocab", "40", "--dataset_path", "dynamic.pt", "--target_dim", "16"], "give it as --corpus_path, or"),
+    (["--target_vocab", "40", "--corpus_path", "corpus.txt", "--dev_path", "dev.pt"], "--dev_path has words that may"),
+    (["--target_vocab", "strange.txt", "--dataset_path", "dynamic.pt"], "1 of its words are not in the model's voc"),
     (["--target_vocab", "900", "--dataset_path", "dynamic.pt"], f"the model has {len(TOKENS)} words")])
 def test_what_cannot_be_is_refused(bench: Path, capsys, more: list[str], message: str):
     (bench / "strange.txt").write_text("\n".join([*SPECIALS, *LETTERS, "zebra"]), encoding="utf-8")

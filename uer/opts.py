@@ -88,6 +88,20 @@ def add_optimization_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, default=7, help="of masks, order and dropout (default: 7)")
 
 
+def add_shape_options(group: argparse._ArgumentGroup) -> None:
+    """The student's shape, its width apart."""
+    group.add_argument("--target_feedforward_size", type=int, metavar="N",
+                       help="neurons of the student's feed-forward layers (default: the teacher's, in proportion)")
+    group.add_argument("--target_heads", type=int, metavar="N",
+                       help="heads of the student, with a calibrated start: some of the teacher's leave, the others "
+                            "share the width (default: by --compactor_mask_strategy)")
+    group.add_argument("--target_layers", type=int, metavar="N",
+                       help="layers to keep, before anything else leaves; those below make up for those that leave, in "
+                            "closed form, and which ones is found out (default: all)")
+    group.add_argument("--keep_layers", type=int, nargs="+", metavar="I",
+                       help="these layers, counted from 0, instead of those that would be found")
+
+
 def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     """Weight-inherited distillation."""
     group = parser.add_argument_group("weight-inherited distillation")
@@ -97,8 +111,7 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mlm_target_dim", type=int, metavar="D",
                        help="features of the student's MLM head (default: --target_dim); with another width, a student "
                             "cannot be written for Hugging Face or UER-py")
-    group.add_argument("--target_feedforward_size", type=int, metavar="N",
-                       help="neurons of the student's feed-forward layers (default: the teacher's, in proportion)")
+    add_shape_options(group)
     group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
                        help="dim: every head gets thinner; head: whole heads leave (default: dim)")
     group.add_argument("--compactor_init", choices=COMPACTOR_INITS, default="identity",
@@ -283,9 +296,12 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group.add_argument("--allow_missing_head", action="store_true",
                        help="give a teacher without MLM head a fresh one, instead of compressing it as the encoder, "
                             "classifier, tagger or reader that it is")
-    group.add_argument("--target_dim", type=int, required=True, metavar="D", help="hidden size of the student")
-    group.add_argument("--target_feedforward_size", type=int, metavar="N",
-                       help="neurons of the student's feed-forward layers (default: the teacher's, in proportion)")
+    group.add_argument("--target_dim", type=int, metavar="D",
+                       help="hidden size of the student (default: the teacher's)")
+    add_shape_options(group)
+    group.add_argument("--target_vocab", metavar="N|FILE",
+                       help="words to keep: the N most frequent of the text, or those of a vocabulary file, in its "
+                            "order; others are spelt with them (default: all)")
     group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
                        help="dim: every head gets thinner; head: whole heads leave (default: dim)")
     group.add_argument("--calibration_batches", type=int, metavar="N",

@@ -133,6 +133,12 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
             problems.append(f"--{unused[0]} does nothing with --compactor_init calibrated, where nothing is masked")
         if args.compactors_path and args.compactor_init != "calibrated":
             problems.append("--compactors_path needs --compactor_init calibrated")
+        if args.target_heads and args.compactor_init != "calibrated":
+            problems.append("--target_heads needs --compactor_init calibrated; masks leave heads by "
+                            "--compactor_mask_strategy")
+        if args.compactors_path and (args.target_layers or args.keep_layers):
+            problems.append("--compactors_path has compactors for a teacher that is there as a file; let layers leave "
+                            "with calibrate.py first, and take what that writes as the teacher")
         repeated = [name for name in ("calibration_path", "calibration_batches") if name in given]
         if repeated and args.compactors_path:
             problems.append(f"--{repeated[0]} does nothing with --compactors_path, whose compactors are calibrated")
@@ -140,7 +146,8 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
             problems.append("--comp_only trains compactors alone, and with --after_squeeze student none are left in "
                             "the end")
         return problems
-    idle = ("target_dim", "mlm_target_dim", "target_feedforward_size", "compactor_mask_strategy", "compactor_init",
-            "compactor_learning_rate", "w_step", "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze",
-            "after_squeeze", "student_learning_rate", "mask_schedule_share", "mask_scores", "compactors_path")
+    idle = ("target_dim", "mlm_target_dim", "target_feedforward_size", "target_heads", "target_layers", "keep_layers",
+            "compactor_mask_strategy", "compactor_init", "compactor_learning_rate", "w_step", "l2_lambda", "penalty",
+            "comp_only", "squeeze_tolerance", "no_squeeze", "after_squeeze", "student_learning_rate",
+            "mask_schedule_share", "mask_scores", "compactors_path")
     return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]

@@ -35,3 +35,15 @@ class BertSizes:
         """Sizes of a usual BERT: layers alike, heads as wide together as the hidden states, MLM head too (or `mlm`)."""
         layer = LayerSizes(heads, hidden // heads, feedforward)
         return cls(vocab, positions, segments, hidden, (layer,) * layers, mlm or hidden, outputs)
+
+
+class Shape(NamedTuple):
+    """What can be chosen of a uniform BERT."""
+
+    layers: int
+    hidden: int
+    feedforward: int
+    heads: int
+
+    def __str__(self) -> str:
+        return f"{self.layers}x{self.hidden}x{self.feedforward}"

@@ -18,7 +18,7 @@ the teacher.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -29,9 +29,8 @@ from uer.calibration.maps import lift
 from uer.calibration.moments import Affine, Moments, regress, rescaled
 from uer.calibration.selection import greedy_blocks, greedy_regressors
 from uer.calibration.spool import Spool
-from uer.data.loader import MlmBatch
+from uer.calibration.stream import Stream
 from uer.layers.layer_norm import LayerNorm, standardise
-from uer.models.bert import Bert
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.wiring import EMBEDDING_COMPACTOR, encoder_linears
 
@@ -63,27 +62,27 @@ class Calibrator:
     """Calibrates one student.
 
     Args:
-        teacher: a plain BERT in float64, in evaluation mode.
+        stream: the teacher's, over this process's share of the calibration data, which is gone through several times.
         groups: the mask groups, which say what size the student is to have.
-        batches: this process's share of the calibration data; gone through several times.
         progress: called with the name of each part as it is finished.
     """
 
-    def __init__(self, teacher: Bert, groups: dict[str, MaskGroup], batches: Sequence[MlmBatch],
+    def __init__(self, stream: Stream, groups: dict[str, MaskGroup],
                  progress: Callable[[str], None] = lambda part: None):
-        self.teacher, self.groups, self.batches, self.progress = teacher, groups, batches, progress
-        self.device = teacher.embedding.word_embedding.weight.device
+        self.stream, self.groups, self.progress = stream, groups, progress
+        self.teacher, self.batches, self.device = stream.teacher, stream.batches, stream.device
         self.spool = Spool()
-        self.result = Calibration()
+        self.result = Calibration(tokens=stream.tokens)
         self.out = self.result.tensors
-        self.heads = teacher.config.heads_num
-        self.size = teacher.config.head_size
+        self.heads = self.teacher.config.heads_num
+        self.size = self.teacher.config.head_size
 
     @torch.no_grad()
     def run(self, last: Callable[[Calibrator, Affine], None]) -> Calibration:
         """All parts, in the order of the forward pass; `last` does what stands on the encoder."""
         try:
-            self.hidden = self._choose_hidden()
+            covariance = self.stream.covariance
+            self.hidden = greedy_regressors(covariance, covariance, self.groups["hidden"].target)
             self._keep("hidden", self.hidden)
             into = self._embedding()
             for i in range(self.teacher.config.layers_num):
@@ -101,7 +100,7 @@ class Calibrator:
 
     def _numbered(self):
         for number, batch in enumerate(self.batches):
-            yield number, batch, (batch.seg > 0)
+            yield number, batch, self.stream.real[number]
 
     def _state(self, number: int, name: str) -> torch.Tensor:
         return self.spool.get(number, name).to(self.device)
@@ -124,34 +123,6 @@ class Calibrator:
 
     # -- residual stream -------------------------------------------------------------------------------------------
 
-    def _choose_hidden(self) -> torch.Tensor:
-        """The kept dimensions F, from the covariance of all LayerNorm outputs of the residual stream.
-
-        The teacher runs here once; its sums before each LayerNorm, u0, u1, …, are spooled for the other parts.
-        """
-        moments = self._moments(x=self.teacher.config.hidden_size)
-        for number, batch, real in self._numbered():
-            for place, (u, x) in enumerate(self._teacher_states(batch, real)):
-                self._put(number, **{f"u{place}": u})
-                self._count(moments, real, x=x)
-        covariance = moments.share().covariance("x")
-        self.result.tokens = round(moments.tokens) // (2 * self.teacher.config.layers_num + 1)  # states per token
-        return greedy_regressors(covariance, covariance, self.groups["hidden"].target)
-
-    def _teacher_states(self, batch: MlmBatch, real: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """(sum before, result after) each LayerNorm of the stream: [batch, seq, hidden] each."""
-        mask, embedding = real[:, None, None, :], self.teacher.embedding
-        u = embedding.sum(batch.src, batch.seg)
-        x = embedding.layer_norm(u)
-        yield u, x
-        for layer in self.teacher.encoder.layers():
-            u = x + layer.self_attn(x, mask)
-            x = layer.layer_norm_1(u)
-            yield u, x
-            u = x + layer.feed_forward(x)
-            x = layer.layer_norm_2(u)
-            yield u, x
-
     def _count(self, moments: Moments, real: torch.Tensor, **states: torch.Tensor) -> None:
         """Add the real tokens of [batch, seq, width] states."""
         moments.add(**{name: state[real] for name, state in states.items()})
@@ -160,7 +131,7 @@ class Calibrator:
         self.out[f"{EMBEDDING_COMPACTOR}.weight"] = self._select(self.hidden, self.teacher.config.hidden_size)
 
         def states(number: int) -> tuple[torch.Tensor, torch.Tensor]:
-            total = self._state(number, "u0")
+            total = self.stream.sum(number, 0)
             return total, total[..., self.hidden]
 
         return self._layer_norm("embedding.layer_norm", self.teacher.embedding.layer_norm, self.hidden, states)
@@ -209,7 +180,7 @@ class Calibrator:
         weights = [linear.weight @ into.matrix for linear in linears]  # [d, kept] each
         biases = [linear.bias + linear.weight @ into.offset for linear in linears]
         group, final = self.groups[f"attention.{i}"], layer.self_attn.final_linear
-        rank = self.size if group.whole_blocks else group.target // self.heads
+        rank = group.target // group.target_blocks
         changed = rank < self.size or len(self.hidden) < len(final.bias)  # where nothing is, the teacher's own heads
         maps_q, maps_k = query_key_maps(self._heads_of(weights[0].T), self._heads_of(biases[0]),
                                         self._heads_of(weights[1].T), *self._seen(), rank, changed)
@@ -218,10 +189,10 @@ class Calibrator:
         moments = self._contexts(i, weights, biases, maps_q, maps_k)
         heard = self._heard(layer.layer_norm_1)
         heads = list(range(self.heads))
-        if group.whole_blocks:  # those whose contexts together explain the residual error best
+        if group.target_blocks < self.heads:  # those whose contexts together explain the residual error best
             heads = greedy_blocks(moments.covariance("context"),
                                   heard[:, None] * moments.covariance("error", "context"), self.size,
-                                  group.target // self.size)
+                                  group.target_blocks)
         rows = torch.cat([torch.arange(h * self.size, (h + 1) * self.size) for h in heads]).to(self.device)
         reduce, start, fitted = value_maps(moments, rows, weights[2] if changed else None,
                                            final.weight[self.hidden], heard, self.size, rank)
@@ -237,7 +208,7 @@ class Calibrator:
 
         def states(number: int) -> tuple[torch.Tensor, torch.Tensor]:
             mine = F.linear(self._state(number, "context")[..., rows], fitted.matrix @ reduce, fitted.offset)
-            return self._state(number, f"u{2 * i + 1}"), self._state(number, "z") + mine
+            return self.stream.sum(number, 2 * i + 1), self._state(number, "z") + mine
 
         return self._layer_norm(f"encoder.transformer.{i}.layer_norm_1", layer.layer_norm_1, self.hidden, states)
 
@@ -273,7 +244,7 @@ class Calibrator:
         """Moments of the student's contexts (values at full width) and the residual error they are to explain."""
         moments = self._moments(context=self.heads * self.size, error=len(self.hidden))
         for number, _, real in self._numbered():
-            z, u = self._state(number, "z"), self._state(number, f"u{2 * i + 1}")
+            z, u = self._state(number, "z"), self.stream.sum(number, 2 * i + 1)
             mask = real[:, None, None, :]
             q, k, v = (self._heads_of(F.linear(z, w, b)) for w, b in zip(weights, biases))
             q = torch.einsum("bshd,hrd->bhsr", q, maps_q)
@@ -293,7 +264,7 @@ class Calibrator:
         weight, bias = first.weight @ into.matrix, first.bias + first.weight @ into.offset
         moments = self._moments(a=len(bias), error=len(self.hidden))
         for number, _, real in self._numbered():
-            z, u = self._state(number, "z"), self._state(number, f"u{2 * i + 2}")
+            z, u = self._state(number, "z"), self.stream.sum(number, 2 * i + 2)
             a = layer.feed_forward.act(F.linear(z, weight, bias))
             self._count(moments, real, a=a, error=u[..., self.hidden] - z)
         moments.share()
@@ -313,6 +284,6 @@ class Calibrator:
         def states(number: int) -> tuple[torch.Tensor, torch.Tensor]:
             z = self._state(number, "z")
             a = layer.feed_forward.act(F.linear(z, weight[neurons], bias[neurons]))
-            return self._state(number, f"u{2 * i + 2}"), z + F.linear(a, fitted.matrix, fitted.offset)
+            return self.stream.sum(number, 2 * i + 2), z + F.linear(a, fitted.matrix, fitted.offset)
 
         return self._layer_norm(f"encoder.transformer.{i}.layer_norm_2", layer.layer_norm_2, self.hidden, states)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,30 +14,48 @@ import torch
 from uer.arguments import check_writable, refuse_overwriting
 from uer.calibration.calibrate import Calibration
 from uer.calibration.compactors_file import made_for, save_compactors
-from uer.calibration.pooler import last_gamma, shift_pooler, squeeze_pooler, take_pooler
-from uer.calibration.student import INSTANCES, apply_calibration, calibrate, calibration_batches, token_warning
+from uer.calibration.depth import layers_to_keep
+from uer.calibration.reducer import Reducer, groups_of, shape_of
+from uer.calibration.student import INSTANCES, calibration_batches
 from uer.config import ModelConfig, load_config
 from uer.conversion.outputs import Source, check_outputs, output_paths, write_outputs, written_by
+from uer.conversion.vocabulary import reduce_words
 from uer.data.builder import build_dataset
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
 from uer.data.options import masking_options, preprocess_parser
 from uer.errors import UserError
 from uer.evaluation.agreement import agreement, in_words
-from uer.formats import load_model
+from uer.formats import LoadedModel, load_model
 from uer.formats.model_card import CardFacts
 from uer.formats.shapes import WORDS
 from uer.formats.tokenizer_files import text_beside
 from uer.models.bert import from_weights
 from uer.parallel.collectives import Place
-from uer.squeeze.fold import fold
-from uer.squeeze.groups import build_groups
-from uer.squeeze.master import Master
-from uer.squeeze.wiring import state_columns
-from uer.tokenizers import Tokenizer, agreed_rules, build
+from uer.sizes import Shape
+from uer.squeeze.groups import build_groups, student_config
+from uer.tokenizers import TextRules, Tokenizer, agreed_rules, build
 from uer.training.objective import evaluate
 
 EVALUATION_BATCHES = 64  # of INSTANCES, where no --dev_path is given
+
+
+@dataclass
+class Material:
+    """Teacher and text, as the options name them.
+
+    Attributes:
+        loaded: the teacher, with the words that stay.
+        batches: to calibrate on.
+        held_out: to compare on, and `where` they are from, in words; none where nothing is to be compared.
+    """
+
+    loaded: LoadedModel
+    text: TextRules
+    place: Place
+    batches: list[MlmBatch] = field(default_factory=list)
+    held_out: list[MlmBatch] = field(default_factory=list)
+    where: str = ""
 
 
 def make_student(args: argparse.Namespace, command: str) -> list[tuple[str, str]]:
@@ -45,6 +64,54 @@ def make_student(args: argparse.Namespace, command: str) -> list[tuple[str, str]
     Returns:
         (what, figures) of the comparison, in words.
     """
+    check_wish(args)
+    paths = output_paths(args.output_model_path, args.output_format)
+    refuse_overwriting(args, {"output_model_path": written_by(paths, bool(args.target_vocab)),
+                              "compactors_path": [args.compactors_path]})
+    if args.compactors_path:
+        check_writable(args.compactors_path)
+    material = gather(args, lambda text: check_outputs(paths, text))
+    loaded, place = material.loaded, material.place
+    shape = wished_shape(args, loaded.config)
+    if args.compactors_path and shape == shape_of(loaded.config):
+        raise UserError("--compactors_path: no dimension leaves, so there are no compactors")
+    reducer = Reducer(loaded.config, loaded.weights, loaded.extras, material.batches)
+    try:
+        student = reducer.student(shape, args.keep_layers)
+    finally:
+        reducer.close()
+    if args.compactors_path and student.calibration is not None:
+        whom = made_for(loaded.config, loaded.weights, material.text.to_dict(), args.compactor_mask_strategy,
+                        groups_of(loaded.config, shape))
+        save_compactors(args.compactors_path, student.calibration, loaded.weights[WORDS].dtype, whom)
+        print(f"written: {args.compactors_path}")
+    models = {"teacher": (loaded.config, loaded.weights), "student": (student.config, student.weights)}
+    judged = judge(models, material.held_out, material.where, place) if material.held_out else Judged([], [])
+    explanation = explained(student.calibration) if student.calibration else []
+    for line in [*explanation, *judged.lines, ""]:
+        print(line)
+    facts = CardFacts(
+        name=Path(args.output_model_path).stem, source=str(args.pretrained_model_path),
+        how="Closed-form (calibrated) compactors from a few batches of teacher activations, merged; no training.",
+        parameters=sum(tensor.numel() for tensor in student.weights.values()), command=command, teacher=loaded.config,
+        figures=judged.figures)
+    for line in write_outputs(Source(student.config, student.weights, facts, student.extras, material.text,
+                                     sentence=loaded.sentence, keep_embedding_size=args.keep_embedding_size,
+                                     new_words=bool(args.target_vocab)), paths):
+        print(f"written: {line}")
+    return judged.figures
+
+
+def check_wish(args: argparse.Namespace) -> None:
+    """Everything that can be known to be wrong before any work.
+
+    Raises:
+        UserError
+    """
+    wishes = (args.target_dim, args.target_feedforward_size, args.target_heads, args.target_layers, args.keep_layers,
+              args.target_vocab)
+    if all(wish is None for wish in wishes):
+        raise UserError("what is the student to be? --target_dim, --target_layers or --target_vocab say it", "shape")
     if bool(args.corpus_path) == bool(args.dataset_path):
         raise UserError("give the text either as --corpus_path or, preprocessed, as --dataset_path")
     if args.dev_path and args.skip_evaluation:
@@ -55,67 +122,72 @@ def make_student(args: argparse.Namespace, command: str) -> list[tuple[str, str]
         raise UserError("--keep_embedding_size goes with --output_format huggingface")
     if args.dataset_path and args.full_sentences:
         raise UserError("--full_sentences says how text becomes instances; those of --dataset_path are made already")
-    paths = output_paths(args.output_model_path, args.output_format)
-    refuse_overwriting(args, {"output_model_path": written_by(paths), "compactors_path": [args.compactors_path]})
-    if args.compactors_path:
-        check_writable(args.compactors_path)
+    if args.target_vocab and args.dev_path:
+        raise UserError("--dev_path has words that may leave with --target_vocab; without it, other parts of the text "
+                        "are compared on")
+    if args.target_vocab and args.dataset_path and any(wish is not None for wish in wishes[:-1]):
+        raise UserError("--target_vocab: after it, text is read anew with the words that stay; give it as "
+                        "--corpus_path, or let --target_vocab be all that --dataset_path is for")
+    if args.compactors_path and (args.target_layers or args.keep_layers or args.target_vocab):
+        raise UserError("--compactors_path: compactors belong to a teacher that is there as a file; let layers and "
+                        "words leave first, in a call of their own, and take what that writes as the teacher")
+
+
+def wished_shape(args: argparse.Namespace, config: ModelConfig) -> Shape:
+    """The student's shape as the options say; what they do not say is the teacher's, or in proportion.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    layers = layers_to_keep(config.layers_num, args.target_layers, args.keep_layers)
+    groups = build_groups(config, args.target_dim or config.hidden_size, args.compactor_mask_strategy,
+                          target_feedforward_size=args.target_feedforward_size, target_heads=args.target_heads)
+    return shape_of(student_config(config, groups))._replace(layers=layers)
+
+
+def gather(args: argparse.Namespace, check: Callable[[TextRules], object] = lambda text: None) -> Material:
+    """Open and load everything.
+
+    Args:
+        check: called with how text becomes ids, before any long work.
+    """
     given = {option: Dataset.open(getattr(args, option), f"--{option}") for option in ("dataset_path", "dev_path")
              if getattr(args, option)}
     text = agreed_rules(args, *(dataset.rules for dataset in given.values()), *text_beside(args.pretrained_model_path),
                         say=print)
     tokenizer = build(text) if args.corpus_path else None
-    check_outputs(paths, text)
+    check(text)
     config = load_config(args.config_path) if args.config_path else None
     loaded = load_model(args.pretrained_model_path, config=config, vocab_size=text.vocab_size,
                         allow_missing_head=args.allow_missing_head, seed=args.seed, target=None)
     for note in loaded.notes:
         print(note)
-    groups = build_groups(loaded.config, args.target_dim, args.compactor_mask_strategy,
-                          target_feedforward_size=args.target_feedforward_size)
     place = Place(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    weights = {name: tensor.to(place.device) for name, tensor in loaded.weights.items()}
     with tempfile.TemporaryDirectory() as folder:
+        if args.target_vocab:
+            counted = given.get("dataset_path")
+            if tokenizer is not None and args.target_vocab.isdigit():
+                counted = _dataset(args, tokenizer, Path(folder), loaded.config)
+            text = reduce_words(loaded, text, args.target_vocab, counted, print)
+            tokenizer = build(text) if args.corpus_path else None
+        loaded.weights = {name: tensor.to(place.device) for name, tensor in loaded.weights.items()}
+        material = Material(loaded, text, place)
+        if args.target_vocab and tokenizer is None:
+            return material
         dataset = given["dataset_path"] if tokenizer is None else \
             _dataset(args, tokenizer, Path(folder), loaded.config)
         dataset.check_positions(loaded.config.max_seq_length)
-        evaluating = not args.skip_evaluation
-        batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking_options(args),
-                                      loaded.config.target)
-        dev = given.get("dev_path")
-        held_out, where = _held_out(args, dataset, dev, loaded.config, len(batches)) if evaluating else ([], "")
-        begun = time.perf_counter()
-        calibration = calibrate(loaded.config, weights, groups, batches)
-        print(f"calibrated on {calibration.tokens:,} tokens in {time.perf_counter() - begun:.0f} s")
-        warning = token_warning(calibration, loaded.config)
-        if warning:
-            print(warning)
-        if args.compactors_path:
-            whom = made_for(loaded.config, loaded.weights, text.to_dict(), args.compactor_mask_strategy, groups)
-            save_compactors(args.compactors_path, calibration, loaded.weights[WORDS].dtype, whom)
-            print(f"written: {args.compactors_path}")
-        calibrated = apply_calibration(calibration, weights, groups)
-        reduced, student = fold(Master(loaded.config, calibrated, groups))
-        pooler = squeeze_pooler(shift_pooler(take_pooler(loaded.extras), calibration.offset),
-                                calibrated[state_columns(loaded.config.target)],
-                                student[last_gamma(loaded.config.layers_num)])
-        models = {"teacher": (loaded.config, weights), "student": (reduced, student)}
-        judged = _judge(models, held_out, where, place) if evaluating else Judged([], [])
-    for line in [*explained(calibration), *judged.lines, ""]:
-        print(line)
-    facts = CardFacts(
-        name=Path(args.output_model_path).stem, source=str(args.pretrained_model_path),
-        how="Closed-form (calibrated) compactors from a few batches of teacher activations, merged; no training.",
-        parameters=sum(tensor.numel() for tensor in student.values()), command=command, teacher=loaded.config,
-        figures=judged.figures)
-    for line in write_outputs(Source(reduced, student, facts, pooler, text, sentence=loaded.sentence,
-                                     keep_embedding_size=args.keep_embedding_size), paths):
-        print(f"written: {line}")
-    return judged.figures
+        material.batches = calibration_batches(dataset, args.calibration_batches, args.seed, place,
+                                               masking_options(args), loaded.config.target)
+        if not args.skip_evaluation:
+            material.held_out, material.where = _held_out(args, dataset, given.get("dev_path"), loaded.config,
+                                                          len(material.batches))
+    return material
 
 
 def _dataset(args: argparse.Namespace, tokenizer: Tokenizer, folder: Path, config: ModelConfig) -> Dataset:
     """A dataset made of the corpus."""
-    path = folder / "dataset.pt"
+    path = folder / f"{len(tokenizer.vocab)}.pt"
     words = ["--corpus_path", *args.corpus_path, "--dataset_path", str(path), "--dynamic_masking",
              "--seq_length", str(min(args.seq_length, config.max_seq_length)),
              *(["--text_field", args.text_field] if args.text_field else [])]
@@ -152,7 +224,7 @@ class Judged(NamedTuple):
     figures: list[tuple[str, str]]
 
 
-def _judge(models: dict[str, tuple[ModelConfig, dict[str, torch.Tensor]]], batches: list[MlmBatch], where: str,
+def judge(models: dict[str, tuple[ModelConfig, dict[str, torch.Tensor]]], batches: list[MlmBatch], where: str,
            place: Place) -> Judged:
     """Teacher and student side by side: masked language modelling, or what both make of text without labels."""
     sizes = {who: sum(tensor.numel() for tensor in weights.values()) for who, (_, weights) in models.items()}

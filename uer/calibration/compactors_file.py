@@ -25,7 +25,7 @@ WHAT = "file of compactors"
 KEYS = {"format", "made_for", "tensors", "keep", "tokens", "offset"}
 WORDS = {"teacher": "the teacher's config", "weights_sha256": "the teacher's weights",
          "strategy": "--compactor_mask_strategy", "target_dim": "--target_dim", "mlm_target_dim": "--mlm_target_dim",
-         "feedforward_size": "--target_feedforward_size"}  # and how text becomes ids
+         "feedforward_size": "--target_feedforward_size", "heads": "the number of heads"}  # and how text becomes ids
 
 
 def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], text: dict[str, Any], strategy: str,
@@ -38,10 +38,13 @@ def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], text: dic
     """
     target, ffn, mlm = groups["hidden"].target, groups["ffn.0"].target, features_target(config, groups)
     usual = config.feedforward_size * target // config.hidden_size
+    attention = groups["attention.0"]
+    usual_heads = config.heads_num if strategy == "dim" else target // config.head_size
     return {"teacher": replace(config, dropout=0.0).to_dict(),  # calibration runs without
             "weights_sha256": tensors_sha256(weights), KEY: text, "strategy": strategy,
             "target_dim": target, "mlm_target_dim": None if mlm == target else mlm,
-            **({} if ffn == usual else {"feedforward_size": ffn})}
+            **({} if ffn == usual else {"feedforward_size": ffn}),
+            **({} if attention.wanted_blocks in (None, usual_heads) else {"heads": attention.wanted_blocks})}
 
 
 def save_compactors(path: str | Path, calibration: Calibration, dtype: torch.dtype, whom: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 
 from uer.calibration.calibrate import Calibration, Calibrator
 from uer.calibration.compactors_file import load_compactors, made_for
+from uer.calibration.depth import Depths, layers_to_keep
+from uer.calibration.stream import Stream
 from uer.calibration.targets import calibrate_target
 from uer.config import ModelConfig
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
 from uer.data.options import masking_options
-from uer.models.bert import from_weights
+from uer.models.bert import Bert, from_weights
 from uer.parallel.collectives import Place, take_leaders
 from uer.report.writer import Reports
 from uer.squeeze.groups import MaskGroup
@@ -42,10 +45,22 @@ def calibration_batches(dataset: Dataset, count: int | None, seed: int, place: P
 def calibrate(config: ModelConfig, weights: dict[str, torch.Tensor], groups: dict[str, MaskGroup],
               batches: list[MlmBatch], progress=lambda part: None) -> Calibration:
     """Calibrated compactors for a teacher with these weights, in float64 on the batches' device."""
+    stream = Stream(double_teacher(config, weights), batches)
+    try:
+        return calibrate_on(stream, groups, progress)
+    finally:
+        stream.close()
 
+
+def calibrate_on(stream: Stream, groups: dict[str, MaskGroup], progress=lambda part: None) -> Calibration:
+    """Calibrated compactors for the teacher of a stream, which serves for any groups."""
+    return Calibrator(stream, groups, progress).run(calibrate_target)
+
+
+def double_teacher(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> Bert:
+    """A model in float64 and evaluation mode, its tables apart."""
     double = {name: tensor.double() for name, tensor in weights.items()}
-    teacher = from_weights(replace(config, tie_weights=False), double).eval()
-    return Calibrator(teacher, groups, batches, progress).run(calibrate_target)
+    return from_weights(replace(config, tie_weights=False), double).eval()
 
 
 def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor],
@@ -61,10 +76,7 @@ def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dic
         calibration = load_compactors(args.compactors_path, whom, place.device)
         how = f"; compactors from {args.compactors_path}"
     else:
-        path = args.calibration_path
-        dataset = Dataset.open(path, option="--calibration_path") if path else loader.dataset
-        masking = None if path else masking_options(args)
-        batches = calibration_batches(dataset, args.calibration_batches, args.seed, place, masking, config.target)
+        batches = _data_of_run(args, config, loader, place)
         begun = time.perf_counter()
         calibration = calibrate(config, weights, groups, batches)
         how = f" in {time.perf_counter() - begun:.0f} s"
@@ -74,6 +86,30 @@ def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dic
     if warning:
         reports.say(warning)
     return calibration
+
+
+def shorten_teacher(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
+                    place: Place, reports: Reports) -> dict[str, torch.Tensor]:
+    """The weights of a teacher with the layers that the options keep, with a word to the reader."""
+    on_device = {name: tensor.to(place.device) for name, tensor in weights.items()}
+    stream = Stream(double_teacher(config, on_device), _data_of_run(args, config, loader, place))
+    target = layers_to_keep(config.layers_num, args.target_layers, args.keep_layers)
+    try:
+        shorter = Depths(stream).shorter(target, args.keep_layers)
+    finally:
+        stream.close()
+    reports.say(shorter.line(config.layers_num, config.target))
+    found = shorter.weights(on_device)
+    take_leaders(list(found.values()))
+    return found
+
+
+def _data_of_run(args: argparse.Namespace, config: ModelConfig, loader: MlmLoader, place: Place) -> list[MlmBatch]:
+    """What a training run calibrates on: --calibration_path, or its own text."""
+    path = args.calibration_path
+    dataset = Dataset.open(path, option="--calibration_path") if path else loader.dataset
+    masking = None if path else masking_options(args)
+    return calibration_batches(dataset, args.calibration_batches, args.seed, place, masking, config.target)
 
 
 def token_warning(calibration: Calibration, config: ModelConfig) -> str:

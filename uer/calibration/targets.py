@@ -19,7 +19,7 @@ from uer.calibration.selection import greedy_regressors
 from uer.squeeze.wiring import target_linears
 from uer.targets.mlm_target import MlmTarget
 from uer.targets.output_target import ClsTarget, OutputTarget
-from uer.targets.pooling import pool, position_of
+from uer.targets.pooling import pooled
 
 
 def calibrate_target(calibrator: Calibrator, into: Affine) -> None:
@@ -115,9 +115,7 @@ def _read_features(calibrator: Calibrator, linear, onto: Affine) -> None:
 
 def _pooled(calibrator: Calibrator, number: int, real: torch.Tensor, name: str) -> torch.Tensor:
     """A batch's states `x` or `z`, pooled as the teacher pools: [batch, width]"""
-    state, pooling = calibrator._state(number, name), calibrator.teacher.config.pooling
-    positions = position_of(real, pooling)
-    return pool(state, real, pooling) if positions is None else state.flatten(0, 1)[positions]
+    return pooled(calibrator._state(number, name), real, calibrator.teacher.config.pooling)
 
 
 def _pooled_map(calibrator: Calibrator, into: Affine) -> Affine:

@@ -22,8 +22,6 @@ COMMANDS = {
     "run_classifier_infer": ("uer.cli.run_classifier_infer", "classify texts with a fine-tuned model"),
     "convert_bert_from_huggingface_to_uer": ("uer.cli.from_huggingface", "Hugging Face BERT -> UER file"),
     "convert_bert_from_uer_to_huggingface": ("uer.cli.to_huggingface", "UER file -> Hugging Face folder"),
-    "drop_layers": ("uer.cli.drop_layers", "a BERT with fewer layers"),
-    "reduce_vocabulary": ("uer.cli.reduce_vocabulary", "a BERT with fewer words"),
     "report": ("uer.report.__main__", "logs of runs -> a page and pictures"),
     "inspect": ("uer.data.inspect", "look into a dataset"),
     "options": ("uer.cli.options", "find options of all commands by a word"),
@@ -31,8 +29,7 @@ COMMANDS = {
 BARE = ("report", "inspect", "options")  # commands without a script
 TUNING = ("run_classifier", "run_glue", "run_squad")
 FOLDERS = {**dict.fromkeys(TUNING, "finetune"), "run_classifier_infer": "inference", **dict.fromkeys(
-    ("convert_bert_from_huggingface_to_uer", "convert_bert_from_uer_to_huggingface", "drop_layers",
-     "reduce_vocabulary"), "scripts")}
+    ("convert_bert_from_huggingface_to_uer", "convert_bert_from_uer_to_huggingface"), "scripts")}
 
 
 def command_line() -> str:

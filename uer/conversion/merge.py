@@ -154,8 +154,8 @@ def master_from_checkpoint(state: Mapping[str, torch.Tensor], config: ModelConfi
 
 def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy: str,
                masks: Mapping[str, list[int]], where: str,
-               mlm_target_dim: int | None = None,
-               target_feedforward_size: int | None = None) -> tuple[dict[str, MaskGroup], list[str]]:
+               mlm_target_dim: int | None = None, target_feedforward_size: int | None = None,
+               target_heads: int | None = None) -> tuple[dict[str, MaskGroup], list[str]]:
     """Groups with their masks, for a checkpoint and what the mask file has for its step.
 
     The target is what the masks (or the squeezed shapes) leave of `hidden`; every other group must agree with it. A
@@ -167,6 +167,7 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
         where: names the mask file and step in messages.
         mlm_target_dim: dimensions of the student's MLM head, where they are not those of its hidden states.
         target_feedforward_size: neurons of its feed-forward layers, where they are not the teacher's in proportion.
+        target_heads: its heads, where they are not those of the strategy.
     Returns:
         the groups, and notes on what was resolved.
     Raises:
@@ -176,7 +177,7 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
     entries = _by_group(masks, config, where)
     target = _target(squeezed, entries, config, strategy, where)
     try:
-        groups = build_groups(config, target, strategy, mlm_target_dim, target_feedforward_size)
+        groups = build_groups(config, target, strategy, mlm_target_dim, target_feedforward_size, target_heads)
     except UserError as error:
         raise UserError(f"{where}: leaves {target} of {config.hidden_size} hidden dimensions under strategy {strategy} "
                         f"({error}); was the run one of the other strategy?") from None

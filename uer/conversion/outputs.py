@@ -32,7 +32,7 @@ from uer.formats.storage import PendingFiles, write_json
 from uer.formats.teacher import config_path_for, model_folder
 from uer.formats.tokenizer_files import check_written, vocabulary_files
 from uer.tokenizers import TextRules
-from uer.tokenizers.beside import MERGES
+from uer.tokenizers.beside import FILES, MERGES
 
 UER_FORMATS = {"uer": "published", "uer-py": "uer-py"}
 ENDINGS = (".bin", ".pt", ".pth", ".safetensors", ".onnx")
@@ -49,6 +49,7 @@ class Source:
         dev: held-out data on which an int8 file is compared.
         sentence: how an encoder alone embeds sentences; None: nothing says so.
         keep_embedding_size: whether its sentence-transformers folder maps into the teacher's space.
+        new_words: whether the vocabulary is the model's own, to be written beside its UER files.
     """
 
     config: ModelConfig
@@ -59,6 +60,7 @@ class Source:
     dev: Dataset | None = None
     sentence: SentenceFacts | None = None
     keep_embedding_size: bool = False
+    new_words: bool = False
 
     def __post_init__(self) -> None:
         self.weights, self.extras = ({name: tensor.cpu() for name, tensor in tensors.items()}
@@ -91,10 +93,17 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
     return paths
 
 
-def written_by(paths: dict[str, Path]) -> list[Path]:
-    """The files and folders that writing these formats makes."""
-    return [*paths.values(), *(config_path_for(path) for name, path in paths.items() if name in UER_FORMATS),
-            *(Path(f"{path}.json") for name, path in paths.items() if name in UER_FORMATS)]
+def written_by(paths: dict[str, Path], new_words: bool = False) -> list[Path]:
+    """The files and folders that writing these formats makes, with the vocabulary where that is new."""
+    uer = [path for name, path in paths.items() if name in UER_FORMATS]
+    return [*paths.values(), *map(config_path_for, uer), *(Path(f"{path}.json") for path in uer),
+            *(vocab_path_for(path) for path in uer if new_words)]
+
+
+def vocab_path_for(path: str | Path) -> Path:
+    """Where the vocabulary of a UER file goes: beside it, `<name without .bin>_vocab.txt`."""
+    config = config_path_for(path)
+    return config.with_name(config.name.replace("_config.json", "_vocab.txt"))
 
 
 def check_outputs(paths: dict[str, Path], text: TextRules | None = None) -> None:
@@ -154,6 +163,9 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
                 write_uer(temporary, {**source.weights, **source.extras}, generation)
                 pending.add(config).write_text(config_text(source.config, source.weights, generation, source.text),
                                                encoding="utf-8")
+                if source.new_words and source.text is not None:
+                    words = pending.add(vocab_path_for(path))
+                    words.write_bytes(vocabulary_files(source.text)[FILES["bert"]])
                 if source.config.target != "mlm":
                     write_json(_beside(source), pending.add(f"{path}.json"))
                 again = load_model(temporary, config=source.config, vocab_size=None, target=None,

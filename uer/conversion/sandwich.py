@@ -22,7 +22,7 @@ from uer.squeeze.wiring import (
     masked_compactors,
     target_linears,
 )
-from uer.targets.pooling import pool, position_of
+from uer.targets.pooling import pooled
 
 
 def real_rows(config: ModelConfig, seg: torch.Tensor) -> torch.Tensor:
@@ -67,17 +67,14 @@ class Sandwich:
             inner = ACTIVATIONS[self.config.hidden_act](self._linear(linears[0], hidden.flatten(0, 1)))
             return self._linear(linears[1], self._norm("target.layer_norm", "mlm", inner))
         if self.config.target == "cls":
-            return self._linear(linears[1], torch.tanh(self._linear(linears[0], self._pooled(hidden, seg))))
+            read = pooled(hidden, seg, self.config.pooling)
+            return self._linear(linears[1], torch.tanh(self._linear(linears[0], read)))
         return self._linear(linears[0], hidden.flatten(0, 1))
-
-    def _pooled(self, hidden: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
-        positions = position_of(seg, self.config.pooling)
-        return pool(hidden, seg, self.config.pooling) if positions is None else hidden.flatten(0, 1)[positions]
 
     def _layer(self, i: int, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         query, key, value, output, linear_1, linear_2 = encoder_linears(i)
         group = self.groups[f"attention.{i}"]
-        heads = group.width // self.config.head_size if group.whole_blocks else self.config.heads_num
+        heads = group.heads
         q, k, v = (self._linear(linear, hidden).unflatten(-1, (heads, -1)).transpose(1, 2)
                    for linear in (query, key, value))  # [batch, heads, seq, size]
         size = self.config.head_size

@@ -58,8 +58,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
 
 def _checked_facts(facts: dict[str, Any], path: Path) -> dict[str, Any]:
     """The JSON beside a checkpoint; `UserError` where it is not as pretrain.py writes it."""
-    kinds = {"teacher": (dict,), "origin": (dict,), "target_dim": (int, type(None)),
-             "mlm_target_dim": (int, type(None)), "target_feedforward_size": (int, type(None)), "step": (int,)}
+    sizes = ("target_dim", "mlm_target_dim", "target_feedforward_size", "target_heads")
+    kinds = {"teacher": (dict,), "origin": (dict,), "step": (int,), **dict.fromkeys(sizes, (int, type(None)))}
     wrong = [key for key, kind in kinds.items() if key in facts and not isinstance(facts[key], kind)]
     if facts.get("strategy", "dim") not in ("dim", "head"):
         wrong.append("strategy")
@@ -152,7 +152,7 @@ def merge_checkpoint(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
         where, masks = f"mask file {options.mask_path}, step {step}", read_masks(options.mask_path, step)
         check_masks(options.mask_path, step, facts.get("masks_sha256"))
     groups, notes = groups_for(state, config, strategy, masks, where, facts.get("mlm_target_dim"),
-                               facts.get("target_feedforward_size"))
+                               facts.get("target_feedforward_size"), facts.get("target_heads"))
     target = groups["hidden"].target
     if facts.get("target_dim") not in (None, target):
         raise UserError(f"{where}: leaves {target} hidden dimensions, the run's --target_dim was "

@@ -6,22 +6,16 @@ rarest of what is left, and so on. Every character that occurs stays, so that no
 
 from __future__ import annotations
 
-import argparse
 import heapq
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from uer.config import load_config
 from uer.data.dataset import Dataset
 from uer.errors import UserError
-from uer.formats import LoadedModel, load_model, shapes
-from uer.formats.export import config_text, write_uer
-from uer.formats.storage import PendingFiles
-from uer.formats.teacher import config_path_for
-from uer.formats.tokenizer_files import text_beside
-from uer.tokenizers import Vocab, agreed_rules
+from uer.formats import LoadedModel, shapes
+from uer.tokenizers import TextRules, Vocab
 
 CONTINUED = "##"
 AT_A_TIME = 1 << 14  # instances
@@ -97,49 +91,31 @@ def ids_of(words: Vocab, vocab: Vocab) -> list[int]:
     return [vocab.ids[token] for token in words.tokens]
 
 
-def reduced(model: LoadedModel, ids: list[int]) -> dict[str, torch.Tensor]:
-    """The model's tensors with these rows of everything that has a row for each word, in this order."""
-    rows = torch.tensor(ids)
-    tables = (shapes.WORDS, shapes.DECODER, shapes.DECODER.replace("weight", "bias"))
-    return {name: tensor[rows] if name in tables else tensor for name, tensor in model.weights.items()}
+def reduce_words(model: LoadedModel, text: TextRules, wanted: str, dataset: Dataset | None,
+                 say: Callable[[str], object]) -> TextRules:
+    """Leave a model the words that are wanted; how text becomes ids from then on.
 
-
-def reduce_file(args: argparse.Namespace) -> list[str]:
-    """scripts/reduce_vocabulary.py's work; a line on each file that was written.
-
+    Args:
+        model: its tables keep the rows of these words, in the new order.
+        wanted: how many, or a file with them.
+        dataset: with the present vocabulary, whose words are counted; None for a file.
     Raises:
-        UserError: files that do not belong together, or a wish that cannot be.
+        UserError: no WordPiece vocabulary, or a wish that cannot be.
     """
-    config = load_config(args.config_path) if args.config_path else None
-    model = load_model(args.pretrained_model_path, config=config, vocab_size=None)
-    dataset = Dataset.open(args.dataset_path) if args.dataset_path else None
-    lines: list[str] = []
-    text = agreed_rules(args, *([dataset.rules] if dataset else []), *text_beside(args.pretrained_model_path),
-                        say=lines.append)
     vocab = text.vocab
     if vocab is None or text.kind != "bert":
-        raise UserError(f"--vocab_path: the WordPiece vocabulary of {args.pretrained_model_path} is needed; none is "
-                        f"beside it")
-    if len(vocab) > len(model.weights[shapes.WORDS]):
-        raise UserError(f"{vocab.source}: {len(vocab):,} tokens, the model has "
-                        f"{len(model.weights[shapes.WORDS]):,} word embeddings")
-    if dataset is not None:
+        raise UserError("--target_vocab: the teacher's WordPiece vocabulary is needed, and none is beside it; give it "
+                        "as --vocab_path")
+    if dataset is not None and wanted.isdigit():
         counts = token_counts(dataset, len(vocab))
-        ids = words_to_keep(vocab, counts, int(args.target_vocab))
-        lines.append(f"{100 * counts[ids].sum() / max(1, counts.sum()):.2f} % of the dataset's tokens stay as they are")
+        ids = words_to_keep(vocab, counts, int(wanted))
+        say(f"{100 * counts[ids].sum() / max(1, counts.sum()):.2f} % of the text's tokens stay as they are")
     else:
-        ids = ids_of(Vocab.load(args.target_vocab), vocab)
-    weights = reduced(model, ids)
-    numbers = [sum(tensor.numel() for tensor in tensors.values()) for tensors in (model.weights, weights)]
-    output = Path(args.output_model_path)
-    config_path = config_path_for(output)
-    vocab_path = config_path.with_name(config_path.name.replace("_config.json", "_vocab.txt"))
-    words = [vocab.tokens[number] for number in ids]
-    with PendingFiles() as pending:
-        write_uer(pending.add(output), {**weights, **model.extras}, "published")
-        pending.add(config_path).write_text(config_text(
-            model.config, weights, "published", text.holding(Vocab(words), vocab_path.name)), encoding="utf-8")
-        pending.add(vocab_path).write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
-        pending.publish()
-    return [*lines, f"{len(ids):,} of {len(vocab):,} words, {numbers[1] / 1e6:.1f} M of {numbers[0] / 1e6:.1f} M "
-            f"parameters", *(f"written: {file}" for file in (output, config_path, vocab_path))]
+        ids = ids_of(Vocab.load(wanted), vocab)
+    before = sum(tensor.numel() for tensor in model.weights.values())
+    rows = torch.tensor(ids)
+    tables = (shapes.WORDS, shapes.DECODER, shapes.DECODER.replace("weight", "bias"))
+    model.weights = {name: tensor[rows] if name in tables else tensor for name, tensor in model.weights.items()}
+    left = sum(tensor.numel() for tensor in model.weights.values())
+    say(f"{len(ids):,} of {len(vocab):,} words, {left / 1e6:.1f} M of {before / 1e6:.1f} M parameters")
+    return text.holding(Vocab([vocab.tokens[number] for number in ids]), f"{len(ids):,} words of {text.vocab_name}")

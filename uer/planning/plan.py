@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from uer.calibration.depth import layers_to_keep
 from uer.config import ModelConfig, load_config
 from uer.data.dataset import Dataset
 from uer.errors import UserError
@@ -61,10 +62,13 @@ def plan(args: argparse.Namespace) -> str:
     if args.soft_targets_weight or args.relation_weight or args.objective not in (None, "mlm"):
         teacher.notes.append("the teacher that runs along is not counted: its own forward pass and weights")
     if args.weight_squeeze:
-        groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim,
-                            args.target_feedforward_size)
+        layers = layers_to_keep(config.layers_num, args.target_layers, args.keep_layers)
+        teacher = teacher._replace(config=replace(config, layers_num=layers))
+        groups = build_groups(teacher.config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim,
+                              args.target_feedforward_size, args.target_heads)
         phases = wid_phases(args, teacher, groups, step)
-        to = f" to {args.target_dim} ({args.compactor_mask_strategy})"
+        deep = f"{layers} x " if layers < config.layers_num else ""
+        to = f" to {deep}{args.target_dim} ({args.compactor_mask_strategy})"
     else:
         phases, to = [Phase("the model", plain_cost(config, teacher.tables, step), 1.0)], ""
     head = (f"{config.layers_num} layers x {config.hidden_size}{to}, vocabulary {teacher.tables['vocab']:,}; a step: "

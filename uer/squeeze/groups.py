@@ -15,10 +15,11 @@ choice), or one head every second interval.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
+from uer.arguments import hint
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.squeeze.wiring import features_group, target_linears
@@ -43,6 +44,7 @@ class MaskGroup:
         keep: bool [size], None before the first masks.
         dropped: int64 indices of the masked dimensions (those under penalty).
         squeezed: whether the dropped dimensions have left for good.
+        wanted_blocks: blocks of the student, where the strategy alone does not say it: some leave, others get thinner.
     """
 
     name: str
@@ -54,6 +56,7 @@ class MaskGroup:
     keep: torch.Tensor | None = None
     dropped: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     squeezed: bool = False
+    wanted_blocks: int | None = None
     _kept_index: torch.Tensor | None = None  # found when masks change: finding it waits for the device
 
     @property
@@ -83,6 +86,16 @@ class MaskGroup:
     @property
     def block_size(self) -> int:
         return self.size // self.blocks
+
+    @property
+    def target_blocks(self) -> int:
+        """Blocks (heads) of the student."""
+        return self.wanted_blocks or (self.target // self.block_size if self.whole_blocks else self.blocks)
+
+    @property
+    def heads(self) -> int:
+        """Blocks (heads) that the student has now."""
+        return self.target_blocks if self.squeezed else self.blocks
 
     def drop_count(self, k: int) -> int:
         """Dimensions to drop in interval k."""
@@ -138,18 +151,34 @@ class MaskGroup:
         return keep.repeat_interleave(self.size // count)
 
 
-def check_target(config: ModelConfig, target_dim: int, strategy: str) -> None:
-    """`UserError` where a student of `target_dim` cannot be had from this teacher by this strategy."""
+def check_target(config: ModelConfig, target_dim: int, strategy: str, target_heads: int | None = None) -> None:
+    """`UserError` where this teacher has no student of `target_dim` by this strategy, or with so many heads."""
     size, heads, head_size = config.hidden_size, config.heads_num, config.head_size
     step, what = (heads, "the number of heads, so that every head gets equally thinner") if strategy == "dim" else \
         (head_size, "the head size, because whole heads leave")
     if target_dim < 2 or target_dim > size:  # one dimension has no spread for a LayerNorm
         raise UserError(f"--target_dim {target_dim}: must be from {max(step, 2)} to the teacher's hidden_size {size}")
-    if target_dim % step:
+    if target_heads is not None:
+        possible = possible_heads(config, target_dim)
+        if target_heads not in possible:
+            closest = sorted(sorted(possible, key=lambda number: abs(number - target_heads))[:2])
+            would = f"{' or '.join(map(str, closest))} would do" if closest else \
+                "no number of heads would do, take another --target_dim"
+            raise UserError(f"--target_heads {target_heads} with --target_dim {target_dim}: must divide it among at "
+                            f"most the teacher's {heads} heads, each at most {head_size} wide; {would}", page="shape")
+    elif target_dim % step:
         below, above = target_dim // step * step, -(-target_dim // step) * step
         near = " or ".join(str(x) for x in (below, above) if 0 < x <= size)
+        others = possible_heads(config, target_dim)
+        would = hint("target_heads", f", or with a calibrated start --target_heads {others[-1]}") if others else ""
         raise UserError(f"--target_dim {target_dim} with --compactor_mask_strategy {strategy}: must be a multiple of "
-                        f"{step} ({what}); {near} would do", page="shape")
+                        f"{step} ({what}); {near} would do{would}", page="shape")
+
+
+def possible_heads(config: ModelConfig, target_dim: int) -> list[int]:
+    """Numbers of heads that a student of `target_dim` can have: heads of the teacher, none wider than it was."""
+    return [number for number in range(1, config.heads_num + 1)
+            if target_dim % number == 0 and target_dim // number <= config.head_size]
 
 
 def feedforward_target(config: ModelConfig, target_dim: int, wanted: int | None) -> int:
@@ -166,14 +195,15 @@ def feedforward_target(config: ModelConfig, target_dim: int, wanted: int | None)
 
 
 def build_groups(config: ModelConfig, target_dim: int, strategy: str, mlm_target_dim: int | None = None,
-                 target_feedforward_size: int | None = None) -> dict[str, MaskGroup]:
+                 target_feedforward_size: int | None = None, target_heads: int | None = None) -> dict[str, MaskGroup]:
     """All groups of a teacher, by name, none masked yet; `UserError` where the target does not fit.
 
     Args:
         mlm_target_dim: dimensions that `mlm` (`cls`) is to keep (default: target_dim, as in the published method).
         target_feedforward_size: neurons that each `ffn.i` is to keep (default: as for `feedforward_target`).
+        target_heads: heads of the student, which only a calibrated start can leave (default: as `strategy` leaves).
     """
-    check_target(config, target_dim, strategy)
+    check_target(config, target_dim, strategy, target_heads)
     whole = strategy == "head"
     size, heads = config.hidden_size, config.heads_num
     ffn_target = feedforward_target(config, target_dim, target_feedforward_size)
@@ -181,7 +211,7 @@ def build_groups(config: ModelConfig, target_dim: int, strategy: str, mlm_target
     for i in range(config.layers_num):
         layer = f"encoder.transformer.{i}"
         groups.append(MaskGroup(f"attention.{i}", size, target_dim, heads, whole,
-                                f"{layer}.self_attn.final_linear_left_compactor"))
+                                f"{layer}.self_attn.final_linear_left_compactor", wanted_blocks=target_heads))
         groups.append(MaskGroup(f"ffn.{i}", config.feedforward_size, ffn_target, 0, False,
                                 f"{layer}.feed_forward.linear_2_left_compactor"))
     features = features_group(config.target)
@@ -197,8 +227,8 @@ def build_groups(config: ModelConfig, target_dim: int, strategy: str, mlm_target
 
 def student_config(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> ModelConfig:
     """The config of the student that these groups leave of a teacher."""
-    strategy = "head" if groups["attention.0"].whole_blocks else "dim"  # calibration picks single ones of `hidden`
-    return config.student(groups["hidden"].target, strategy, features_target(config, groups), groups["ffn.0"].target)
+    student = config.student(groups["hidden"].target, "dim", features_target(config, groups), groups["ffn.0"].target)
+    return replace(student, heads_num=groups["attention.0"].target_blocks)
 
 
 def shared_w_step(groups: dict[str, MaskGroup], total_steps: int, share: float) -> int:

@@ -41,8 +41,7 @@ def sizes_from_groups(config: ModelConfig, groups: Mapping[str, MaskGroup], voca
     """The student's sizes as its groups are now, for a teacher of this config and tables of these many rows."""
     def layer_sizes(layer: int) -> LayerSizes:
         attention, ffn = groups[f"attention.{layer}"], groups[f"ffn.{layer}"]
-        heads = attention.width // config.head_size if attention.whole_blocks else config.heads_num
-        return LayerSizes(heads, attention.width // heads, ffn.width)
+        return LayerSizes(attention.heads, attention.width // attention.heads, ffn.width)
 
     layers = tuple(layer_sizes(i) for i in range(config.layers_num))
     features = features_group(config.target)
@@ -172,9 +171,7 @@ class Master:
 
     def query_scale(self, attention: MaskGroup) -> float:
         """√(new / old) head size: what a plain student's own attention scale needs the query multiplied by."""
-        if attention.whole_blocks:
-            return 1.0
-        return (attention.width / attention.size) ** 0.5
+        return (attention.width / attention.heads / attention.block_size) ** 0.5
 
     def _compose_embedding(self) -> dict[str, torch.Tensor]:
         rows = self.parameters[f"{EMBEDDING_COMPACTOR}.weight"]  # [hidden now, hidden of the teacher]

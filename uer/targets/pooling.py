@@ -20,3 +20,9 @@ def pool(hidden: torch.Tensor, seg: torch.Tensor, pooling: str) -> torch.Tensor:
     if pooling == "mean":
         return (hidden * real).sum(1) / real.sum(1)
     return hidden.masked_fill(~real, float("-inf")).amax(1)
+
+
+def pooled(hidden: torch.Tensor, seg: torch.Tensor, pooling: str) -> torch.Tensor:
+    """One vector of each text, [batch, seq, hidden] -> [batch, hidden], however it is pooled."""
+    positions = position_of(seg, pooling)
+    return pool(hidden, seg, pooling) if positions is None else hidden.flatten(0, 1)[positions]

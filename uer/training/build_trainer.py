@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from uer.calibration.depth import layers_to_keep
 from uer.calibration.pooler import take_pooler
+from uer.calibration.student import shorten_teacher
 from uer.config import load_config
 from uer.cpu.denormals import flush_denormals
 from uer.cpu.memory import keep_freed_memory
@@ -81,9 +83,11 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         if loader is not None:
             loader.dataset.check_positions(loaded.config.max_seq_length)
             loader.masked = masked
+    config = replace(loaded.config, layers_num=layers_to_keep(loaded.config.layers_num, args.target_layers,
+                                                              args.keep_layers))
     card: dict[str, Any] = {
-        "kind": "plain", "teacher": loaded.config.to_dict(), "strategy": args.compactor_mask_strategy,
-        "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim,
+        "kind": "plain", "teacher": config.to_dict(), "strategy": args.compactor_mask_strategy,
+        "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim, "target_heads": args.target_heads,
         "target_feedforward_size": args.target_feedforward_size, "vocab_size": vocab_size,
         "vocab_sha256": text.vocab_sha256, KEY: text.to_dict(), "compactor_init": args.compactor_init,
         "teacher_sha256": tensors_sha256(loaded.weights) if args.pretrained_model_path else None}
@@ -102,8 +106,10 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         dataset.follow(feeds)
         pooler = take_pooler(resumed[0])
     card |= judged(args, loaded, dev, place, reports, resumed)
-    learner, card = build_learner(args, loaded.config, loaded.weights, dataset, place, reports, card, resumed,
-                                  pooler)
+    weights = loaded.weights
+    if config.layers_num < loaded.config.layers_num and resumed is None:
+        weights = shorten_teacher(args, loaded.config, weights, dataset, place, reports)
+    learner, card = build_learner(args, config, weights, dataset, place, reports, card, resumed, pooler)
     card = {**card, "data": [asdict(feed) for feed in feeds], COURSE: course(args, loaded.config), SOFT: along}
     if resumed is not None and (changed := compare_courses(resumed[1], card[COURSE], path)):
         reports.say(f"note: not as before from step {resumed[1]['step'] + 1:,} on: {changed}")

@@ -74,7 +74,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
                 pooler: dict[str, torch.Tensor]) -> tuple[Learner, dict[str, Any]]:
     """The learner of a WID run and what its checkpoints say about themselves."""
     groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim,
-                        args.target_feedforward_size)
+                          args.target_feedforward_size, args.target_heads)
     for group in groups.values():
         group.dropped = group.dropped.to(place.device)
     chosen = settle(args, groups)
