@@ -96,7 +96,12 @@ def test_the_script(files, tmp_path, capsys):
     call("evaluate.py", *common, "--task", "agreement", "--test_path", files / "corpus.txt", "--teacher_path", path)
     said = capsys.readouterr().out
     assert "student's queries, teacher's documents" in said and "similarities" in said
-    for more, word in ((["--task", "sts"], "--test_path"), (["--task", "agreement", "--test_path", path], "--teacher")):
+    call("evaluate.py", *common, "--task", "sts", "--test_path", tmp_path / "pairs.tsv", "--output_path",
+         tmp_path / "half.json", "--bf16", "--batch_size", 1)
+    half = json.loads((tmp_path / "half.json").read_text())
+    assert half["pearson"] != figures["pearson"] and half["pearson"] == pytest.approx(figures["pearson"], abs=0.05)
+    for more, word in ((["--task", "sts"], "--test_path"), (["--task", "agreement", "--test_path", path], "--teacher"),
+                       (["--task", "sts", "--test_path", tmp_path / "pairs.tsv", "--batch_size", 0], "at least 1")):
         with pytest.raises(SystemExit) as end:
             call("evaluate.py", *common, *more)
         assert end.value.code == 2 and word in capsys.readouterr().err

@@ -98,13 +98,15 @@ def encoder_file(folder, **changes):
     return folder / "encoder.bin", weights
 
 
-def test_calibrate_takes_an_encoder_as_it_is_and_its_student_again(files, tmp_path, capsys):
+def test_calibrate_takes_an_encoder_as_it_is_and_its_student_again(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("uer.progress.FIRST", 0.0)
     path, _ = encoder_file(tmp_path)
     text = ["--corpus_path", files / "corpus.txt", "--vocab_path", files / "vocab.txt"]
     call("calibrate.py", "--pretrained_model_path", path, *text, "--target_dim", 64, "--output_model_path",
          tmp_path / "student.bin")
-    out = capsys.readouterr().out
+    out, shown = capsys.readouterr()
     assert "pooled states" in out and "cosine" in out and "MLM" not in out
+    assert "calibration: 1 of 10 parts" in shown and "calibration: 10 of 10 parts" in shown
     student = load_model(tmp_path / "student.bin", config=None, vocab_size=len(TOKENS), target=None)
     assert (student.config.target, student.config.outputs, student.config.hidden_size) == ("states", 128, 64)
     assert student.weights["target.output_layer.weight"].shape == (128, 64)

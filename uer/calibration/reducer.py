@@ -12,7 +12,13 @@ from uer.calibration.calibrate import Calibration
 from uer.calibration.depth import Depths
 from uer.calibration.pooler import last_gamma, shift_pooler, squeeze_pooler, take_pooler
 from uer.calibration.stream import Stream
-from uer.calibration.student import apply_calibration, calibrate_on, double_teacher, token_warning
+from uer.calibration.student import (
+    apply_calibration,
+    calibrate_on,
+    calibration_progress,
+    double_teacher,
+    token_warning,
+)
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
 from uer.sizes import Shape
@@ -96,7 +102,8 @@ class Reducer:
             return Student(teacher.config, teacher.weights, dict(self.extras), None, teacher)
         groups = groups_of(teacher.config, shape)
         begun = time.perf_counter()
-        calibration = calibrate_on(teacher.stream, groups)
+        with calibration_progress(teacher.config) as progress:
+            calibration = calibrate_on(teacher.stream, groups, progress)
         self.say(f"calibrated on {calibration.tokens:,} tokens in {time.perf_counter() - begun:.0f} s")
         warning = token_warning(calibration, teacher.config)
         if warning:

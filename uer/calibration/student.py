@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from uer.data.loader import MlmBatch, MlmLoader
 from uer.data.options import masking_options
 from uer.models.bert import Bert, from_weights
 from uer.parallel.collectives import Place, take_leaders
+from uer.progress import Progress
 from uer.report.writer import Reports
 from uer.squeeze.groups import MaskGroup
 
@@ -52,6 +54,13 @@ def calibrate(config: ModelConfig, weights: dict[str, torch.Tensor], groups: dic
         stream.close()
 
 
+@contextmanager
+def calibration_progress(config: ModelConfig, shown: bool = True) -> Iterator[Callable[[str], None]]:
+    """What `calibrate` tells its finished parts to, so that the reader sees how far it is."""
+    with Progress("calibration", 4 * config.layers_num + 2, "parts", shown) as progress:
+        yield lambda part: progress.advance()
+
+
 def calibrate_on(stream: Stream, groups: dict[str, MaskGroup], progress=lambda part: None) -> Calibration:
     """Calibrated compactors for the teacher of a stream, which serves for any groups."""
     return Calibrator(stream, groups, progress).run(calibrate_target)
@@ -78,7 +87,8 @@ def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dic
     else:
         batches = _data_of_run(args, config, loader, place)
         begun = time.perf_counter()
-        calibration = calibrate(config, weights, groups, batches)
+        with calibration_progress(config, place.leads) as progress:
+            calibration = calibrate(config, weights, groups, batches, progress)
         how = f" in {time.perf_counter() - begun:.0f} s"
     take_leaders([*calibration.tensors.values(), *calibration.keep.values(), calibration.offset])
     reports.say(f"calibrated on {calibration.tokens:,} tokens{how}")

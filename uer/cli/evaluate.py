@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = checked(parser().parse_args())
     refuse_overwriting(args, {"output_path": [args.output_path]})
+    if args.batch_size < 1:
+        raise UserError(f"--batch_size is {args.batch_size}, at least 1 is needed")
     if args.task != "mlm":
         from uer.evaluation.command import evaluate_task
 

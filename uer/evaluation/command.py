@@ -25,8 +25,6 @@ from uer.formats.tokenizer_files import text_beside
 from uer.models.bert import from_weights
 from uer.tokenizers import Tokenizer, agreed_rules, build
 
-BATCH_SIZE = 32
-
 
 def evaluate_task(args: argparse.Namespace) -> dict[str, float]:
     """Load, embed, compare, print, write; returns the figures.
@@ -46,8 +44,9 @@ def evaluate_task(args: argparse.Namespace) -> dict[str, float]:
     student = _load(args.model_path, args.config_path, tokenizer, args.task)
     teacher = _load(args.teacher_path, None, tokenizer, args.task) if args.teacher_path else None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    figures = _agree(args, student, teacher, tokenizer, device) if args.task == "agreement" and teacher else \
-        _embed(args, student, teacher, tokenizer, device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+        figures = _agree(args, student, teacher, tokenizer, device) if args.task == "agreement" and teacher else \
+            _embed(args, student, teacher, tokenizer, device)
     if args.output_path:
         write_via(args.output_path, lambda path: write_json(figures, path))
     return figures
@@ -63,7 +62,7 @@ def _load(path: str, config_path: str | None, tokenizer: Tokenizer, task: str) -
 
 def _embed(args: argparse.Namespace, student: LoadedModel, teacher: LoadedModel | None, tokenizer: Tokenizer,
            device: torch.device) -> dict[str, float]:
-    own = Embedder(student, tokenizer, device, args.keep_embedding_size, args.seq_length)
+    own = Embedder(student, tokenizer, device, args.keep_embedding_size, args.seq_length, args.batch_size)
     clock = Clock(own)
     if args.task == "sts":
         figures = sts(clock, args.test_path)
@@ -75,8 +74,8 @@ def _embed(args: argparse.Namespace, student: LoadedModel, teacher: LoadedModel 
         if teacher.config.outputs != student.config.outputs:
             raise UserError(f"--teacher_path {args.teacher_path}: {teacher.config.outputs} dimensions, the student "
                             f"maps into {student.config.outputs}")
-        into = Embedder(student, tokenizer, device, True, args.seq_length)
-        theirs = Embedder(teacher, tokenizer, device, True, args.seq_length)
+        into = Embedder(student, tokenizer, device, True, args.seq_length, args.batch_size)
+        theirs = Embedder(teacher, tokenizer, device, True, args.seq_length, args.batch_size)
         apart = retrieval(into, theirs, args.test_path)
         print(f"student's queries, teacher's documents: {_told(apart)}")
         figures |= {f"asymmetric {name}": value for name, value in apart.items()}
@@ -118,8 +117,8 @@ def _agree(args: argparse.Namespace, student: LoadedModel, teacher: LoadedModel,
     length = min(args.seq_length or 128, student.config.max_seq_length, teacher.config.max_seq_length)
     instances = encode([Example(text, None, None) for text in texts], tokenizer, length)
     batches = []
-    for start in range(0, len(instances), BATCH_SIZE):
-        src, seg, _ = collate(instances[start:start + BATCH_SIZE], tokenizer.vocab.pad_id)
+    for start in range(0, len(instances), args.batch_size):
+        src, seg, _ = collate(instances[start:start + args.batch_size], tokenizer.vocab.pad_id)
         none = torch.zeros(0, dtype=torch.long)
         batches.append(MlmBatch(src, seg, none, none, int((seg > 0).sum()), masked=False))
     models = [from_weights(loaded.config, loaded.weights).to(device) for loaded in (teacher, student)]

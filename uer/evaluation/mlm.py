@@ -12,7 +12,6 @@ from uer.arguments import check_writable
 from uer.config import load_config
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmLoader
-from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.storage import write_json, write_via
 from uer.formats.tokenizer_files import text_beside
@@ -39,8 +38,6 @@ def evaluate_file(args: argparse.Namespace) -> Figures:
     Raises:
         UserError: a model or dataset that cannot be used, or that do not belong together.
     """
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size is {args.batch_size}, at least 1 is needed")
     if args.output_path:
         check_writable(args.output_path)
     dataset = Dataset.open(args.dataset_path)
