@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from commands import call
 from test_calibration import batches
 from test_experiments import Recorded
 from test_targets import headed, said
@@ -13,6 +14,7 @@ from test_targets import headed, said
 from experiments.encoders import ROWS, Setting, Start, Student, parser, table, tasks
 from experiments.starts import fitted, moments_of, projection, start
 from uer.config import parse_with_config
+from uer.evaluation.ranking import read_beir
 from uer.models.bert import from_weights
 from uer.opts import pretrain_parser
 from uer.pretraining import _problems
@@ -100,3 +102,17 @@ def test_the_table_has_every_row_at_its_best_rate():
     assert cells[0][:6] == ["every second layer", "0", "", "", "30.0", "50.0"] and cells[1][0] == "192: random weights"
     assert cells[2] == ["96: calibrated", "9", "1e-4", "2", "75.0 (70.0 to 80.0)", "50.0 (50.0 to 50.0)", "", "", "60",
                         "--bf16"]
+
+
+def test_questions_on_paragraphs_become_a_retrieval_set(tmp_path):
+    squad = {"data": [{"paragraphs": [
+        {"context": f"the river {name}", "qas": [{"question": f"{name} {i}?", "id": "x"} for i in range(2)]}
+        for name in "ab"]}]}
+    (tmp_path / "squad.json").write_text(json.dumps(squad))
+    (tmp_path / "text.txt").write_text("\n".join(["short", *(f"{i} " + 200 * "x" for i in range(9))]))
+    call("experiments/retrieval_set.py", "--squad_path", tmp_path / "squad.json", "--output_path", tmp_path / "set",
+         "--distractors", tmp_path / "text.txt", 3)
+    corpus, queries, grades = read_beir(tmp_path / "set")
+    assert [text[:11] for text in corpus.values()][:3] == ["the river a", "the river b", "0 xxxxxxxxx"]
+    assert len(corpus) == 5 and list(queries.values()) == ["a 0?", "a 1?", "b 0?", "b 1?"]
+    assert grades == {"q0": {"d0": 1}, "q1": {"d0": 1}, "q2": {"d1": 1}, "q3": {"d1": 1}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -73,6 +74,10 @@ def test_agreement_is_1_with_oneself_and_less_with_others():
     (config, weights), (_, others) = headed("cls", "first", 3), headed("cls", "first", 3, seed=5)
     alike = agreement(from_weights(config, weights), from_weights(config, others), data, torch.device("cpu"))
     assert 0 <= alike["equal predictions"] < 1
+    config, weights = headed("cls", "mean", 1)
+    turned = {name: -tensor if "output_layer_2" in name else tensor for name, tensor in weights.items()}
+    scores = agreement(from_weights(config, weights), from_weights(config, turned), data, torch.device("cpu"))
+    assert scores == {"correlation": pytest.approx(-1)}
 
 
 def test_pairs_by_hand():
@@ -96,6 +101,7 @@ def test_the_script(files, tmp_path, capsys):
     call("evaluate.py", *common, "--task", "agreement", "--test_path", files / "corpus.txt", "--teacher_path", path)
     said = capsys.readouterr().out
     assert "student's queries, teacher's documents" in said and "similarities" in said
+    assert re.search(r"nearest 10 \d+\.\d %; [\d,]+ against [\d,]+ texts/s", said)
     call("evaluate.py", *common, "--task", "sts", "--test_path", tmp_path / "pairs.tsv", "--output_path",
          tmp_path / "half.json", "--bf16", "--batch_size", 1)
     half = json.loads((tmp_path / "half.json").read_text())

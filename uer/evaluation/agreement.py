@@ -3,7 +3,7 @@
     states        mean cosine between the teacher's pooled states and the student's in the teacher's space; Spearman's
                   correlation of the two models' similarities of all pairs of texts; share of each text's ten nearest
                   that are the same (the student's similarities are those of its own states)
-    cls, tokens   share of equal predictions
+    cls, tokens   share of equal predictions; of scores Pearson's correlation
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from uer.data.loader import MlmBatch
-from uer.finetuning.metrics import spearman
+from uer.finetuning.metrics import pearson, spearman
 from uer.models.bert import Bert
 
 MOST_TEXTS = 2048  # whose pairs are compared
@@ -23,25 +23,38 @@ NEAREST = 10
 SHARES = ("equal predictions",)
 
 
-@torch.no_grad()
 def agreement(teacher: Bert, student: Bert, batches: Sequence[MlmBatch], device: torch.device) -> dict[str, float]:
     """Figure -> value, from 0 to 1 (a correlation: from −1), of two models with the same target.
 
     Args:
         batches: without masks.
     """
-    teacher.eval(), student.eval()
-    if teacher.config.target == "states":
-        wanted = torch.cat([teacher.pooled(batch.src, batch.seg) for batch in _on(batches, device)])
-        own = torch.cat([student.pooled(batch.src, batch.seg) for batch in _on(batches, device)])
-        return {"cosine": F.cosine_similarity(student.target(own), teacher.target(wanted)).mean().item(),
-                **pairs(wanted, own)}
-    equal = total = 0
+    return compare(teacher, student, *(answers(model, batches, device) for model in (teacher, student)))
+
+
+@torch.no_grad()
+def answers(model: Bert, batches: Sequence[MlmBatch], device: torch.device) -> torch.Tensor:
+    """What a model says of texts: its pooled states [texts, hidden]; classes or scores of texts or real tokens [n]"""
+    model.eval()
+    if model.config.target == "states":
+        return torch.cat([model.pooled(batch.src, batch.seg) for batch in _on(batches, device)])
+    found = []
     for batch in _on(batches, device):
-        real = (batch.seg > 0).flatten() if teacher.config.target == "tokens" else slice(None)
-        given, wanted = (model(batch.src, batch.seg)[real].argmax(1) for model in (student, teacher))
-        equal, total = equal + int((given == wanted).sum()), total + len(wanted)
-    return {"equal predictions": equal / max(1, total)}
+        real = (batch.seg > 0).flatten() if model.config.target == "tokens" else slice(None)
+        logits = model(batch.src, batch.seg)[real]
+        found.append(logits.argmax(1) if model.config.outputs > 1 else logits[:, 0])
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def compare(teacher: Bert, student: Bert, wanted: torch.Tensor, given: torch.Tensor) -> dict[str, float]:
+    """`agreement` of the two models' `answers`."""
+    if teacher.config.target == "states":
+        cosines = F.cosine_similarity(student.target(given), teacher.target(wanted))
+        return {"cosine": cosines.mean().item(), **pairs(wanted, given)}
+    if teacher.config.outputs == 1:
+        return {"correlation": pearson(given.double().cpu().numpy(), wanted.double().cpu().numpy())}
+    return {"equal predictions": (given == wanted).double().mean().item()}
 
 
 def _on(batches: Iterable[MlmBatch], device: torch.device) -> Iterable[MlmBatch]:

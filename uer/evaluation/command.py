@@ -13,7 +13,7 @@ from uer.arguments import check_writable
 from uer.config import load_config
 from uer.data.loader import MlmBatch
 from uer.errors import UserError
-from uer.evaluation.agreement import agreement, in_words
+from uer.evaluation.agreement import answers, compare, in_words
 from uer.evaluation.ranking import retrieval, sts
 from uer.evaluation.vectors import Embedder
 from uer.files import read_text
@@ -122,6 +122,12 @@ def _agree(args: argparse.Namespace, student: LoadedModel, teacher: LoadedModel,
         none = torch.zeros(0, dtype=torch.long)
         batches.append(MlmBatch(src, seg, none, none, int((seg > 0).sum()), masked=False))
     models = [from_weights(loaded.config, loaded.weights).to(device) for loaded in (teacher, student)]
-    figures = agreement(models[0], models[1], batches, device)
-    print(f"{args.model_path} against {args.teacher_path} on {len(texts):,} texts: {in_words(figures)}")
-    return figures
+    said, speeds = [], []
+    for model in models:
+        begun = time.perf_counter()
+        said.append(answers(model, batches, device).cpu())
+        speeds.append(len(texts) / (time.perf_counter() - begun))
+    figures = compare(models[0], models[1], *(rows.to(device) for rows in said))
+    print(f"{args.model_path} against {args.teacher_path} on {len(texts):,} texts: {in_words(figures)}; "
+          f"{speeds[1]:,.0f} against {speeds[0]:,.0f} texts/s")
+    return {**figures, "texts_per_second": speeds[1], "teacher_texts_per_second": speeds[0]}
