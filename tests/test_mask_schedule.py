@@ -60,6 +60,9 @@ def test_calibrated_compactors_and_plain_runs_keep_their_rates_and_are_not_pulle
     assert (args.penalty, args.learning_rate, args.compactor_learning_rate, said) == ("fade", 2e-5, 5e-5, "")
     plain = pretrain_parser().parse_args([])
     assert settle(plain, {}) == "" and plain.learning_rate == 2e-5
+    states = pretrain_parser().parse_args(["--target", "states"])
+    settle(states, {})
+    assert args.bias_correction and states.bias_correction and not plain.bias_correction
 
 
 def test_a_schedule_that_is_too_fast_is_told_what_would_do_and_that_does():

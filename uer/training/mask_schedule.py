@@ -30,14 +30,16 @@ def settle(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> str:
     """Fill in --w_step, --penalty, --l2_lambda and the rates where nothing was said of them.
 
     Who says nothing of the schedule gets one for --total_steps, with rates to match; who says something, the published
-    values of the rest. Calibrated compactors have no masks, hence nothing to penalise.
+    values of the rest. Calibrated compactors have no masks, hence nothing to penalise. Where nothing published is
+    repeated (a calibrated start, a target without labels), AdamW's bias is corrected.
 
     Returns:
         the schedule that was worked out, in words; empty where there was nothing to work out.
     """
     said = {name for name in SCHEDULE if getattr(args, name) is not None}
     masked = args.weight_squeeze and args.compactor_init == "identity"
-    chosen = dict(PUBLISHED)
+    chosen = {**PUBLISHED, "bias_correction": (args.weight_squeeze and not masked) or
+              args.objective not in (None, "mlm")}
     if args.mask_schedule_share is not None:
         chosen["w_step"] = shared_w_step(groups, args.total_steps, args.mask_schedule_share)
     if not said:
