@@ -122,8 +122,8 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
                        help="of the compactors (default: 5e-5, but see --w_step)")
     group.add_argument("--bias_correction", choices=("true", "false"),
                        help="whether AdamW corrects the bias of its moments, without which its first hundreds of steps "
-                            "are several times the rate (default: false, as published; true with --compactor_init calibrated, "
-                            "with another --target than mlm, and see --w_step)")
+                            "are several times the rate (default: false, as published; true with --compactor_init "
+                            "calibrated, with another --target than mlm, and see --w_step)")
     group.add_argument("--w_step", type=int, metavar="N",
                        help="steps between mask updates (default: 500; where none of --w_step, --mask_schedule_share, "
                             "--penalty and --l2_lambda is given: masks that fade, over a quarter of the run or half of "
