@@ -308,7 +308,7 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group.add_argument("--calibration_batches", type=int, metavar="N",
                        help="batches of 16 instances to calibrate on (default: 4; 64 for a teacher without MLM head)")
     group.add_argument("--seed", type=int, default=7, help="of the choice of batches and a fresh head (default: 7)")
-    group.add_argument("--output_model_path", required=True, metavar="FILE", help="student to write")
+    group.add_argument("--output_model_path", metavar="FILE", help="student to write")
     group.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS,
                        help="one or several, as convert.py has them (default: uer)")
     group.add_argument("--keep_embedding_size", action="store_true",
@@ -316,5 +316,11 @@ def calibrate_parser() -> argparse.ArgumentParser:
                             "space, so that its vectors stand beside the teacher's")
     group.add_argument("--compactors_path", metavar="FILE",
                        help="also write the compactors, for pretrain.py --compactors_path to start from")
+    group = parser.add_argument_group("shapes side by side")
+    group.add_argument("--sweep", nargs="+", metavar="LAYERSxHIDDEN[xFEEDFORWARD]",
+                       help="instead of writing a student, print of each of these shapes (6x256 4x312) size, "
+                            "operations, texts a second on this machine, and what it is worth without training")
+    group.add_argument("--sweep_path", metavar="FILE",
+                       help="write the table there as JSON lines, and a plot beside it (.png; needs matplotlib)")
     add_uer_options(parser)
     return parser

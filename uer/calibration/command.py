@@ -30,7 +30,7 @@ from uer.formats import LoadedModel, load_model
 from uer.formats.model_card import CardFacts
 from uer.formats.shapes import WORDS
 from uer.formats.tokenizer_files import text_beside
-from uer.models.bert import from_weights
+from uer.models.bert import Bert, from_weights
 from uer.parallel.collectives import Place
 from uer.sizes import Shape
 from uer.squeeze.groups import build_groups, student_config
@@ -112,25 +112,32 @@ def check_wish(args: argparse.Namespace) -> None:
               args.target_vocab)
     if all(wish is None for wish in wishes):
         raise UserError("what is the student to be? --target_dim, --target_layers or --target_vocab say it", "shape")
-    if bool(args.corpus_path) == bool(args.dataset_path):
-        raise UserError("give the text either as --corpus_path or, preprocessed, as --dataset_path")
+    check_text(args)
+    if not args.output_model_path:
+        raise UserError("--output_model_path is needed, where the student goes")
     if args.dev_path and args.skip_evaluation:
         raise UserError("--dev_path is text to evaluate on, and --skip_evaluation leaves that out; give one of them")
-    if args.calibration_batches is not None and args.calibration_batches < 1:
-        raise UserError(f"--calibration_batches is {args.calibration_batches}, at least 1 is needed")
     if args.keep_embedding_size and "huggingface" not in args.output_format:
         raise UserError("--keep_embedding_size goes with --output_format huggingface")
-    if args.dataset_path and args.full_sentences:
-        raise UserError("--full_sentences says how text becomes instances; those of --dataset_path are made already")
-    if args.target_vocab and args.dev_path:
-        raise UserError("--dev_path has words that may leave with --target_vocab; without it, other parts of the text "
-                        "are compared on")
     if args.target_vocab and args.dataset_path and any(wish is not None for wish in wishes[:-1]):
         raise UserError("--target_vocab: after it, text is read anew with the words that stay; give it as "
                         "--corpus_path, or let --target_vocab be all that --dataset_path is for")
     if args.compactors_path and (args.target_layers or args.keep_layers or args.target_vocab):
         raise UserError("--compactors_path: compactors belong to a teacher that is there as a file; let layers and "
                         "words leave first, in a call of their own, and take what that writes as the teacher")
+
+
+def check_text(args: argparse.Namespace) -> None:
+    """`UserError` where the options that name text do not go together."""
+    if bool(args.corpus_path) == bool(args.dataset_path):
+        raise UserError("give the text either as --corpus_path or, preprocessed, as --dataset_path")
+    if args.calibration_batches is not None and args.calibration_batches < 1:
+        raise UserError(f"--calibration_batches is {args.calibration_batches}, at least 1 is needed")
+    if args.dataset_path and args.full_sentences:
+        raise UserError("--full_sentences says how text becomes instances; those of --dataset_path are made already")
+    if args.target_vocab and args.dev_path:
+        raise UserError("--dev_path has words that may leave with --target_vocab; without it, other parts of the text "
+                        "are compared on")
 
 
 def wished_shape(args: argparse.Namespace, config: ModelConfig) -> Shape:
@@ -215,6 +222,14 @@ def explained(calibration: Calibration) -> list[str]:
     """Lines: explained variance part by part."""
     return ["", f"{'part':<40} explained",
             *(f"{part:<40} {100 * share:8.1f} %" for part, share in calibration.explained)]
+
+
+def figures_of(model: Bert, teacher: Bert, batches: list[MlmBatch], device: torch.device) -> dict[str, float]:
+    """Loss and accuracy of a model; without MLM head, its agreement with the teacher."""
+    if model.config.target != "mlm":
+        return agreement(teacher, model, batches, device)
+    found = evaluate(model, batches, device)
+    return {"loss": found.loss, "accuracy": found.accuracy}
 
 
 class Judged(NamedTuple):

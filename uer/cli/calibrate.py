@@ -6,16 +6,40 @@ import argparse
 
 from uer.cli import command_line, same_tokenizer, suggestion
 from uer.config import parse_with_config
+from uer.errors import UserError
 from uer.opts import calibrate_parser as parser
 from uer.progress import ending
 
 
 def main() -> None:
     args, _ = parse_with_config(parser)
+    if args.sweep:
+        return end_of_sweep(args)
+    if args.sweep_path:
+        raise UserError("--sweep_path goes with --sweep")
     from uer.calibration.command import make_student
 
     good = [f"{what}: {figures}" for what, figures in make_student(args, command_line())]
     ending(args.output_model_path, "; ".join(good) or "unknown, as nothing was compared", following(args))
+
+
+def end_of_sweep(args: argparse.Namespace) -> None:
+    """Compare shapes; what comes next is the student that was found to be worth most."""
+    from uer.planning.sweep import picture_path, spelled, sweep
+
+    teacher, *students = sweep(args)
+    best = max(students, key=lambda row: row.worth)
+    made = f"{args.sweep_path} and {picture_path(args.sweep_path)}" if args.sweep_path else \
+        "a table, and nothing else: --sweep_path keeps it"
+    text = ["--corpus_path", *args.corpus_path] if args.corpus_path else ["--dataset_path", *args.dataset_path]
+    words = ["--target_vocab", args.target_vocab] if args.target_vocab else []
+    ending(made, f"{teacher.measure}: {best.name} {spelled(best.measure, best.worth)}, "
+                 f"the teacher {spelled(teacher.measure, teacher.worth)}",
+           suggestion("calibrate", "--pretrained_model_path", args.pretrained_model_path, text, same_tokenizer(args),
+                      words, args.config_path and ["--config_path", args.config_path], "--target_layers",
+                      best.shape.layers, "--target_dim", best.shape.hidden, "--target_feedforward_size",
+                      best.shape.feedforward, "--target_heads", best.shape.heads, "--output_model_path",
+                      f"{best.name}.bin"))
 
 
 def following(args: argparse.Namespace) -> str:

@@ -189,6 +189,12 @@ def model_operations(sizes: BertSizes, step: Step, projected: int = 0, inner: in
             "feed-forward": 2 * forward, "MLM head": 2 * 3 * predicted * head}
 
 
+def forward_operations(sizes: BertSizes, seq: int) -> int:
+    """The last hidden states of a text of `seq` tokens."""
+    return sum(2 * seq * (2 * (2 * sizes.hidden + seq) * heads * size + 2 * sizes.hidden * feedforward)
+               for heads, size, feedforward in sizes.layers)
+
+
 def activation_bytes(sizes: BertSizes, config: ModelConfig, step: Step, projected: int = 0, inner: int = 0) -> int:
     """What the forward pass of a micro-step keeps for the backward pass.
 

@@ -1,0 +1,111 @@
+"""calibrate.py --sweep: shapes side by side; what the table says of one is what calibrate.py makes of it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from bench import CONFIG, make_bench
+from commands import call, refused
+from corpora import TOKENS
+from torch.utils.flop_counter import FlopCounterMode
+
+from uer.config import ModelConfig
+from uer.errors import UserError
+from uer.formats import load_model
+from uer.formats.shapes import sizes_of
+from uer.models.bert import from_scratch
+from uer.planning.cost import forward_operations
+from uer.planning.sweep import shape_from
+from uer.report.frontier import frontier
+from uer.sizes import Shape
+
+TEACHER = ModelConfig(hidden_size=384, layers_num=6, heads_num=12, feedforward_size=1536)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    return make_bench(tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.mark.parametrize(("text", "strategy", "shape"), [
+    ("4x312", "dim", Shape(4, 312, 1248, 12)), ("6x256", "dim", Shape(6, 256, 1024, 8)),
+    ("6x192", "dim", Shape(6, 192, 768, 12)), ("6x192x500", "head", Shape(6, 192, 500, 6)),
+    ("6x384", "head", Shape(6, 384, 1536, 12))])
+def test_a_shape_takes_its_heads_from_the_teacher(text: str, strategy: str, shape: Shape):
+    assert shape_from(text, TEACHER, strategy) == shape
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("4-312", "like 4x312 or 4x312x1200"), ("7x192", "the teacher is 6x384, from which 1 to 6 layers"),
+    ("0x192", "1 to 6 layers"), ("6x400", "2 to 384 dimensions"), ("6x257", "6x256 would do"),
+    ("6x192x2000", "--target_feedforward_size 2000: must be from 1 to the teacher's feedforward_size 1536")])
+def test_shapes_that_cannot_be(text: str, words: str):
+    with pytest.raises(UserError, match=words):
+        shape_from(text, TEACHER, "dim")
+
+
+def test_operations_are_those_that_torch_counts():
+    config = ModelConfig(hidden_size=24, layers_num=2, heads_num=3, feedforward_size=40, max_seq_length=16)
+    model = from_scratch(config, 50, seed=1).eval()
+    src = torch.ones(1, 16, dtype=torch.long)
+    counter = FlopCounterMode(display=False)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    torch.nn.functional.scaled_dot_product_attention = lambda q, k, v, **_: (q @ k.transpose(2, 3)).softmax(3) @ v
+    try:
+        with counter, torch.no_grad():
+            model.hidden_states(src, src)
+    finally:
+        torch.nn.functional.scaled_dot_product_attention = attention
+    assert forward_operations(sizes_of(config, vocab=50, positions=16, segments=3), 16) == counter.get_total_flops()
+
+
+def test_whom_no_other_beats_in_both():
+    assert frontier([-3.0, -2.0, -1.0, -2.5], [9.0, 5.0, 6.0, 7.0]) == [2, 3, 0]
+
+
+def options(bench, *more) -> list:
+    return ["calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
+            "--dataset_path", bench / "dynamic.pt", "--dev_path", bench / "dev.pt", "--calibration_batches", 2, *more]
+
+
+def test_the_table_says_what_calibrate_makes(bench, tmp_path, capsys):
+    call(*options(bench, "--sweep", "2x16 1x32", "1x24x20", "--sweep_path", tmp_path / "new" / "table.jsonl"))
+    said = capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "new/table.jsonl").read_text().splitlines()]
+    assert [row["name"] for row in rows] == ["teacher", "2x16x32", "1x32x64", "1x24x20"]
+    assert len(re.findall(r"^layers 0 of 2 stay", said, re.MULTILINE)) == 1
+    pytest.importorskip("matplotlib")
+    assert (tmp_path / "new/table.png").read_bytes().startswith(b"\x89PNG")
+    for row, shape in ((rows[1], ["--target_dim", 16]), (rows[2], ["--target_layers", 1]),
+                       (rows[3], ["--target_layers", 1, "--target_dim", 24, "--target_feedforward_size", 20])):
+        call(*options(bench, *shape, "--output_model_path", tmp_path / "one.bin"))
+        loss, accuracy = re.search(r"student +\S+ M +(\S+) +(\S+) %", capsys.readouterr().out).groups()
+        assert (f"{row['loss']:.3f}", f"{100 * row['accuracy']:.1f}") == (loss, accuracy)
+        student = load_model(tmp_path / "one.bin", config=None, vocab_size=len(TOKENS))
+        assert row["parameters"] == sum(tensor.numel() for tensor in student.weights.values())
+        assert row["heads"] == student.config.heads_num and row["speed"] > 0 and row["texts_per_second"] > 0
+    best = max(rows[1:], key=lambda row: row["accuracy"])
+    assert f"--target_dim {best['hidden']} " in said.splitlines()[-1]
+
+
+def test_an_encoder_is_judged_by_its_agreement(bench, tmp_path, capsys):
+    weights = torch.load(bench / "teacher.bin", weights_only=True)
+    torch.save({name: tensor for name, tensor in weights.items() if "target" not in name}, tmp_path / "encoder.bin")
+    (tmp_path / "encoder_config.json").write_text(CONFIG.to_json())
+    call(*options(bench, "--sweep", "2x16", "1x32", "--pretrained_model_path", tmp_path / "encoder.bin"))
+    said = capsys.readouterr().out
+    assert re.search(r"speed +cosine +similarities +nearest 10", said) and "1 - cosine" in said
+    assert re.search(r"^2x16x32 +2 .* 0\.\d{3} ", said, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("more", "words"), [
+    (["--sweep", "2x16", "--target_dim", "16"], "--target_dim: for one student; --sweep compares several"),
+    (["--sweep", "2x16", "--output_model_path", "out.bin"], "--output_model_path: for one student"),
+    (["--sweep", "3x16"], "the teacher is 2x32"), (["--sweep_path", "x.jsonl"], "--sweep_path goes with --sweep"),
+    (["--target_dim", "16"], "--output_model_path is needed")])
+def test_wishes_that_do_not_go_together(bench, capsys, monkeypatch, more, words):
+    monkeypatch.chdir(bench)
+    assert words in refused(capsys, bench, *options(bench, *more))
