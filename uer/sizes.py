@@ -45,5 +45,7 @@ class Shape(NamedTuple):
     feedforward: int
     heads: int
 
-    def __str__(self) -> str:
-        return f"{self.layers}x{self.hidden}x{self.feedforward}"
+    def name(self, teacher: Shape) -> str:
+        """LAYERSxHIDDEN, and xFEEDFORWARD where that is not the teacher's in proportion."""
+        usual = self.feedforward * teacher.hidden == self.hidden * teacher.feedforward
+        return f"{self.layers}x{self.hidden}" + ("" if usual else f"x{self.feedforward}")

@@ -123,6 +123,8 @@ class _Fitting:
             if above - 1 > number:
                 layer = copy.deepcopy(layer)
                 states = self._fit(layer, states, above - 1)
+            elif number == len(layers):  # nothing has left below, so these are the teacher's
+                states = self._after(number)
             else:
                 states = [layer.layer_norm_2(u + layer.feed_forward(u)) for u in self._attended(layer, states)]
             layers.append(layer)

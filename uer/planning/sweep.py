@@ -163,7 +163,7 @@ def compare(material: Material, shapes: Sequence[Shape], note: Callable[[str], o
     try:
         for shape in sorted(shapes, key=lambda shape: -shape.layers):
             student = reducer.student(shape)
-            yield measured(str(shape), student.config, student.weights, teacher, material)
+            yield measured(shape.name(shape_of(loaded.config)), student.config, student.weights, teacher, material)
     finally:
         reducer.close()
 
@@ -181,7 +181,7 @@ def measured(name: str, config: ModelConfig, weights: dict[str, torch.Tensor], t
 
 @torch.inference_mode()
 def in_turns(models: Sequence[Bert], src: torch.Tensor, seg: torch.Tensor) -> list[float]:
-    """Median seconds of a call for the last hidden states, of models that take turns."""
+    """Seconds of the fastest call for the last hidden states, of models that take turns."""
     taken: list[list[float]] = [[] for _ in models]
     for model in models:
         model.hidden_states(src, seg)
@@ -192,7 +192,7 @@ def in_turns(models: Sequence[Bert], src: torch.Tensor, seg: torch.Tensor) -> li
             if hidden.device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - begun)
-    return [float(torch.tensor(times).median()) for times in taken]
+    return [min(times) for times in taken]
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

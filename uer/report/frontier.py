@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import pyplot
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from uer.report.drawing import BLUE, BRICK, FAINT, INK, style
 
@@ -19,7 +19,7 @@ def plot(path: Path, names: Sequence[str], sizes: Sequence[float], speeds: Seque
     Args:
         sizes: parameters.
         speeds: texts a second.
-        worth: higher is better, and `what` it is.
+        worth: a share or a correlation, higher is better, and `what` it is.
     """
     with style():
         figure, (left, right) = pyplot.subplots(1, 2, figsize=(10.0, 4.2), sharey=True, layout="constrained")
@@ -29,9 +29,11 @@ def plot(path: Path, names: Sequence[str], sizes: Sequence[float], speeds: Seque
             axes.scatter(values, worth, color=[BRICK, *[BLUE] * (len(names) - 1)], s=26, zorder=2)
             _names(axes, names, values, worth)
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
-            axes.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.margins(0.12, 0.1)
+        left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         left.set(xlabel="parameters (millions)", ylabel=what)
         right.set(xlabel="texts a second")
         figure.savefig(path, dpi=120, format="png")
