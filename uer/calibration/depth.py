@@ -117,7 +117,8 @@ class _Fitting:
 
     def fitted(self, kept: list[int]) -> Shorter:
         """These layers, each fitted to what those above it that leave have made."""
-        states, layers = self.start, []
+        states = self.start
+        layers: list[TransformerLayer] = []
         for number, above in zip(kept, [*kept[1:], len(self.teacher.encoder.layers())]):
             layer = self.teacher.encoder.layers()[number]
             if above - 1 > number:
