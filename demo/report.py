@@ -33,10 +33,39 @@ class Row(NamedTuple):
     package: float | None = None
 
 
+class EncoderRow(NamedTuple):
+    """A line of the table of encoders.
+
+    Attributes:
+        parameters: without the map into the teacher's space.
+        agreement: with the teacher, figure -> share.
+        texts_per_second: embedded.
+        seconds: calibration.
+    """
+
+    model: str
+    parameters: int
+    agreement: dict[str, float]
+    texts_per_second: float
+    seconds: float
+
+
 def table(rows: Sequence[Row]) -> str:
     """A Markdown table with aligned columns; the first row is the teacher's."""
-    cells = [COLUMNS, *(_cells(row, rows[0]) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
+    return _aligned([COLUMNS, *(_cells(row, rows[0]) for row in rows)])
+
+
+def encoder_table(rows: Sequence[EncoderRow]) -> str:
+    """A Markdown table with aligned columns; the first row is the teacher's."""
+    figures = list(rows[-1].agreement)
+    return _aligned([("encoder", "parameters", *figures, "texts/s", "seconds"), *(
+        (row.model, f"{row.parameters / 1e6:.1f} M", *(f"{100 * row.agreement.get(name, 1.0):.0f} %"
+                                                       for name in figures),
+         f"{row.texts_per_second:,.0f}", f"{row.seconds:.0f}") for row in rows)])
+
+
+def _aligned(cells: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
     lines = ["| " + " | ".join(text.ljust(width) if i == 0 else text.rjust(width)
                                for i, (text, width) in enumerate(zip(line, widths))) + " |" for line in cells]
     rule = "|" + "|".join("-" * (width + 2) if i == 0 else "-" * (width + 1) + ":"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo.report import Row, plot, read_metrics, table
+from demo.report import EncoderRow, Row, encoder_table, plot, read_metrics, table
 from demo.runner import ROOT, Runner, end_on_sigterm, fingerprint, say_heading, work_folder
 from demo.setting import Amount, Teacher, find_teacher, remembered_speed
 from uer.errors import run_script
@@ -27,6 +27,7 @@ REPORT_STEPS = 5
 CALIBRATION_BATCHES = 8  # of 16 × 128 tokens
 RECIPE = ["--compactor_init", "calibrated", "--after_squeeze", "student", "--learning_rate", "1e-4",
           "--soft_targets_weight", "0.5"]  # the README's, in small
+ENCODER_BATCHES = 32  # of 16 paragraphs
 Command = list[str | Path]
 
 
@@ -43,9 +44,11 @@ class Demo:
     def __init__(self, work: Path, runner: Runner, teacher: Teacher, amount: Amount, bf16: bool):
         self.work = work
         self.runner, self.teacher, self.bf16 = runner, teacher, bf16
+        self.precision = ["--bf16"] if bf16 else []
         self.teacher_steps, self.student_steps, self.paragraphs = amount
         self.corpus, self.dev = work / "corpus.pt", work / "dev.pt"
         self.rows: list[Row] = []
+        self.encoders: list[EncoderRow] = []
         self.runs: dict[str, Path] = {}  # label -> folder of the reports of a student's training
         self.tuned: list[tuple[str, str, Command]] = []  # label, name, model options of what is fine-tuned
 
@@ -53,16 +56,15 @@ class Demo:
 
     def pretrain(self, name: str, steps: int, *more: str | Path) -> Command:
         """pretrain.py, with reports in the folder of this name."""
-        precision = ["--bf16"] if self.bf16 else []
         return ["pretrain.py", "--dataset_path", self.corpus, *self.teacher.text_options(), *more,
-                "--total_steps", str(steps), "--batch_size", str(BATCH), "--dropout", "0", *precision,
+                "--total_steps", str(steps), "--batch_size", str(BATCH), "--dropout", "0", *self.precision,
                 "--output_model_path", self.work / f"{name}.bin", "--report_steps", str(REPORT_STEPS),
                 "--tb_path", self.work / "logs" / name]
 
     def evaluate(self, name: str, model: str | Path, config: str | None = None) -> Command:
         """evaluate.py; the figures go to the file of this name."""
         return ["evaluate.py", "--model_path", model, *(["--config_path", config] if config else []),
-                "--dataset_path", self.dev, *(["--bf16"] if self.bf16 else []), "--output_path", self._figures(name)]
+                "--dataset_path", self.dev, *self.precision, "--output_path", self._figures(name)]
 
     def squeeze(self, teacher: Teacher, strategy: str) -> Command:
         """What calibrate.py and pretrain.py need to know of a student by weight-inherited distillation."""
@@ -86,16 +88,38 @@ class Demo:
     # -- steps -----------------------------------------------------------------------------------------------------
 
     def text(self) -> None:
-        """Corpus and held-out text, as datasets."""
-        corpus, dev = self.work / "corpus.txt", self.work / "dev.txt"
+        """Corpus and held-out text."""
         self.runner.step(
             "text", "TEXT. The docstrings of Python's standard library, torch and numpy, and the chapters that help() "
             "shows: a paragraph a line, a document a module. One document in forty is held out.",
-            ["demo/harvest.py", "--corpus_path", corpus, "--dev_path", dev])
+            ["demo/harvest.py", "--corpus_path", self.work / "corpus.txt", "--dev_path", self.work / "dev.txt"])
+
+    def encoder(self) -> None:
+        """The first act: the teacher as what it is, a sentence encoder, and one of half the width."""
+        teacher, student, figures = self.teacher, self.work / "encoder.bin", self._figures("encoder")
+        done = self.runner.step(
+            "encoder", "A SENTENCE ENCODER OF HALF THE WIDTH, without labels and without training: calibrate.py reads "
+            f"{16 * ENCODER_BATCHES} paragraphs. How far does it agree with its teacher on held-out ones: in the "
+            "teacher's space (cosine), on which texts are alike (similarities), on the ten nearest to each text?",
+            ["calibrate.py", *teacher.model_options(), *teacher.text_options(), "--target_dim",
+             str(teacher.half("dim")), "--corpus_path", self.work / "corpus.txt", "--calibration_batches",
+             str(ENCODER_BATCHES), "--skip_evaluation", "--output_model_path", student, "--output_format", "uer",
+             "huggingface"],
+            ["evaluate.py", "--task", "agreement", "--model_path", student, "--teacher_path", teacher.path,
+             *teacher.text_options(), "--test_path", self.work / "dev.txt", *self.precision, "--output_path", figures])
+        found = json.loads((ROOT / figures).read_text(encoding="utf-8"))
+        speeds = [found.pop(key) for key in ("teacher_texts_per_second", "texts_per_second")]
+        self.encoders = [EncoderRow("teacher", parameters(teacher.path), {}, speeds[0], 0.0),
+                         EncoderRow("calibrated", parameters(ROOT / student), found, speeds[1], done["seconds"][0])]
+        print(f"\n{encoder_table(self.encoders)}", end="", flush=True)
+
+    def datasets(self) -> None:
+        """Both, for masked language modelling."""
+        corpus, dev = self.work / "corpus.txt", self.work / "dev.txt"
         common = [*self.teacher.text_options(), "--data_processor", "mlm", "--full_sentences"]
         self.runner.step(
-            "datasets", "DATASETS. Text becomes token ids. Training masks other tokens in every epoch; the held-out "
-            "text is masked once and for all, so that all models are asked the same.",
+            "datasets", "DATASETS, for masked language modelling. Text becomes token ids. Training masks other tokens "
+            "in every epoch; the held-out text is masked once and for all, so that all models are asked the same.",
             ["preprocess.py", "--corpus_path", corpus, "--dataset_path", self.corpus, *common, "--dynamic_masking",
              "--processes_num", "2"],
             ["preprocess.py", "--corpus_path", dev, "--dataset_path", self.dev, *common, "--dup_factor", "1"])
@@ -163,12 +187,12 @@ class Demo:
         self.tuned.append((label, name, ["--pretrained_model_path", self.work / f"{name}.bin-{steps}"]))
 
     def students(self, teacher: Teacher) -> None:
-        """All students; those of one strategy are of one size.
+        """All students of the MLM teacher, of one size.
 
         The published start is not among them: its dimensions need some 500 updates to leave (experiments/RESULTS.md).
         """
-        for strategy in ("dim", "head"):
-            self.distilled(teacher, strategy, self.calibrated(teacher, strategy))
+        self.distilled(teacher, "dim", self.calibrated(teacher, "dim"))
+        self.calibrated(teacher, "head")
         size = str(teacher.half("dim"))
         picked = self.work / "picked-start.bin"
         self.plain("picked", "picked weights", "PICKED WEIGHTS, for comparison: half of the teacher's dimensions, "
@@ -189,7 +213,7 @@ class Demo:
              "--dev_examples", str(self.paragraphs // 2)],
             *(["finetune/run_classifier.py", "--train_path", train, "--dev_path", dev, *model,
                *self.teacher.text_options(), "--seq_length", "64", "--pooling", "mean", "--epochs_num", "1",
-               "--learning_rate", "2e-4", *(["--bf16"] if self.bf16 else []), "--output_model_path", made[name]]
+               "--learning_rate", "2e-4", *self.precision, "--output_model_path", made[name]]
               for _, name, model in self.tuned))
         for label, name, _ in self.tuned:
             found = json.loads((ROOT / f"{made[name]}.results.json").read_text(encoding="utf-8"))
@@ -202,14 +226,15 @@ class Demo:
         """Write table, plot and results.json; returns the table and what goes with it."""
         precision = "bfloat16" if self.bf16 else "float32"
         predictions = json.loads((ROOT / self._figures("teacher")).read_text())["predicted"]
-        lines = [table(self.rows), f"Held-out text, {predictions:,} masked tokens; students trained for "
-                 f"{self.student_steps} steps of {BATCH} × 128 tokens in {precision}.",
+        lines = [encoder_table(self.encoders) if self.encoders else "", table(self.rows),
+                 f"Held-out text, {predictions:,} masked tokens; students trained for {self.student_steps} steps "
+                 f"of {BATCH} × 128 tokens in {precision}.",
                  f"package: docstrings whose package is told after fine-tuning with {3 * self.paragraphs:,} of them "
                  "(a guess: 33 %).",
                  "tokens/s: evaluation. seconds: calibration and training (of the teacher: its adaptation).",
                  f"Machine: {os.cpu_count()} cores, {platform.machine()}, {platform.system()}. "
                  f"The whole demo took {seconds / 60:.1f} minutes."]
-        text = "\n".join(lines) + "\n"
+        text = "\n".join(lines).lstrip() + "\n"
         folder = ROOT / self.work
         losses = {label: [(entry["step"], entry["loss"]) for entry in read_metrics(ROOT / logs)]
                   for label, logs in self.runs.items()}
@@ -217,9 +242,17 @@ class Demo:
              f"Students of half the teacher's width, {self.student_steps} steps")
         (folder / "results.md").write_text(text, encoding="utf-8")
         found = {"steps": [self.teacher_steps, self.student_steps], "precision": precision, "seconds": seconds,
-                 "rows": [row._asdict() for row in self.rows]}
+                 "encoders": [row._asdict() for row in self.encoders], "rows": [row._asdict() for row in self.rows]}
         (folder / "results.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         return text
+
+
+def parameters(path: str | Path) -> int:
+    """Of a model, without what stands on its encoder."""
+    from uer.formats import load_model
+
+    weights = load_model(path, config=None, vocab_size=None, encoder_only=True).weights
+    return sum(tensor.numel() for tensor in weights.values())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -253,6 +286,9 @@ def main() -> None:
         runner = Runner(ROOT / args.work_path, fingerprint(teacher.files()), lock)
         demo = Demo(args.work_path, runner, teacher, amount, speed.bf16)
         demo.text()
+        if teacher.needs_head:
+            demo.encoder()
+        demo.datasets()
         demo.students(demo.adapted_teacher())
         demo.fine_tuned()
         text = demo.results(runner.before + time.perf_counter() - begun)

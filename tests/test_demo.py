@@ -26,7 +26,7 @@ from demo.harvest import (
     without_repeats,
 )
 from demo.picking import pick
-from demo.report import Row, plot, read_metrics, table
+from demo.report import EncoderRow, Row, encoder_table, plot, read_metrics, table
 from demo.runner import Runner, empty, fingerprint, shown, work_folder
 from demo.setting import Speed, Teacher, find_teacher, measure_speed, remembered_speed
 from uer.config import ModelConfig
@@ -317,6 +317,15 @@ def test_the_table_lines_up():
     assert [cell.strip() for cell in lines[3].strip("|").split("|")] == [
         "a student of it", "0", "14.6 M", "4.49", "28.2 %", "89 %", "", "12,918", "24"]
     assert lines[2].split("|")[-4].strip() == "79 %"
+
+
+def test_the_table_of_encoders():
+    text = encoder_table([EncoderRow("teacher", 22_600_000, {}, 84.4, 0),
+                          EncoderRow("calibrated", 8_600_000, {"cosine": 0.734, "nearest 10": 0.53}, 1183, 30.2)])
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    assert cells[0] == ["encoder", "parameters", "cosine", "nearest 10", "texts/s", "seconds"]
+    assert cells[2:] == [["teacher", "22.6 M", "100 %", "100 %", "84", "0"],
+                         ["calibrated", "8.6 M", "73 %", "53 %", "1,183", "30"]]
 
 
 def test_the_plot_is_an_image_of_the_curves(tmp_path):
