@@ -32,14 +32,14 @@ def warnings_of(args) -> list[str]:
                                                (400000, 500), (300, 9), (5, 1)])
 def test_a_run_that_says_nothing_gets_a_schedule_for_its_steps(total, w_step):
     args, said = settled("--total_steps", str(total))
-    assert (args.w_step, args.penalty, args.learning_rate, args.compactor_learning_rate) == (w_step, "fade", 2e-5, 2e-5)
+    assert (args.w_step, args.penalty, args.learning_rate, args.compactor_learning_rate) == (w_step, "fade", 1e-4, 1e-4)
     assert f"every {w_step:,} steps" in said
     assert bool(warnings_of(args)) == (total < 1000)
 
 
 def test_rates_that_are_given_stay():
     args, _ = settled("--total_steps", "4000", "--learning_rate", "3e-5")
-    assert (args.w_step, args.learning_rate, args.compactor_learning_rate) == (62, 3e-5, 2e-5)
+    assert (args.w_step, args.learning_rate, args.compactor_learning_rate) == (62, 3e-5, 1e-4)
 
 
 @pytest.mark.parametrize("given", [{"w_step": 70}, {"penalty": "published"}, {"l2_lambda": 3.0},
@@ -60,6 +60,9 @@ def test_calibrated_compactors_and_plain_runs_keep_their_rates_and_are_not_pulle
     assert (args.penalty, args.learning_rate, args.compactor_learning_rate, said) == ("fade", 2e-5, 5e-5, "")
     plain = pretrain_parser().parse_args([])
     assert settle(plain, {}) == "" and plain.learning_rate == 2e-5
+    folded = [settled("--compactor_init", "calibrated", "--train", "student", *more)[0].student_learning_rate
+              for more in ([], ["--target", "relations"], ["--learning_rate", "1e-5"])]
+    assert folded == [2e-4, 1e-3, None]
     states = pretrain_parser().parse_args(["--target", "states"])
     settle(states, {})
     assert args.bias_correction and states.bias_correction and not plain.bias_correction

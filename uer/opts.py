@@ -127,7 +127,7 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--w_step", type=int, metavar="N",
                        help="steps between mask updates (default: 500; where none of --w_step, --mask_schedule_share, "
                             "--penalty and --l2_lambda is given: masks that fade, over a quarter of the run or half of "
-                            "a short one, with rates of 2e-5 and --bias_correction true)")
+                            "a short one, with rates of 1e-4 and --bias_correction true)")
     group.add_argument("--mask_schedule_share", type=float, metavar="SHARE",
                        help="sets --w_step so that the mask schedule takes this share of total_steps")
     group.add_argument("--mask_scores", choices=MASK_SCORES, default="norm",
@@ -144,7 +144,8 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
                             "at a plain student's cost (default: compactors)")
     group.add_argument("--student_learning_rate", type=float, metavar="LR",
                        help="of the student once it is folded (default: the larger of --learning_rate and "
-                            "--compactor_learning_rate)")
+                            "--compactor_learning_rate; where neither is given and the start is calibrated, 2e-4, or "
+                            "1e-3 for states, similarities and relations)")
     group.add_argument("--comp_only", action="store_true", help="train the compactors alone")
     group.add_argument("--mask_path", metavar="FILE", help="where the masks are recorded, for convert.py")
     group.add_argument("--squeeze_tolerance", type=float, default=1e-4, metavar="X",
