@@ -67,13 +67,13 @@ def _curve(axes: Any, run: Line, key: str, unit: float, colour: str) -> None:
 
 def glue(path: Path, runs: Sequence[Line], tuned: Sequence[Line]) -> None:
     """Mean score over the tasks that every model has, a bar a model."""
-    found, names = scores(tuned), titles(runs)
+    found, names = scores(tuned), titles(runs, tuned)
     tasks = shared(found)
     if not tasks:
         return
     bars = {title: mean for name, title in names.items() if name in found
             if (mean := mean_score(found[name], tasks)) is not None}
-    ours = {names[run["name"]] for run in runs if run.get("method") in OURS and run["name"] in found}
+    ours = {names[run["name"]] for run in runs if run.get("method") in OURS and run["name"] in names}
     with style():
         figure, axes = pyplot.subplots(figsize=(9, 0.34 * len(bars) + 1.3), layout="constrained")
         looks = [INK if title == TEACHER else RUN_COLOURS[0] if title in ours else OTHERS[1] for title in bars]

@@ -62,27 +62,38 @@ def collect(work: Path, results: Path) -> None:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def best_runs(runs: Iterable[Line]) -> list[list[Line]]:
-    """The runs of each student at the rate that is best under its first seed: a list a row, in the order of METHODS."""
+def best_runs(runs: Iterable[Line], tuned: Iterable[Line] = ()) -> list[list[Line]]:
+    """The runs of each student at the rate that is best under its first seed: a list a row, in the order of METHODS.
+
+    Best by held-out loss, of students without a trained head by what they are worth on the tasks that all have.
+    """
+    found = scores(tuned)
     rows: dict[tuple, dict[str, list[Line]]] = {}
     for run in runs:
         if run["name"] != TEACHER and run["method"] in ORDER:
             key = (-run["target"], run["steps"], ORDER[run["method"]])
             rows.setdefault(key, {}).setdefault(run["rate"], []).append(run)
 
-    def loss(same: list[Line]) -> float:
-        first = min(same, key=lambda run: run["seed"])
-        return first["loss"] if first["loss"] is not None else 0.0
+    def first(same: list[Line]) -> Line:
+        return min(same, key=lambda run: run["seed"])
 
-    return [min(rows[key].values(), key=loss) for key in sorted(rows)]
+    def best(rates: list[list[Line]]) -> list[Line]:
+        if first(rates[0])["loss"] is not None:
+            return min(rates, key=lambda same: first(same)["loss"])
+        judged = {name: found[name] for same in rates if (name := first(same)["name"]) in found}
+        tasks = shared(judged)
+        worth = {name: mean_score(of, tasks) or 0.0 for name, of in judged.items()}
+        return max(rates, key=lambda same: worth.get(first(same)["name"], 0.0))
+
+    return [best(list(rows[key].values())) for key in sorted(rows)]
 
 
-def mlm_table(runs: Sequence[Line]) -> str:
+def mlm_table(runs: Sequence[Line], tuned: Sequence[Line] = ()) -> str:
     """Held-out figures of every student."""
     teacher = next(run for run in runs if run["name"] == TEACHER)
     lines = [["teacher", "", "", "", f"{teacher['parameters'] / 1e6:.1f} M", f"{teacher['loss']:.3f}",
               f"{100 * teacher['accuracy']:.1f}", "100", "", ""]]
-    for same in best_runs(runs):
+    for same in best_runs(runs, tuned):
         one = same[0]
         if one["accuracy"] is None:
             figures = ["", "", ""]
@@ -124,10 +135,10 @@ def mean_score(tasks: dict[str, list[float]], counted: Sequence[str]) -> float |
     return None if not counted else statistics.mean(statistics.median(tasks[task]) for task in counted)
 
 
-def titles(runs: Sequence[Line]) -> dict[str, str]:
+def titles(runs: Sequence[Line], tuned: Sequence[Line]) -> dict[str, str]:
     """Name of a run -> what it is called, the teacher first, then in the order of the table."""
     found = {TEACHER: TEACHER}
-    for same in best_runs(runs):
+    for same in best_runs(runs, tuned):
         run = same[0]
         steps = f", {run['steps']:,}" if run["steps"] else ""
         found[run["name"]] = f"{run['target']}: {run['method']}{steps}"
@@ -136,7 +147,7 @@ def titles(runs: Sequence[Line]) -> dict[str, str]:
 
 def glue_table(runs: Sequence[Line], tuned: Sequence[Line]) -> str:
     """Scores after fine-tuning: median, lowest and highest of the seeds."""
-    found, names = scores(tuned), titles(runs)
+    found, names = scores(tuned), titles(runs, tuned)
     tasks = [task for task in TASKS if any(task in model for model in found.values())]
     common = shared(found)
     teacher = mean_score(found[TEACHER], common) if TEACHER in found else None
@@ -178,7 +189,7 @@ def main() -> None:
     runs, tuned = read(args.results_path / "runs.jsonl"), read(args.results_path / "glue.jsonl")
     if not any(run["name"] == TEACHER for run in runs):
         raise UserError(f"--results_path {args.results_path}: runs.jsonl has no line of the teacher")
-    text = mlm_table(runs) + ("\n" + glue_table(runs, tuned) if tuned else "")
+    text = mlm_table(runs, tuned) + ("\n" + glue_table(runs, tuned) if tuned else "")
     (args.results_path / "tables.md").write_text(text, encoding="utf-8")
     print(text, end="")
     try:

@@ -246,6 +246,13 @@ def test_the_glue_table_has_medians_of_the_better_rate_and_means_of_what_all_hav
                         ["96: calibrated, 300", "60.0", "", "50.0", "55.0", "78.6"]]
 
 
+def test_a_student_without_a_head_is_chosen_by_the_tasks_that_its_rates_share():
+    runs = [run("calibrated, relations", rate, 11, None, None) for rate in ("1e-4", "2e-4", "3e-4")]
+    lines = [*tuned(runs[0]["name"], "SST-2", 0.9), *tuned(runs[0]["name"], "RTE", 0.5),
+             *tuned(runs[1]["name"], "RTE", 0.6)]
+    assert best_runs(runs, lines) == [[runs[1]]]
+
+
 def test_figures_of_several_work_folders_come_together(tmp_path):
     for work, accuracy in (("a", 0.1), ("b", 0.2)):
         (tmp_path / work / "rows").mkdir(parents=True)
