@@ -61,8 +61,9 @@ def test_calibrated_compactors_and_plain_runs_keep_their_rates_and_are_not_pulle
     plain = pretrain_parser().parse_args([])
     assert settle(plain, {}) == "" and plain.learning_rate == 2e-5
     folded = [settled("--compactor_init", "calibrated", "--train", "student", *more)[0].student_learning_rate
-              for more in ([], ["--target", "relations"], ["--learning_rate", "1e-5"])]
-    assert folded == [2e-4, 1e-3, None]
+              for more in ([], ["--target", "relations"], ["--learning_rate", "1e-5"],
+                           ["--compactor_init", "identity"])]
+    assert folded == [2e-4, 1e-3, None, 2e-4]
     states = pretrain_parser().parse_args(["--target", "states"])
     settle(states, {})
     assert args.bias_correction and states.bias_correction and not plain.bias_correction

@@ -21,7 +21,7 @@ PUBLISHED: dict[str, Any] = {"w_step": 500, "penalty": "published", "l2_lambda":
                              "compactor_learning_rate": 5e-5, "bias_correction": False}
 SCHEDULE = ("w_step", "mask_schedule_share", "penalty", "l2_lambda")  # options, each of which sets about a schedule
 RATE, W_STEP = 1e-4, 31  # known to work: at a quarter of the rate less is learnt, at twice the rate the teacher is lost
-STUDENT_RATE = {"states": 1e-3, "similarity": 1e-3, "relations": 1e-3}  # of a student from a calibrated start
+STUDENT_RATE = {"states": 1e-3, "similarity": 1e-3, "relations": 1e-3}  # of a folded student
 STUDENT_RATE_ELSE = 2e-4
 TOO_FEW = 20  # steps between mask updates; with 12 nothing is kept
 EARLY, TOO_HIGH = 20, 2e-5  # rate at that step, without bias correction, at which a teacher is lost
@@ -50,7 +50,7 @@ def settle(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> str:
             chosen |= {"w_step": fitting_w_step(groups, args.total_steps), "learning_rate": RATE,
                        "compactor_learning_rate": RATE, "bias_correction": True}
     rates = (args.learning_rate, args.compactor_learning_rate, args.student_learning_rate)
-    if args.weight_squeeze and not masked and args.after_squeeze == "student" and rates == (None, None, None):
+    if args.weight_squeeze and args.after_squeeze == "student" and rates == (None, None, None):
         args.student_learning_rate = STUDENT_RATE.get(args.objective or "mlm", STUDENT_RATE_ELSE)
     if isinstance(args.bias_correction, str):
         args.bias_correction = args.bias_correction == "true"
