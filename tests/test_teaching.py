@@ -140,6 +140,16 @@ def test_a_run_learns_its_teachers_states_resumes_and_merges(files, tmp_path, mo
     assert (student.target, student.hidden_size, student.outputs) == ("states", 32, 128)
 
 
+def test_a_model_whose_head_has_not_followed_says_so(files, tmp_path, capsys):
+    call("pretrain.py", *pretrain_options(files, tmp_path / "run", "--weight_squeeze", "--target_dim", 48, "--target",
+                                          "relations", "--compactor_init", "calibrated", "--train", "student",
+                                          total_steps=2, warmup=0))
+    call("convert.py", "--load_model_path", tmp_path / "run-2", "--output_model_path", tmp_path / "student.bin",
+         "--output_format", "huggingface", "--vocab_path", files / "vocab.txt")
+    assert "its MLM head has not followed: fine-tune it" in capsys.readouterr().out
+    assert "its MLM head has not followed: fine-tune it" in (tmp_path / "student" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(("more", "word"), [
     (["--target", "logits"], "states or similarity or relations would do"),
     (["--target", "states", "--relation_weight", 1], "--relation_weight goes with --target mlm"),

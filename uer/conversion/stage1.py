@@ -30,6 +30,7 @@ RECORDED = {"loss": "MLM loss in training", "accuracy": "MLM accuracy in trainin
 STRATEGY_WORDS = {"dim": "every head made thinner (dim)", "head": "heads dropped (head)"}
 HOW_MERGED = ("A student by weight-inherited distillation: {compactors} around the teacher's linears, {strategy}, "
               "hidden size {teacher} to {size}, then merged into the teacher's weights{more}.")
+BARE_HEAD = "the encoder alone was trained (--target relations), its MLM head has not followed: fine-tune it for a task"
 SIZE_OPTIONS = ("layers_num", "hidden_size", "heads_num", "feedforward_size")
 
 
@@ -223,7 +224,11 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
             teacher = config_from_dict(facts["origin"], f"checkpoint {options.load_model_path}.json")
             how = how_made(facts, teacher, config, facts.get("strategy", "dim"))
         else:
-            how = "A BERT trained by masked language modelling, converted as it is."
+            learnt = f"on a teacher's {facts['objective']}" if labelless else "by masked language modelling"
+            how = f"A BERT trained {learnt}, converted as it is."
+    if facts.get("objective") == "relations" and config.target == "mlm":
+        say(f"note: {BARE_HEAD}")
+        how += f" {BARE_HEAD[0].upper()}{BARE_HEAD[1:]}."
     say(f"{config.layers_num} layers, hidden_size {config.hidden_size}, {config.heads_num} heads, feedforward_size "
         f"{config.feedforward_size}, {parameter_count(weights):,} parameters")
     for note in shapes.spare_words(weights, text.vocab_size if text else None):
