@@ -3,12 +3,14 @@
 import importlib
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from commands import ROOT, TEACHER, everything, shell
 from corpora import TOKENS, described, random_corpus, write_vocab
 from test_data_records import json_lines
+from test_ranking import beir
 from tuning import write_glue, write_squad, write_uer_tsv
 
 from uer.cli import COMMANDS
@@ -16,7 +18,9 @@ from uer.cli.options import explained
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.formats.export import write_huggingface
+from uer.formats.sentence import SentenceFacts, write_sentence_files
 from uer.models.bert import from_scratch
+from uer.tokenizers import TextRules
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 LONGEST = 120  # lines of a page
@@ -112,12 +116,26 @@ def world(folder: Path) -> None:
     theirs = ModelConfig(**{**vars(TEACHER), "layernorm": "huggingface", "layernorm_eps": 1e-12, "tie_weights": True})
     write_huggingface(folder / "my-bert", theirs, dict(from_scratch(theirs, len(TOKENS), seed=2).state_dict()),
                       text=described(vocab))
+    write_encoder(folder, described(vocab))
     for name in ("train", "dev", "test"):
         write_uer_tsv(folder / f"datasets/chnsenticorp/{name}.tsv", 24, 1)
     write_uer_tsv(folder / "datasets/chnsenticorp/test_nolabel.tsv", 4, 2, labels=False)
     write_glue(folder / "glue/SST-2", "SST-2")
     for name in ("train", "dev"):
         write_squad(folder / f"squad/{name}.json", 8, 1)
+
+
+def write_encoder(folder: Path, text: TextRules) -> None:
+    """A sentence encoder as sentence-transformers has it, texts, pairs with scores, and something to search in."""
+    config = replace(TEACHER, target="states", outputs=TEACHER.hidden_size)
+    write_huggingface(folder / "my-encoder", config, dict(from_scratch(config, len(TOKENS), seed=3).state_dict()),
+                      text=text)
+    write_sentence_files(folder / "my-encoder", SentenceFacts("mean", True, 24, {}, None, "cosine"), 128, 128)
+    for i, name in enumerate(("sentences", "other")):
+        (folder / f"{name}.txt").write_text(random_corpus(i, 40).replace("\n\n", "\n"), encoding="utf-8")
+    (folder / "pairs.tsv").write_text("sentence1\tsentence2\tscore\nthe river\tthe river\t5\nnew cafe\tun un\t1\n"
+                                      "running low\trunning\t3\n")
+    beir(folder / "search")
 
 
 def run_page(folder: Path, name: str) -> list[str]:

@@ -14,11 +14,14 @@ from corpora import TOKENS
 from test_calibration import batches
 from test_targets import encoder_file, headed
 
+from uer.config import parse_with_config
 from uer.errors import UserError
 from uer.evaluation.agreement import agreement, pairs
 from uer.evaluation.ranking import ndcg, read_pairs, recall, retrieval, sts
 from uer.formats import load_model
 from uer.models.bert import from_weights
+from uer.opts import pretrain_parser
+from uer.pretraining import _problems
 
 
 def letters(texts: list[str]) -> torch.Tensor:
@@ -101,6 +104,10 @@ def test_the_script(files, tmp_path, capsys):
     call("evaluate.py", *common, "--task", "agreement", "--test_path", files / "corpus.txt", "--teacher_path", path)
     said = capsys.readouterr().out
     assert "student's queries, teacher's documents" in said and "similarities" in said
+    following = re.findall(r"\nnext  python3 (.*)", said)[1:]  # after calibrate.py's
+    assert "--task agreement" in following[0] and following[2].startswith("pretrain.py")
+    args, given = parse_with_config(pretrain_parser, following[2].split()[1:])
+    assert _problems(args, given) == [] and args.objective == "states"
     assert re.search(r"nearest 10 \d+\.\d %; [\d,]+ against [\d,]+ texts/s", said)
     call("evaluate.py", *common, "--task", "sts", "--test_path", tmp_path / "pairs.tsv", "--output_path",
          tmp_path / "half.json", "--bf16", "--batch_size", 1)

@@ -45,6 +45,18 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
+def following(args: argparse.Namespace, figures: dict[str, float]) -> str:
+    """After a comparison with scores that with a teacher, after that some training."""
+    model = args.model_path.rstrip("/")
+    if args.task == "agreement":
+        return suggestion("pretrain", "--dataset_path", "DATASET", same_tokenizer(args), "--pretrained_model_path",
+                          model, "--soft_targets_teacher", args.teacher_path, "--target",
+                          "states" if "cosine" in figures else "logits", "--bias_correction", "true",
+                          "--output_model_path", f"{model.removesuffix('.bin')}-trained.bin")
+    return suggestion("evaluate", "--task", "agreement", "--model_path", model, same_tokenizer(args), "--teacher_path",
+                      args.teacher_path or "TEACHER", "--test_path", "TEXT")
+
+
 def main() -> None:
     args = checked(parser().parse_args())
     refuse_overwriting(args, {"output_path": [args.output_path]})
@@ -55,7 +67,7 @@ def main() -> None:
 
         figures = evaluate_task(args)
         ending(f"{args.output_path}: the figures" if args.output_path else "figures, on the screen only",
-               ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), "")
+               ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), following(args, figures))
         return
     if not args.dataset_path:
         raise UserError("--dataset_path is needed for --task mlm: a dataset of preprocess.py")
