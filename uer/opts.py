@@ -100,6 +100,9 @@ def add_shape_options(group: argparse._ArgumentGroup) -> None:
                             "closed form, and which ones is found out (default: all)")
     group.add_argument("--keep_layers", type=int, nargs="+", metavar="I",
                        help="these layers, counted from 0, instead of those that would be found")
+    group.add_argument("--tie_student", action="store_true",
+                       help="one table for embedding and decoder, the one that fits both best; with a calibrated "
+                            "start, of a student that is trained by itself (default: two)")
 
 
 def add_squeeze_options(parser: argparse.ArgumentParser) -> None:

@@ -136,6 +136,11 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         if args.target_heads and args.compactor_init != "calibrated":
             problems.append("--target_heads needs --compactor_init calibrated; masks leave heads by "
                             "--compactor_mask_strategy")
+        if args.tie_student and (args.compactor_init != "calibrated" or args.after_squeeze != "student"):
+            problems.append("--tie_student needs --compactor_init calibrated and --after_squeeze student: compactors "
+                            "would take the table apart again")
+        if args.tie_student and args.compactors_path:
+            problems.append("--compactors_path: compactors cannot hold the one table of --tie_student")
         if args.compactors_path and (args.target_layers or args.keep_layers):
             problems.append("--compactors_path has compactors for a teacher that is there as a file; let layers leave "
                             "with calibrate.py first, and take what that writes as the teacher")
@@ -147,7 +152,7 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
                             "the end")
         return problems
     idle = ("target_dim", "mlm_target_dim", "target_feedforward_size", "target_heads", "target_layers", "keep_layers",
-            "compactor_mask_strategy", "compactor_init", "compactor_learning_rate", "w_step", "l2_lambda", "penalty",
-            "comp_only", "squeeze_tolerance", "no_squeeze", "after_squeeze", "student_learning_rate",
-            "mask_schedule_share", "mask_scores", "compactors_path")
+            "tie_student", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate", "w_step",
+            "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "after_squeeze",
+            "student_learning_rate", "mask_schedule_share", "mask_scores", "compactors_path")
     return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]

@@ -30,6 +30,7 @@ from uer.calibration.moments import Affine, Moments, regress, rescaled
 from uer.calibration.selection import greedy_blocks, greedy_regressors
 from uer.calibration.spool import Spool
 from uer.calibration.stream import Stream
+from uer.calibration.tying import shared_table
 from uer.layers.layer_norm import LayerNorm, standardise
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.wiring import EMBEDDING_COMPACTOR, encoder_linears
@@ -49,6 +50,7 @@ class Calibration:
         explained: (part, share of variance explained) in the order of the forward pass.
         tokens: tokens seen.
         offset: constant part of the teacher's last states as the student's tell them: x ≈ C z + offset, [d].
+        table: of a student with one table for both, that table, [vocab, kept]; it takes the place of both others.
     """
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -56,6 +58,7 @@ class Calibration:
     explained: list[tuple[str, float]] = field(default_factory=list)
     tokens: int = 0
     offset: torch.Tensor = field(default_factory=lambda: torch.zeros(0))
+    table: torch.Tensor | None = None
 
 
 class Calibrator:
@@ -64,12 +67,13 @@ class Calibrator:
     Args:
         stream: the teacher's, over this process's share of the calibration data, which is gone through several times.
         groups: the mask groups, which say what size the student is to have.
+        tied: whether the student is to have one table of words.
         progress: called with the name of each part as it is finished.
     """
 
-    def __init__(self, stream: Stream, groups: dict[str, MaskGroup],
+    def __init__(self, stream: Stream, groups: dict[str, MaskGroup], tied: bool = False,
                  progress: Callable[[str], None] = lambda part: None):
-        self.stream, self.groups, self.progress = stream, groups, progress
+        self.stream, self.groups, self.tied, self.progress = stream, groups, tied, progress
         self.teacher, self.batches, self.device = stream.teacher, stream.batches, stream.device
         self.spool = Spool()
         self.result = Calibration(tokens=stream.tokens)
@@ -129,10 +133,15 @@ class Calibrator:
 
     def _embedding(self) -> Affine:
         self.out[f"{EMBEDDING_COMPACTOR}.weight"] = self._select(self.hidden, self.teacher.config.hidden_size)
+        changed = None
+        if self.tied:
+            self.result.table = shared_table(self.stream, self.hidden)
+            changed = self.result.table - self.teacher.embedding.word_embedding.weight[:, self.hidden]
 
         def states(number: int) -> tuple[torch.Tensor, torch.Tensor]:
             total = self.stream.sum(number, 0)
-            return total, total[..., self.hidden]
+            mine = total[..., self.hidden]
+            return total, mine if changed is None else mine + F.embedding(self.batches[number].src, changed)
 
         return self._layer_norm("embedding.layer_norm", self.teacher.embedding.layer_norm, self.hidden, states)
 

@@ -28,7 +28,7 @@ from uer.errors import UserError
 from uer.evaluation.agreement import agreement, in_words
 from uer.formats import LoadedModel, load_model
 from uer.formats.model_card import CardFacts
-from uer.formats.shapes import WORDS
+from uer.formats.shapes import WORDS, parameter_count
 from uer.formats.tokenizer_files import text_beside
 from uer.models.bert import Bert, from_weights
 from uer.parallel.collectives import Place
@@ -75,7 +75,7 @@ def make_student(args: argparse.Namespace, command: str) -> list[tuple[str, str]
     shape = wished_shape(args, loaded.config)
     if args.compactors_path and shape == shape_of(loaded.config):
         raise UserError("--compactors_path: no dimension leaves, so there are no compactors")
-    reducer = Reducer(loaded.config, loaded.weights, loaded.extras, material.batches)
+    reducer = Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, args.tie_student)
     try:
         student = reducer.student(shape, args.keep_layers)
     finally:
@@ -93,7 +93,7 @@ def make_student(args: argparse.Namespace, command: str) -> list[tuple[str, str]
     facts = CardFacts(
         name=Path(args.output_model_path).stem, source=str(args.pretrained_model_path),
         how="Closed-form (calibrated) compactors from a few batches of teacher activations, merged; no training.",
-        parameters=sum(tensor.numel() for tensor in student.weights.values()), command=command, teacher=loaded.config,
+        parameters=parameter_count(student.weights), command=command, teacher=loaded.config,
         figures=judged.figures)
     for line in write_outputs(Source(student.config, student.weights, facts, student.extras, material.text,
                                      sentence=loaded.sentence, keep_embedding_size=args.keep_embedding_size,
@@ -109,7 +109,7 @@ def check_wish(args: argparse.Namespace) -> None:
         UserError
     """
     wishes = (args.target_dim, args.target_feedforward_size, args.target_heads, args.target_layers, args.keep_layers,
-              args.target_vocab)
+              args.tie_student or None, args.target_vocab)
     if all(wish is None for wish in wishes):
         raise UserError("what is the student to be? --target_dim, --target_layers or --target_vocab say it", "shape")
     check_text(args)
@@ -122,6 +122,8 @@ def check_wish(args: argparse.Namespace) -> None:
     if args.target_vocab and args.dataset_path and any(wish is not None for wish in wishes[:-1]):
         raise UserError("--target_vocab: after it, text is read anew with the words that stay; give it as "
                         "--corpus_path, or let --target_vocab be all that --dataset_path is for")
+    if args.compactors_path and args.tie_student:
+        raise UserError("--compactors_path: compactors cannot hold the one table of --tie_student; leave it out")
     if args.compactors_path and (args.target_layers or args.keep_layers or args.target_vocab):
         raise UserError("--compactors_path: compactors belong to a teacher that is there as a file; let layers and "
                         "words leave first, in a call of their own, and take what that writes as the teacher")
@@ -242,7 +244,7 @@ class Judged(NamedTuple):
 def judge(models: dict[str, tuple[ModelConfig, dict[str, torch.Tensor]]], batches: list[MlmBatch], where: str,
            place: Place) -> Judged:
     """Teacher and student side by side: masked language modelling, or what both make of text without labels."""
-    sizes = {who: sum(tensor.numel() for tensor in weights.values()) for who, (_, weights) in models.items()}
+    sizes = {who: parameter_count(weights) for who, (_, weights) in models.items()}
     if models["teacher"][0].target != "mlm":
         teacher, student = (from_weights(*model).to(place.device) for model in models.values())
         found = agreement(teacher, student, batches, place.device)

@@ -85,31 +85,32 @@ class Reducer:
         weights: the teacher's, published names, on the device where the work is to be done.
         extras: its pooler and next-sentence head.
         batches: to calibrate on.
+        tied: whether students are to have one table of words.
         say: takes a line on what has been found.
     """
 
     def __init__(self, config: ModelConfig, weights: dict[str, torch.Tensor], extras: Mapping[str, torch.Tensor],
-                 batches: Sequence[MlmBatch], say: Callable[[str], object] = print):
+                 batches: Sequence[MlmBatch], tied: bool = False, say: Callable[[str], object] = print):
         self.whole = Teacher(config, weights, batches)
-        self.extras, self.say = dict(extras), say
+        self.extras, self.tied, self.say = dict(extras), tied, say
         self._last = self.whole
         self._depths: Depths | None = None
 
     def student(self, shape: Shape, keep: Sequence[int] | None = None) -> Student:
         """A student of this shape, of the layers `keep` where they are given."""
         teacher = self._shortened(shape.layers, keep)
-        if shape == teacher.shape:
+        if shape == teacher.shape and (teacher.config.tie_weights or not self.tied):
             return Student(teacher.config, teacher.weights, dict(self.extras), None, teacher)
         groups = groups_of(teacher.config, shape)
         begun = time.perf_counter()
         with calibration_progress(teacher.config) as progress:
-            calibration = calibrate_on(teacher.stream, groups, progress)
+            calibration = calibrate_on(teacher.stream, groups, progress, self.tied)
         self.say(f"calibrated on {calibration.tokens:,} tokens in {time.perf_counter() - begun:.0f} s")
         warning = token_warning(calibration, teacher.config)
         if warning:
             self.say(warning)
         calibrated = apply_calibration(calibration, teacher.weights, groups)
-        config, weights = fold(Master(teacher.config, calibrated, groups))
+        config, weights = fold(Master(teacher.config, calibrated, groups), calibration.table)
         pooler = shift_pooler(take_pooler(dict(self.extras)), calibration.offset)
         pooler = squeeze_pooler(pooler, calibrated[state_columns(config.target)],
                                 weights[last_gamma(config.layers_num)])

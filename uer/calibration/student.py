@@ -16,6 +16,7 @@ from uer.calibration.compactors_file import load_compactors, made_for
 from uer.calibration.depth import Depths, layers_to_keep
 from uer.calibration.stream import Stream
 from uer.calibration.targets import calibrate_target
+from uer.calibration.tying import check_tied
 from uer.config import ModelConfig
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
@@ -45,11 +46,11 @@ def calibration_batches(dataset: Dataset, count: int | None, seed: int, place: P
 
 
 def calibrate(config: ModelConfig, weights: dict[str, torch.Tensor], groups: dict[str, MaskGroup],
-              batches: list[MlmBatch], progress=lambda part: None) -> Calibration:
-    """Calibrated compactors for a teacher with these weights, in float64 on the batches' device."""
+              batches: list[MlmBatch], progress=lambda part: None, tied: bool = False) -> Calibration:
+    """`calibrate_on` for a teacher with these weights, in float64 on the batches' device."""
     stream = Stream(double_teacher(config, weights), batches)
     try:
-        return calibrate_on(stream, groups, progress)
+        return calibrate_on(stream, groups, progress, tied)
     finally:
         stream.close()
 
@@ -61,9 +62,16 @@ def calibration_progress(config: ModelConfig, shown: bool = True) -> Iterator[Ca
         yield lambda part: progress.advance()
 
 
-def calibrate_on(stream: Stream, groups: dict[str, MaskGroup], progress=lambda part: None) -> Calibration:
-    """Calibrated compactors for the teacher of a stream, which serves for any groups."""
-    return Calibrator(stream, groups, progress).run(calibrate_target)
+def calibrate_on(stream: Stream, groups: dict[str, MaskGroup], progress=lambda part: None,
+                 tied: bool = False) -> Calibration:
+    """Calibrated compactors for the teacher of a stream, which serves for any groups.
+
+    Args:
+        tied: whether the student is to have one table of words.
+    """
+    if tied:
+        check_tied(stream.teacher.config, groups)
+    return Calibrator(stream, groups, tied, progress).run(calibrate_target)
 
 
 def double_teacher(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> Bert:
@@ -88,9 +96,10 @@ def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dic
         batches = _data_of_run(args, config, loader, place)
         begun = time.perf_counter()
         with calibration_progress(config, place.leads) as progress:
-            calibration = calibrate(config, weights, groups, batches, progress)
+            calibration = calibrate(config, weights, groups, batches, progress, args.tie_student)
         how = f" in {time.perf_counter() - begun:.0f} s"
-    take_leaders([*calibration.tensors.values(), *calibration.keep.values(), calibration.offset])
+    tables = [] if calibration.table is None else [calibration.table]
+    take_leaders([*calibration.tensors.values(), *calibration.keep.values(), calibration.offset, *tables])
     reports.say(f"calibrated on {calibration.tokens:,} tokens{how}")
     warning = token_warning(calibration, config)
     if warning:

@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from uer.calibration.calibrate import Calibrator
 from uer.calibration.moments import Affine, Moments, regress
 from uer.calibration.selection import greedy_regressors
-from uer.squeeze.wiring import target_linears
+from uer.calibration.tying import fitted_factors, word_shares
+from uer.parallel.collectives import sum_over_ranks
+from uer.squeeze.wiring import VOCABULARY_LINEAR, target_linears
 from uer.targets.mlm_target import MlmTarget
 from uer.targets.output_target import ClsTarget, OutputTarget
 from uer.targets.pooling import pooled
@@ -53,6 +55,25 @@ def _mlm(calibrator: Calibrator, target: MlmTarget, into: Affine) -> None:
 
     onto = calibrator._layer_norm("target.layer_norm", norm, index, states)
     _read_features(calibrator, vocabulary, onto)
+    if calibrator.result.table is not None:
+        _share_table(calibrator, vocabulary, calibrator.result.table)
+
+
+def _share_table(calibrator: Calibrator, vocabulary, table: torch.Tensor) -> None:
+    """Features and bias for a decoder that is the embedding's table: a factor of each feature, by least squares."""
+    moments = calibrator._moments(z=table.shape[1], x=vocabulary.weight.shape[1])
+    counts = torch.zeros(len(table), dtype=torch.float64, device=table.device)
+    for number, batch, real in calibrator._numbered():
+        calibrator._count(moments, real, z=calibrator._state(number, "z"), x=calibrator._state(number, "x"))
+        counts += torch.bincount(batch.src[real], minlength=len(table))
+    moments.share()
+    sum_over_ranks([counts])
+    shares = word_shares(counts)
+    factors = fitted_factors(table, vocabulary.weight, shares, moments.covariance("z"), moments.covariance("x", "z"))
+    for part in ("gamma", "beta"):
+        calibrator.out[f"target.layer_norm.{part}"] = calibrator.out[f"target.layer_norm.{part}"] * factors
+    calibrator.out[f"{VOCABULARY_LINEAR}.bias"] = (vocabulary.bias + vocabulary.weight @ moments.mean("x")
+                                                   - table @ (factors * moments.mean("z")))
 
 
 def _cls(calibrator: Calibrator, target: ClsTarget, into: Affine) -> None:
@@ -97,7 +118,8 @@ def _choose_features(calibrator: Calibrator, moments: Moments, bias: torch.Tenso
     wired = target_linears(calibrator.teacher.config.target)[0]
     assert wired.leaves
     covariance = moments.covariance("g")
-    index = greedy_regressors(covariance, covariance, calibrator.groups[wired.leaves].target)
+    index = calibrator.hidden if calibrator.tied else \
+        greedy_regressors(covariance, covariance, calibrator.groups[wired.leaves].target)
     calibrator.out[f"{wired.right}.weight"] = calibrator._select(index, len(bias))
     calibrator._keep(wired.leaves, index)
     return index

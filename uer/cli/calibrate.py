@@ -32,7 +32,8 @@ def end_of_sweep(args: argparse.Namespace) -> None:
     made = f"{args.sweep_path} and {picture_path(args.sweep_path)}" if args.sweep_path else \
         "a table, and nothing else: --sweep_path keeps it"
     text = ["--corpus_path", *args.corpus_path] if args.corpus_path else ["--dataset_path", *args.dataset_path]
-    words = ["--target_vocab", args.target_vocab] if args.target_vocab else []
+    words = [*(["--target_vocab", args.target_vocab] if args.target_vocab else []),
+             *(["--tie_student"] if args.tie_student else [])]
     ending(made, f"{teacher.measure}: {best.name} {spelled(best.measure, best.worth)}, "
                  f"the teacher {spelled(teacher.measure, teacher.worth)}",
            suggestion("calibrate", "--pretrained_model_path", args.pretrained_model_path, text, same_tokenizer(args),
@@ -54,6 +55,7 @@ def following(args: argparse.Namespace) -> str:
     shape = [word for name in ("target_dim", "target_feedforward_size", "target_heads", "target_layers", "keep_layers")
              if (value := getattr(args, name)) is not None
              for word in (f"--{name}", *(value if isinstance(value, list) else [value]))]
+    shape += ["--tie_student"] if args.tie_student else []
     return suggestion("pretrain", "--dataset_path", text, same_tokenizer(args),
                       "--pretrained_model_path", args.pretrained_model_path,
                       args.config_path and ["--config_path", args.config_path], "--weight_squeeze", shape,

@@ -34,6 +34,7 @@ def main() -> None:
     from uer.conversion.outputs import Source, check_outputs, chosen_extras, output_paths, write_outputs
     from uer.formats import load_model
     from uer.formats.model_card import CardFacts
+    from uer.formats.shapes import parameter_count
     from uer.formats.tokenizer_files import text_beside
     from uer.tokenizers import agreed_rules
 
@@ -50,7 +51,7 @@ def main() -> None:
         print(f"note: {note}")
     extras = chosen_extras(model, args.type, "--input_model_path " + args.input_model_path)
     card = CardFacts(name="", source=Path(args.input_model_path).name, how="A BERT, converted from a UER file.",
-                     parameters=sum(tensor.numel() for tensor in model.weights.values()),
+                     parameters=parameter_count(model.weights),
                      command=command_line(),
                      figures=[("MLM loss", "not recorded with the file")])
     beside = text_beside(args.input_model_path)

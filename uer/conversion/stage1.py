@@ -230,11 +230,11 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
         say(f"note: {BARE_HEAD}")
         how += f" {BARE_HEAD[0].upper()}{BARE_HEAD[1:]}."
     say(f"{config.layers_num} layers, hidden_size {config.hidden_size}, {config.heads_num} heads, feedforward_size "
-        f"{config.feedforward_size}, {parameter_count(weights):,} parameters")
+        f"{config.feedforward_size}, {shapes.parameter_count(weights):,} parameters")
     for note in shapes.spare_words(weights, text.vocab_size if text else None):
         say(f"note: {note}")
     card = CardFacts(name="", source=Path(options.load_model_path).name, how=how, teacher=teacher,
-                     parameters=parameter_count(weights), figures=figures, command=command)
+                     parameters=shapes.parameter_count(weights), figures=figures, command=command)
     sentence = SentenceFacts.from_dict(facts["sentence"], f"{options.load_model_path}.json") \
         if facts.get("sentence") else None
     return Source(config, weights, card, pooler, text, sentence=sentence,
@@ -263,11 +263,6 @@ def text_of(options: argparse.Namespace, facts: Mapping[str, Any],
     if not (options.vocab_path or options.spm_model_path):
         return own
     return agreed_rules(options, *([own] if own else []), say=say)
-
-
-def parameter_count(weights: Mapping[str, torch.Tensor]) -> int:
-    """Numbers in all tensors."""
-    return sum(tensor.numel() for tensor in weights.values())
 
 
 def _plain(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any], options: argparse.Namespace,

@@ -112,10 +112,10 @@ def reduce_words(model: LoadedModel, text: TextRules, wanted: str, dataset: Data
         say(f"{100 * counts[ids].sum() / max(1, counts.sum()):.2f} % of the text's tokens stay as they are")
     else:
         ids = ids_of(Vocab.load(wanted), vocab)
-    before = sum(tensor.numel() for tensor in model.weights.values())
+    before = shapes.parameter_count(model.weights)
     rows = torch.tensor(ids)
     tables = (shapes.WORDS, shapes.DECODER, shapes.DECODER.replace("weight", "bias"))
     model.weights = {name: tensor[rows] if name in tables else tensor for name, tensor in model.weights.items()}
-    left = sum(tensor.numel() for tensor in model.weights.values())
+    left = shapes.parameter_count(model.weights)
     say(f"{len(ids):,} of {len(vocab):,} words, {left / 1e6:.1f} M of {before / 1e6:.1f} M parameters")
     return text.holding(Vocab([vocab.tokens[number] for number in ids]), f"{len(ids):,} words of {text.vocab_name}")

@@ -42,6 +42,12 @@ def table_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     return {"vocab": len(tensors[WORDS]), "positions": len(tensors[POSITIONS]), "segments": len(tensors[SEGMENTS])}
 
 
+def parameter_count(tensors: Mapping[str, torch.Tensor]) -> int:
+    """Numbers in all tensors; a table that is embedding and decoder alike counts once."""
+    tied = DECODER in tensors and torch.equal(tensors[DECODER], tensors[WORDS])
+    return sum(tensor.numel() for name, tensor in tensors.items() if not (tied and name == DECODER))
+
+
 def measured(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """hidden_size, layers_num and feedforward_size as the tensors have them (those that can be told).
 

@@ -134,7 +134,7 @@ def wid_phases(args: argparse.Namespace, teacher: Teacher, groups: dict[str, Mas
     """Compactors on activations (for comparison), before and after the squeeze, the student alone (after a fold)."""
     config, tables = teacher.config, teacher.tables
     options = {"comp_only": args.comp_only, "spares": args.mask_scores == "norm"}
-    student = student_config(config, groups)
+    student = replace(student_config(config, groups), tie_weights=args.tie_student)
     phases = [Phase("on activations", activations_cost(config, tables, groups, step))]
     calibrated = args.compactor_init == "calibrated"
     before = 0.0 if calibrated else steps_before_squeeze(args, groups) / args.total_steps

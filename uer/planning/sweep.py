@@ -20,7 +20,7 @@ from uer.calibration.reducer import Reducer, shape_of
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.evaluation.agreement import SHARES
-from uer.formats.shapes import sizes_of, table_sizes
+from uer.formats.shapes import parameter_count, sizes_of, table_sizes
 from uer.formats.storage import write_via
 from uer.models.bert import Bert, from_weights
 from uer.planning.cost import forward_operations
@@ -84,7 +84,7 @@ def sweep(args: argparse.Namespace) -> list[Row]:
     rows: list[Row] = []
     print(f"on {material.where}; texts/s: last hidden states of {size[0]} texts of {size[1]} tokens in a call, "
           f"{material.place.device}, {torch.get_num_threads()} thread(s)")
-    for row in compare(material, shapes, notes.append):
+    for row in compare(material, shapes, args.tie_student, notes.append):
         for line in [*([] if rows else [head(row)]), line_of(row)]:
             print(line, flush=True)
         rows.append(row)
@@ -154,12 +154,13 @@ def shape_from(text: str, config: ModelConfig, strategy: str) -> Shape:
     return Shape(layers, hidden, neurons, heads[-1] if strategy == "dim" else heads[0])
 
 
-def compare(material: Material, shapes: Sequence[Shape], note: Callable[[str], object] = print) -> Iterator[Row]:
+def compare(material: Material, shapes: Sequence[Shape], tied: bool,
+            note: Callable[[str], object] = print) -> Iterator[Row]:
     """The teacher, and a student of each shape, deepest first; `note` takes lines on how these came about."""
     loaded = material.loaded
     teacher = from_weights(loaded.config, loaded.weights).to(material.place.device).eval()
     yield measured("teacher", loaded.config, loaded.weights, teacher, material)
-    reducer = Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, note)
+    reducer = Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, tied, note)
     try:
         for shape in sorted(shapes, key=lambda shape: -shape.layers):
             student = reducer.student(shape)
@@ -175,7 +176,7 @@ def measured(name: str, config: ModelConfig, weights: dict[str, torch.Tensor], t
     model = from_weights(config, weights).to(device).eval()
     seconds, theirs = in_turns((model, teacher), batch.src, batch.seg)
     operations = forward_operations(sizes_of(config, **table_sizes(weights)), batch.src.shape[1])
-    return Row(name, shape_of(config), sum(tensor.numel() for tensor in weights.values()), operations,
+    return Row(name, shape_of(config), parameter_count(weights), operations,
                len(batch.src) / seconds, theirs / seconds, figures_of(model, teacher, material.held_out, device))
 
 

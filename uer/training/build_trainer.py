@@ -88,6 +88,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     card: dict[str, Any] = {
         "kind": "plain", "teacher": config.to_dict(), "strategy": args.compactor_mask_strategy,
         "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim, "target_heads": args.target_heads,
+        "tie_student": args.tie_student or None,
         "target_feedforward_size": args.target_feedforward_size, "vocab_size": vocab_size,
         "vocab_sha256": text.vocab_sha256, KEY: text.to_dict(), "compactor_init": args.compactor_init,
         "teacher_sha256": tensors_sha256(loaded.weights) if args.pretrained_model_path else None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,7 +82,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     if chosen:
         reports.say(chosen)
     card = {**card, "kind": "wid"}
-    weights = resumed[0] if resumed else weights
+    weights, table = resumed[0] if resumed else weights, None
     sharded = args.shard_master and place.world_size > 1
     if not sharded or args.compactor_init == "calibrated":
         weights = {name: tensor.to(place.device) for name, tensor in weights.items()}
@@ -90,7 +91,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
             if args.after_squeeze != "student":
                 raise UserError(f"--resume: this run was folded into its plain student at step "
                                 f"{resumed[1].get('folded', 0)}; --after_squeeze student goes on with it")
-            student = student_config(config, groups)
+            student = replace(student_config(config, groups), tie_weights=args.tie_student)
             return plain_learner(args, student, weights, place.device, student_rate(args)), {**card, **resumed[1]}
         if args.compactor_init == "calibrated":
             calibrated_groups(groups)
@@ -99,13 +100,14 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
         calibration = calibrate_groups(args, config, weights, groups, loader, place, reports, card[KEY])
         weights = apply_calibration(calibration, weights, groups)
         pooler.update(shift_pooler(pooler, calibration.offset))
+        table = calibration.table
     tokens = args.batch_size * args.accumulation_steps * loader.dataset.header["seq_length"]
     many = 1 << 40  # several processes send gradients in the student's size
     shape = (tokens, tokens * 15 // 100) if place.world_size == 1 else (many, many)
     master = ShardedMaster(config, weights, groups, place) if sharded else Master(config, weights, groups, *shape)
     folding = None
     if args.after_squeeze == "student":
-        folding = Folding(args.w_step, lambda master: student_learner(args, master, pooler))
+        folding = Folding(args.w_step, lambda master: student_learner(args, master, pooler, table))
         if resumed is None and master.has_left:
             plain, facts = folding.student_of(master)
             return plain, {**card, **facts, "folded": 0}
@@ -133,10 +135,11 @@ def student_rate(args: argparse.Namespace) -> float:
     return max(args.learning_rate, args.compactor_learning_rate)
 
 
-def student_learner(args: argparse.Namespace, master: Master,
-                    pooler: dict[str, torch.Tensor]) -> tuple[PlainLearner, dict[str, Any]]:
-    """The learner of a master's plain student, and what its checkpoints say about it; the pooler becomes its own."""
-    config, weights = fold(master)
+def student_learner(args: argparse.Namespace, master: Master, pooler: dict[str, torch.Tensor],
+                    table: torch.Tensor | None) -> tuple[PlainLearner, dict[str, Any]]:
+    """The learner of a master's plain student, with one table of words where it is given, and what its checkpoints say
+    about it; the pooler becomes its own."""
+    config, weights = fold(master, table)
     if pooler:
         columns = master.whole(state_columns(config.target))
         pooler.update(squeeze_pooler(pooler, columns, weights[last_gamma(config.layers_num)]))
