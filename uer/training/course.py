@@ -48,7 +48,7 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
 
 def keep_course(args: argparse.Namespace, found: Mapping[str, Any]) -> None:
     """Fill in what the command line leaves open, by a checkpoint's card."""
-    for name in PUBLISHED:
+    for name in (*PUBLISHED, "student_learning_rate"):
         if getattr(args, name) is None:
             setattr(args, name, found.get(KEY, {}).get(name))
 
