@@ -89,8 +89,8 @@ def test_hugging_faces_config_as_config_path(files, tmp_path, capsys):
     call("evaluate.py", "--model_path", files / "teacher.bin", "--dataset_path", files / "data.pt", "--config_path",
          tmp_path / "c.json")
     assert "tokens/s" in capsys.readouterr().out
-    (tmp_path / "d.json").write_text(json.dumps({**THEIRS, "model_type": "distilbert"}))
-    with pytest.raises(UserError, match=r"config .*d\.json: a distilbert model; a BERT or RoBERTa encoder is needed"):
+    (tmp_path / "d.json").write_text(json.dumps({**THEIRS, "model_type": "mpnet"}))
+    with pytest.raises(UserError, match=r"config .*d\.json: model_type .mpnet.; an encoder of one"):
         load_config(tmp_path / "d.json")
 
 

@@ -137,7 +137,7 @@ def test_roberta_is_exact(tmp_path: Path):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"model_type": "electra"}, "a electra model"), ({"model_type": "albert"}, "albert"),
+    ({"model_type": "mpnet"}, "model_type .mpnet."), ({"model_type": "albert"}, "albert"),
     ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
     ({"is_decoder": True}, "is_decoder is set"), ({"hidden_act": "mish"}, "hidden_act 'mish'"),
     ({"model_type": "roberta", "hidden_act": "relu"}, "always takes gelu"),

@@ -20,6 +20,10 @@ LAYERNORM_EPS = {"uer": 1e-6, "huggingface": 1e-12}
 ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_fast", "gelu_fast": "gelu_fast",
                "gelu_pytorch_tanh": "gelu_fast", "relu": "relu", "silu": "silu", "swish": "silu", "tanh": "tanh"}
 ROBERTAS = ("roberta", "xlm-roberta", "camembert")
+RELATIVES: dict[str, dict[str, str]] = {  # BERTs under other names, see `uer.formats.relatives`: their keys -> BERT's
+    "electra": {}, "distilbert": {
+        "dim": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads",
+        "hidden_dim": "intermediate_size", "activation": "hidden_act", "dropout": "hidden_dropout_prob"}}
 HUGGINGFACE_SIZES = {"hidden_size": "hidden_size", "num_hidden_layers": "layers_num",
                      "num_attention_heads": "heads_num", "intermediate_size": "feedforward_size"}
 
@@ -194,12 +198,17 @@ def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
     """A Hugging Face config.json under UER's keys.
 
     Raises:
-        UserError: an architecture other than BERT's or RoBERTa's, or a variant of it that our BERT is not.
+        UserError: an architecture other than BERT's, RoBERTa's or a relative's, or a variant that our BERT is not.
     """
     model_type = data.get("model_type", "bert")
-    if model_type not in ("bert", *ROBERTAS):
-        raise UserError(f"{where}: a {model_type} model; a BERT or RoBERTa encoder is needed")
+    if model_type not in ("bert", *ROBERTAS, *RELATIVES):
+        raise UserError(f"{where}: model_type {model_type!r}; an encoder of one of these is needed: bert, "
+                        f"{', '.join((*ROBERTAS, *RELATIVES))}")
     problems = []
+    data = {RELATIVES.get(model_type, {}).get(key, key): value for key, value in data.items()}
+    if model_type == "electra" and data.get("embedding_size", 128) != data.get("hidden_size", 256):
+        problems.append(f"embedding_size {data.get('embedding_size', 128)!r} beside hidden_size "
+                        f"{data.get('hidden_size', 256)!r} (BERT has no projection between them)")
     if data.get("position_embedding_type", "absolute") not in ("absolute", None):
         problems.append(f"position_embedding_type {data['position_embedding_type']!r} (absolute is needed)")
     problems += [f"{key} is set" for key in ("is_decoder", "add_cross_attention", "is_encoder_decoder")
@@ -207,8 +216,8 @@ def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
     act = data.get("hidden_act", "gelu")
     if act not in list(ACTIVATIONS):
         problems.append(f"hidden_act {act!r} (one of {', '.join(ACTIVATIONS)} is needed)")
-    elif model_type in ROBERTAS and ACTIVATIONS[act] != "gelu":
-        problems.append(f"hidden_act {act!r} with RoBERTa, whose MLM head always takes gelu")
+    elif model_type in (*ROBERTAS, "electra") and ACTIVATIONS[act] != "gelu":
+        problems.append(f"hidden_act {act!r} with {model_type}, whose MLM head always takes gelu")
     numbers = {"max_position_embeddings": data.get("max_position_embeddings", 512), "pad_token_id":
                data.get("pad_token_id", 0) or 0, "layer_norm_eps": _number(data.get("layer_norm_eps", 1e-12))}
     problems += [f"{key} {value!r} (a number is needed)" for key, value in numbers.items()

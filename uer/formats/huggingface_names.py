@@ -1,4 +1,4 @@
-"""Names and conventions of Hugging Face's BERT (and RoBERTa) against ours.
+"""Names and conventions of Hugging Face's BERT (and RoBERTa, and its relatives) against ours.
 
     gamma_ours = gamma_hf * sqrt(n / (n - 1))      the unbiased std of UER's LayerNorm against the biased one there
     segment table: ours has a row 0 for padding, theirs has none
@@ -12,6 +12,9 @@ import re
 from collections.abc import Mapping
 
 import torch
+
+from uer.formats import relatives
+from uer.formats.shapes import SEGMENTS, WORDS
 
 LAYER_PARTS = {
     "attention.self.query": "self_attn.linear_layers.0",
@@ -45,7 +48,7 @@ ROBERTA_HEAD = {
 VOCABULARY_BIASES = ("cls.predictions.bias", "lm_head.bias")
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 BUFFER_ENDINGS = (".embeddings.position_ids", ".embeddings.token_type_ids")
-INSIDE = ("embeddings", "encoder", "cls.predictions", "lm_head")  # parts of which everything must be known
+INSIDE = ("embeddings", "encoder", "transformer", "cls.predictions", "lm_head")  # all in these must be known
 ADAPTER = re.compile(r"lora_|adapter|prefix_|ia3_|prompt_embedding", re.IGNORECASE)  # they change what all others do
 TASK_HEADS = {  # of a classifier with a pooler, see `uer.formats.file_target`
     "classifier": "target.output_layer",
@@ -53,7 +56,7 @@ TASK_HEADS = {  # of a classifier with a pooler, see `uer.formats.file_target`
     "classifier.dense": "target.output_layer_1",
     "classifier.out_proj": "target.output_layer_2",
 }
-PREFIXES = ("bert.", "roberta.")
+PREFIXES = ("bert.", "roberta.", *relatives.PREFIXES)
 LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
 OUR_LAYER = re.compile(r"encoder\.transformer\.(\d+)\.(.+)")
 BARE_MODULES = ("cls.", "lm_head.", "classifier", "qa_outputs")
@@ -66,7 +69,7 @@ def is_huggingface(tensors: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _bare(name: str) -> str:
-    return next((name[len(prefix):] for prefix in PREFIXES if name.startswith(prefix)), name)
+    return relatives.bert_name(next((name[len(prefix):] for prefix in PREFIXES if name.startswith(prefix)), name))
 
 
 def _internal(module: str) -> str | None:
@@ -93,6 +96,7 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
     left_out: list[str] = []
     strangers: list[str] = []
     biases: list[torch.Tensor] = []
+    foreign = relatives.has_foreign_head(tensors)
     for name, tensor in tensors.items():
         bare = _bare(name)
         if bare in BUFFERS or bare.endswith(BUFFER_ENDINGS):
@@ -101,12 +105,14 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
             biases.append(tensor)
             continue
         module, _, attribute = bare.rpartition(".")
-        internal = _internal(module)
+        internal = None if foreign and "classifier" in module else _internal(module)
         if internal is None:
             (strangers if bare.startswith(INSIDE) or ADAPTER.search(bare) else left_out).append(name)
         else:
             internal, tensor = _converted(internal, attribute, tensor, skip_positions)
             out[internal] = tensor
+    if any("transformer.layer." in name for name in tensors) and WORDS in out:  # DistilBERT has no segments
+        out.setdefault(SEGMENTS, segment_table(torch.zeros_like(out[WORDS][:1])))
     for bias in biases:  # an untied decoder has a bias of its own, and that is the one in use
         out.setdefault("target.mlm_linear_2.bias", bias)
     return out, left_out, strangers

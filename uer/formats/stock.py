@@ -43,7 +43,8 @@ def outputs(folder: Path, src: torch.Tensor, seg: torch.Tensor, target: str = "m
         raise UserError(f"self-check: stock transformers finds {missing} missing and "
                         f"{sorted(info['mismatched_keys'])} misshapen; nothing was written")
     ids, mask, types = model_inputs(src, seg)
-    result = model.float().eval()(ids, attention_mask=mask, token_type_ids=types)
+    segments = {"token_type_ids": types} if getattr(model.config, "type_vocab_size", 0) else {}  # DistilBERT has none
+    result = model.float().eval()(ids, attention_mask=mask, **segments)
     if span:
         return torch.stack([result.start_logits, result.end_logits], -1).flatten(0, 1)
     if target == "cls":

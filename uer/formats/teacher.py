@@ -13,6 +13,7 @@ import torch
 
 from uer.arguments import hint
 from uer.config import ModelConfig, config_from_dict, load_config
+from uer.config import is_huggingface as is_config_of_huggingface
 from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import shapes
@@ -20,6 +21,7 @@ from uer.formats.file_model import LoadedModel
 from uer.formats.file_target import complete_head, name_in_file, settle_target, strip_heads
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
+from uer.formats.relatives import has_foreign_head
 from uer.formats.sentence import SentenceFacts, encoder_path, read_sentence_facts
 from uer.formats.storage import read_tensors, shortened, without_shared_prefix
 from uer.formats.uer_names import heads_in, is_uer, to_published
@@ -50,6 +52,9 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
     if is_uer(raw):
         model = _from_uer(raw, path, config, _json_beside(path) if look_around else None)
     elif is_huggingface(raw):
+        if has_foreign_head(raw) and target is None and not (encoder_only or allow_missing_head):
+            raise UserError(f"{where}: a classifier with relu or gelu between its layers, where BERT's has tanh; its "
+                            f"encoder alone can be taken: leave the head out of the file")
         model = _from_huggingface(raw, path, config)
     else:
         raise UserError(f"{where}: neither UER's nor Hugging Face's BERT; its tensors are called "
@@ -137,7 +142,7 @@ def config_beside(path: str | Path) -> tuple[ModelConfig, int | None] | None:
     """
     beside = _json_beside(Path(path))
     data = read_object(beside) if beside else {}
-    if "num_hidden_layers" in data:
+    if is_config_of_huggingface(data):
         theirs = parse_config(data, f"config {beside}")
         return theirs.config, theirs.vocab_size
     config = _uer_config(beside)
