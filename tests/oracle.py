@@ -91,7 +91,8 @@ class Oracle:
 
     def layer_norm(self, x: torch.Tensor, name: str, group: str) -> torch.Tensor:
         """Mean and std over the kept dimensions, applied to all."""
-        kept = [j for j in range(x.shape[-1]) if j not in set(self.dropped[group])]
+        gone = set(self.dropped[group])
+        kept = [j for j in range(x.shape[-1]) if j not in gone]
         n = len(kept)
         mean = x[..., kept].mean(-1, keepdim=True)
         square = ((x[..., kept] - mean) ** 2).sum(-1, keepdim=True)

@@ -172,7 +172,7 @@ def plain_bert(shape: Shape, config: ModelConfig, weights: Mapping[str, torch.Te
     return model.eval()
 
 
-def trained_teacher(shape: Shape, steps: int = 300) -> dict[str, torch.Tensor]:
+def trained_teacher(shape: Shape, steps: int = 200) -> dict[str, torch.Tensor]:
     """A teacher that has learned `batch`'s rule."""
     model = plain_bert(shape, shape.config(), teacher(shape)).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from workers import processes
 
 from uer.calibration.calibrate import Calibration
 from uer.calibration.student import apply_calibration, calibrate, token_warning
@@ -13,7 +14,7 @@ from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
 from uer.formats import load_model
 from uer.models.bert import Bert, from_scratch, from_weights
-from uer.parallel.collectives import take_leaders
+from uer.parallel.collectives import Place, take_leaders
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.master import Master
 
@@ -249,19 +250,18 @@ def test_any_split_gives_the_same_compactors():
         torch.testing.assert_close(split.tensors[name], tensor, rtol=1e-9, atol=1e-9, msg=name)
 
 
-def _calibrate_on_a_share(rank: int, address: str, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+def calibrate_on_a_share(place: Place, args: argparse.Namespace) -> None:
     config = config_of()
-    calibration = calibrate(config, random_teacher(config), build_groups(config, 12, "dim"), batches(5)[rank::2])
+    calibration = calibrate(config, random_teacher(config), build_groups(config, 12, "dim"), batches(5)[place.rank::2])
+    rank = place.rank
     told = [torch.tensor([float(rank)]), torch.tensor([rank == 0, True]), torch.arange(4).view(2, 2).t() + rank]
     take_leaders(told)
-    torch.save({**calibration.tensors, "tokens": torch.tensor(calibration.tokens), "told": told}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    torch.save({**calibration.tensors, "tokens": torch.tensor(calibration.tokens), "told": told},
+               args.folder / f"{rank}.pt")
 
 
 def test_two_processes_find_what_one_finds(tmp_path):
-    mp.spawn(_calibrate_on_a_share, args=(f"file://{tmp_path}/meet", str(tmp_path)), nprocs=2)
+    processes(calibrate_on_a_share, 2, folder=tmp_path)
     config = config_of()
     alone = calibrate(config, random_teacher(config), build_groups(config, 12, "dim"), batches(5))
     for rank in range(2):

@@ -107,10 +107,11 @@ def test_a_plain_model(load):
     assert sum(cost.student.values()) - sum(tied.student.values()) == 400 * 48
 
 
-@pytest.mark.parametrize("load", STEPS)
 @pytest.mark.parametrize("phase", ["fresh", "masked", "squeezed"])
-@pytest.mark.parametrize("strategy", ["dim", "head"])
-@pytest.mark.parametrize("variant", [{}, {"scores": "taylor"}, {"comp_only": True}, {"tied": True}, {"mlm": 40}])
+@pytest.mark.parametrize(("load", "strategy", "variant"), [
+    ("two", "dim", {}), *((load, strategy, variant) for load in ("multiplied", "applied") for strategy, variant in (
+        ("dim", {}), ("head", {}), ("dim", {"scores": "taylor"}), ("dim", {"comp_only": True}), ("dim", {"tied": True}),
+        ("dim", {"mlm": 40})))])
 def test_a_step_of_master_and_student(load, phase, strategy, variant):
     step = replace(STEPS[load], distinct=len(batch(STEPS[load])[0].unique()))
     learner = learner_in(phase, step, strategy, **variant)

@@ -8,6 +8,8 @@ import shutil
 import struct
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -83,13 +85,23 @@ def call(*words, monkeypatch) -> None:
 # -- pages -------------------------------------------------------------------------------------------------------------
 
 
-def test_two_runs(tmp_path, monkeypatch, capsys):
-    paths = [synthetic(tmp_path / "logs/a"), synthetic(tmp_path / "logs/b", speed=2.0, squeezed_at=200)]
-    monkeypatch.chdir(tmp_path)
-    call(*paths, monkeypatch=monkeypatch)
-    said = capsys.readouterr().out
-    assert re.fullmatch(r"made  report/report.html\ngood  a: 24.4 % of .*\nnext  open report/report.html .*\n", said)
-    page = check_folder(tmp_path / "report", "2 runs: a, b")
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The folder of a report on one run with a name, and one on two; what the command said of the second."""
+    folder, said = tmp_path_factory.mktemp("pages"), StringIO()
+    paths = [synthetic(folder / "logs/a"), synthetic(folder / "logs/b", speed=2.0, squeezed_at=200)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        call(paths[0] / "metrics.jsonl", "--names", "6 × 64 & <b>", monkeypatch=patch)
+        with redirect_stdout(said):
+            call(*paths, monkeypatch=patch)
+    return {1: folder / "logs/a/report", 2: folder / "report", "said": said.getvalue()}
+
+
+def test_two_runs(pages):
+    assert re.fullmatch(r"made  report/report.html\ngood  a: 24.4 % of .*\nnext  open report/report.html .*\n",
+                        pages["said"])
+    page = check_folder(pages[2], "2 runs: a, b")
     rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
     assert [row[0] for row in rows[1:]] == ["a", "b"]
     assert rows[1][1:] == ["1,000", "2.100", "24.4 %", "198 → 99 k", "2.38 → 1.19 GFLOP", "7.6", "500 → 60 ms",
@@ -97,9 +109,8 @@ def test_two_runs(tmp_path, monkeypatch, capsys):
     assert rows[2][-1] == "step 200"
 
 
-def test_one_run_with_a_name(tmp_path, monkeypatch):
-    call(synthetic(tmp_path / "a") / "metrics.jsonl", "--names", "6 × 64 & <b>", monkeypatch=monkeypatch)
-    page = check_folder(tmp_path / "a/report", "Run 6 × 64 &amp; &lt;b&gt;")
+def test_one_run_with_a_name(pages):
+    page = check_folder(pages[1], "Run 6 × 64 &amp; &lt;b&gt;")
     assert "Step 1,000 of 1,000" in page and "198 → 99 k" in page and "<b>2.100</b>" in page
 
 
@@ -144,22 +155,21 @@ def test_logs_of_plain_and_older_runs(tmp_path):
         (tmp_path / name / "metrics.jsonl").write_text("".join(
             json.dumps({"step": step, "kind": "train", "loss": 5.0, "accuracy": 0.0, **more}) + "\n"
             for step in (1, 2)))
-        write_report([str(tmp_path / name)])
-        check_folder(tmp_path / name / "report", f"Run {name}")
+    write_report([str(tmp_path / "plain")])
+    check_folder(tmp_path / "plain" / "report", "Run plain")
     write_report([str(tmp_path / name) for name in ("plain", "older")], output=str(tmp_path / "both"))
     check_folder(tmp_path / "both", "2 runs: plain, older")
 
 
 def test_a_real_run(bench, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    run(options(bench, *WID, penalty="fade", total_steps=64, w_step=2, report_steps=4, eval_steps=32,
+    run(options(bench, *WID, penalty="fade", total_steps=48, w_step=2, report_steps=4, eval_steps=24,
                 after_squeeze="student", dev_path=bench / "dev.pt", tb_path="logs/wid"))
     run(options(bench, total_steps=8, report_steps=4, tb_path="logs/plain", output_model_path="plain.bin"))
-    write_report(["logs/wid", "logs/plain"])
-    check_folder(tmp_path / "report", "2 runs: wid, plain")
+    assert story(read_run("logs/plain", "plain"))["What"].startswith("Step 8 of 8; 2 layers × 32")
     write_report(["logs/wid"])
     page = check_folder(tmp_path / "logs/wid/report", "Run wid")
-    assert "newest checkpoint model.bin-64" in page and "2 layers × 32 to 16 (dim)" in page
+    assert "newest checkpoint model.bin-48" in page and "2 layers × 32 to 16 (dim)" in page
     found = read_run("logs/wid", "wid")
     kept = found.kept()
     assert list(kept) == ["hidden", "attention", "ffn", "mlm"] and all(curve[-1][1] == 0.5 for curve in kept.values())
@@ -295,11 +305,9 @@ def chromium() -> str:
 
 
 @pytest.mark.parametrize("runs", [1, 2])
-def test_the_page_in_a_browser(tmp_path, runs):
+def test_the_page_in_a_browser(pages, tmp_path, runs):
     browser = chromium()
-    paths = [synthetic(tmp_path / name, speed) for name, speed in (("a", 1.0), ("b", 2.0))][:runs]
-    page, _ = write_report(list(map(str, paths)), output=str(tmp_path / "report"))
-    text = page.read_text(encoding="utf-8")
+    text = (pages[runs] / "report.html").read_text(encoding="utf-8")
     looked_at = tmp_path / "looked_at.html"
     looked_at.write_text(text.replace("</body>", LOOK + "</body>"), encoding="utf-8")
     done = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
@@ -311,7 +319,7 @@ def test_the_page_in_a_browser(tmp_path, runs):
     found = re.search(r'data-found="([^"]*)"', done.stdout)
     assert found, done.stderr[-2000:]
     seen = json.loads(found[1].replace("&quot;", '"'))
-    assert seen["title"] == ("Run a" if runs == 1 else "2 runs: a, b") and not seen["wide"]
+    assert seen["title"] == ("Run 6 × 64 &amp; &lt;b&gt;" if runs == 1 else "2 runs: a, b") and not seen["wide"]
     assert len(seen["images"]) == len(SECTIONS)
     for key, (wide, colours) in zip(KEYS, seen["images"]):
         assert wide and colours > 50, key

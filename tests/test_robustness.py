@@ -119,35 +119,23 @@ def test_what_is_neither_file_nor_folder_is_not_replaced(tmp_path):
 # -- stdout, logs, signals, other runs ---------------------------------------------------------------------------------
 
 
-def test_a_run_whose_readers_leave_goes_on(files, tmp_path):
-    options = pretrain_options(files, tmp_path / "m.bin", "--report_steps", 1, "--log_path", "/dev/full",
-                               total_steps=3)
-    with start("pretrain.py", *options) as process:
-        process.stdout.readline()
-        process.stdout.close()
-        said = process.stderr.read()
-    assert process.returncode == 0 and (tmp_path / "m.bin-3").exists()
-    assert "warning: /dev/full cannot be written" in said and "warning: stdout cannot be written" in said
-    assert "Traceback" not in said and said.count("\n") == 2
-
-
-def test_other_scripts_end_like_every_command_in_a_pipe(files):
-    with start("evaluate.py", "--model_path", files / "teacher.bin", "--dataset_path", files / "data.pt") as process:
-        process.stdout.close()
-        said = process.stderr.read()
-    assert process.returncode == 141 and not said
-
-
-def test_scripts_without_stdout_and_runs_without_stderr_either(files, tmp_path):
+def test_a_run_goes_on_when_readers_leave_and_other_scripts_end_like_every_command_in_a_pipe(files, tmp_path):
+    """All at once, as each takes its time to start."""
     words = ["--model_path", files / "teacher.bin", "--dataset_path", files / "data.pt"]
-    with start("evaluate.py", *words, preexec_fn=lambda: os.close(1)) as process:
-        assert not process.stderr.read()
-    assert process.returncode == 0
-    options = pretrain_options(files, tmp_path / "m.bin", "--report_steps", 1, total_steps=3)
-    with start("pretrain.py", *options, stderr=subprocess.STDOUT) as process:
-        process.stdout.readline()
-        process.stdout.close()
-    assert process.returncode == 0 and (tmp_path / "m.bin-3").exists()
+    run, bare = (pretrain_options(files, tmp_path / name, "--report_steps", 1, total_steps=3) for name in "mn")
+    with (start("pretrain.py", *run, "--log_path", "/dev/full") as left,
+          start("pretrain.py", *bare, stderr=subprocess.STDOUT) as without_either,
+          start("evaluate.py", *words) as piped,
+          start("evaluate.py", *words, preexec_fn=lambda: os.close(1)) as without_stdout):
+        piped.stdout.close()
+        for process in (left, without_either):
+            process.stdout.readline()
+            process.stdout.close()
+        said = [process.stderr.read() for process in (left, piped, without_stdout)]
+    assert [process.returncode for process in (left, without_either, piped, without_stdout)] == [0, 0, 141, 0]
+    assert (tmp_path / "m-3").exists() and (tmp_path / "n-3").exists() and said[1:] == ["", ""]
+    assert "warning: /dev/full cannot be written" in said[0] and "warning: stdout cannot be written" in said[0]
+    assert "Traceback" not in said[0] and said[0].count("\n") == 2
 
 
 def test_a_broken_pipe_that_is_not_stdout_is_no_secret(capsys):
@@ -173,6 +161,7 @@ def test_sigterm_takes_temporary_files_along(files, tmp_path):
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob(".*.tmp*")):
             assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
         process.send_signal(signal.SIGTERM)
         said = process.stderr.read()
     assert process.returncode == 143 and "Traceback" not in said
@@ -191,6 +180,7 @@ def test_a_hang_up_ends_all_processes(files, tmp_path):
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{child}").exists() for child in children):
         assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_one_run_at_a_time_writes_to_an_output(files, tmp_path, capsys):

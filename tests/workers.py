@@ -7,14 +7,19 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
+from commands import ROOT
 
 import uer.training.build_trainer
 from uer.config import parse_with_config
 from uer.opts import pretrain_parser
+from uer.parallel import spawn
 from uer.parallel.collectives import Place, differing
 from uer.parallel.launch import launch
 from uer.parallel.replica import Replica
@@ -23,11 +28,24 @@ from uer.report.writer import Reports
 from uer.training.precision import norm_of
 from uer.training.trainer import step_seed
 
+FORKS = torch.multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["torch._dynamo", "uer.training.build_trainer"])
+
+
+@contextmanager
+def forking() -> Iterator[None]:
+    """Processes are forks of one that has imported torch, which takes each of those that begin anew four seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+        patch.setattr(spawn.mp, "get_context", lambda method: FORKS)
+        yield
+
 
 def processes(worker, world_size: int, **values) -> None:
     """Run `worker(place, args)` in this many processes; `values` become attributes of args."""
     settings = {"gpu_ranks": [], "master_ip": None, "backend": "gloo", "rendezvous_timeout": 60.0}
-    launch(worker, argparse.Namespace(world_size=world_size, **{**settings, **values}))
+    with forking():
+        launch(worker, argparse.Namespace(world_size=world_size, **{**settings, **values}))
 
 
 class Sent:
