@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Texts per second and latency of models in use: last hidden states, in torch and, where installed, in ONNX and int8.
+"""Texts per second and latency of models in use, in torch and, where installed, in ONNX and int8.
 
     python3 benchmarks/inference.py --teacher teacher.bin --student student.bin
 
-Both are UER files or Hugging Face folders. The ways take turns, call by call, on the same random texts without padding;
-medians (p50) and 95th percentiles (p95) of the wall clock of a call.
+Both are UER files or Hugging Face folders. What is asked of them: of encoders the pooled and normalised vector, of
+classifiers, taggers and readers their logits, of models with an MLM head the last hidden states. The ways take turns,
+call by call, on the same random texts without padding; medians (p50) and 95th percentiles (p95) of the wall clock of a
+call.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from uer.conversion.merge import probe_batch, student_model
 from uer.errors import UserError, run_script
 from uer.formats import load_model
 from uer.formats.onnx_export import INPUTS, Interface, OnnxModel, check_packages, quantise, write_onnx
+from uer.formats.stock import model_inputs
 from uer.models.bert import Bert
 
 Way = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -41,31 +44,47 @@ def parse_args(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def load(path: str) -> Bert:
-    """A model in evaluation mode, a missing MLM head made up: it is not used."""
-    loaded = load_model(path, config=None, vocab_size=None, allow_missing_head=True)
+    """A model in evaluation mode, with what stands on its encoder."""
+    loaded = load_model(path, config=None, vocab_size=None, target=None)
     return student_model(loaded.config, loaded.weights)
 
 
-def onnx_files(model: Bert, folder: str) -> dict[str, Path]:
-    """{} where the packages are not installed."""
+def interface_of(model: Bert) -> tuple[Interface, str]:
+    """The model as its ONNX file gives it, and which of the outputs is asked for."""
+    interface = Interface(model, normalize=model.config.target == "states")
+    return interface, "last_hidden_state" if model.config.target == "mlm" else interface.output
+
+
+def torch_way(model: Bert) -> Way:
+    interface, output = interface_of(model)
+    if output == "last_hidden_state":
+        return model.hidden_states
+    return lambda src, seg: interface(*model_inputs(src, seg))[0]
+
+
+def onnx_files(models: dict[str, Bert], folder: str) -> dict[str, tuple[Path, str]]:
+    """way -> file and output; {} where the packages are not installed."""
     try:
         check_packages()
     except UserError as error:
         print(error)
         return {}
-    files = {"student, ONNX": Path(folder) / "student.onnx", "student, int8": Path(folder) / "student-int8.onnx"}
-    whole = Path(folder) / "whole.onnx"
-    write_onnx(whole, Interface(model), *probe_batch(model.sizes.vocab, model.sizes.positions))
     import onnx.utils
 
-    onnx.utils.extract_model(str(whole), str(files["student, ONNX"]), list(INPUTS), ["last_hidden_state"])
-    quantise(*files.values())
-    return files
+    found = {}
+    for name, model in models.items():
+        interface, output = interface_of(model)
+        whole, exact, int8 = (Path(folder) / f"{name}-{kind}.onnx" for kind in ("whole", "exact", "int8"))
+        write_onnx(whole, interface, *probe_batch(model.sizes.vocab, model.sizes.positions))
+        onnx.utils.extract_model(str(whole), str(exact), list(INPUTS), [output])
+        quantise(exact, int8)
+        found |= {f"{name}, ONNX": (exact, output), f"{name}, int8": (int8, output)}
+    return found
 
 
-def onnx_way(path: Path, threads: int) -> Way:
+def onnx_way(path: Path, output: str, threads: int) -> Way:
     model = OnnxModel(path, threads)
-    return lambda src, seg: model(src, seg, "last_hidden_state")
+    return lambda src, seg: model(src, seg, output)
 
 
 @torch.inference_mode()
@@ -84,22 +103,22 @@ def measure(ways: dict[str, Way], src: torch.Tensor, seg: torch.Tensor, seconds:
 
 def main() -> None:
     args = parse_args()
-    teacher, student = load(args.teacher), load(args.student)
-    for name, model in (("teacher", teacher), ("student", student)):
+    models = {"teacher": load(args.teacher), "student": load(args.student)}
+    for name, model in models.items():
         encoder = sum(p.numel() for key, p in model.named_parameters() if not key.startswith("target."))
         print(f"{name}: {len(model.sizes.layers)} layers x {model.sizes.hidden}, {encoder / 1e6:.1f} M parameters "
-              f"without the MLM head")
+              f"without a head")
     print(f"\n{'threads':>7} {'batch':>5} {'tokens':>6}  {'':14}{'p50, ms':>9}{'p95, ms':>9}{'texts/s':>9}"
           f"{'of teacher':>12}")
     with tempfile.TemporaryDirectory() as folder:
-        files = onnx_files(student, folder)
+        files = onnx_files(models, folder)
         for threads in args.threads:
             torch.set_num_threads(threads)
-            ways: dict[str, Way] = {"teacher": teacher.hidden_states, "student": student.hidden_states}
-            ways |= {name: onnx_way(path, threads) for name, path in files.items()}
+            ways = {name: torch_way(model) for name, model in models.items()}
+            ways |= {name: onnx_way(*file, threads) for name, file in files.items()}
             for batch in args.batch_size:
                 for seq in args.seq_length:
-                    src = torch.randint(100, student.sizes.vocab, (batch, seq))
+                    src = torch.randint(100, models["student"].sizes.vocab, (batch, seq))
                     times = measure(ways, src, torch.ones_like(src), args.seconds)
                     medians = {name: float(found.median()) for name, found in times.items()}
                     for name, found in times.items():
