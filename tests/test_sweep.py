@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.shapes import sizes_of
 from uer.models.bert import from_scratch
+from uer.planning.budget import Budget
 from uer.planning.cost import forward_operations
 from uer.planning.sweep import shape_from
 from uer.report.frontier import frontier
@@ -66,6 +68,31 @@ def test_whom_no_other_beats_in_both():
     assert frontier([-3.0, -2.0, -1.0, -2.5], [9.0, 5.0, 6.0, 7.0]) == [2, 3, 0]
 
 
+@pytest.mark.parametrize("text", ["9M", "20M", "0.3GFLOP"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_budget_is_spent_and_kept(text: str, tied: bool):
+    """The next width of the same depth would not do; no shape is less than another one everywhere."""
+    budget = Budget(text, TEACHER, {"vocab": 30522, "positions": 512, "segments": 3}, 128, tied)
+    shapes = budget.shapes("dim")
+    assert len({shape.layers for shape in shapes}) > 2
+    for shape in shapes:
+        wider = [other for other in budget.grid(shape.layers, shape.feedforward / shape.hidden / 4, "dim")
+                 if other.hidden > shape.hidden]
+        assert budget.cost(shape) <= budget.most and (not wider or budget.cost(wider[0]) > budget.most)
+        assert not any(other != shape and all(a >= b for a, b in zip(other, shape)) for other in shapes)
+
+
+def test_a_budget_counts_what_the_student_has():
+    config = replace(TEACHER, layers_num=2, hidden_size=24, heads_num=3, feedforward_size=40)
+    student = from_scratch(config, 50, seed=1)
+    tables = {"vocab": 50, "positions": 512, "segments": 3}
+    count = sum(parameter.numel() for parameter in student.parameters())
+    assert Budget("1M", config, tables, 16, False).cost(Shape(2, 24, 40, 3)) == count
+    assert Budget("1M", config, tables, 16, True).cost(Shape(2, 24, 40, 3)) == count - 50 * 24
+    assert Budget("1GFLOP", config, tables, 16, True).cost(Shape(2, 24, 40, 3)) == \
+        forward_operations(sizes_of(config, **tables), 16)
+
+
 def options(bench, *more) -> list:
     return ["calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
             "--dataset_path", bench / "dynamic.pt", "--dev_path", bench / "dev.pt", "--calibration_batches", 2, *more]
@@ -87,6 +114,9 @@ def test_the_table_says_what_calibrate_makes(bench, tmp_path, capsys):
         student = load_model(tmp_path / "one.bin", config=None, vocab_size=len(TOKENS))
         assert row["parameters"] == sum(tensor.numel() for tensor in student.weights.values())
         assert row["heads"] == student.config.heads_num and row["speed"] > 0 and row["texts_per_second"] > 0
+    call(*options(bench, "--budget", "0.02M", "--tie_student", "--sweep_path", tmp_path / "budget.jsonl"))
+    bought = [json.loads(line) for line in (tmp_path / "budget.jsonl").read_text().splitlines()[1:]]
+    assert bought and all(row["parameters"] <= 0.02e6 for row in bought)
     best = max(rows[1:], key=lambda row: row["accuracy"])
     assert f"--target_dim {best['hidden']} " in said.splitlines()[-1]
 
@@ -102,9 +132,11 @@ def test_an_encoder_is_judged_by_its_agreement(bench, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("more", "words"), [
-    (["--sweep", "2x16", "--target_dim", "16"], "--target_dim: for one student; --sweep compares several"),
+    (["--sweep", "2x16", "--target_dim", "16"], "--target_dim: for one student; --sweep and --budget compare"),
     (["--sweep", "2x16", "--output_model_path", "out.bin"], "--output_model_path: for one student"),
-    (["--sweep", "3x16"], "the teacher is 2x32"), (["--sweep_path", "x.jsonl"], "--sweep_path goes with --sweep"),
+    (["--budget", "9"], "parameters like 9M, or operations of a text like 0.75GFLOP"),
+    (["--budget", "0.0001M"], "--budget 0.0001M: the smallest shape tried, 1x2x2, needs 0.000"),
+    (["--sweep", "3x16"], "the teacher is 2x32"), (["--sweep_path", "x.jsonl"], "--sweep_path goes with --sweep or"),
     (["--target_dim", "16"], "--output_model_path is needed")])
 def test_wishes_that_do_not_go_together(bench, capsys, monkeypatch, more, words):
     monkeypatch.chdir(bench)

@@ -324,6 +324,9 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group.add_argument("--sweep", nargs="+", metavar="LAYERSxHIDDEN[xFEEDFORWARD]",
                        help="instead of writing a student, print of each of these shapes (6x256 4x312) size, "
                             "operations, texts a second on this machine, and what it is worth without training")
+    group.add_argument("--budget", metavar="N",
+                       help="the same for the shapes that spend a budget: of parameters (9M), or of operations that a "
+                            "text may take (0.75GFLOP)")
     group.add_argument("--sweep_path", metavar="FILE",
                        help="write the table there as JSON lines, and a plot beside it (.png; needs matplotlib)")
     add_uer_options(parser)

@@ -13,10 +13,10 @@ from uer.progress import ending
 
 def main() -> None:
     args, _ = parse_with_config(parser)
-    if args.sweep:
+    if args.sweep or args.budget:
         return end_of_sweep(args)
     if args.sweep_path:
-        raise UserError("--sweep_path goes with --sweep")
+        raise UserError("--sweep_path goes with --sweep or --budget")
     from uer.calibration.command import make_student
 
     good = [f"{what}: {figures}" for what, figures in make_student(args, command_line())]

@@ -1,4 +1,4 @@
-"""`calibrate.py --sweep`: what shapes of students are worth before any training, side by side."""
+"""`calibrate.py --sweep` and `--budget`: what shapes of students are worth before any training, side by side."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from uer.evaluation.agreement import SHARES
 from uer.formats.shapes import parameter_count, sizes_of, table_sizes
 from uer.formats.storage import write_via
 from uer.models.bert import Bert, from_weights
+from uer.planning.budget import Budget
 from uer.planning.cost import forward_operations
 from uer.sizes import Shape
 from uer.squeeze.groups import feedforward_target, possible_heads
@@ -77,14 +78,16 @@ def sweep(args: argparse.Namespace) -> list[Row]:
     """
     check_sweep(args)
     material = gather(args)
-    shapes = [shape_from(text, material.loaded.config, args.compactor_mask_strategy)
-              for text in " ".join(args.sweep).split()]
-    size = material.held_out[0].src.shape
+    size, strategy = material.held_out[0].src.shape, args.compactor_mask_strategy
+    config, tables = material.loaded.config, table_sizes(material.loaded.weights)
+    shapes = [shape_from(text, config, strategy) for text in " ".join(args.sweep or []).split()]
+    if args.budget:
+        shapes += Budget(args.budget, config, tables, size[1], args.tie_student).shapes(strategy)
     notes: list[str] = []
     rows: list[Row] = []
     print(f"on {material.where}; texts/s: last hidden states of {size[0]} texts of {size[1]} tokens in a call, "
           f"{material.place.device}, {torch.get_num_threads()} thread(s)")
-    for row in compare(material, shapes, args.tie_student, notes.append):
+    for row in compare(material, list(dict.fromkeys(shapes)), args.tie_student, notes.append):
         for line in [*([] if rows else [head(row)]), line_of(row)]:
             print(line, flush=True)
         rows.append(row)
@@ -109,10 +112,10 @@ def check_sweep(args: argparse.Namespace) -> None:
               "compactors_path", "output_model_path", "keep_embedding_size", "skip_evaluation")
     idle = [f"--{name}" for name in single if getattr(args, name)]
     if idle:
-        raise UserError(f"{', '.join(idle)}: for one student; --sweep compares several and writes none")
+        raise UserError(f"{', '.join(idle)}: for one student; --sweep and --budget compare several and write none")
     check_text(args)
     if args.target_vocab and args.dataset_path:
-        raise UserError("--target_vocab with --sweep: text is read anew with the words that stay; give it as "
+        raise UserError("--target_vocab with several shapes: text is read anew with the words that stay; give it as "
                         "--corpus_path")
     if args.sweep_path:
         written = [args.sweep_path, picture_path(args.sweep_path)]
