@@ -49,10 +49,13 @@ def following(args: argparse.Namespace, figures: dict[str, float]) -> str:
     """After a comparison with scores that with a teacher, after that some training."""
     model = args.model_path.rstrip("/")
     if args.task == "agreement":
+        from uer.training.mask_schedule import STUDENT_RATE, STUDENT_RATE_ELSE
+
+        target = "states" if "cosine" in figures else "logits"
         return suggestion("pretrain", "--dataset_path", "DATASET", same_tokenizer(args), "--pretrained_model_path",
-                          model, "--soft_targets_teacher", args.teacher_path, "--target",
-                          "states" if "cosine" in figures else "logits", "--bias_correction", "true",
-                          "--output_model_path", f"{model.removesuffix('.bin')}-trained.bin")
+                          model, "--soft_targets_teacher", args.teacher_path, "--target", target, "--learning_rate",
+                          STUDENT_RATE.get(target, STUDENT_RATE_ELSE), "--output_model_path",
+                          f"{model.removesuffix('.bin')}-trained.bin")
     return suggestion("evaluate", "--task", "agreement", "--model_path", model, same_tokenizer(args), "--teacher_path",
                       args.teacher_path or "TEACHER", "--test_path", "TEXT")
 
