@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,33 @@ def call(name: str, *options) -> None:
         run_script(module.main)
     finally:
         sys.argv = before
+
+
+def start(name: str, *words, **options) -> subprocess.Popen:
+    """A script in a process of its own."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1", **options.pop("env", {})}
+    return subprocess.Popen([sys.executable, str(ROOT / name), *map(str, words)], env=env, text=True,
+                            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options})
+
+
+def children(pid: int) -> list[int]:
+    """Living processes whose parent is `pid`, from the process table."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
 
 
 def pretrain_options(bench: Path, output: Path, *more, **changed) -> list:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import readme_commands, readme_folder, shell
+from commands import children, readme_commands, readme_folder, shell
 
 from uer.training.checkpoint import checkpoint_steps, load_checkpoint
 
@@ -111,19 +111,6 @@ def test_slurm_saves_queues_again_and_goes_on(tmp_path):
     assert second.returncode == 0, printed
     assert f"going on from {OUTPUT}-{step}" in printed and f"step 400: wrote {OUTPUT}-400" in printed
     assert len(checkpoint_steps(str(tmp_path / OUTPUT))) == 5  # --keep_checkpoints
-
-
-def children(pid: int) -> list[int]:
-    """Processes started by a process."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            found.append(int(stat.parent.name))
-    return found
 
 
 @pytest.mark.long

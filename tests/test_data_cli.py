@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from commands import children
 from corpora import TOKENS, random_corpus, write_vocab
 
 from uer.data import inspect
@@ -64,19 +65,6 @@ def test_mistakes_are_one_sentence(folder, more, message):
     done = run(folder, "--vocab_path", "vocab.txt", *more)
     assert done.returncode == 2 and message in done.stderr
     assert done.stderr.count("\n") == 1 and done.stdout == ""
-
-
-def children(pid):
-    """Processes whose parent is `pid`, from the process table."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 def alive(pid):

@@ -7,17 +7,16 @@ import json
 import os
 import queue
 import signal
-import socket
 import subprocess
-import sys
 import time
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from pathlib import Path
 
 import pytest
 import torch
-from bench import ROOT, WID, assert_same, options, reports
+from bench import WID, assert_same, options, reports
+from commands import free_port, start
 from workers import one_fails, processes, runs_in_float64
 
 from uer.errors import UserError
@@ -192,9 +191,7 @@ def test_a_process_that_fails_ends_all_with_its_own_message(monkeypatch, capsys,
 
 
 def meeting(timeout: float) -> Meeting:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return Meeting("localhost", probe.getsockname()[1], False, 0, timeout)
+    return Meeting("localhost", free_port(), False, 0, timeout)
 
 
 def test_those_who_came_hear_who_is_missing():
@@ -236,22 +233,31 @@ def test_a_process_that_falls_silent_is_found(monkeypatch):
     assert said[0] == said[1] == store.get("failed").decode() and said[0].startswith("rank 2: no sign of life")
 
 
+def test_who_keeps_the_store_stays_until_all_have_heard():
+    place = meeting(5.0)
+    _store, watches = open_store(place, 0), [Watch(place, rank, 2, print) for rank in (0, 1)]
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(watches[0].tell, "no such file")
+        with pytest.raises(TimeoutError):
+            first.result(0.2)
+        assert not watches[1].tell("no such file, either") and first.result(5)
+
+
 @pytest.mark.long
 def test_two_machines_run_as_one(bench, tmp_path):
     """Started by two commands, each with its rank, as on two machines; one is killed, and the other ends."""
     url = meeting(0).url
 
-    def start(rank: int, *more: str) -> subprocess.Popen:
+    def begin(rank: int, *more: str) -> subprocess.Popen:
         words = options(bench, *WID, *more, "--world_size", "2", "--gpu_ranks", str(rank), "--master_ip", url,
                         mask_path=tmp_path / "masks.txt", output_model_path=tmp_path / "model.bin")
-        return subprocess.Popen([sys.executable, str(ROOT / "pretrain.py"), *words], cwd=tmp_path, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        return start("pretrain.py", *words, cwd=tmp_path, stderr=subprocess.STDOUT, start_new_session=True)
 
-    pair = [start(rank, "--total_steps", "5") for rank in (1, 0)]
+    pair = [begin(rank, "--total_steps", "5") for rank in (1, 0)]
     printed = [process.communicate(timeout=120)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], printed
     assert "step 5: wrote" in printed[1] and not printed[0]
-    pair = [start(rank, "--total_steps", "100000", "--report_steps", "1") for rank in (1, 0)]
+    pair = [begin(rank, "--total_steps", "100000", "--report_steps", "1") for rank in (1, 0)]
     next(line for line in pair[1].stdout if line.startswith("step 3/"))
     os.killpg(pair[0].pid, signal.SIGKILL)
     begun = time.monotonic()

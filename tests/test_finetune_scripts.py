@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from commands import call, refused
+from commands import call, refused, start
 from corpora import TOKENS
-from tuning import CONFIG, FAST, options, results, shell
+from tuning import CONFIG, FAST, options, results
 
 from uer.finetuning.heads import Classifier, build_classifier, load_classifier, load_encoder, read_card
 from uer.finetuning.tasks import GLUE
@@ -19,11 +19,12 @@ from uer.finetuning.tasks import GLUE
 
 def test_train_from_the_shell_and_infer(tuned, tmp_path):
     model = tmp_path / "out" / "c.bin"
-    done = shell("finetune/run_classifier.py", *options(tuned, model, "--test_path", tuned / "dev.tsv", "--pooling",
-                                                        "mean", "--epochs_num", 6, "--prediction_path",
-                                                        tmp_path / "test.tsv"))
-    assert done.returncode == 0, done.stderr
-    assert "epoch 6/6 | loss" in done.stdout and "test: accuracy" in done.stdout
+    process = start("finetune/run_classifier.py", *options(
+        tuned, model, "--test_path", tuned / "dev.tsv", "--pooling", "mean", "--epochs_num", 6, "--prediction_path",
+        tmp_path / "test.tsv"))
+    said, complaints = process.communicate()
+    assert process.returncode == 0, complaints
+    assert "epoch 6/6 | loss" in said and "test: accuracy" in said
     best = results(model)["runs"][0]
     assert best["figures"]["accuracy"] > 0.9 and len(best["epochs"]) == 6
     assert best["score"] == max((x["accuracy"] + x["macro_f1"]) / 2 for x in best["epochs"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bench import CONFIG, make_bench, options, run
+from bench import CONFIG, options, run
 from commands import call
 from corpora import TOKENS
 from test_calibration import batches, config_of, largest_difference, random_teacher, student_of
@@ -14,11 +14,6 @@ from uer.formats import load_model
 from uer.squeeze.groups import build_groups, possible_heads, student_config
 
 FOUR_HEADS = config_of(32, 4, 2, 64)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return make_bench(tmp_path_factory.mktemp("heads"))
 
 
 def test_the_groups_say_it():

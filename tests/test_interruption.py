@@ -9,13 +9,13 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from bench import ROOT, WID, assert_same, options, reports, run
+from bench import WID, assert_same, options, reports, run
+from commands import ROOT, start
 
 import uer.training.trainer
 from uer.config import parse_with_config
@@ -73,14 +73,13 @@ def test_a_signal_saves_and_ends_the_run(bench, tmp_path, monkeypatch, capsys, n
     assert [entry["loss"] for entry in reports(Path("logs"), "train")] == losses
 
 
-def start(words: list[str], folder: Path, **more) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, str(ROOT / "pretrain.py"), *words], cwd=folder, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **more)
+def begin(words: list[str], folder: Path) -> subprocess.Popen:
+    return start("pretrain.py", *words, cwd=folder, stderr=subprocess.STDOUT)
 
 
 def test_sigterm_ends_two_processes_after_the_same_step(bench, tmp_path):
     words = options(bench, *FADE, "--world_size", "2", "--shard_master", total_steps=100000, report_steps=1)
-    process = start(words, tmp_path)
+    process = begin(words, tmp_path)
     lines = iter(process.stdout.readline, "")
     seen = next(line for line in lines if line.startswith("step 3/"))
     process.terminate()
@@ -321,11 +320,11 @@ def test_twenty_kills_change_nothing(bench, tmp_path):
     words = options(bench, *FADE, total_steps=600, save_checkpoint_steps=2, report_steps=50, accumulation_steps=2,
                     w_step=20, keep_checkpoints=3)
     (tmp_path / "whole").mkdir()
-    assert start(words, tmp_path / "whole").wait(timeout=300) == 0
+    assert begin(words, tmp_path / "whole").wait(timeout=300) == 0
     folder, rng, kills = tmp_path / "killed", random.Random(1), 0
     folder.mkdir()
     while kills < 20:
-        process = start([*words, "--resume"] if checkpoint_steps(str(folder / "model.bin")) else words, folder)
+        process = begin([*words, "--resume"] if checkpoint_steps(str(folder / "model.bin")) else words, folder)
         first = "".join(line for line, _ in zip(process.stdout, range(3)))
         time.sleep(rng.uniform(0.0, 0.6))
         assert process.poll() is None, f"too quick to be killed: {first}{process.stdout.read()}"
@@ -336,7 +335,7 @@ def test_twenty_kills_change_nothing(bench, tmp_path):
         steps = checkpoint_steps(str(folder / "model.bin"))
         if steps:
             load_checkpoint(folder / f"model.bin-{steps[-1]}")  # the newest one that is there is whole
-    last = start([*words, "--resume"], folder)
+    last = begin([*words, "--resume"], folder)
     assert last.wait(timeout=300) == 0
     assert_same(load_checkpoint(folder / "model.bin-600"), load_checkpoint(tmp_path / "whole" / "model.bin-600"))
     assert (folder / "masks.txt").read_text() == (tmp_path / "whole" / "masks.txt").read_text()

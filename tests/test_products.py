@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import pytest
+import small
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -36,8 +38,7 @@ def convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "LEAST_NUMBERS", 1 << 7)
 
 
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+normal = partial(small.normal, dtype=torch.float32)
 
 
 def numbers(rows: int, columns: int, seed: int, transposed: bool = False) -> torch.Tensor:

@@ -6,27 +6,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, TEACHER, call, pretrain_options, refused
+from commands import ROOT, TEACHER, call, children, pretrain_options, refused, start
 
 from uer.errors import UserError, run_script
 from uer.finetuning.heads import read_card
 from uer.formats.huggingface_config import parse_config
 from uer.formats.storage import PendingFiles, read_tensors
 from uer.training.lock import only_writer
-
-
-def start(name: str, *words, **options) -> subprocess.Popen:
-    """A script in a process of its own."""
-    env = {**os.environ, "PYTHONUNBUFFERED": "1", **options.pop("env", {})}
-    return subprocess.Popen([sys.executable, str(ROOT / name), *map(str, words)], env=env, text=True,
-                            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options})
-
 
 # -- values ------------------------------------------------------------------------------------------------------------
 
@@ -173,12 +164,12 @@ def test_a_hang_up_ends_all_processes(files, tmp_path):
     with start("pretrain.py", *options) as process:
         while "step 1/" not in process.stdout.readline():
             assert process.poll() is None
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        started = children(process.pid)
         process.send_signal(signal.SIGHUP)
         process.communicate(timeout=60)
-    assert process.returncode == 129 and len(children) >= 2
+    assert process.returncode == 129 and len(started) >= 2
     deadline = time.monotonic() + 30
-    while any(Path(f"/proc/{child}").exists() for child in children):
+    while any(Path(f"/proc/{pid}").exists() for pid in started):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from commands import (
     SMALLER,
     TEACHER,
     call,
+    free_port,
     pretrain_options,
     readme_commands,
     readme_folder,
@@ -37,12 +37,6 @@ SCRIPTS = ["preprocess.py", "pretrain.py", "convert.py", "calibrate.py", "evalua
 
 
 # -- the README's commands ---------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 def test_the_commands_of_the_readme(tmp_path):

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bench import CONFIG, make_bench
+from bench import CONFIG
 from commands import call, refused
 from corpora import TOKENS
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,11 +25,6 @@ from uer.report.frontier import frontier
 from uer.sizes import Shape
 
 TEACHER = ModelConfig(hidden_size=384, layers_num=6, heads_num=12, feedforward_size=1536)
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return make_bench(tmp_path_factory.mktemp("sweep"))
 
 
 @pytest.mark.parametrize(("text", "strategy", "shape"), [

@@ -3,7 +3,6 @@
 import functools
 import math
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from bench import CONFIG, ROOT, WID, assert_same, options, reports, run
+from commands import free_port
 from corpora import TOKENS
 
 from uer.errors import UserError
@@ -146,11 +146,8 @@ def test_two_processes_equal_one_with_twice_the_batch(bench, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     more = [*more, "--total_steps", "24", "--report_steps", "4", "--tb_path"]
     run(options(bench, *more, "one", dataset="static.pt", batch_size=8, dropout=0))
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
     words = options(bench, *more, "two", "--gpu_ranks", "0", "1", dataset="static.pt", batch_size=4, dropout=0,
-                    world_size=2, master_ip=f"tcp://localhost:{port}", output_model_path="two.bin")
+                    world_size=2, master_ip=f"tcp://localhost:{free_port()}", output_model_path="two.bin")
     done = subprocess.run([sys.executable, str(ROOT / "pretrain.py"), *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for one, two in zip(reports(Path("one"), "train"), reports(Path("two"), "train"), strict=True):

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bench import make_bench, options, run
+from bench import options, run
 from commands import call, refused
 from corpora import TOKENS
+from small import normal
 from test_calibration import batches, config_of, full_groups, largest_difference, random_teacher
 from test_sweep import options as calibrate_options
 
@@ -25,11 +26,6 @@ from uer.models.bert import from_weights
 from uer.squeeze.fold import fold
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return make_bench(tmp_path_factory.mktemp("tying"))
 
 
 def tied_teacher(config: ModelConfig) -> dict[str, torch.Tensor]:
@@ -49,10 +45,6 @@ def test_nothing_dropped_of_a_tied_teacher_is_the_teacher(tied: bool):
     student, weights = tied_student(config, teacher, full_groups(config), batches())
     assert student.tie_weights and weights[WORDS] is weights[DECODER]
     assert largest_difference(config, teacher, from_weights(student, weights).eval()) < 1e-9
-
-
-def normal(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def loss(table, factors, words, decoder, shares, gamma, covariance, share) -> torch.Tensor:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
-from commands import ROOT
 from corpora import TOKENS, described, write_vocab
 
 from uer.config import ModelConfig
@@ -146,11 +143,6 @@ def make_tuned(folder: Path) -> Path:
     write_squad(folder / "train1.json", 16, 1)
     write_squad(folder / "dev1.json", 6, 2)
     return folder
-
-
-def shell(*words) -> subprocess.CompletedProcess:
-    """A script from the shell, in the repository's folder."""
-    return subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
 
 
 def options(bench: Path, output: Path, *more, train="train.tsv", dev="dev.tsv") -> list:

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -125,6 +126,7 @@ class Watch:
 
     def __init__(self, meeting: Meeting, rank: int, world_size: int, end: Callable[[str], None]):
         self.rank, self.world_size, self.end = rank, world_size, end
+        self.keeps = rank == 0 and not meeting.hosted
         self.store = open_store(meeting._replace(hosted=True), rank)  # a connection of its own: others may be waiting
         self._over = threading.Event()
         self._seen: dict[int, tuple[int, int]] = {}
@@ -140,11 +142,19 @@ class Watch:
         self._thread.join(PATIENCE)  # a thread inside the store must not outlive the interpreter
 
     def tell(self, message: str) -> bool:
-        """Tell the others that this process fails; returns whether it was the first to do so."""
+        """Tell the others that this process fails; returns whether it was the first to do so.
+
+        Who keeps the store waits a while for all to have heard: without it torch floods their consoles.
+        """
         self._over.set()
         message = f"rank {self.rank}: {message}"
         try:
-            return self.store.compare_set("failed", "", message).decode() == message
+            first = self.store.compare_set("failed", "", message).decode() == message
+            self.store.add("leaving", 1)
+            deadline = time.monotonic() + PATIENCE
+            while self.keeps and self.store.add("leaving", 0) < self.world_size and time.monotonic() < deadline:
+                time.sleep(0.02)
+            return first
         except RuntimeError:
             return True
 
@@ -155,6 +165,7 @@ class Watch:
         try:
             while time.monotonic() < deadline:
                 if self.store.check(["failed"]):
+                    self.store.add("leaving", 1)
                     return self.store.get("failed").decode()
                 time.sleep(0.1)
         except RuntimeError:
@@ -171,6 +182,8 @@ class Watch:
             except RuntimeError:
                 failed = "the process that keeps the store (rank 0, or the launcher's agent) is gone"
             if failed and not self._over.wait(BEAT):  # an orderly end may just be under way
+                with suppress(RuntimeError):
+                    self.store.add("leaving", 1)
                 self.end(failed)
                 return
 
