@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import re
@@ -12,6 +13,8 @@ import torch
 from bench import CONFIG, make_bench
 from commands import call, refused
 from corpora import TOKENS
+from test_calibration import batches as random_batches
+from workers import processes
 
 from uer.calibration.depth import Depths, Shorter, layers_to_keep
 from uer.calibration.stream import Stream
@@ -38,7 +41,7 @@ def batches(bench):
 
 def lively(config: ModelConfig = DEEP) -> Bert:
     """A random teacher in float64 whose layers do something."""
-    teacher = from_scratch(config, len(TOKENS), seed=2).double().eval()
+    teacher = from_scratch(config, 90, seed=2).double().eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for layer in teacher.encoder.layers():
@@ -108,6 +111,24 @@ def test_fewer_layers_go_on_from_more_layers(batches):
     two, three = depths.shorter(2), depths.shorter(3)
     assert set(two.kept) < set(three.kept)
     assert (two.kept, three.kept) == (shorten(teacher, batches, 2).kept, shorten(teacher, batches, 3).kept)
+
+
+def shorten_a_share(place: Place, args: argparse.Namespace) -> None:
+    depths = Depths(Stream(lively(), random_batches(4)[place.rank::2]))
+    shorter = depths.shorter(2, [0, 2])
+    torch.save({"chosen": depths.shorter(2).kept, "lost": shorter.lost, **shorter.layers[0].state_dict()},
+               args.folder / f"{place.rank}.pt")
+
+
+def test_two_processes_find_what_one_finds(tmp_path):
+    processes(shorten_a_share, 2, folder=tmp_path)
+    alone = shorten(lively(), random_batches(4), 2, [0, 2])
+    ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert ranks[0]["chosen"] == ranks[1]["chosen"]
+    for found in ranks:
+        assert found["lost"] == pytest.approx(alone.lost, rel=1e-9)
+        for name, tensor in alone.layers[0].state_dict().items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize("target", ["states", "tokens", "cls"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from dataclasses import replace
@@ -14,6 +15,7 @@ from corpora import TOKENS
 from small import normal
 from test_calibration import batches, config_of, full_groups, largest_difference, random_teacher
 from test_sweep import options as calibrate_options
+from workers import processes
 
 from uer.calibration.stream import Stream
 from uer.calibration.student import apply_calibration, calibrate, calibrate_on, double_teacher
@@ -23,6 +25,7 @@ from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.shapes import DECODER, WORDS
 from uer.models.bert import from_weights
+from uer.parallel.collectives import Place
 from uer.squeeze.fold import fold
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
@@ -84,6 +87,24 @@ def test_a_decoder_that_is_the_embedding_to_factors_costs_nothing():
     student, weights = tied_student(config, teacher, build_groups(config, 24, "dim"), batches(20))
     assert largest_difference(config, teacher, from_weights(student, weights).eval()) < 1e-6
     torch.testing.assert_close(weights[WORDS], teacher[WORDS])
+
+
+def tie_on_a_share(place: Place, args: argparse.Namespace) -> None:
+    config = config_of()
+    found = calibrate(config, random_teacher(config), build_groups(config, 12, "dim"), batches(5)[place.rank::2],
+                      tied=True)
+    torch.save({"table": found.table, **found.tensors}, args.folder / f"{place.rank}.pt")
+
+
+def test_two_processes_find_what_one_finds(tmp_path):
+    processes(tie_on_a_share, 2, folder=tmp_path)
+    config = config_of()
+    alone = calibrate(config, random_teacher(config), build_groups(config, 12, "dim"), batches(5), tied=True)
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        torch.testing.assert_close(found.pop("table"), alone.table, rtol=1e-9, atol=1e-9)
+        for name, tensor in alone.tensors.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-8, atol=1e-8, msg=name)
 
 
 def test_calibrated_written_and_read_as_one(bench, tmp_path, capsys):

@@ -26,6 +26,7 @@ from uer.errors import UserError
 from uer.layers.layer_norm import LayerNorm, standardise
 from uer.layers.transformer import TransformerLayer
 from uer.parallel.collectives import sum_over_ranks
+from uer.progress import Progress
 from uer.targets.pooling import pooled
 
 TRIAL_BATCHES = 2  # of a process, that layers are chosen on
@@ -87,12 +88,22 @@ class Depths:
     def shorter(self, target: int, keep: Sequence[int] | None = None) -> Shorter:
         """The model of `target` layers, or of the layers `keep`."""
         if not keep and target not in self._kept:
-            trial = _Fitting(self.stream, TRIAL_BATCHES)
-            for count in range(min(self._kept) - 1, target - 1, -1):
+            self._choose(target)
+        return _Fitting(self.stream).fitted(list(keep or self._kept[target]))
+
+
+    def _choose(self, target: int) -> None:
+        trial, begun = _Fitting(self.stream, TRIAL_BATCHES), min(self._kept)
+        with Progress("choice of layers", sum(range(target, begun)), "trials") as progress:
+
+            def lost(layers: list[int]) -> float:
+                progress.advance()
+                return trial.fitted(layers).lost
+
+            for count in range(begun - 1, target - 1, -1):
                 more = self._kept[count + 1]
                 candidates = [[*more[:place], *more[place + 1:]] for place in range(1, len(more))]
-                self._kept[count] = min(candidates, key=lambda layers: trial.fitted(layers).lost)
-        return _Fitting(self.stream).fitted(list(keep or self._kept[target]))
+                self._kept[count] = min(candidates, key=lost)
 
 
 class _Fitting:
