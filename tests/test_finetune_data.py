@@ -47,6 +47,11 @@ def test_every_layout_is_read_as_it_stands(tmp_path, name):
         (tmp_path / "diagnostic.tsv").write_text("index\tsentence1\tsentence2\n0\tx\ty\n")
         last = read_glue(GLUE[name], tmp_path, "test")[2]
         assert last.submission == "AX" and last.examples == [("x", "y", None)]
+        (tmp_path / "dev_mismatched.tsv").unlink()
+        assert [split.name for split in read_glue(GLUE[name], tmp_path, "dev")] == ["matched"]
+        (tmp_path / "dev_matched.tsv").unlink()
+        with pytest.raises(UserError, match="dev_matched"):
+            read_glue(GLUE[name], tmp_path, "dev")
     else:
         assert splits[0].submission == name
 

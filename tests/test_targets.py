@@ -118,6 +118,15 @@ def test_calibrate_takes_an_encoder_as_it_is_and_its_student_again(files, tmp_pa
                                said(student.config, student.weights, src, torch.ones_like(src)), rtol=0, atol=1e-5)
 
 
+def test_a_head_that_was_made_up_is_not_measured(files, tmp_path, capsys):
+    path, _ = encoder_file(tmp_path)
+    call("calibrate.py", "--pretrained_model_path", path, "--corpus_path", files / "corpus.txt", "--vocab_path",
+         files / "vocab.txt", "--target_dim", 64, "--allow_missing_head", "--output_model_path", tmp_path / "s.bin",
+         "--output_format", "huggingface")
+    assert "good  unknown, as nothing was compared" in capsys.readouterr().out
+    assert "accuracy" not in (tmp_path / "s" / "README.md").read_text()
+
+
 def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path):
     """finetune/run_classifier.py -> calibrate.py -> inference/run_classifier_infer.py"""
     from tuning import FAST, write_uer_tsv

@@ -188,7 +188,7 @@ def gather(args: argparse.Namespace, check: Callable[[TextRules], object] = lamb
         dataset.check_positions(loaded.config.max_seq_length)
         material.batches = calibration_batches(dataset, args.calibration_batches, args.seed, place,
                                                masking_options(args), loaded.config.target)
-        if not args.skip_evaluation:
+        if not args.skip_evaluation and not loaded.head_made:  # a head that has learnt nothing tells nothing
             material.held_out, material.where = _held_out(args, dataset, given.get("dev_path"), loaded.config,
                                                           len(material.batches))
     return material

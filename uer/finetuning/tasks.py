@@ -123,7 +123,7 @@ def read_glue(task: Task, folder: str | Path, kind: str) -> list[Split]:
     Args:
         kind: `train`, `dev` or `test`; the last has no labels.
     Raises:
-        UserError: a file that is absent or malformed.
+        UserError: a file that is absent (of several dev files: all) or malformed.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -132,7 +132,8 @@ def read_glue(task: Task, folder: str | Path, kind: str) -> list[Split]:
     if kind == "train":
         return [_read(task, folder / "train.tsv", True)]
     if kind == "dev":
-        return [_read(task, folder / file, True, name) for name, file in task.dev]
+        there = [(name, file) for name, file in task.dev if (folder / file).exists()]  # of MNLI's two, one will do
+        return [_read(task, folder / file, True, name) for name, file in there or task.dev]
     return [_read(task, folder / file, False, name, submission or task.name) for name, file, submission in task.test
             if file != DIAGNOSTIC or (folder / file).exists()]
 
