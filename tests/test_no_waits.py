@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch._dynamo  # before anything stands in for what it remembers of torch
 from small import MULTIPLIED, PROJECTED, Product, Shape, batch, plain_bert, teacher
 
 from uer.data.loader import MlmBatch
