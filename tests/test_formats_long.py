@@ -13,8 +13,10 @@ import torch
 from checkpoints import assert_close
 
 from uer.conversion.merge import probe_batch, student_model
+from uer.evaluation.vectors import Embedder
 from uer.formats import load_model, stock
 from uer.formats.tokenizer_files import text_beside
+from uer.tokenizers import build
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.long
@@ -79,3 +81,20 @@ def test_a_run_to_half_the_width(teacher: Path, tmp_path: Path):
     sentence_transformers = pytest.importorskip("sentence_transformers")
     sentences = sentence_transformers.SentenceTransformer(str(tmp_path / "student"), device="cpu")
     assert sentences.encode(["a sentence", "another"]).shape == (2, 192)
+
+
+def test_sentence_transformers_embeds_as_evaluate_does(teacher: Path, tmp_path: Path):
+    """The package itself, and a calibrated student of half its width with the map into its space."""
+    package = pytest.importorskip("sentence_transformers")
+    texts = [" ".join(line.split()) for text in topics.values() for line in text.split("\n\n") if len(line) > 80]
+    (tmp_path / "texts.txt").write_text("\n".join(texts[:300]) + "\n")
+    shell("calibrate.py", "--pretrained_model_path", teacher, "--corpus_path", "texts.txt", "--vocab_path",
+          teacher / "vocab.txt", "--target_dim", 192, "--calibration_batches", 8, "--skip_evaluation",
+          "--output_model_path", "s.bin", "--output_format", "uer", "huggingface", "--keep_embedding_size",
+          cwd=tmp_path)
+    for folder, model in ((teacher, teacher), (tmp_path / "s", tmp_path / "s.bin")):
+        loaded = load_model(model, config=None, vocab_size=None, target=None)
+        ours = Embedder(loaded, build(text_beside(folder)[0]), torch.device("cpu"), mapped=True)(texts[300:320])
+        theirs = package.SentenceTransformer(str(folder), device="cpu").encode(texts[300:320], convert_to_tensor=True)
+        assert ours.shape == (20, 384) and (ours @ ours.T).min() < 0.8
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
