@@ -192,7 +192,7 @@ def test_absent_files_and_folders(tmp_path: Path):
         load(tmp_path / "none.bin")
     with pytest.raises(UserError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
         load(tmp_path)
-    with pytest.raises(UserError, match="a gpt2 model"):
+    with pytest.raises(UserError, match="model_type 'gpt2'"):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
         save_file({"bert.embeddings.x": torch.ones(1)}, tmp_path / "model.safetensors")
         load(tmp_path)
