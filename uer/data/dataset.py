@@ -118,6 +118,8 @@ def _read(path: Path, option: str) -> tuple[dict[str, Any], dict[str, np.ndarray
     for offsets, values in ends:
         if offsets not in arrays or values not in arrays or arrays[offsets][-1] != len(arrays[values]):
             raise UserError(f"{wrong} ({offsets} and {values} do not fit together)")
+    if "continues" not in arrays:
+        raise UserError(f"{wrong} (it lacks continues, the tokens that go on with a word)")
     return header, arrays
 
 
