@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
+from uer.cli import suggestion
 from uer.errors import UserError
+from uer.progress import ending
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,3 +57,5 @@ def main() -> None:
     text = next(iter(text_beside(args.input_model_path)), None)
     for line in import_lines(model, extras, Path(args.input_model_path), output, args.generation, text):
         print(line)
+    ending(output, "the same function, as reading it back shows",
+           suggestion("evaluate", "--model_path", output, "--dataset_path", "DEV_DATASET"))

@@ -6,9 +6,10 @@ import argparse
 from pathlib import Path
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
-from uer.cli import command_line
+from uer.cli import command_line, suggestion
 from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
+from uer.progress import ending
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,3 +60,5 @@ def main() -> None:
     source = Source(model.config, model.weights, card, extras, text)
     for line in write_outputs(source, paths):
         print(f"written: {line}")
+    ending(next(iter(paths.values())), "the same function, as reading it back shows",
+           suggestion("evaluate", "--model_path", next(iter(paths.values())), "--dataset_path", "DEV_DATASET"))
