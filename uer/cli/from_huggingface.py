@@ -57,5 +57,5 @@ def main() -> None:
     text = next(iter(text_beside(args.input_model_path)), None)
     for line in import_lines(model, extras, Path(args.input_model_path), output, args.generation, text):
         print(line)
-    ending(output, "the same function, as reading it back shows",
+    ending(str(output), "the same function, as reading it back shows",
            suggestion("evaluate", "--model_path", output, "--dataset_path", "DEV_DATASET"))

@@ -60,5 +60,5 @@ def main() -> None:
     source = Source(model.config, model.weights, card, extras, text)
     for line in write_outputs(source, paths):
         print(f"written: {line}")
-    ending(next(iter(paths.values())), "the same function, as reading it back shows",
+    ending(str(next(iter(paths.values()))), "the same function, as reading it back shows",
            suggestion("evaluate", "--model_path", next(iter(paths.values())), "--dataset_path", "DEV_DATASET"))
