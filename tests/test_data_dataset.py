@@ -122,9 +122,14 @@ def test_other_headers_are_refused(dataset, tmp_path, change, message):
 
 def test_arrays_that_do_not_fit_are_refused(dataset, tmp_path):
     content = torch.load(tmp_path / "dataset.pt", weights_only=True)
+    whole = dict(content)
     content["tokens"] = content["tokens"][:-1].clone()
     torch.save(content, tmp_path / "dataset.pt")
     with pytest.raises(UserError, match="offsets and tokens do not fit"):
+        Dataset.open(tmp_path / "dataset.pt")
+    del whole["continues"]
+    torch.save(whole, tmp_path / "dataset.pt")
+    with pytest.raises(UserError, match="it lacks continues"):
         Dataset.open(tmp_path / "dataset.pt")
 
 

@@ -91,7 +91,6 @@ class Depths:
             self._choose(target)
         return _Fitting(self.stream).fitted(list(keep or self._kept[target]))
 
-
     def _choose(self, target: int) -> None:
         trial, begun = _Fitting(self.stream, TRIAL_BATCHES), min(self._kept)
         with Progress("choice of layers", sum(range(target, begun)), "trials") as progress:

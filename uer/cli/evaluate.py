@@ -49,13 +49,12 @@ def following(args: argparse.Namespace, figures: dict[str, float]) -> str:
     """After a comparison with scores that with a teacher, after that some training."""
     model = args.model_path.rstrip("/")
     if args.task == "agreement":
-        from uer.training.mask_schedule import STUDENT_RATE, STUDENT_RATE_ELSE
+        from uer.training.mask_schedule import usual_rate
 
         target = "states" if "cosine" in figures else "logits"
         return suggestion("pretrain", "--dataset_path", "DATASET", same_tokenizer(args), "--pretrained_model_path",
                           model, "--soft_targets_teacher", args.teacher_path, "--target", target, "--learning_rate",
-                          STUDENT_RATE.get(target, STUDENT_RATE_ELSE), "--output_model_path",
-                          f"{model.removesuffix('.bin')}-trained.bin")
+                          usual_rate(target), "--output_model_path", f"{model.removesuffix('.bin')}-trained.bin")
     return suggestion("evaluate", "--task", "agreement", "--model_path", model, same_tokenizer(args), "--teacher_path",
                       args.teacher_path or "TEACHER", "--test_path", "TEXT")
 

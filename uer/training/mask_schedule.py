@@ -21,8 +21,6 @@ PUBLISHED: dict[str, Any] = {"w_step": 500, "penalty": "published", "l2_lambda":
                              "compactor_learning_rate": 5e-5, "bias_correction": False}
 SCHEDULE = ("w_step", "mask_schedule_share", "penalty", "l2_lambda")  # options, each of which sets about a schedule
 RATE, W_STEP = 1e-4, 31  # known to work: at a quarter of the rate less is learnt, at twice the rate the teacher is lost
-STUDENT_RATE = {"states": 1e-3, "similarity": 1e-3, "relations": 1e-3}  # of a folded student
-STUDENT_RATE_ELSE = 2e-4
 TOO_FEW = 20  # steps between mask updates; with 12 nothing is kept
 EARLY, TOO_HIGH = 20, 2e-5  # rate at that step, without bias correction, at which a teacher is lost
 SWING = 0.1  # share of its size by which a masked entry may overshoot zero before a run is warned
@@ -51,7 +49,7 @@ def settle(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> str:
                        "compactor_learning_rate": RATE, "bias_correction": True}
     rates = (args.learning_rate, args.compactor_learning_rate, args.student_learning_rate)
     if args.weight_squeeze and args.after_squeeze == "student" and rates == (None, None, None):
-        args.student_learning_rate = STUDENT_RATE.get(args.objective or "mlm", STUDENT_RATE_ELSE)
+        args.student_learning_rate = usual_rate(args.objective)
     if isinstance(args.bias_correction, str):
         args.bias_correction = args.bias_correction == "true"
     worked_out = "mask_schedule_share" in said or (masked and not said)
@@ -60,6 +58,11 @@ def settle(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> str:
             setattr(args, name, value)
     return f"masks change every {args.w_step:,} steps (--w_step), --penalty {args.penalty}, rates " \
            f"{args.learning_rate:g} and {args.compactor_learning_rate:g} (compactors)" if worked_out else ""
+
+
+def usual_rate(objective: str | None) -> float:
+    """A learning rate for a plain student and its --target (None: mlm)."""
+    return 1e-3 if objective in ("states", "similarity", "relations") else 2e-4
 
 
 def fitting_w_step(groups: dict[str, MaskGroup], total_steps: int) -> int:
