@@ -43,6 +43,8 @@ def test_rows_out_are_rows_in_or_refused_by_file_and_line(tmp_path_factory, head
     except UserError as error:
         assert str(error).startswith(str(path))
         return
+    while len(names) > 1 and rows[-1] == [""]:  # empty lines at the end are no rows of several fields
+        rows.pop()
     assert len(examples) == len(rows) and all(len(row) == len(names) for row in rows)
     for row, example in zip(rows, examples):
         fields = dict(zip(names, row))
