@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from corpora import TOKENS, write_vocab
@@ -184,13 +185,24 @@ def test_sequences(tokenizer):
     assert collate([single._replace(label=2.5)], 0).labels.dtype == torch.float32
 
 
+def test_batches_of_like_length_need_less_padding():
+    lengths = np.random.default_rng(3).integers(1, 60, size=1003)
+    plain, grouped = (shuffled(lengths, 10, 1, 0, grouped) for grouped in (False, True))
+    assert sorted(np.concatenate(grouped)) == list(range(1003))
+    assert sorted(map(len, grouped)) == sorted(map(len, plain)) == [3] + [10] * 100
+    assert sum(lengths[batch].max() * len(batch) for batch in grouped) < 1.1 * lengths.sum()
+    assert [len(set(lengths[batch])) for batch in grouped] != sorted(len(set(lengths[batch])) for batch in grouped)
+    again, other = (shuffled(lengths, 10, 1, epoch, True) for epoch in (0, 1))
+    assert all(map(np.array_equal, grouped, again)) and not all(map(np.array_equal, grouped, other))
+
+
 def test_an_epoch_has_everything_once_in_an_order_of_its_own(tokenizer):
-    orders = [[i for batch in shuffled(103, 10, seed, epoch) for i in batch]
+    orders = [[i for batch in shuffled([1] * 103, 10, seed, epoch) for i in batch]
               for seed, epoch in ((1, 0), (1, 1), (2, 0))]
     assert all(sorted(order) == list(range(103)) for order in orders)
     assert orders[0] != orders[1] != orders[2] != orders[0] != list(range(103))
-    assert orders[0] == [i for batch in shuffled(103, 10, 1, 0) for i in batch]
-    assert [len(batch) for batch in shuffled(103, 10, 1, 0)] == [10] * 10 + [3]
+    assert orders[0] == [i for batch in shuffled([1] * 103, 10, 1, 0) for i in batch]
+    assert [len(batch) for batch in shuffled([1] * 103, 10, 1, 0)] == [10] * 10 + [3]
     instances = encode([("a " * (i % 7), None, 0) for i in range(30)], tokenizer, 32)
     batches = list(by_length(instances, 8))
     assert sorted(i for batch in batches for i in batch) == list(range(30))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from uer.cli import command_line, same_tokenizer, suggestion
+from uer.cli import command_line, importing, same_tokenizer, suggestion
 from uer.config import parse_with_config
 from uer.errors import UserError
 from uer.opts import calibrate_parser as parser
@@ -17,7 +17,8 @@ def main() -> None:
         return end_of_sweep(args)
     if args.sweep_path:
         raise UserError("--sweep_path goes with --sweep or --budget")
-    from uer.calibration.command import make_student
+    with importing():
+        from uer.calibration.command import make_student
 
     good = [f"{what}: {figures}" for what, figures in make_student(args, command_line())]
     ending(args.output_model_path, "; ".join(good) or "unknown, as nothing was compared", following(args))
@@ -25,7 +26,8 @@ def main() -> None:
 
 def end_of_sweep(args: argparse.Namespace) -> None:
     """Compare shapes; what comes next is the student that was found to be worth most."""
-    from uer.planning.sweep import picture_path, spelled, sweep
+    with importing():
+        from uer.planning.sweep import picture_path, spelled, sweep
 
     teacher, *students = sweep(args)
     best = max(students, key=lambda row: row.worth)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
-from uer.cli import command_line, suggestion
+from uer.cli import command_line, importing, suggestion
 from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
 from uer.progress import ending
@@ -58,9 +58,10 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse, read, merge, write."""
     args = checked(parser().parse_args())
-    from uer.conversion.outputs import check_outputs, output_paths, write_outputs, written_by
-    from uer.conversion.stage1 import student_source
-    from uer.data.dataset import Dataset
+    with importing():
+        from uer.conversion.outputs import check_outputs, output_paths, write_outputs, written_by
+        from uer.conversion.stage1 import student_source
+        from uer.data.dataset import Dataset
 
     if args.dev_path and "onnx-int8" not in args.output_format:
         raise UserError("--dev_path does nothing without --output_format onnx-int8, whose accuracy it tells")

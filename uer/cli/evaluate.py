@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
-from uer.cli import same_tokenizer, suggestion
+from uer.cli import importing, same_tokenizer, suggestion
 from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
 from uer.progress import ending
@@ -65,7 +65,8 @@ def main() -> None:
     if args.batch_size < 1:
         raise UserError(f"--batch_size is {args.batch_size}, at least 1 is needed")
     if args.task != "mlm":
-        from uer.evaluation.command import evaluate_task
+        with importing():
+            from uer.evaluation.command import evaluate_task
 
         figures = evaluate_task(args)
         ending(f"{args.output_path}: the figures" if args.output_path else "figures, on the screen only",
@@ -73,7 +74,8 @@ def main() -> None:
         return
     if not args.dataset_path:
         raise UserError("--dataset_path is needed for --task mlm: a dataset of preprocess.py")
-    from uer.evaluation.mlm import evaluate_file
+    with importing():
+        from uer.evaluation.mlm import evaluate_file
 
     found = evaluate_file(args)
     ending(f"{args.output_path}: the figures" if args.output_path else "figures, on the screen only",

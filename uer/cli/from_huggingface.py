@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
-from uer.cli import suggestion
+from uer.cli import importing, suggestion
 from uer.errors import UserError
 from uer.progress import ending
 
@@ -36,10 +36,11 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse, read, check, write."""
     args = checked(parser().parse_args())
-    from uer.config import load_config
-    from uer.conversion.outputs import check_outputs, chosen_extras, import_lines, written_by
-    from uer.formats import load_model
-    from uer.formats.tokenizer_files import text_beside
+    with importing():
+        from uer.config import load_config
+        from uer.conversion.outputs import check_outputs, chosen_extras, import_lines, written_by
+        from uer.formats import load_model
+        from uer.formats.tokenizer_files import text_beside
 
     output = Path(args.output_model_path)
     paths = {"uer": output}

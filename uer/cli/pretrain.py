@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from uer.cli import suggestion
+from uer.cli import importing, suggestion
 from uer.config import parse_with_config
 from uer.files import read_object
 from uer.opts import pretrain_parser as parser
@@ -15,7 +15,8 @@ from uer.progress import ending
 
 def main() -> None:
     args, given = parse_with_config(parser)
-    from uer.pretraining import pretrain
+    with importing():
+        from uer.pretraining import pretrain
 
     pretrain(args, given)
     checkpoint = Path(f"{args.output_model_path}-{args.total_steps}")

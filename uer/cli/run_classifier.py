@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uer.cli import same_tokenizer, suggestion
+from uer.cli import importing, same_tokenizer, suggestion
 from uer.config import parse_with_config
 from uer.finetuning.options import classifier_parser as parser
 from uer.progress import ending
@@ -10,7 +10,8 @@ from uer.progress import ending
 
 def main() -> None:
     args, given = parse_with_config(parser)
-    from uer.finetuning.classify import run_classifier
+    with importing():
+        from uer.finetuning.classify import run_classifier
 
     best = run_classifier(args, given)
     from uer.finetuning.tuning import in_words

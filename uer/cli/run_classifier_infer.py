@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from uer.cli import importing
 from uer.config import parse_with_config
 from uer.finetuning.options import infer_parser as parser
 from uer.progress import ending
@@ -11,7 +12,8 @@ from uer.progress import ending
 
 def main() -> None:
     args, given = parse_with_config(parser)
-    from uer.finetuning.infer import infer
+    with importing():
+        from uer.finetuning.infer import infer
 
     count = infer(args, given)
     ending(f"{args.prediction_path}: {count:,} predictions",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uer.cli import suggestion
+from uer.cli import importing, suggestion
 from uer.config import parse_with_config
 from uer.finetuning.options import glue_parser as parser
 from uer.progress import ending
@@ -10,7 +10,8 @@ from uer.progress import ending
 
 def main() -> None:
     args, given = parse_with_config(parser)
-    from uer.finetuning.glue import run_glue
+    with importing():
+        from uer.finetuning.glue import run_glue
 
     found = run_glue(args, given)
     scores = {name: model["average"] for name, model in found["models"].items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from uer.cli import same_tokenizer, suggestion
+from uer.cli import importing, same_tokenizer, suggestion
 from uer.config import parse_with_config
 from uer.finetuning.options import squad_parser as parser
 from uer.progress import ending
@@ -10,7 +10,8 @@ from uer.progress import ending
 
 def main() -> None:
     args, given = parse_with_config(parser)
-    from uer.finetuning.squad import run_squad
+    with importing():
+        from uer.finetuning.squad import run_squad
 
     best = run_squad(args, given)
     from uer.finetuning.tuning import in_words

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
-from uer.cli import command_line, suggestion
+from uer.cli import command_line, importing, suggestion
 from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
 from uer.progress import ending
@@ -31,13 +31,14 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Parse, read, check, write."""
     args = checked(parser().parse_args())
-    from uer.config import load_config
-    from uer.conversion.outputs import Source, check_outputs, chosen_extras, output_paths, write_outputs
-    from uer.formats import load_model
-    from uer.formats.model_card import CardFacts
-    from uer.formats.shapes import parameter_count
-    from uer.formats.tokenizer_files import text_beside
-    from uer.tokenizers import agreed_rules
+    with importing():
+        from uer.config import load_config
+        from uer.conversion.outputs import Source, check_outputs, chosen_extras, output_paths, write_outputs
+        from uer.formats import load_model
+        from uer.formats.model_card import CardFacts
+        from uer.formats.shapes import parameter_count
+        from uer.formats.tokenizer_files import text_beside
+        from uer.tokenizers import agreed_rules
 
     paths = output_paths(args.output_model_path, ["huggingface"])
     refuse_overwriting(args, {"output_model_path": paths.values()})

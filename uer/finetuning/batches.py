@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from uer.data.order import WINDOW
 from uer.finetuning.tasks import Example
 from uer.tokenizers.base import Tokenizer
 from uer.training.delayed import sent
@@ -74,10 +75,21 @@ def collate(instances: Sequence[Instance], pad_id: int) -> Batch:
     return Batch(torch.from_numpy(src), torch.from_numpy(seg), labels)
 
 
-def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The batches of an epoch as index arrays: a permutation that (seed, epoch) alone decides, in pieces."""
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    return [order[start:start + batch_size] for start in range(0, count, batch_size)]
+def shuffled(lengths: Sequence[int], batch_size: int, seed: int, epoch: int, grouped: bool = False) -> list[np.ndarray]:
+    """The batches of an epoch as index arrays: a permutation that (seed, epoch) alone decides, in pieces.
+
+    Args:
+        lengths: of all instances, in tokens.
+        grouped: sort windows of `WINDOW` batches by length first, as `uer/data/order.py` does, and shuffle the pieces.
+    """
+    draw = np.random.default_rng([seed, epoch])
+    order = draw.permutation(len(lengths))
+    if grouped:
+        window = WINDOW * batch_size
+        order = np.concatenate([part[np.argsort(np.asarray(lengths)[part], kind="stable")]
+                                for part in np.split(order, range(window, len(order), window))])
+    batches = np.split(order, range(batch_size, len(order), batch_size))
+    return [batches[i] for i in draw.permutation(len(batches))] if grouped else batches
 
 
 def by_length(instances: Sequence[Instance], batch_size: int) -> Iterator[np.ndarray]:

@@ -40,8 +40,8 @@ class Classification:
                  device: torch.device):
         self.task, self.train, self.dev, self.pad_id, self.device = task, train, dev, pad_id, device
 
-    def batches(self, batch_size: int, seed: int, epoch: int) -> Sequence[np.ndarray]:
-        return shuffled(len(self.train), batch_size, seed, epoch)
+    def batches(self, batch_size: int, seed: int, epoch: int, grouped: bool) -> Sequence[np.ndarray]:
+        return shuffled([len(instance.tokens) for instance in self.train], batch_size, seed, epoch, grouped)
 
     def loss(self, model: nn.Module, batch: np.ndarray) -> torch.Tensor:
         src, seg, labels = collate([self.train[i] for i in batch], self.pad_id).to(self.device)

@@ -23,6 +23,8 @@ def add_tuning_options(parser: argparse.ArgumentParser, *, batch_size: int, seq_
                        help=f"one, or several to try each (default: {batch_size})")
     group.add_argument("--seq_length", type=int, default=seq_length, metavar="N",
                        help=f"tokens an instance at most (default: {seq_length})")
+    group.add_argument("--group_by_length", action="store_true",
+                       help="batches of like length, less padding: several times as fast where lengths differ much")
     group.add_argument("--learning_rate", type=float, nargs="+", default=[rate], metavar="LR",
                        help=f"one, or several to try each (default: {rate:g})")
     group.add_argument("--warmup", type=float, default=0.1, metavar="SHARE",
@@ -72,8 +74,8 @@ def classifier_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         description="Fine-tune a BERT on a classification task (STS-B: regression) and keep the best epoch.",
-        epilog="Batches are drawn in a new random order every epoch and padded to their longest instance; instances "
-               "are not grouped by length. Of a pair that is too long, the longer text is cut first.")
+        epilog="Batches are drawn in a new random order every epoch and padded to their longest instance. Of a pair "
+               "that is too long, the longer text is cut first.")
     group = parser.add_argument_group("data")
     group.add_argument("--train_path", metavar="FILE", help="UER's TSV: a header, columns label, text_a and perhaps "
                                                             "text_b; nothing is quoted")

@@ -108,8 +108,8 @@ class Reading:
         self.answers: list[Answers] = []
         self.chosen = 0.0
 
-    def batches(self, batch_size: int, seed: int, epoch: int) -> Sequence[np.ndarray]:
-        return shuffled(len(self.train), batch_size, seed, epoch)
+    def batches(self, batch_size: int, seed: int, epoch: int, grouped: bool) -> Sequence[np.ndarray]:
+        return shuffled([len(window.tokens) for window in self.train], batch_size, seed, epoch, grouped)
 
     def loss(self, model: nn.Module, batch: np.ndarray) -> torch.Tensor:
         """Mean cross entropy of the answer's first and last position; where it is not in the window, of [CLS]."""

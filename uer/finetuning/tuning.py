@@ -50,13 +50,14 @@ class Settings:
     bias_correction: bool = True
     precision: str = "fp32"
     report_steps: int = 100
+    group_by_length: bool = False
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> Settings:
         """As the options say."""
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
         return cls(args.epochs_num, args.warmup, args.scheduler, args.weight_decay, args.max_grad_norm,
-                   args.bias_correction, precision, args.report_steps)
+                   args.bias_correction, precision, args.report_steps, args.group_by_length)
 
     @property
     def half(self) -> torch.dtype | None:
@@ -78,8 +79,8 @@ class Evaluation(NamedTuple):
 class Problem(Protocol):
     """What is to be learned."""
 
-    def batches(self, batch_size: int, seed: int, epoch: int) -> Sequence[Any]:
-        """What `loss` takes, in the order of an epoch."""
+    def batches(self, batch_size: int, seed: int, epoch: int, grouped: bool) -> Sequence[Any]:
+        """What `loss` takes, in the order of an epoch; `grouped`: batches of like length."""
 
     def loss(self, model: nn.Module, batch: Any) -> torch.Tensor:
         """Mean loss of a batch."""
@@ -126,7 +127,7 @@ def tune(model: nn.Module, problem: Problem, combination: Combination, settings:
     groups = parameter_groups(model.named_parameters(), combination.learning_rate, weight_decay=settings.weight_decay)
     optimizer = AdamW(groups, bias_correction=settings.bias_correction)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "fp16")
-    per_epoch = len(problem.batches(combination.batch_size, combination.seed, 0))
+    per_epoch = len(problem.batches(combination.batch_size, combination.seed, 0, settings.group_by_length))
     total = per_epoch * settings.epochs
     factor, step, begun = schedule(settings.scheduler, total, settings.warmup), 0, time.perf_counter()
     best: Outcome | None = None
@@ -134,7 +135,7 @@ def tune(model: nn.Module, problem: Problem, combination: Combination, settings:
     for epoch in range(settings.epochs):
         model.train()
         losses = torch.zeros((), dtype=torch.float64, device=device)
-        batches = problem.batches(combination.batch_size, combination.seed, epoch)
+        batches = problem.batches(combination.batch_size, combination.seed, epoch, settings.group_by_length)
         for number, batch in enumerate(tracked(batches, per_epoch, f"epoch {epoch + 1}", "steps"), 1):
             torch.manual_seed(step_seed(combination.seed, step, 0))
             with settings.autocast(device):
