@@ -25,8 +25,8 @@ def test_only_what_is_slow_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None
     for half, option in ((torch.bfloat16, "--bf16"), (torch.float16, "--fp16")):
         assert slow_products(half, CPU) == [f"warning: {option} is slow on this CPU: its products take 60 times as "
                                             f"long as in float32; leave {option} out"]
-    for trials in ([1.0], [9.0, 9.0, 1.0]):  # another process held a core during the first two
-        monkeypatch.setattr("uer.training.precision.slowdown", lambda *_, left=iter(trials): next(left))
+    for trials in (iter([1.0]), iter([9.0, 9.0, 1.0])):  # another process held a core during the first two
+        monkeypatch.setattr("uer.training.precision.slowdown", lambda *_, trials=trials: next(trials))
         assert slow_products(torch.bfloat16, CPU) == []
 
 
