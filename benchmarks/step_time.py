@@ -7,10 +7,11 @@
                   on CPUs where it has faster ones, the products of `uer/cpu/products.py`
     composed      weights composed first, then a plain BERT of the teacher's size (before the squeeze)
     squeezed      the same after the squeeze: a plain BERT of the student's size
-    plain         that student alone, without compactors: the limit
+    teacher       a plain BERT of the teacher's size, without compactors: the limit before the squeeze
+    plain         that student alone, without compactors: the limit after it
 
 All: MLM with 15 % predicted positions selected before the vocabulary, scaled-dot-product attention, fused AdamW over
-every parameter, and (but for `plain`) the published penalty in mid-run. They take turns in one process: whatever
+every parameter, and (but for the last two) the published penalty in mid-run. They take turns in one process: whatever
 else the machine does hits them alike; compare ratios of medians. `--products torch` takes torch's own everywhere. On a
 busy machine, `--clock cpu --threads 1` counts what this process used instead of what passed. Memory is measured in a
 process of its own.
@@ -54,8 +55,8 @@ from uer.training.optimizers import AdamW, parameter_groups
 from uer.training.wid_learner import WidLearner
 
 PUBLISHED = "published"
-PHASES = ("activations", "composed", "squeezed", "plain")
-STEPS_PER_TURN = {PUBLISHED: 1, "activations": 1, "composed": 1, "squeezed": 3, "plain": 3}
+PHASES = ("activations", "composed", "squeezed", "teacher", "plain")
+STEPS_PER_TURN = {PUBLISHED: 1, "activations": 1, "composed": 1, "squeezed": 3, "teacher": 1, "plain": 3}
 W_STEP, L2_LAMBDA, LEARNING_RATE, COMPACTOR_LEARNING_RATE = 500, 20.0, 1e-6, 5e-5
 MID_RUN = 20 * W_STEP + 1  # the schedule is complete, no masks are chosen in the steps that follow
 
@@ -199,8 +200,9 @@ def by_torch(step: Callable[[], Result]) -> Callable[[], Result]:
 def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], float]:
     """A function that makes one optimizer step and returns its loss."""
     src, seg, positions, labels = batch
-    if phase == "plain":
-        model = random_bert(args, teacher_config(args).student(args.target_dim, args.strategy))
+    if phase in ("teacher", "plain"):
+        config = teacher_config(args)
+        model = random_bert(args, config if phase == "teacher" else config.student(args.target_dim, args.strategy))
         plain_optimizer = AdamW(parameter_groups(model.named_parameters(), LEARNING_RATE))
 
         def plain_step() -> float:
