@@ -56,10 +56,16 @@ class Start:
     setting: Setting
     row: str
     width: int | None
+    layers: int | None = None  # as many as the teacher has
+
+    @property
+    def shape(self) -> str:
+        """WIDTH or LAYERSxWIDTH; empty where the row has one of its own."""
+        return "" if not self.width else f"{self.layers}x{self.width}" if self.layers else str(self.width)
 
     @property
     def name(self) -> str:
-        return file_name(f"{self.width or ''} {self.row}")
+        return file_name(f"{self.shape} {self.row}")
 
     @property
     def file(self) -> Path | str:
@@ -75,7 +81,8 @@ class Start:
         options = ["--pretrained_model_path", self.setting.teacher, "--dataset_path", self.setting.dataset,
                    "--target_dim", self.width or 0, "--output_model_path", self.file]
         if self.row == "calibrated":
-            commands.run(folder, "calibrate.py", *options, "--vocab_path", self.setting.vocab, "--skip_evaluation")
+            commands.run(folder, "calibrate.py", *options, "--vocab_path", self.setting.vocab, "--skip_evaluation",
+                         *(["--target_layers", self.layers] if self.layers else []))
         else:
             commands.run(folder, "experiments/starts.py", "--way", ROWS[self.row][0], *options)
 
@@ -110,9 +117,10 @@ class Student:
         lines = [json.loads(line) for line in (folder / "times.jsonl").read_text().splitlines()]
         training = " ".join(self.start.setting.training) if self.steps else ""
         write(self.row, {
-            "name": self.name, "row": self.start.row, "width": self.start.width, "steps": self.steps,
-            "rate": self.rate, "seed": self.seed, "training": training,
-            "elapsed": sum(line["elapsed"] for line in lines if line["script"] == "pretrain.py"), **figures})
+            "name": self.name, "row": self.start.row, "width": self.start.width, "shape": self.start.shape,
+            "steps": self.steps, "rate": self.rate, "seed": self.seed, "training": training,
+            **{kind: sum(line[kind] for line in lines if line["script"] == "pretrain.py")  # seconds: of processors
+               for kind in ("elapsed", "seconds")}, **figures})
         shutil.rmtree(folder)
 
     def _train(self, commands: Commands, folder: Path) -> Path:
@@ -153,8 +161,8 @@ class Student:
 
 def tasks(args: argparse.Namespace, setting: Setting) -> list[tuple[Task, Task | None]]:
     """All jobs with the one that each needs; starts first, then the first rate of every row, then the others."""
-    starts = [Start(setting, row, width) for row in args.rows
-              for width in (args.widths if ROWS[row][2] else [None])]
+    starts = [Start(setting, row, *shape) for row in args.rows
+              for shape in (args.widths if ROWS[row][2] else [(None,)]) if len(shape) == 1 or row == "calibrated"]
     trained = [Student(start, steps, rate, seed) for rate in args.rates for seed in args.seeds for steps in args.steps
                for start in starts if ROWS[start.row][1]]
     return [*((start, None) for start in starts), *((student, student.start) for student in trained),
@@ -167,11 +175,11 @@ def table(rows: list[dict[str, Any]]) -> str:
              "|---|---:|---:|---:|---:|---:|---:|---:|---:|---|"]
     groups: dict[tuple, dict[str, list[dict[str, Any]]]] = {}
     for row in sorted(rows, key=lambda row: row["seed"]):
-        key = (-(row["width"] or 1 << 20), row["row"], row["steps"], row["training"])
+        key = (-(row["width"] or 1 << 20), row["shape"], row["row"], row["steps"], row["training"])
         groups.setdefault(key, {}).setdefault(row["rate"], []).append(row)
-    for (width, kind, steps, training), rates in sorted(groups.items()):
+    for (_, shape, kind, steps, training), rates in sorted(groups.items()):
         best = max(rates.values(), key=lambda found: found[0].get("spearman", 0))
-        title = f"{-width}: {TITLES[kind]}" if best[0]["width"] else TITLES[kind]
+        title = f"{shape}: {TITLES[kind]}" if shape else TITLES[kind]
         trained = [best[0]["rate"], str(len(best))] if steps else ["", ""]
         figures = [_spread([factor * row[name] for row in best if name in row], digits) for name, factor, digits in (
             ("spearman", 100, 1), ("mapped", 100, 1), ("cosine", 1, 3), ("similarities", 1, 3))]
@@ -207,6 +215,14 @@ def main() -> None:
     print(table([json.loads(path.read_text()) for path in (work / "rows").glob("*.json")]))
 
 
+def shape(word: str) -> tuple[int, ...]:
+    """192 -> (192,); 5x280 -> (280, 5)."""
+    sizes = tuple(map(int, word.split("x")))[::-1]
+    if not 1 <= len(sizes) <= 2 or min(sizes) < 1:
+        raise ValueError(word)
+    return sizes
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -218,7 +234,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--dataset_path", metavar="FILE", help="the same, preprocessed")
     out.add_argument("--seq_length", type=int, default=64, metavar="N", help="of --text (default: 64)")
     out.add_argument("--dev_text", metavar="FILE", help="other text, a sentence a line, to measure agreement on")
-    out.add_argument("--widths", type=int, nargs="+", default=[192, 96], metavar="D", help="default: 192 96")
+    out.add_argument("--widths", type=shape, nargs="+", default=[(192,), (96,)], metavar="D",
+                     help="or shapes, LAYERSxD, for the calibrated row alone (default: 192 96)")
     out.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW",
                      help=f"of {', '.join(ROWS)} (default: all)")
     out.add_argument("--steps", type=int, nargs="+", default=[3000], metavar="N", help="default: 3000")

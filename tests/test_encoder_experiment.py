@@ -54,16 +54,16 @@ def setting(tmp_path) -> Setting:
 
 
 def test_jobs_wait_for_their_starts_and_rates_come_one_after_another(setting):
-    words = ["--work_path", "w", "--teacher", "t", "--sts_path", "s", "--widths", "96", "--steps", "5", "--rates", "1",
-             "2", "--rows", "calibrated", "layers", "pca", "--more", "--similarity_weight", "1"]
+    words = ["--work_path", "w", "--teacher", "t", "--sts_path", "s", "--widths", "96", "5x88", "--steps", "5",
+             "--rates", "1", "2", "--rows", "calibrated", "layers", "pca", "--more", "--similarity_weight", "1"]
     args = parser().parse_args(words)
     assert args.more == ["--similarity_weight", "1"]
     jobs = tasks(args, setting)
     trained = [job for job, needed in jobs if isinstance(job, Student) and job.steps]
-    assert [(job.start.row, job.start.width, job.rate) for job in trained] == [
-        ("calibrated", 96, "1"), ("layers", None, "1"), ("calibrated", 96, "2"), ("layers", None, "2")]
+    assert [(job.start.row, job.start.shape, job.rate) for job in trained] == [
+        (*start, rate) for rate in "12" for start in (("calibrated", "96"), ("calibrated", "5x88"), ("layers", ""))]
     assert all(needed == job.start for job, needed in jobs if isinstance(job, Student) and job.start.row != "teacher")
-    assert len({job.name for job, _ in jobs}) == len(jobs) == 3 + 4 + 4
+    assert len({job.name for job, _ in jobs}) == len(jobs) == 4 + 6 + 5
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if ROWS[row][1]])
@@ -92,8 +92,8 @@ def test_every_row_is_trained_by_one_command_which_goes_on(setting, row):
 
 def test_the_table_has_every_row_at_its_best_rate():
     def line(row, width, steps, rate, seed, spearman):
-        return {"row": row, "width": width, "steps": steps, "rate": rate, "seed": seed, "spearman": spearman,
-                "mapped": 0.5, "training": "--bf16" if steps else "", "elapsed": 60.0}
+        return {"row": row, "width": width, "shape": str(width or ""), "steps": steps, "rate": rate,
+                "seed": seed, "spearman": spearman, "mapped": 0.5, "training": "--bf16" if steps else "", "elapsed": 60.0}
 
     rows = [line("calibrated", 96, 9, "1e-3", 1, 0.6), line("calibrated", 96, 9, "1e-4", 1, 0.7),
             line("calibrated", 96, 9, "1e-4", 2, 0.8), line("calibrated", 96, 9, "1e-3", 2, 0.9),
