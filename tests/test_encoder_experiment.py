@@ -93,7 +93,8 @@ def test_every_row_is_trained_by_one_command_which_goes_on(setting, row):
 def test_the_table_has_every_row_at_its_best_rate():
     def line(row, width, steps, rate, seed, spearman):
         return {"row": row, "width": width, "shape": str(width or ""), "steps": steps, "rate": rate,
-                "seed": seed, "spearman": spearman, "mapped": 0.5, "training": "--bf16" if steps else "", "elapsed": 60.0}
+                "seed": seed, "spearman": spearman, "mapped": 0.5, "training": "--bf16" if steps else "",
+                "elapsed": 60.0}
 
     rows = [line("calibrated", 96, 9, "1e-3", 1, 0.6), line("calibrated", 96, 9, "1e-4", 1, 0.7),
             line("calibrated", 96, 9, "1e-4", 2, 0.8), line("calibrated", 96, 9, "1e-3", 2, 0.9),
