@@ -10,15 +10,13 @@ from __future__ import annotations
 import pickle
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 ALIGNMENT = 64
-BLOCK = 1 << 20
 _STORAGES = {
     "uint8": "ByteStorage", "int8": "CharStorage", "int16": "ShortStorage",
     "int32": "IntStorage", "int64": "LongStorage",
@@ -34,13 +32,6 @@ class Record:
     dtype: np.dtype
     count: int
     blocks: Iterable[bytes]
-
-
-def file_blocks(path: Path) -> Iterator[bytes]:
-    """A file's bytes in blocks of at most 1 MiB."""
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            yield block
 
 
 def write_container(file: IO[bytes], values: dict[str, Any], records: list[Record]) -> None:

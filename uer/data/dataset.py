@@ -129,9 +129,8 @@ class Dataset:
     Attributes: `header` (of the first file; counts summed, seq_length the largest), `paths`.
     """
 
-    def __init__(self, files: list[_File], option: str) -> None:
+    def __init__(self, files: list[_File]) -> None:
         self._files = files
-        self._option = option
         self.paths = [file.path for file in files]
         self.header = dict(files[0].header)
         for name in ("documents", *COUNTS):
@@ -157,7 +156,7 @@ class Dataset:
                         f"{option}: {first.path} and {file.path} differ in {key} "
                         f"({first.header[key]} and {file.header[key]}); datasets read as one must agree in it"
                     )
-        return cls(files, option)
+        return cls(files)
 
     def __len__(self) -> int:
         return int(self._starts[-1])

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-STYLES = ("uer", "huggingface")
-DEFAULT_EPS = {"uer": 1e-6, "huggingface": 1e-12}
+from uer.config import LAYERNORM_EPS
 
 
 def standardise(x: torch.Tensor, style: str, eps: float, keep: torch.Tensor | None = None,
@@ -87,7 +86,7 @@ class LayerNorm(nn.Module):
     def __init__(self, size: int, style: str = "uer", eps: float | None = None):
         super().__init__()
         self.style = style
-        self.eps = DEFAULT_EPS[style] if eps is None else eps
+        self.eps = LAYERNORM_EPS[style] if eps is None else eps
         self.gamma = nn.Parameter(torch.ones(size))
         self.beta = nn.Parameter(torch.zeros(size))
         self.keep: torch.Tensor | None = None
