@@ -92,6 +92,15 @@ def read_text(path: str | Path, what: str = "", wanted: str = "text") -> str:
         raise UserError(f"{where}, line {_line_of(data, error.start)}: not UTF-8") from None
 
 
+def read_lines(path: str | Path, what: str = "", wanted: str = "text") -> list[str]:
+    """The lines of a text file, LF or CRLF; no other character ends one (a JSON line may well hold U+2028).
+
+    Raises:
+        UserError: as `read_text`.
+    """
+    return [line.removesuffix("\r") for line in read_text(path, what, wanted).removesuffix("\n").split("\n")]
+
+
 def _line_of(data: bytes, position: int) -> int:
     return data.count(b"\n", 0, position) + 1
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -14,15 +13,13 @@ from uer.config import load_config
 from uer.data.loader import MlmBatch
 from uer.errors import UserError
 from uer.evaluation.agreement import answers, compare, in_words
-from uer.evaluation.ranking import retrieval, sts
-from uer.evaluation.vectors import Embedder
-from uer.files import read_text
-from uer.finetuning.batches import collate, encode
-from uer.finetuning.tasks import Example
+from uer.evaluation.ranking import Embed, retrieval, sts
+from uer.evaluation.vectors import Embedder, own_length
+from uer.files import read_lines
+from uer.finetuning.batches import Instance, collate
 from uer.formats import LoadedModel, load_model
 from uer.formats.storage import write_json, write_via
 from uer.formats.tokenizer_files import text_beside
-from uer.models.bert import from_weights
 from uer.tokenizers import Tokenizer, agreed_rules, build
 
 
@@ -62,21 +59,25 @@ def _load(path: str, config_path: str | None, tokenizer: Tokenizer, task: str) -
 
 def _embed(args: argparse.Namespace, student: LoadedModel, teacher: LoadedModel | None, tokenizer: Tokenizer,
            device: torch.device) -> dict[str, float]:
-    own = Embedder(student, tokenizer, device, args.keep_embedding_size, args.seq_length, args.batch_size)
-    clock = Clock(own)
+    def embedder(loaded: LoadedModel, mapped: bool, role: str | None) -> Embedder:
+        return Embedder(loaded, tokenizer, device, mapped, args.seq_length, args.batch_size, role)
+
+    clock = Clock()
     if args.task == "sts":
-        figures = sts(clock, args.test_path)
+        own = embedder(student, args.keep_embedding_size, None)
+        figures = sts(clock(own), args.test_path)
     else:
-        figures = retrieval(clock, clock, args.test_path)
+        own = embedder(student, args.keep_embedding_size, "document")
+        figures = retrieval(clock(embedder(student, args.keep_embedding_size, "query")), clock(own), args.test_path,
+                            student.sentence.similarity if student.sentence else None)
     figures["texts_per_second"] = clock.speed
     print(f"{args.model_path}: {own.parameters / 1e6:.1f} M parameters, {_told(figures)}")
     if teacher is not None and args.task == "retrieval":
         if teacher.config.outputs != student.config.outputs:
             raise UserError(f"--teacher_path {args.teacher_path}: {teacher.config.outputs} dimensions, the student "
                             f"maps into {student.config.outputs}")
-        into = Embedder(student, tokenizer, device, True, args.seq_length, args.batch_size)
-        theirs = Embedder(teacher, tokenizer, device, True, args.seq_length, args.batch_size)
-        apart = retrieval(into, theirs, args.test_path)
+        apart = retrieval(embedder(student, True, "query"), embedder(teacher, True, "document"), args.test_path,
+                          teacher.sentence.similarity if teacher.sentence else None)
         print(f"student's queries, teacher's documents: {_told(apart)}")
         figures |= {f"asymmetric {name}": value for name, value in apart.items()}
     return figures
@@ -88,16 +89,20 @@ def _told(figures: dict[str, float]) -> str:
 
 
 class Clock:
-    """An embedder whose time is taken."""
+    """Embedders whose time is taken, together."""
 
-    def __init__(self, embed: Embedder):
-        self.embed, self.texts, self.seconds = embed, 0, 0.0
+    def __init__(self) -> None:
+        self.texts, self.seconds = 0, 0.0
 
-    def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        begun = time.perf_counter()
-        out = self.embed(texts)
-        self.texts, self.seconds = self.texts + len(texts), self.seconds + time.perf_counter() - begun
-        return out
+    def __call__(self, embed: Embedder) -> Embed:
+        """The same, timed."""
+        def timed(texts: Sequence[str]) -> torch.Tensor:
+            begun = time.perf_counter()
+            out = embed(texts)
+            self.texts, self.seconds = self.texts + len(texts), self.seconds + time.perf_counter() - begun
+            return out
+
+        return timed
 
     @property
     def speed(self) -> float:
@@ -111,23 +116,33 @@ def _agree(args: argparse.Namespace, student: LoadedModel, teacher: LoadedModel,
         raise UserError(f"--teacher_path {args.teacher_path}: target {teacher.config.target} with "
                         f"{teacher.config.outputs} outputs, the model has {student.config.target} with "
                         f"{student.config.outputs}")
-    texts = [line for line in read_text(Path(args.test_path)).splitlines() if line.strip()]
+    texts = [line for line in read_lines(args.test_path) if line.strip()]
     if not texts:
         raise UserError(f"--test_path {args.test_path}: no text in there")
-    length = min(args.seq_length or 128, student.config.max_seq_length, teacher.config.max_seq_length)
-    instances = encode([Example(text, None, None) for text in texts], tokenizer, length)
-    batches = []
-    for start in range(0, len(instances), args.batch_size):
-        src, seg, _ = collate(instances[start:start + args.batch_size], tokenizer.vocab.pad_id)
-        none = torch.zeros(0, dtype=torch.long)
-        batches.append(MlmBatch(src, seg, none, none, int((seg > 0).sum()), masked=False))
-    models = [from_weights(loaded.config, loaded.weights).to(device) for loaded in (teacher, student)]
+    length = args.seq_length or min(own_length(teacher), own_length(student))
+    embedders = [Embedder(loaded, tokenizer, device, seq_length=min(length, student.config.max_seq_length,
+                                                                    teacher.config.max_seq_length),
+                          batch_size=args.batch_size) for loaded in (teacher, student)]
     said, speeds = [], []
-    for model in models:
+    for embedder in embedders:
+        instances = embedder.instances(texts)
         begun = time.perf_counter()
-        said.append(answers(model, batches, device).cpu())
+        if student.config.target == "states":
+            said.append(embedder.pooled(instances))
+        else:
+            said.append(answers(embedder.model, _batches(instances, args.batch_size, tokenizer), device))
         speeds.append(len(texts) / (time.perf_counter() - begun))
-    figures = compare(models[0], models[1], *(rows.to(device) for rows in said))
+    figures = compare(embedders[0].model, embedders[1].model, *said)
     print(f"{args.model_path} against {args.teacher_path} on {len(texts):,} texts: {in_words(figures)}; "
           f"{speeds[1]:,.0f} against {speeds[0]:,.0f} texts/s")
     return {**figures, "texts_per_second": speeds[1], "teacher_texts_per_second": speeds[0]}
+
+
+def _batches(instances: Sequence[Instance], size: int, tokenizer: Tokenizer) -> list[MlmBatch]:
+    """Texts as they are, in their order."""
+    out = []
+    for start in range(0, len(instances), size):
+        src, seg, _ = collate(instances[start:start + size], tokenizer.vocab.pad_id)
+        none = torch.zeros(0, dtype=torch.long)
+        out.append(MlmBatch(src, seg, none, none, int((seg > 0).sum()), masked=False))
+    return out

@@ -1,7 +1,8 @@
 """What people use sentence encoders for: similarity of two texts (STS), retrieval of documents.
 
     sts         Pearson's and Spearman's correlation of cosines with scores, from a TSV of two texts and a score
-    retrieval   nDCG@10 and recall@100, from BEIR's layout: corpus.jsonl, queries.jsonl, qrels/<split>.tsv
+    retrieval   nDCG@10 and recall@100 by the model's own similarity, from BEIR's layout: corpus.jsonl, queries.jsonl,
+                qrels/<split>.tsv
                 (Thakur et al. 2021; gain 2^grade − 1 would need grades: the linear gain of trec_eval is taken)
 """
 
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from uer.errors import UserError
-from uer.files import read_text
+from uer.files import read_lines
 from uer.finetuning.metrics import pearson, spearman
 from uer.finetuning.tsv import Table
 
@@ -25,6 +26,11 @@ Embed = Callable[[list[str]], torch.Tensor]
 COLUMNS = (("sentence1", "sentence2", "score"), ("text_a", "text_b", "label"), ("text_a", "text_b", "score"))
 NEAREST, FOUND = 10, 100
 SPLITS = ("test.tsv", "dev.tsv", "train.tsv")
+COMPARED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {  # [n, width], [m, width] -> [n, m]
+    "cosine": lambda queries, documents: F.normalize(queries, dim=1) @ F.normalize(documents, dim=1).T,
+    "dot": lambda queries, documents: queries @ documents.T,
+    "euclidean": lambda queries, documents: -torch.cdist(queries, documents),
+    "manhattan": lambda queries, documents: -torch.cdist(queries, documents, p=1)}
 
 
 def read_pairs(path: str | Path) -> tuple[list[str], list[str], np.ndarray]:
@@ -40,16 +46,22 @@ def read_pairs(path: str | Path) -> tuple[list[str], list[str], np.ndarray]:
     assert names is not None
     first, second, scores = [], [], []
     for number, (a, b, score) in table.select(*names):
-        try:
-            value = float(score)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
+        value = number_of(score)
+        if value is None:
             raise UserError(f"{path}, line {number}: score {score!r}; a number is needed")
         first.append(a)
         second.append(b)
         scores.append(value)
     return first, second, np.array(scores)
+
+
+def number_of(text: str) -> float | None:
+    """A finite number as text; None: it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def sts(embed: Embed, path: str | Path) -> dict[str, float]:
@@ -73,35 +85,52 @@ def read_beir(folder: str | Path) -> tuple[dict[str, str], dict[str, str], dict[
     grades: dict[str, dict[str, float]] = {}
     table = Table(judged)
     table.require("query-id", "corpus-id", "score")
-    for number, (query, document, grade) in table.select("query-id", "corpus-id", "score"):
-        if query not in queries or document not in corpus or not grade.lstrip("-").isdecimal():
-            raise UserError(f"{judged}, line {number}: query {query!r}, document {document!r} or grade {grade!r} does "
-                            f"not exist")
-        grades.setdefault(query, {})[document] = max(0.0, float(grade))
+    for number, (query, document, told) in table.select("query-id", "corpus-id", "score"):
+        where, grade = f"{judged}, line {number}", number_of(told)
+        if query not in queries:
+            raise UserError(f"{where}: there is no query {query!r} in {folder / 'queries.jsonl'}")
+        if document not in corpus:
+            raise UserError(f"{where}: there is no document {document!r} in {folder / 'corpus.jsonl'}")
+        if grade is None:
+            raise UserError(f"{where}: grade {told!r}; a number is needed")
+        if grades.setdefault(query, {}).setdefault(document, max(0.0, grade)) != max(0.0, grade):
+            raise UserError(f"{where}: document {document!r} has another grade for query {query!r} further up")
     return corpus, queries, {query: found for query, found in grades.items() if any(found.values())}
 
 
 def _texts(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
         try:
             data = json.loads(line)
-            found[str(data["_id"])] = f"{data.get('title', '')} {data['text']}".strip()
+            name, title, text = data["_id"], data.get("title") or "", data["text"] or ""
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path}, line {number}: not an object with _id and text") from None
+        if isinstance(name, bool) or not isinstance(name, str | int) or not (isinstance(title, str) and
+                                                                             isinstance(text, str)):
+            raise UserError(f"{path}, line {number}: _id, title or text is no text")
+        if found.setdefault(str(name), whole := f"{title} {text}".strip()) != whole:
+            raise UserError(f"{path}, line {number}: _id {name!r} has another text further up")
     if not found:
         raise UserError(f"{path}: the file is empty")
     return found
 
 
-def retrieval(queries_by: Embed, documents_by: Embed, folder: str | Path) -> dict[str, float]:
-    """nDCG@10 and recall@100 of a folder, its queries and documents embedded by one model or two."""
+def retrieval(queries_by: Embed, documents_by: Embed, folder: str | Path,
+              similarity: str | None = None) -> dict[str, float]:
+    """nDCG@10 and recall@100 of a folder, its queries and documents embedded by one model or two.
+
+    Args:
+        similarity: what their vectors are compared by, of `COMPARED` (default: cosine).
+    """
     corpus, queries, grades = read_beir(folder)
     if not grades:
         raise UserError(f"{folder}: no query has a document that answers it")
     ids, asked = list(corpus), list(grades)
     documents = documents_by([corpus[name] for name in ids])
-    scores = queries_by([queries[name] for name in asked]) @ documents.T
+    scores = COMPARED[similarity or "cosine"](queries_by([queries[name] for name in asked]), documents)
     most = min(FOUND, len(ids))
     best = scores.topk(most, dim=1).indices.tolist()
     ranked = {query: [ids[j] for j in row] for query, row in zip(asked, best)}

@@ -1,4 +1,4 @@
-"""Texts to vectors, as a model is used: its own tokenizer, pooling, length and, where it normalises, length 1."""
+"""Texts to vectors as a model is used: its own tokenizer, prompt, pooling, length; of length 1 where it normalises."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from uer.errors import UserError
-from uer.finetuning.batches import by_length, collate, encode
+from uer.finetuning.batches import Instance, by_length, collate, encode
 from uer.finetuning.tasks import Example
 from uer.formats import LoadedModel
 from uer.models.bert import from_weights
+from uer.targets.pooling import pool
 from uer.tokenizers import Tokenizer
 
 SEQ_LENGTH = 128  # where nothing says another
@@ -25,31 +26,58 @@ class Embedder:
         mapped: into the teacher's space, as an index built with the teacher needs; else as the student stands alone.
         seq_length: tokens at most (default: the model's own, else 128).
         batch_size: texts at a time.
+        role: what the texts are, which decides the prompt before them (`SentenceFacts.prompt`).
     """
 
     def __init__(self, loaded: LoadedModel, tokenizer: Tokenizer, device: torch.device, mapped: bool = False,
-                 seq_length: int | None = None, batch_size: int = 32):
+                 seq_length: int | None = None, batch_size: int = 32, role: str | None = None):
         self.model = from_weights(loaded.config, loaded.weights).to(device).eval()
         self.tokenizer, self.device, self.mapped, self.batch_size = tokenizer, device, mapped, batch_size
-        own = loaded.sentence.max_seq_length if loaded.sentence else None
-        self.seq_length = min(seq_length or own or SEQ_LENGTH, loaded.config.max_seq_length)
+        self.normalize = loaded.sentence is not None and loaded.sentence.normalize
+        self.seq_length = min(seq_length or own_length(loaded), loaded.config.max_seq_length)
+        self.prompt = loaded.sentence.prompt(role) if loaded.sentence else ""
+        pooled = loaded.config.pooling in ("mean", "max") and loaded.sentence and not loaded.sentence.include_prompt
+        self.apart = 1 + len(tokenizer.encode(self.prompt)) if self.prompt and pooled else 0  # tokens not pooled
         self.parameters = sum(parameter.numel() for name, parameter in self.model.named_parameters()
                               if mapped or not name.startswith("target."))
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
-        """float32 [texts, width], of length 1, on the CPU"""
+        """float32 [texts, width] on the CPU, of length 1 where the model normalises"""
+        pooled = self.pooled(self.instances(texts))
+        mapped = self.model.target(pooled).float() if self.mapped else pooled.float()
+        return (F.normalize(mapped, dim=1) if self.normalize else mapped).cpu()
+
+    def instances(self, texts: Sequence[str]) -> list[Instance]:
+        """Token ids of the texts, the prompt before each."""
         if not texts:
             raise UserError("there is no text to embed")
-        instances = encode([Example(text, None, None) for text in texts], self.tokenizer, self.seq_length)
+        return encode([Example(self.prompt + text, None, None) for text in texts], self.tokenizer, self.seq_length)
+
+    @torch.no_grad()
+    def pooled(self, instances: Sequence[Instance]) -> torch.Tensor:
+        """The pooled states [texts, hidden], on the device"""
         rows: list[torch.Tensor] = []
         order: list[int] = []
         for index in by_length(instances, self.batch_size):
             batch = collate([instances[i] for i in index], self.tokenizer.vocab.pad_id).to(self.device)
-            pooled = self.model.pooled(batch.src, batch.seg)
-            rows.append(F.normalize((self.model.target(pooled) if self.mapped else pooled).float(), dim=1).cpu())
+            rows.append(self._pool(batch.src, batch.seg))
             order += index.tolist()
         found = torch.cat(rows)
         out = torch.empty_like(found)
-        out[torch.tensor(order)] = found
+        out[torch.tensor(order, device=out.device)] = found
         return out
+
+    def _pool(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
+        if not self.apart:
+            return self.model.pooled(src, seg)
+        rest = seg.clone()
+        rest[:, :self.apart] = 0
+        return pool(self.model.hidden_states(src, seg), rest, self.model.config.pooling)
+
+
+def own_length(loaded: LoadedModel) -> int:
+    """Tokens of a text at most: as its folder says; where that is silent, all positions, as sentence-transformers."""
+    if loaded.sentence is None:
+        return SEQ_LENGTH
+    return loaded.sentence.max_seq_length or loaded.config.max_seq_length

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uer.errors import UserError
-from uer.files import read_text
+from uer.files import read_lines
 
 
 class Row(NamedTuple):
@@ -30,10 +30,9 @@ def read_rows(path: str | Path) -> list[Row]:
     Raises:
         UserError: no such file, empty, no text.
     """
-    text = read_text(path, wanted="tab-separated text")
-    if not text.strip():
+    lines = read_lines(path, wanted="tab-separated text")
+    if not any(map(str.strip, lines)):
         raise UserError(f"{path}: the file is empty")
-    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     while not lines[-1] and "\t" in lines[0]:
         lines.pop()
     return [Row(number, line.split("\t")) for number, line in enumerate(lines, 1)]

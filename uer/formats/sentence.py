@@ -2,6 +2,7 @@
 
     modules.json                        Transformer, Pooling, (Dense,) (Normalize): a folder each
     sentence_bert_config.json           max_seq_length
+    tokenizer_config.json               model_max_length, where nothing says max_seq_length (since 6.0)
     config_sentence_transformers.json   prompts
 
 The files are written as every version since 2.0 reads them.
@@ -24,6 +25,9 @@ from uer.formats.storage import save_safetensors, write_json
 
 MODES = {"mean": "mean", "max": "max", "cls": "first", "lasttoken": "last"}  # theirs -> ours
 FLAGS = {"mean": "mean_tokens", "max": "max_tokens", "cls": "cls_token", "lasttoken": "lasttoken"}
+ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # what a text is -> names of its prompt
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+UNLIMITED = 1 << 20  # a model_max_length above says nothing: transformers writes 10 ** 30
 
 
 @dataclass(frozen=True)
@@ -33,9 +37,10 @@ class SentenceFacts:
     Attributes:
         pooling: one of `POOLINGS`.
         normalize: whether embeddings are brought to length 1.
-        max_seq_length: tokens at most; None: not said.
+        max_seq_length: tokens at most; None: not said, and so as many as the encoder has positions.
         prompts: name -> text put in front; `default_prompt_name` the one that is taken unasked.
-        similarity: what embeddings are compared by; None: not said.
+        similarity: what embeddings are compared by, one of `SIMILARITIES`; None: not said.
+        include_prompt: whether mean and max are taken over the prompt's tokens as well.
     """
 
     pooling: str = "mean"
@@ -44,6 +49,15 @@ class SentenceFacts:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     similarity: str | None = None
+    include_prompt: bool = True
+
+    def prompt(self, role: str | None = None) -> str:
+        """What stands before a text: of this role (`query` or `document`), or of any other.
+
+        As in sentence-transformers the first name of a role that the folder knows decides, even with an empty text.
+        """
+        name = next((name for name in ROLES.get(role or "", ()) if name in self.prompts), self.default_prompt_name)
+        return self.prompts.get(name or "") or ""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -66,6 +80,10 @@ def _check(facts: SentenceFacts, where: str) -> None:
         wrong.append(f"max_seq_length {facts.max_seq_length!r}")
     if not isinstance(facts.prompts, dict) or not all(isinstance(text, str) for text in facts.prompts.values()):
         wrong.append(f"prompts {facts.prompts!r}")
+    elif facts.default_prompt_name is not None and facts.default_prompt_name not in facts.prompts:
+        wrong.append(f"default_prompt_name {facts.default_prompt_name!r}, which is none of the prompts")
+    if facts.similarity not in (None, *SIMILARITIES):
+        wrong.append(f"similarity_fn_name {facts.similarity!r}")
     if wrong:
         raise UserError(f"{where}: cannot be used: {', '.join(wrong)}")
 
@@ -119,15 +137,27 @@ def read_sentence_facts(folder: Path) -> SentenceFacts | None:
     pools = [folder / module["path"] / "config.json" for module in modules if _kind(module) == "Pooling"]
     if len(pools) != 1:
         raise UserError(f"{where}: {len(pools)} Pooling modules; exactly one is needed")
-    limits = [folder / module["path"] / "sentence_bert_config.json" for module in modules
-              if _kind(module) == "Transformer"]
     settings = folder / "config_sentence_transformers.json"
     more = read_object(settings) if settings.is_file() else {}
-    limit = read_object(limits[0]).get("max_seq_length") if limits[0].is_file() else None
-    facts = SentenceFacts(_pooling(pools[0]), any(_kind(module) == "Normalize" for module in modules), limit,
-                          more.get("prompts") or {}, more.get("default_prompt_name"), more.get("similarity_fn_name"))
+    prompts = more.get("prompts") or {}
+    if isinstance(prompts, dict):
+        prompts = {name: text for name, text in prompts.items() if text is not None}
+    whole = read_object(pools[0]).get("include_prompt", True) is not False
+    facts = SentenceFacts(_pooling(pools[0]), any(_kind(module) == "Normalize" for module in modules),
+                          _limit(encoder_path(folder)), prompts, more.get("default_prompt_name"),
+                          more.get("similarity_fn_name"), whole)
     _check(facts, str(folder))
     return facts
+
+
+def _limit(encoder: Path) -> Any:
+    """Tokens at most, as the encoder's folder says; None: it does not."""
+    own, tokenizer = encoder / "sentence_bert_config.json", encoder / "tokenizer_config.json"
+    limit = read_object(own).get("max_seq_length") if own.is_file() else None
+    if limit is None and tokenizer.is_file():
+        limit = read_object(tokenizer).get("model_max_length")
+        return limit if isinstance(limit, int) and limit < UNLIMITED else None
+    return limit
 
 
 def _pooling(path: Path) -> str:
@@ -160,7 +190,8 @@ def write_sentence_files(folder: Path, facts: SentenceFacts, width: int, positio
     for i, kind in enumerate(kinds[1:], 1):
         (folder / f"{i}_{kind}").mkdir()
     write_json({"word_embedding_dimension": width, **{f"pooling_mode_{flag}": MODES[mode] == facts.pooling
-                                                      for mode, flag in FLAGS.items()}},
+                                                      for mode, flag in FLAGS.items()},
+                "include_prompt": facts.include_prompt},
                folder / "1_Pooling" / "config.json")
     if dense:
         write_json({"in_features": width, "out_features": len(dense["bias"]), "bias": True,

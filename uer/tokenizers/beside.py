@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from uer.tokenizers.vocab import ROLES, AddedToken, Vocab, read_tokens
 
 FILES = {"bert": "vocab.txt", "bpe": "vocab.json", "xlmroberta": "sentencepiece.bpe.model"}
 MERGES, TOKENIZER_JSON, TOKENIZER_CONFIG = "merges.txt", "tokenizer.json", "tokenizer_config.json"
+SENTENCES = "sentence_bert_config.json"  # of sentence-transformers, which may fold case before the tokenizer
 # tokenizer_class, without Tokenizer and Fast -> kind; of the generic ones tokenizer.json tells.
 CLASSES = {**dict.fromkeys(("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert"), "bert"),
            **dict.fromkeys(("Roberta", "GPT2", "Bart", "Longformer"), "bpe"), "XLMRoberta": "xlmroberta"}
@@ -81,7 +83,7 @@ def _rules_of_stem(path: Path, kind: str | None, merges_path: str | None) -> lis
 
 def rules_of_folder(folder: Path, only: Path | None = None, kind: str | None = None,
                     merges_path: str | None = None) -> TextRules | None:
-    """What the tokenizer files of a folder say; None: there are none.
+    """What the tokenizer files of a folder say, and sentence-transformers beside them; None: there are none.
 
     Args:
         only: the vocabulary to take, where there are several.
@@ -89,6 +91,16 @@ def rules_of_folder(folder: Path, only: Path | None = None, kind: str | None = N
     Raises:
         UserError: files that cannot be read, or contradict each other.
     """
+    rules, path = _rules_of_folder(folder, only, kind, merges_path), folder / SENTENCES
+    if rules is None or _optional(path).get("do_lower_case") is not True or rules.lower_case:
+        return rules
+    if rules.kind not in (None, "bert"):
+        raise UserError(f"{path}: do_lower_case is true, but only WordPiece can fold case here, and the tokenizer is "
+                        f"{rules.kind}")
+    return replace(rules, kind="bert", lower_case=True, strip_accents=bool(rules.accents))  # lower(text), no more
+
+
+def _rules_of_folder(folder: Path, only: Path | None, kind: str | None, merges_path: str | None) -> TextRules | None:
     config = _read(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     name = _class_name(folder, config)
     whole = TokenizerJson(folder / TOKENIZER_JSON) if (folder / TOKENIZER_JSON).is_file() else None
