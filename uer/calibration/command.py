@@ -58,12 +58,22 @@ class Material:
     where: str = ""
 
 
-def make_student(args: argparse.Namespace, command: str) -> list[tuple[str, str]]:
-    """Calibrate, compare teacher and student on held-out text unless that is not wanted, write the student.
+class Made(NamedTuple):
+    """A student that has been written.
 
-    Returns:
-        (what, figures) of the comparison, in words.
+    Attributes:
+        paths: of each format.
+        target: of the model, as in `ModelConfig`.
+        figures: (what, figures) of the comparison, in words.
     """
+
+    paths: dict[str, Path]
+    target: str
+    figures: list[tuple[str, str]]
+
+
+def make_student(args: argparse.Namespace, command: str) -> Made:
+    """Calibrate, compare teacher and student on held-out text unless that is not wanted, write the student."""
     check_wish(args)
     paths = output_paths(args.output_model_path, args.output_format)
     refuse_overwriting(args, {"output_model_path": written_by(paths, bool(args.target_vocab)),
@@ -99,7 +109,7 @@ def make_student(args: argparse.Namespace, command: str) -> list[tuple[str, str]
                                      sentence=loaded.sentence, keep_embedding_size=args.keep_embedding_size,
                                      new_words=bool(args.target_vocab)), paths):
         print(f"written: {line}")
-    return judged.figures
+    return Made(paths, student.config.target, judged.figures)
 
 
 def check_wish(args: argparse.Namespace) -> None:
@@ -191,6 +201,8 @@ def gather(args: argparse.Namespace, check: Callable[[TextRules], object] = lamb
         if not args.skip_evaluation and not loaded.head_made:  # a head that has learnt nothing tells nothing
             material.held_out, material.where = _held_out(args, dataset, given.get("dev_path"), loaded.config,
                                                           len(material.batches))
+            if args.target_vocab:
+                material.where += ", in the words that stay (the teacher reads these as well)"
     return material
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from pathlib import Path
 
 from uer.cli import command_line, importing, same_tokenizer, suggestion
 from uer.config import parse_with_config
@@ -20,8 +22,10 @@ def main() -> None:
     with importing():
         from uer.calibration.command import make_student
 
-    good = [f"{what}: {figures}" for what, figures in make_student(args, command_line())]
-    ending(args.output_model_path, "; ".join(good) or "unknown, as nothing was compared", following(args))
+    made = make_student(args, command_line())
+    good = [f"{what}: {figures}" for what, figures in made.figures]
+    ending(", ".join(map(str, made.paths.values())), "; ".join(good) or "unknown, as nothing was compared",
+           following(args, made.paths, made.target))
 
 
 def end_of_sweep(args: argparse.Namespace) -> None:
@@ -45,15 +49,33 @@ def end_of_sweep(args: argparse.Namespace) -> None:
                       f"{best.name}.bin"))
 
 
-def following(args: argparse.Namespace) -> str:
-    """The command that trains the student: from its teacher, or where it has words or depth of its own, as it is."""
+def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> str:
+    """The command that trains the student: from its teacher, or where it has words or depth of its own, as it is.
+
+    Args:
+        paths: what was written, by format.
+        target: of the model; what has no MLM head learns from its teacher alone, which has to have the same words.
+    """
+    from uer.training.mask_schedule import usual_rate
     output = args.output_model_path.removesuffix(".bin")
     trained = ["--output_model_path", f"{output}-trained.bin"]
     text = args.dataset_path or ["DATASET"]
     if args.target_vocab or not args.target_dim:
-        words = ["--vocab_path", f"{output}_vocab.txt"] if args.target_vocab else same_tokenizer(args)
-        return suggestion("pretrain", "--dataset_path", "DATASET" if args.target_vocab else text, words,
-                          "--pretrained_model_path", args.output_model_path, *trained)
+        readable = next((path for name, path in paths.items() if not name.startswith("onnx")), None)
+        if readable is None:
+            return suggestion("calibrate", sys.argv[1:], "--output_format", "uer")
+        words = [] if args.target_vocab else same_tokenizer(args)  # new ones stand beside the student
+        if target == "mlm":
+            return suggestion("pretrain", "--dataset_path", "DATASET" if args.target_vocab else text, words,
+                              "--pretrained_model_path", readable, *trained)
+        teacher = args.pretrained_model_path
+        if args.target_vocab:
+            return suggestion("evaluate", "--task", "agreement", "--model_path", readable, "--teacher_path", teacher,
+                              "--test_path", "TEXT")
+        learnt = "states" if target == "states" else "logits"
+        return suggestion("pretrain", "--dataset_path", text, words, "--pretrained_model_path", readable,
+                          "--soft_targets_teacher", teacher, "--target", learnt, "--learning_rate", usual_rate(learnt),
+                          *trained)
     shape = [word for name in ("target_dim", "target_feedforward_size", "target_heads", "target_layers", "keep_layers")
              if (value := getattr(args, name)) is not None
              for word in (f"--{name}", *(value if isinstance(value, list) else [value]))]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
-from uer.cli import command_line, importing, suggestion
+from uer.cli import command_line, importing, same_tokenizer, suggestion
 from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
 from uer.progress import ending
@@ -75,5 +77,14 @@ def main() -> None:
     good = [f"{what} {value}" for what, value in source.card.figures if "held-out" in what]
     ending(", ".join(map(str, paths.values())) + f": {source.card.parameters / 1e6:.1f} M parameters",
            "; ".join(good) or "the checkpoint says nothing of held-out text; evaluate it",
-           suggestion("evaluate", "--model_path", next(iter(paths.values())), "--dataset_path", "DEV_DATASET",
-                      args.vocab_path and ["--vocab_path", args.vocab_path]))
+           following(args, paths, source.config.target))
+
+
+def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> str:
+    """What judges the student; where nothing was written that can be read here, what writes such a thing."""
+    readable = next((path for name, path in paths.items() if not name.startswith("onnx")), None)
+    if readable is None:
+        return suggestion("convert", sys.argv[1:], "--output_format", "uer")
+    judge = ["--dataset_path", "DEV_DATASET"] if target == "mlm" else \
+        ["--task", "agreement", "--teacher_path", "TEACHER", "--test_path", "TEXT"]
+    return suggestion("evaluate", "--model_path", readable, judge, same_tokenizer(args))

@@ -45,9 +45,15 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def following(args: argparse.Namespace, figures: dict[str, float]) -> str:
-    """After a comparison with scores that with a teacher, after that some training."""
+def following(args: argparse.Namespace, figures: dict[str, float], alike: bool) -> str:
+    """After a comparison with scores that with a teacher, after that some training, where they read `alike`."""
     model = args.model_path.rstrip("/")
+    if args.task == "agreement" and not alike:
+        return suggestion("evaluate", "--task", "sts", "--model_path", model, same_tokenizer(args), "--test_path",
+                          "PAIRS") if "cosine" in figures else \
+            suggestion("run_classifier", "--pretrained_model_path", model, same_tokenizer(args), "--train_path",
+                       "TRAIN.tsv", "--dev_path", "DEV.tsv", "--output_model_path",
+                       f"{model.removesuffix('.bin')}-tuned.bin")
     if args.task == "agreement":
         from uer.training.mask_schedule import usual_rate
 
@@ -68,9 +74,9 @@ def main() -> None:
         with importing():
             from uer.evaluation.command import evaluate_task
 
-        figures = evaluate_task(args)
+        figures, alike = evaluate_task(args)
         ending(f"{args.output_path}: the figures" if args.output_path else "figures, on the screen only",
-               ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), following(args, figures))
+               ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), following(args, figures, alike))
         return
     if not args.dataset_path:
         raise UserError("--dataset_path is needed for --task mlm: a dataset of preprocess.py")

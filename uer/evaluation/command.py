@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -20,12 +21,14 @@ from uer.finetuning.batches import Instance, collate
 from uer.formats import LoadedModel, load_model
 from uer.formats.storage import write_json, write_via
 from uer.formats.tokenizer_files import text_beside
-from uer.tokenizers import Tokenizer, agreed_rules, build
+from uer.tokenizers import TextRules, Tokenizer, agreed_rules, build, merged
 
 
-def evaluate_task(args: argparse.Namespace) -> dict[str, float]:
-    """Load, embed, compare, print, write; returns the figures.
+def evaluate_task(args: argparse.Namespace) -> tuple[dict[str, float], bool]:
+    """Load, embed, compare, print, write.
 
+    Returns:
+        the figures; whether text becomes the same ids for model and teacher, so that the one can teach the other.
     Raises:
         UserError: a model, text or option that cannot be used.
     """
@@ -37,30 +40,65 @@ def evaluate_task(args: argparse.Namespace) -> dict[str, float]:
         raise UserError("--task agreement needs --teacher_path, the model to agree with")
     if args.output_path:
         check_writable(args.output_path)
-    tokenizer = build(agreed_rules(args, *text_beside(args.model_path), say=print))
-    student = _load(args.model_path, args.config_path, tokenizer, args.task)
-    teacher = _load(args.teacher_path, None, tokenizer, args.task) if args.teacher_path else None
+    beside = text_beside(args.model_path)
+    if args.teacher_path and not args.vocab_path and not any(rules.vocab for rules in beside):
+        beside += text_beside(args.teacher_path)  # a student's file alone says which vocabulary, and its teacher has it
+    text = agreed_rules(args, *beside, say=print)
+    theirs = _text_of_teacher(args, text)
+    alike = theirs.to_dict() == text.to_dict()
+    student = _read(args.model_path, args.config_path, tokenizer := build(text), args.task)
+    teacher = None
+    if args.teacher_path:
+        teacher = _read(args.teacher_path, None, tokenizer if alike else build(theirs), args.task)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-        figures = _agree(args, student, teacher, tokenizer, device) if args.task == "agreement" and teacher else \
-            _embed(args, student, teacher, tokenizer, device)
+        figures = _agree(args, student, teacher, device) if args.task == "agreement" and teacher else \
+            _embed(args, student, teacher, device)
     if args.output_path:
         write_via(args.output_path, lambda path: write_json(figures, path))
-    return figures
+    return figures, alike
 
 
-def _load(path: str, config_path: str | None, tokenizer: Tokenizer, task: str) -> LoadedModel:
+class Reader(NamedTuple):
+    """A model and how it reads."""
+
+    loaded: LoadedModel
+    tokenizer: Tokenizer
+
+
+def _text_of_teacher(args: argparse.Namespace, text: TextRules) -> TextRules:
+    """How the teacher reads: as the files beside it say; where these have no vocabulary, as the model.
+
+    Raises:
+        UserError: they speak of another vocabulary, which is not there.
+    """
+    beside = text_beside(args.teacher_path) if args.teacher_path else []
+    if not any(rules.vocab for rules in beside):
+        merged([text, *beside], [])
+        return text
+    apart = argparse.Namespace(**{**vars(args), **dict.fromkeys(("tokenizer", "vocab_path", "merges_path",
+                                                                 "spm_model_path"))})
+    theirs = agreed_rules(apart, *beside)
+    if theirs.to_dict() != text.to_dict():
+        print(f"the teacher's {theirs.line()}")
+    return theirs
+
+
+def _read(path: str, config_path: str | None, tokenizer: Tokenizer, task: str) -> Reader:
     loaded = load_model(path, config=load_config(config_path) if config_path else None,
                         vocab_size=len(tokenizer.vocab), target=None if task == "agreement" else "states")
     for note in loaded.notes:
         print(f"note: {note}")
-    return loaded
+    return Reader(loaded, tokenizer)
 
 
-def _embed(args: argparse.Namespace, student: LoadedModel, teacher: LoadedModel | None, tokenizer: Tokenizer,
+def _embed(args: argparse.Namespace, student: Reader, teacher: Reader | None,
            device: torch.device) -> dict[str, float]:
-    def embedder(loaded: LoadedModel, mapped: bool, role: str | None) -> Embedder:
-        return Embedder(loaded, tokenizer, device, mapped, args.seq_length, args.batch_size, role)
+    def embedder(reader: Reader, mapped: bool, role: str | None) -> Embedder:
+        return Embedder(*reader, device, mapped, args.seq_length, args.batch_size, role)
+
+    def similarity(reader: Reader) -> str | None:
+        return reader.loaded.sentence.similarity if reader.loaded.sentence else None
 
     clock = Clock()
     if args.task == "sts":
@@ -69,15 +107,15 @@ def _embed(args: argparse.Namespace, student: LoadedModel, teacher: LoadedModel 
     else:
         own = embedder(student, args.keep_embedding_size, "document")
         figures = retrieval(clock(embedder(student, args.keep_embedding_size, "query")), clock(own), args.test_path,
-                            student.sentence.similarity if student.sentence else None)
+                            similarity(student))
     figures["texts_per_second"] = clock.speed
     print(f"{args.model_path}: {own.parameters / 1e6:.1f} M parameters, {_told(figures)}")
     if teacher is not None and args.task == "retrieval":
-        if teacher.config.outputs != student.config.outputs:
-            raise UserError(f"--teacher_path {args.teacher_path}: {teacher.config.outputs} dimensions, the student "
-                            f"maps into {student.config.outputs}")
+        theirs, ours = teacher.loaded.config.outputs, student.loaded.config.outputs
+        if theirs != ours:
+            raise UserError(f"--teacher_path {args.teacher_path}: {theirs} dimensions, the student maps into {ours}")
         apart = retrieval(embedder(student, True, "query"), embedder(teacher, True, "document"), args.test_path,
-                          teacher.sentence.similarity if teacher.sentence else None)
+                          similarity(teacher))
         print(f"student's queries, teacher's documents: {_told(apart)}")
         figures |= {f"asymmetric {name}": value for name, value in apart.items()}
     return figures
@@ -110,19 +148,21 @@ class Clock:
         return self.texts / self.seconds
 
 
-def _agree(args: argparse.Namespace, student: LoadedModel, teacher: LoadedModel, tokenizer: Tokenizer,
-           device: torch.device) -> dict[str, float]:
+def _agree(args: argparse.Namespace, reads: Reader, taught: Reader, device: torch.device) -> dict[str, float]:
+    student, teacher = reads.loaded, taught.loaded
     if (student.config.target, student.config.outputs) != (teacher.config.target, teacher.config.outputs):
         raise UserError(f"--teacher_path {args.teacher_path}: target {teacher.config.target} with "
                         f"{teacher.config.outputs} outputs, the model has {student.config.target} with "
                         f"{student.config.outputs}")
+    if student.config.target == "tokens" and reads.tokenizer is not taught.tokenizer:
+        raise UserError(f"--teacher_path {args.teacher_path}: its text becomes other tokens than the model's, so that "
+                        f"what they say of tokens cannot be compared")
     texts = [line for line in read_lines(args.test_path) if line.strip()]
     if not texts:
         raise UserError(f"--test_path {args.test_path}: no text in there")
     length = args.seq_length or min(own_length(teacher), own_length(student))
-    embedders = [Embedder(loaded, tokenizer, device, seq_length=min(length, student.config.max_seq_length,
-                                                                    teacher.config.max_seq_length),
-                          batch_size=args.batch_size) for loaded in (teacher, student)]
+    length = min(length, student.config.max_seq_length, teacher.config.max_seq_length)
+    embedders = [Embedder(*reader, device, seq_length=length, batch_size=args.batch_size) for reader in (taught, reads)]
     said, speeds = [], []
     for embedder in embedders:
         instances = embedder.instances(texts)
@@ -130,7 +170,7 @@ def _agree(args: argparse.Namespace, student: LoadedModel, teacher: LoadedModel,
         if student.config.target == "states":
             said.append(embedder.pooled(instances))
         else:
-            said.append(answers(embedder.model, _batches(instances, args.batch_size, tokenizer), device))
+            said.append(answers(embedder.model, _batches(instances, args.batch_size, embedder.tokenizer), device))
         speeds.append(len(texts) / (time.perf_counter() - begun))
     figures = compare(embedders[0].model, embedders[1].model, *said)
     print(f"{args.model_path} against {args.teacher_path} on {len(texts):,} texts: {in_words(figures)}; "

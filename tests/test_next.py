@@ -1,0 +1,73 @@
+"""The command that a script names last, run as it stands: with folders alone, with new words, without a head."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+import pytest
+from commands import call
+from corpora import TOKENS, write_vocab
+from test_sentence import teacher  # noqa: F401 (a fixture)
+
+from uer.formats import load_model
+from uer.formats.export import save_huggingface
+from uer.formats.sentence import write_sentence_files
+from uer.formats.tokenizer_files import text_beside
+from uer.tokenizers.vocab import Vocab
+
+TEXT = "the river low running\nnew cafe un the\nriver running a b c\n"
+
+
+def following(capsys, **named):
+    """The words of the last suggestion, its placeholders filled in."""
+    said = capsys.readouterr().out
+    words = shlex.split(said[said.rindex("\nnext  ") + len("\nnext  "):])
+    return [str(named.get(word, word)) for word in words[words.index("python3") + 1:]]
+
+
+@pytest.mark.parametrize(("formats", "wish", "script"), [
+    (["huggingface"], ["--target_layers", 1], "pretrain.py"), (["uer"], ["--target_layers", 1], "pretrain.py"),
+    (["huggingface"], ["--target_vocab", len(TOKENS) - 4], "evaluate.py"),
+    (["uer"], ["--target_vocab", len(TOKENS) - 4], "evaluate.py")])
+def test_after_calibration_of_an_encoder(files, tmp_path, teacher, capsys, formats, wish, script):  # noqa: F811
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    call("preprocess.py", "--corpus_path", files / "corpus.txt", "--vocab_path", teacher, "--dataset_path",
+         tmp_path / "data.pt", "--dynamic_masking", "--seq_length", 16)
+    call("calibrate.py", "--pretrained_model_path", teacher, "--corpus_path", files / "corpus.txt", *wish,
+         "--calibration_batches", 2, "--output_model_path", tmp_path / "small.bin", "--output_format", *formats)
+    name, *options = following(capsys, DATASET=tmp_path / "data.pt", TEXT=text)
+    assert name.endswith(script)
+    call(script, *options, *(["--total_steps", 1, "--batch_size", 2] if script == "pretrain.py" else []))
+    if "--target_vocab" in wish:  # the teacher has read with its own words, so it cannot teach
+        assert "--task sts" in " ".join(following(capsys))
+
+
+def test_after_a_student_that_is_onnx_alone(files, tmp_path, teacher, capsys):  # noqa: F811
+    pytest.importorskip("onnxruntime")
+    call("calibrate.py", "--pretrained_model_path", teacher, "--corpus_path", files / "corpus.txt",
+         "--target_layers", 1, "--calibration_batches", 2, "--output_model_path", tmp_path / "small", "--output_format",
+         "onnx")
+    name, *options = following(capsys)
+    assert name.endswith("calibrate.py") and options[-2:] == ["--output_format", "uer"]
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_teacher_reads_with_its_own_words(files, tmp_path, teacher, capsys, other):  # noqa: F811
+    """The whole vocabulary in another order is another tokenizer and the same function."""
+    loaded, rules = load_model(teacher, config=None, vocab_size=None, target=None), text_beside(teacher)[0]
+    last = range(len(TOKENS) - 8, len(TOKENS))
+    order = [*range(len(TOKENS) - 8), *(reversed(last) if other else last)]
+    (tmp_path / "turned").mkdir()
+    path = write_vocab(tmp_path / "turned", [TOKENS[i] for i in order])
+    weights = dict(loaded.weights)
+    weights["embedding.word_embedding.weight"] = weights["embedding.word_embedding.weight"][order]
+    turned = rules.holding(Vocab.load(path), "vocab.txt")
+    save_huggingface(tmp_path / "student", loaded.config, weights, text=turned)
+    write_sentence_files(tmp_path / "student", loaded.sentence, 128, 64)
+    (tmp_path / "text.txt").write_text(TEXT)
+    call("evaluate.py", "--task", "agreement", "--model_path", tmp_path / "student", "--teacher_path", teacher,
+         "--test_path", tmp_path / "text.txt", "--output_path", tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())["cosine"] == pytest.approx(1, abs=1e-5)
+    assert ("the teacher's text:" in capsys.readouterr().out) == other
