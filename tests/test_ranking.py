@@ -65,6 +65,9 @@ def test_sts_reads_the_usual_files(tmp_path):
     (tmp_path / "bad.tsv").write_text("sentence1\tsentence2\tscore\na\tb\tmuch\n")
     with pytest.raises(UserError, match="line 2: score 'much'"):
         read_pairs(tmp_path / "bad.tsv")
+    (tmp_path / "bad.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t1\na\t \t2\n")
+    with pytest.raises(UserError, match="line 3: a text is empty"):
+        read_pairs(tmp_path / "bad.tsv")
 
 
 def test_agreement_is_1_with_oneself_and_less_with_others():

@@ -64,7 +64,8 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> 
         readable = next((path for name, path in paths.items() if not name.startswith("onnx")), None)
         if readable is None:
             return suggestion("calibrate", sys.argv[1:], "--output_format", "uer")
-        words = [] if args.target_vocab else same_tokenizer(args)  # new ones stand beside the student
+        new = readable if "huggingface" in paths and readable == paths["huggingface"] else f"{output}_vocab.txt"
+        words = ["--vocab_path", new] if args.target_vocab else same_tokenizer(args)
         if target == "mlm":
             return suggestion("pretrain", "--dataset_path", "DATASET" if args.target_vocab else text, words,
                               "--pretrained_model_path", readable, *trained)

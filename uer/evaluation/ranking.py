@@ -49,6 +49,8 @@ def read_pairs(path: str | Path) -> tuple[list[str], list[str], np.ndarray]:
         value = number_of(score)
         if value is None:
             raise UserError(f"{path}, line {number}: score {score!r}; a number is needed")
+        if not (a.strip() and b.strip()):
+            raise UserError(f"{path}, line {number}: a text is empty")
         first.append(a)
         second.append(b)
         scores.append(value)
