@@ -45,7 +45,7 @@ def evaluate_task(args: argparse.Namespace) -> tuple[dict[str, float], bool]:
         beside += text_beside(args.teacher_path)  # a student's file alone says which vocabulary, and its teacher has it
     text = agreed_rules(args, *beside, say=print)
     theirs = _text_of_teacher(args, text)
-    alike = theirs.to_dict() == text.to_dict()
+    alike = theirs is text
     student = _read(args.model_path, args.config_path, tokenizer := build(text), args.task)
     teacher = None
     if args.teacher_path:
@@ -67,7 +67,7 @@ class Reader(NamedTuple):
 
 
 def _text_of_teacher(args: argparse.Namespace, text: TextRules) -> TextRules:
-    """How the teacher reads: as the files beside it say; where these have no vocabulary, as the model.
+    """How the teacher reads: as the files beside it say; where they say the same, or have no vocabulary, `text`.
 
     Raises:
         UserError: they speak of another vocabulary, which is not there.
@@ -79,9 +79,12 @@ def _text_of_teacher(args: argparse.Namespace, text: TextRules) -> TextRules:
     apart = argparse.Namespace(**{**vars(args), **dict.fromkeys(("tokenizer", "vocab_path", "merges_path",
                                                                  "spm_model_path"))})
     theirs = agreed_rules(apart, *beside)
-    if theirs.to_dict() != text.to_dict():
+    try:
+        merged([text, theirs], [])
+    except UserError:  # what two files say differs, but for their names
         print(f"the teacher's {theirs.line()}")
-    return theirs
+        return theirs
+    return text
 
 
 def _read(path: str, config_path: str | None, tokenizer: Tokenizer, task: str) -> Reader:

@@ -33,7 +33,7 @@ from uer.report.writer import Reports
 from uer.squeeze.mask_file import check_masks, cut_masks, start_mask_file
 from uer.tokenizers import TextRules, agreed_rules
 from uer.tokenizers.rules import KEY, merged, recorded
-from uer.training.checkpoint import Checkpoint, checkpoint_steps, find_checkpoint, open_checkpoint, sweep
+from uer.training.checkpoint import Checkpoint, checkpoint_steps, find_checkpoint, open_checkpoint, set_aside, sweep
 from uer.training.choose_learner import build_learner
 from uer.training.compilation import check_compiler
 from uer.training.course import KEY as COURSE
@@ -117,6 +117,11 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     precision = Precision(place.device, half_dtype(args), args.compose_dtype, args.max_grad_norm, args.compile)
     if precision.scale is not None and resumed is not None and "loss_scale" in resumed[2]:
         precision.scale.restore(resumed[2]["loss_scale"])
+    if place.leads:
+        moved = set_aside(args.output_model_path, resumed[1]["step"] if resumed else 0,
+                          (args.pretrained_model_path, args.soft_targets_teacher))
+        if moved:
+            reports.say(moved)
     masks = args.mask_path if place.leads and args.weight_squeeze else None
     if resumed is not None:
         if masks:

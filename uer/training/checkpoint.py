@@ -7,6 +7,7 @@ there is whole. What a disk or a copy spoils later is found by the checksums of 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,43 @@ def _sweep(path: Path, more: str) -> None:
         match = re.fullmatch(r"\.(.+)\.\d+\.tmp(.*)", file.name)
         if match and re.fullmatch(re.escape(path.name) + more, match[1] + match[2]):
             file.unlink(missing_ok=True)
+
+
+def set_aside(output: str, step: int, inputs: Sequence[str | None] = ()) -> str:
+    """Give the checkpoints after a step, of an earlier run, names that end in `.old` (`.old2`, …), so that nothing goes
+    on from them or counts them by mistake: none is lost.
+
+    Args:
+        step: that the run goes on from; 0: it is new.
+        inputs: files that the run has read.
+    Returns:
+        a line for the reader; "" where there were none.
+    Raises:
+        UserError: one of them is an input, or cannot be renamed.
+    """
+    paths = [checkpoint_path(output, later) for later in checkpoint_steps(output) if later > step]
+    read = {Path(path).resolve() for path in inputs if path}
+    for path in paths:
+        if path.resolve() in read:
+            raise UserError(f"--output_model_path {output}: {path} would be a checkpoint of this run, and is what it "
+                            f"starts from; another name is needed")
+    count = 1
+    while any(Path(f"{path}{_old(count)}").exists() for path in paths):
+        count += 1
+    try:
+        for path in paths:
+            for ending in ("", ".json", ".resume"):  # the tensors first: what is left has no name of a checkpoint
+                file = Path(f"{path}{ending}")
+                if file.is_file():
+                    file.rename(f"{path}{_old(count)}{ending}")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be renamed ({reason(error, path)})") from None
+    named = paths[0] if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}" if paths else ""
+    return f"note: {named}, of an earlier run: renamed, to end in {_old(count)}" if paths else ""
+
+
+def _old(count: int) -> str:
+    return f".old{count}" if count > 1 else ".old"
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
