@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -150,6 +151,26 @@ def test_grid_seeds_and_resume(tuned, tmp_path, capsys):
     with pytest.raises(SystemExit):
         call("finetune/run_classifier.py", *options(tuned, tmp_path / "parts.bin", *grid, "--resume"))
     assert "the best model of its runs" in capsys.readouterr().err
+
+
+def test_results_of_earlier_versions_go_on(tuned, tmp_path, capsys):
+    """A setting that is newer than format 1 needs an entry in NEWER: what files of before mean, who do not say it."""
+    from uer.finetuning.grid import NEWER
+
+    call("finetune/run_classifier.py", *options(tuned, tmp_path / "old.bin"))
+    path = tmp_path / "old.bin.results.json"
+    data = json.loads(path.read_text())
+    first = {"task", "labels", "pooling", "pretrained_model_path", "model_sha256", "vocab_sha256", "seq_length",
+             "dropout", "epochs", "warmup", "scheduler", "weight_decay", "max_grad_norm",
+             "bias_correction", "precision", "train", "dev"}
+    assert data["facts"].keys() - NEWER.keys() == first
+    data["facts"] = {key: value for key, value in data["facts"].items() if key in first}
+    path.write_text(json.dumps(data))
+    call("finetune/run_classifier.py", *options(tuned, tmp_path / "old.bin", "--resume"))
+    assert "1 of 1 runs are finished already" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        call("finetune/run_classifier.py", *options(tuned, tmp_path / "old.bin", "--resume", "--group_by_length"))
+    assert "group_by_length (False there, True here)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision", ["--bf16", "--fp16"])

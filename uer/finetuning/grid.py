@@ -26,6 +26,7 @@ from uer.report.writer import Reports
 from uer.training.precision import slow_products
 
 FORMAT = 1
+NEWER: dict[str, Any] = {"group_by_length": False}  # facts that files of before do not say, as they were then
 Keep = Callable[[Outcome, Combination], None]
 
 
@@ -84,7 +85,7 @@ class Results:
     def _read(self) -> list[dict[str, Any]]:
         try:
             data = read_object(self.path, "--resume:")
-            found, runs = dict(data["facts"]), list(data["runs"])
+            found, runs = {**NEWER, **data["facts"]}, list(data["runs"])
             for run in runs:
                 of(run), float(run["score"]), dict(run["figures"]), int(run["best_epoch"])
         except (ValueError, KeyError, TypeError) as error:
