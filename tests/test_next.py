@@ -53,6 +53,24 @@ def test_after_a_student_that_is_onnx_alone(files, tmp_path, teacher, capsys):  
     assert name.endswith("calibrate.py") and options[-2:] == ["--output_format", "uer"]
 
 
+def test_after_a_folder_that_ends_with_a_map(files, tmp_path, teacher, capsys):  # noqa: F811
+    """Such a folder is for sentence-transformers; the file beside it is what is read here."""
+    call("preprocess.py", "--corpus_path", files / "corpus.txt", "--vocab_path", teacher, "--dataset_path",
+         tmp_path / "data.pt", "--dynamic_masking", "--seq_length", 16)
+    call("pretrain.py", "--dataset_path", tmp_path / "data.pt", "--vocab_path", teacher, "--pretrained_model_path",
+         teacher, "--weight_squeeze", "--target_dim", 64, "--compactor_init", "calibrated", "--train", "student",
+         "--total_steps", 1, "--batch_size", 4, "--output_model_path", tmp_path / "run.bin")
+    (tmp_path / "text.txt").write_text(TEXT)
+    words = ["--load_model_path", tmp_path / "run.bin-1", "--vocab_path", teacher, "--keep_embedding_size",
+             "--output_model_path", tmp_path / "small.bin", "--output_format", "huggingface"]
+    call("convert.py", *words, "uer")
+    name, *options = following(capsys, TEACHER=teacher, TEXT=tmp_path / "text.txt")
+    assert name.endswith("evaluate.py") and str(tmp_path / "small.bin") in options
+    call("evaluate.py", *options)
+    call("convert.py", *words)
+    assert following(capsys)[-2:] == ["--output_format", "uer"]
+
+
 @pytest.mark.parametrize("other", [False, True])
 def test_a_teacher_reads_with_its_own_words(files, tmp_path, teacher, capsys, other):  # noqa: F811
     """The whole vocabulary in another order is another tokenizer and the same function."""

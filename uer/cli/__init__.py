@@ -9,7 +9,7 @@ import argparse
 import gc
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,6 +62,16 @@ def same_tokenizer(args: argparse.Namespace) -> list[str]:
     names = ("tokenizer", "vocab_path", "merges_path", "spm_model_path", "do_lower_case")
     return [word for name in names if (value := getattr(args, name, None)) is not None
             for word in (f"--{name}", str(value))]
+
+
+def readable_one(paths: Mapping[str, Path], dense: bool) -> Path | None:
+    """Of what was written, format -> path, one that the scripts here can read; None: there is none.
+
+    Args:
+        dense: whether folders end with a Dense module.
+    """
+    names = ("uer", "uer-py", *(() if dense else ("huggingface",)))
+    return next((paths[name] for name in names if name in paths), None)
 
 
 def suggestion(name: str, *options: object) -> str:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from uer.cli import command_line, importing, same_tokenizer, suggestion
+from uer.cli import command_line, importing, readable_one, same_tokenizer, suggestion
 from uer.config import parse_with_config
 from uer.errors import UserError
 from uer.opts import calibrate_parser as parser
@@ -61,7 +61,7 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> 
     trained = ["--output_model_path", f"{output}-trained.bin"]
     text = args.dataset_path or ["DATASET"]
     if args.target_vocab or not args.target_dim:
-        readable = next((path for name, path in paths.items() if not name.startswith("onnx")), None)
+        readable = readable_one(paths, args.keep_embedding_size)
         if readable is None:
             return suggestion("calibrate", sys.argv[1:], "--output_format", "uer")
         new = readable if "huggingface" in paths and readable == paths["huggingface"] else f"{output}_vocab.txt"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
-from uer.cli import command_line, importing, same_tokenizer, suggestion
+from uer.cli import command_line, importing, readable_one, same_tokenizer, suggestion
 from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
 from uer.progress import ending
@@ -82,7 +82,7 @@ def main() -> None:
 
 def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> str:
     """What judges the student; where nothing was written that can be read here, what writes such a thing."""
-    readable = next((path for name, path in paths.items() if not name.startswith("onnx")), None)
+    readable = readable_one(paths, args.keep_embedding_size)
     if readable is None:
         return suggestion("convert", sys.argv[1:], "--output_format", "uer")
     judge = ["--dataset_path", "DEV_DATASET"] if target == "mlm" else \

@@ -168,6 +168,8 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
                     words.write_bytes(vocabulary_files(source.text)[FILES["bert"]])
                 if source.config.target != "mlm":
                     write_json(_beside(source), pending.add(f"{path}.json"))
+                else:
+                    pending.drop(f"{path}.json")
                 again = load_model(temporary, config=source.config, vocab_size=None, target=None,
                                    look_around=False)
                 lines.append(f"{path}, {config.name}: {check(check.logits(again.config, again.weights), 'read back')}")

@@ -27,6 +27,10 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 ZIP = b"PK\x03\x04"  # torch's own files are such archives
 UNSUPPORTED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+PARTS = re.compile(  # of a model's folder: a new model in there has its own, or none
+    r"(model|pytorch_model).*\.(safetensors|bin)(\.index\.json)?|vocab\.(txt|json)|merges\.txt|tokenizer\.json|"
+    r"tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|sentencepiece\.bpe\.model|modules\.json|"
+    r"sentence_bert_config\.json|config_sentence_transformers\.json|\d+_(Pooling|Dense|Normalize)")
 
 
 def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tensor]:
@@ -169,6 +173,8 @@ def shortened(names: list[str], most: int = 20) -> str:
 class PendingFiles:
     """Files and folders that are written under temporary names beside their targets and appear together, or not at all.
 
+    A folder that was there keeps what is no part of a model (`PARTS`), and nothing of the model that it was.
+
         with PendingFiles() as pending:
             save(pending.add(target))     # anything raised here leaves no trace
             pending.publish()
@@ -176,6 +182,7 @@ class PendingFiles:
 
     def __init__(self) -> None:
         self._pairs: list[tuple[Path, Path]] = []
+        self._dropped: list[Path] = []
         self._flushed = False
 
     def __enter__(self) -> PendingFiles:
@@ -209,6 +216,10 @@ class PendingFiles:
         self._flushed = False
         return temporary
 
+    def drop(self, path: str | Path) -> None:
+        """What would no longer be true once the others are there: removed along with their appearing."""
+        self._dropped.append(Path(path))
+
     def flush(self) -> None:
         """See everything to the disk: what can fail, for want of room say, fails here."""
         for temporary, _ in self._pairs:
@@ -221,7 +232,11 @@ class PendingFiles:
         if not self._flushed:
             self.flush()
         for temporary, target in self._pairs:
+            if temporary.is_dir() and target.is_dir():
+                _drop([file for file in sorted(target.iterdir())
+                       if PARTS.fullmatch(file.name) and not (temporary / file.name).exists()])
             _replace(temporary, target)
+        _drop(self._dropped)
         for parent in {target.absolute().parent for _, target in self._pairs}:
             sync(parent)
 
@@ -230,11 +245,22 @@ def _replace(temporary: Path, target: Path) -> None:
     try:
         if temporary.is_dir() and target.is_dir():
             for file in sorted(temporary.iterdir()):
-                os.replace(file, target / file.name)
+                _replace(file, target / file.name)
         else:
             os.replace(temporary, target)
     except OSError as error:
         raise UserError(f"output {target}: cannot be written ({error.strerror})") from None
+
+
+def _drop(paths: list[Path]) -> None:
+    for path in paths:
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"output {path}: cannot be removed ({error.strerror})") from None
 
 
 def write_via(path: str | Path, write: Callable[[Path], object]) -> None:
