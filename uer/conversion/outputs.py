@@ -287,6 +287,7 @@ def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Pa
             target = output.with_name(f"{stem}_{kind}{Path(name).suffix}")
             pending.add(target).write_bytes(content)
             lines.append(f"written: {target}")
+        pending.drop(f"{output}.json")
         pending.publish()
     if text is None:
         lines.append("note: no vocabulary beside the model")
