@@ -76,15 +76,19 @@ def main() -> None:
         print(f"written: {line}")
     good = [f"{what} {value}" for what, value in source.card.figures if "held-out" in what]
     ending(", ".join(map(str, paths.values())) + f": {source.card.parameters / 1e6:.1f} M parameters",
-           "; ".join(good) or "the checkpoint says nothing of held-out text; evaluate it",
-           following(args, paths, source.config.target))
+           "; ".join(good) or ("as a start for fine-tuning" if source.bare else
+                               "the checkpoint says nothing of held-out text; evaluate it"),
+           following(args, paths, source.config.target, source.bare))
 
 
-def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> str:
+def following(args: argparse.Namespace, paths: dict[str, Path], target: str, bare: bool) -> str:
     """What judges the student; where nothing was written that can be read here, what writes such a thing."""
     readable = readable_one(paths, args.keep_embedding_size)
     if readable is None:
         return suggestion("convert", sys.argv[1:], "--output_format", "uer")
+    if bare:
+        return suggestion("run_glue", "--data_dir", "GLUE_FOLDER", "--pretrained_model_path", readable,
+                          same_tokenizer(args), "--output_path", "glue")
     judge = ["--dataset_path", "DEV_DATASET"] if target == "mlm" else \
         ["--task", "agreement", "--teacher_path", "TEACHER", "--test_path", "TEXT"]
     return suggestion("evaluate", "--model_path", readable, judge, same_tokenizer(args))

@@ -50,6 +50,7 @@ class Source:
         sentence: how an encoder alone embeds sentences; None: nothing says so.
         keep_embedding_size: whether its sentence-transformers folder maps into the teacher's space.
         new_words: whether the vocabulary is the model's own, to be written beside its UER files.
+        bare: whether it has an MLM head that was not trained with the rest.
     """
 
     config: ModelConfig
@@ -61,6 +62,7 @@ class Source:
     sentence: SentenceFacts | None = None
     keep_embedding_size: bool = False
     new_words: bool = False
+    bare: bool = False
 
     def __post_init__(self) -> None:
         self.weights, self.extras = ({name: tensor.cpu() for name, tensor in tensors.items()}

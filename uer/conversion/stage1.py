@@ -226,7 +226,8 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
         else:
             learnt = f"on a teacher's {facts['objective']}" if labelless else "by masked language modelling"
             how = f"A BERT trained {learnt}, converted as it is."
-    if facts.get("objective") == "relations" and config.target == "mlm":
+    bare = facts.get("objective") == "relations" and config.target == "mlm"
+    if bare:
         say(f"note: {BARE_HEAD}")
         how += f" {BARE_HEAD[0].upper()}{BARE_HEAD[1:]}."
     say(f"{config.layers_num} layers, hidden_size {config.hidden_size}, {config.heads_num} heads, feedforward_size "
@@ -238,7 +239,7 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
     sentence = SentenceFacts.from_dict(facts["sentence"], f"{options.load_model_path}.json") \
         if facts.get("sentence") else None
     return Source(config, weights, card, pooler, text, sentence=sentence,
-                  keep_embedding_size=options.keep_embedding_size)
+                  keep_embedding_size=options.keep_embedding_size, bare=bare)
 
 
 def how_made(facts: Mapping[str, Any], teacher: ModelConfig, student: ModelConfig, strategy: str) -> str:
