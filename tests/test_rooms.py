@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = 350  # lines of a file
 PLAIN_BERT = {"models", "encoders", "embeddings", "layers", "targets"}
-SPINE = {"arguments", "config", "errors", "files", "sizes", "system"}
+SPINE = {"arguments", "config", "errors", "files", "layer_sizes", "sizes", "system"}
 
 
 def modules() -> dict[str, Path]:

@@ -12,6 +12,7 @@ from typing import Any
 from uer.arguments import checked
 from uer.errors import UserError
 from uer.files import read_object
+from uer.sizes import LayerShape, LayerSizes
 
 TARGETS = ("mlm", "states", "cls", "tokens")  # what stands on the encoder, see `uer.targets`
 POOLINGS = ("mean", "max", "first", "last")
@@ -41,6 +42,10 @@ OF_BERT: dict[str, list[Any]] = {
 class ModelConfig:
     """What a config JSON says about a BERT. UER's keys; `layernorm*`, `tie_weights` and from `mlm_size` on are ours.
 
+    `uneven_layers` are the sizes of each layer where they differ; empty, all have `heads_num` and `feedforward_size`.
+    Otherwise a layer's heads are `head_size` wide all the same, so that they may have more or fewer dimensions together
+    than the states, and `feedforward_size` is that of the layer with most.
+
     `layernorm` is the form of the denominator (see `uer.layers.layer_norm`): `uer` for UER's own models, `huggingface`
     for models that were trained there. `mlm_size` is the width of the features inside the target, MLM's or a
     classifier's (None: hidden_size). `target` is one of `TARGETS`; `pooling` is how `states` and `cls` make one vector
@@ -62,6 +67,7 @@ class ModelConfig:
     pooling: str = "mean"
     outputs: int = 0
     labels: tuple[str, ...] = ()
+    uneven_layers: tuple[LayerShape, ...] = ()
 
     @property
     def mlm_width(self) -> int:
@@ -71,6 +77,18 @@ class ModelConfig:
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.heads_num
+
+    @property
+    def layers(self) -> tuple[LayerSizes, ...]:
+        """The sizes of every layer."""
+        shapes = self.uneven_layers or (LayerShape(self.heads_num, self.feedforward_size),) * self.layers_num
+        return tuple(LayerSizes(heads, self.head_size, feedforward) for heads, feedforward in shapes)
+
+    def with_layers(self, shapes: Sequence[LayerShape]) -> ModelConfig:
+        """This config with layers of these shapes; where they are alike and as usual, they are not listed."""
+        widest = max(shape.feedforward for shape in shapes)
+        alike = set(shapes) == {LayerShape(self.heads_num, widest)}
+        return replace(self, feedforward_size=widest, uneven_layers=() if alike else tuple(shapes))
 
     def student(self, target_dim: int, strategy: str, mlm_target_dim: int | None = None,
                 feedforward_size: int | None = None) -> ModelConfig:
@@ -86,6 +104,7 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """The config under UER's keys."""
         fields = asdict(self)
+        uneven = [shape._asdict() for shape in fields.pop("uneven_layers")]
         ours = {key: fields.pop(key) for key in ("layernorm", "layernorm_eps", "tie_weights", "mlm_size")}
         if self.mlm_size is None:
             del ours["mlm_size"]
@@ -94,7 +113,7 @@ class ModelConfig:
             ours |= {**target, "labels": list(self.labels)}
         uer = {"emb_size": self.hidden_size, **fields, "data_processor": "mlm", "embedding": "word_pos_seg",
                "encoder": "transformer", "target": self.target}
-        return {**uer, **ours}
+        return {**uer, **ours, **({"uneven_layers": uneven} if uneven else {})}
 
     def to_json(self) -> str:
         """The text of a config file."""
@@ -150,9 +169,25 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
         problems.append(f"emb_size {emb_size} differs from hidden_size {values['hidden_size']}; they must be equal")
     if not problems and values["hidden_size"] % values["heads_num"]:
         problems.append(f"hidden_size {values['hidden_size']} is no multiple of heads_num {values['heads_num']}")
+    shapes = _layer_shapes(data, values["layers_num"], problems)
     if problems:
         raise UserError(f"{where}: " + "; ".join(problems))
-    return ModelConfig(**values)
+    config = ModelConfig(**values)
+    return config.with_layers(shapes) if shapes else config
+
+
+def _layer_shapes(data: dict[str, Any], layers_num: Any, problems: list[str]) -> list[LayerShape]:
+    """The sizes of layers that differ; none where the config lists none."""
+    found = data.get("uneven_layers") or []
+    right = isinstance(found, list) and all(
+        isinstance(layer, dict) and layer.keys() == set(LayerShape._fields) and
+        all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in layer.values())
+        for layer in found)
+    if not right:
+        problems.append('uneven_layers is not a list of one {"heads": 12, "feedforward": 512} for each layer')
+    elif found and len(found) != layers_num:
+        problems.append(f"uneven_layers has {len(found)} layers, layers_num is {layers_num!r}")
+    return [LayerShape(**layer) for layer in found] if right else []
 
 
 def _target(data: dict[str, Any], problems: list[str]) -> dict[str, Any]:

@@ -95,6 +95,10 @@ def add_shape_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--target_heads", type=int, metavar="N",
                        help="heads of the student, with a calibrated start: some of the teacher's leave, the others "
                             "share the width (default: by --compactor_mask_strategy)")
+    group.add_argument("--layer_sizes", metavar="FILE",
+                       help="heads and neurons of each layer of the student, with a calibrated start: a JSON list of "
+                            "one {\"heads\": 12, \"feedforward\": 512} for each, or the config of a student whose "
+                            "layers differ; what is left out is as usual, a head as wide as usual (default: alike)")
     group.add_argument("--target_layers", type=int, metavar="N",
                        help="layers to keep, before anything else leaves; those below make up for those that leave, in "
                             "closed form, and which ones is found out (default: all)")
@@ -326,7 +330,11 @@ def calibrate_parser() -> argparse.ArgumentParser:
                             "operations, texts a second on this machine, and what it is worth without training")
     group.add_argument("--budget", metavar="N",
                        help="the same for the shapes that spend a budget: of parameters (9M), or of operations that a "
-                            "text may take (0.75GFLOP)")
+                            "text may take (0.75GFLOP); with --uneven on the layers of one")
+    group.add_argument("--uneven", action="store_true",
+                       help="with --budget: write one student, of --target_dim and --target_layers (default: the "
+                            "widest that the budget allows), and spend the budget on the heads and neurons of its "
+                            "layers where they are worth most to what the teacher says")
     group.add_argument("--sweep_path", metavar="FILE",
                        help="write the table there as JSON lines, and a plot beside it (.png; needs matplotlib)")
     add_uer_options(parser)

@@ -136,6 +136,10 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         if args.target_heads and args.compactor_init != "calibrated":
             problems.append("--target_heads needs --compactor_init calibrated; masks leave heads by "
                             "--compactor_mask_strategy")
+        if args.layer_sizes and args.compactor_init != "calibrated":
+            problems.append("--layer_sizes needs --compactor_init calibrated; masks leave layers that are alike")
+        if args.layer_sizes and args.target_feedforward_size:
+            problems.append("--target_feedforward_size is of layers that are alike; --layer_sizes says it of each")
         if args.tie_student and (args.compactor_init != "calibrated" or args.after_squeeze != "student"):
             problems.append("--tie_student needs --compactor_init calibrated and --after_squeeze student: compactors "
                             "would take the table apart again")
@@ -151,8 +155,8 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
             problems.append("--comp_only trains compactors alone, and with --after_squeeze student none are left in "
                             "the end")
         return problems
-    idle = ("target_dim", "mlm_target_dim", "target_feedforward_size", "target_heads", "target_layers", "keep_layers",
-            "tie_student", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate", "w_step",
-            "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "after_squeeze",
+    idle = ("target_dim", "mlm_target_dim", "target_feedforward_size", "target_heads", "layer_sizes", "target_layers",
+            "keep_layers", "tie_student", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate",
+            "w_step", "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "after_squeeze",
             "student_learning_rate", "mask_schedule_share", "mask_scores", "compactors_path")
     return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]

@@ -1,4 +1,4 @@
-"""The sizes of a BERT. While dimensions leave group by group, layers may differ; a finished student is uniform."""
+"""The sizes of a BERT. Layers may differ: for good in an uneven student, in others while dimensions leave."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ class LayerSizes(NamedTuple):
 
     heads: int
     head_size: int
+    feedforward: int
+
+
+class LayerShape(NamedTuple):
+    """What can be chosen of one encoder layer: heads, each as wide as the model's heads are, and neurons."""
+
+    heads: int
     feedforward: int
 
 

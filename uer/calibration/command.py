@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,11 +28,13 @@ from uer.errors import UserError
 from uer.evaluation.agreement import agreement, in_words
 from uer.formats import LoadedModel, load_model
 from uer.formats.model_card import CardFacts
-from uer.formats.shapes import WORDS, parameter_count
+from uer.formats.shapes import WORDS, parameter_count, table_sizes
+from uer.formats.teacher import config_path_for
 from uer.formats.tokenizer_files import text_beside
+from uer.layer_sizes import layers_in_words, read_layer_sizes, refuse_uneven
 from uer.models.bert import Bert, from_weights
 from uer.parallel.collectives import Place
-from uer.sizes import Shape
+from uer.planning.spending import Spending
 from uer.squeeze.groups import build_groups, student_config
 from uer.tokenizers import TextRules, Tokenizer, agreed_rules, build
 from uer.training.objective import evaluate
@@ -82,17 +84,24 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
         check_writable(args.compactors_path)
     material = gather(args, lambda text: check_outputs(paths, text))
     loaded, place = material.loaded, material.place
-    shape = wished_shape(args, loaded.config)
-    if args.compactors_path and shape == shape_of(loaded.config):
-        raise UserError("--compactors_path: no dimension leaves, so there are no compactors")
+    spending = Spending(args, loaded.config, table_sizes(loaded.weights), seq_of(material)) if args.uneven else None
+    wished = spending.student if spending else wished_student(args, loaded.config)
+    for name in paths:
+        if spending is not None:
+            spending.check_format(name)
+        refuse_uneven(wished, name, loaded.config.feedforward_size)
     reducer = Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, args.tie_student)
     try:
-        student = reducer.student(shape, args.keep_layers)
+        if spending is not None:
+            wished = spending.spend(reducer, args.keep_layers)
+        if args.compactors_path and shape_of(wished) == shape_of(loaded.config) and not wished.uneven_layers:
+            raise UserError("--compactors_path: no dimension leaves, so there are no compactors")
+        student = reducer.student(shape_of(wished), args.keep_layers, wished.uneven_layers)
     finally:
         reducer.close()
     if args.compactors_path and student.calibration is not None:
         whom = made_for(loaded.config, loaded.weights, material.text.to_dict(), args.compactor_mask_strategy,
-                        groups_of(loaded.config, shape))
+                        groups_of(loaded.config, shape_of(wished), wished.uneven_layers))
         save_compactors(args.compactors_path, student.calibration, loaded.weights[WORDS].dtype, whom)
         print(f"written: {args.compactors_path}")
     models = {"teacher": (loaded.config, loaded.weights), "student": (student.config, student.weights)}
@@ -109,7 +118,27 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
                                      sentence=loaded.sentence, keep_embedding_size=args.keep_embedding_size,
                                      new_words=bool(args.target_vocab)), paths):
         print(f"written: {line}")
+    if spending is not None:
+        again = repeated(args, student.config, paths)
+        print(f"layers: {layers_in_words(student.config)}; the same shape again: {' '.join(again)}")
     return Made(paths, student.config.target, judged.figures)
+
+
+def repeated(args: argparse.Namespace, student: ModelConfig, paths: Mapping[str, Path]) -> list[str]:
+    """The options that give a student the same shape without a search; `args` is what they would make of it."""
+    args.target_dim, args.target_heads, args.uneven, args.budget = student.hidden_size, student.heads_num, False, None
+    if student.uneven_layers:
+        args.layer_sizes = str(config_path_for(paths["uer"])) if "uer" in paths else "LAYER_SIZES.json"
+        last = ["--layer_sizes", args.layer_sizes]
+    else:
+        args.target_feedforward_size = student.feedforward_size
+        last = ["--target_feedforward_size", str(student.feedforward_size)]
+    return ["--target_dim", str(args.target_dim), "--target_heads", str(args.target_heads), *last]
+
+
+def seq_of(material: Material) -> int:
+    """Tokens of a text, as --sweep counts them: of the first batch to compare on, or to calibrate on."""
+    return (material.held_out or material.batches)[0].src.shape[1]
 
 
 def check_wish(args: argparse.Namespace) -> None:
@@ -118,8 +147,7 @@ def check_wish(args: argparse.Namespace) -> None:
     Raises:
         UserError
     """
-    wishes = (args.target_dim, args.target_feedforward_size, args.target_heads, args.target_layers, args.keep_layers,
-              args.tie_student or None, args.target_vocab)
+    wishes = wishes_of(args)
     if all(wish is None for wish in wishes):
         raise UserError("what is the student to be? --target_dim, --target_layers or --target_vocab say it", "shape")
     check_text(args)
@@ -127,6 +155,12 @@ def check_wish(args: argparse.Namespace) -> None:
         raise UserError("--output_model_path is needed, where the student goes")
     if args.dev_path and args.skip_evaluation:
         raise UserError("--dev_path is text to evaluate on, and --skip_evaluation leaves that out; give one of them")
+    if args.uneven and (args.layer_sizes or args.target_feedforward_size):
+        raise UserError("--uneven finds the sizes of layers itself; leave --layer_sizes and --target_feedforward_size "
+                        "out", page="shape")
+    if args.layer_sizes and args.target_feedforward_size:
+        raise UserError("--target_feedforward_size is of layers that are alike; --layer_sizes says it of each: leave "
+                        "one of them out")
     if args.keep_embedding_size and "huggingface" not in args.output_format:
         raise UserError("--keep_embedding_size goes with --output_format huggingface")
     if args.target_vocab and args.dataset_path and any(wish is not None for wish in wishes[:-1]):
@@ -137,6 +171,12 @@ def check_wish(args: argparse.Namespace) -> None:
     if args.compactors_path and (args.target_layers or args.keep_layers or args.target_vocab):
         raise UserError("--compactors_path: compactors belong to a teacher that is there as a file; let layers and "
                         "words leave first, in a call of their own, and take what that writes as the teacher")
+
+
+def wishes_of(args: argparse.Namespace) -> tuple[Any, ...]:
+    """What the student is to be, as the options say; words last."""
+    return (args.target_dim, args.target_feedforward_size, args.target_heads, args.layer_sizes, args.target_layers,
+            args.keep_layers, args.uneven or None, args.tie_student or None, args.target_vocab)
 
 
 def check_text(args: argparse.Namespace) -> None:
@@ -152,16 +192,20 @@ def check_text(args: argparse.Namespace) -> None:
                         "are compared on")
 
 
-def wished_shape(args: argparse.Namespace, config: ModelConfig) -> Shape:
-    """The student's shape as the options say; what they do not say is the teacher's, or in proportion.
+def wished_student(args: argparse.Namespace, config: ModelConfig) -> ModelConfig:
+    """The student's config as the options say; what they do not say is the teacher's, or in proportion.
 
     Raises:
         UserError: it cannot be had.
     """
+    if args.target_vocab and all(wish is None for wish in wishes_of(args)[:-1]):
+        return config
     layers = layers_to_keep(config.layers_num, args.target_layers, args.keep_layers)
-    groups = build_groups(config, args.target_dim or config.hidden_size, args.compactor_mask_strategy,
-                          target_feedforward_size=args.target_feedforward_size, target_heads=args.target_heads)
-    return shape_of(student_config(config, groups))._replace(layers=layers)
+    config = replace(config, layers_num=layers)
+    return student_config(config, build_groups(
+        config, args.target_dim or config.hidden_size, args.compactor_mask_strategy,
+        target_feedforward_size=args.target_feedforward_size, target_heads=args.target_heads,
+        layers=read_layer_sizes(args.layer_sizes)))
 
 
 def gather(args: argparse.Namespace, check: Callable[[TextRules], object] = lambda text: None) -> Material:

@@ -17,7 +17,7 @@ from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.formats.storage import contiguous, reason, tensors_sha256, torch_load, write_via
 from uer.made_from import differences
-from uer.squeeze.groups import MaskGroup, features_target
+from uer.squeeze.groups import MaskGroup, features_target, student_config
 from uer.tokenizers.rules import KEY, merged, recorded
 
 FORMAT = 1
@@ -25,7 +25,8 @@ WHAT = "file of compactors"
 KEYS = {"format", "made_for", "tensors", "keep", "tokens", "offset"}
 WORDS = {"teacher": "the teacher's config", "weights_sha256": "the teacher's weights",
          "strategy": "--compactor_mask_strategy", "target_dim": "--target_dim", "mlm_target_dim": "--mlm_target_dim",
-         "feedforward_size": "--target_feedforward_size", "heads": "the number of heads"}  # and how text becomes ids
+         "feedforward_size": "--target_feedforward_size", "heads": "the number of heads",
+         "layer_sizes": "--layer_sizes"}  # and how text becomes ids
 
 
 def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], text: dict[str, Any], strategy: str,
@@ -36,15 +37,17 @@ def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], text: dic
         weights: the teacher's.
         text: how text becomes ids (`TextRules.to_dict`).
     """
-    target, ffn, mlm = groups["hidden"].target, groups["ffn.0"].target, features_target(config, groups)
+    student = student_config(config, groups)
+    target, ffn, mlm = student.hidden_size, student.feedforward_size, features_target(config, groups)
     usual = config.feedforward_size * target // config.hidden_size
-    attention = groups["attention.0"]
+    heads = student.heads_num
     usual_heads = config.heads_num if strategy == "dim" else target // config.head_size
     return {"teacher": replace(config, dropout=0.0).to_dict(),  # calibration runs without
             "weights_sha256": tensors_sha256(weights), KEY: text, "strategy": strategy,
             "target_dim": target, "mlm_target_dim": None if mlm == target else mlm,
             **({} if ffn == usual else {"feedforward_size": ffn}),
-            **({} if attention.wanted_blocks in (None, usual_heads) else {"heads": attention.wanted_blocks})}
+            **({} if heads == usual_heads else {"heads": heads}),
+            **({"layer_sizes": [list(layer) for layer in student.uneven_layers]} if student.uneven_layers else {})}
 
 
 def save_compactors(path: str | Path, calibration: Calibration, dtype: torch.dtype, whom: dict[str, Any]) -> None:

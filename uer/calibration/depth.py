@@ -22,9 +22,11 @@ import torch.nn.functional as F
 
 from uer.calibration.moments import Moments, regress, rescaled
 from uer.calibration.stream import Stream
+from uer.data.loader import MlmBatch
 from uer.errors import UserError
 from uer.layers.layer_norm import LayerNorm, standardise
 from uer.layers.transformer import TransformerLayer
+from uer.models.bert import Bert
 from uer.parallel.collectives import sum_over_ranks
 from uer.progress import Progress
 from uer.targets.pooling import pooled
@@ -200,15 +202,15 @@ class _Fitting:
         return (sums[0] / sums[1].clamp_min(1)).item()
 
     def _said(self, states: list[torch.Tensor]) -> list[torch.Tensor]:
-        """What the target says of a batch each: log-probabilities [n, classes], or vectors of length 1 [texts, d]."""
-        target, config = self.teacher.target, self.teacher.config
-        said = []
-        for batch, real, hidden in zip(self.batches, self.real, states):
-            if config.target == "mlm":
-                said.append(target(hidden.flatten(0, 1)[batch.positions]).log_softmax(-1))
-            elif config.target == "tokens":
-                said.append(target(hidden[real]).log_softmax(-1))
-            else:
-                outputs = target(pooled(hidden, real, config.pooling))
-                said.append(F.normalize(outputs, dim=1) if config.target == "states" else outputs.log_softmax(-1))
-        return said
+        return [said(self.teacher, *told) for told in zip(self.batches, self.real, states)]
+
+
+def said(teacher: Bert, batch: MlmBatch, real: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    """What a target says of a batch's states: log-probabilities [n, classes], or vectors of length 1 [texts, d]."""
+    target, config = teacher.target, teacher.config
+    if config.target == "mlm":
+        return target(hidden.flatten(0, 1)[batch.positions]).log_softmax(-1)
+    if config.target == "tokens":
+        return target(hidden[real]).log_softmax(-1)
+    outputs = target(pooled(hidden, real, config.pooling))
+    return F.normalize(outputs, dim=1) if config.target == "states" else outputs.log_softmax(-1)

@@ -21,7 +21,8 @@ from uer.calibration.student import (
 )
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
-from uer.sizes import Shape
+from uer.layer_sizes import LayerWish
+from uer.sizes import LayerShape, Shape
 from uer.squeeze.fold import fold
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.master import Master
@@ -93,15 +94,16 @@ class Reducer:
                  batches: Sequence[MlmBatch], tied: bool = False, say: Callable[[str], object] = print):
         self.whole = Teacher(config, weights, batches)
         self.extras, self.tied, self.say = dict(extras), tied, say
-        self._last = self.whole
+        self._last, self._kept = self.whole, list[int]()
         self._depths: Depths | None = None
 
-    def student(self, shape: Shape, keep: Sequence[int] | None = None) -> Student:
-        """A student of this shape, of the layers `keep` where they are given."""
-        teacher = self._shortened(shape.layers, keep)
-        if shape == teacher.shape and (teacher.config.tie_weights or not self.tied):
+    def student(self, shape: Shape, keep: Sequence[int] | None = None,
+                layers: Sequence[LayerShape] = ()) -> Student:
+        """A student of this shape, of the layers `keep` where they are given, its own `layers` where they differ."""
+        teacher = self.shortened(shape.layers, keep)
+        if shape == teacher.shape and not layers and (teacher.config.tie_weights or not self.tied):
             return Student(teacher.config, teacher.weights, dict(self.extras), None, teacher)
-        groups = groups_of(teacher.config, shape)
+        groups = groups_of(teacher.config, shape, layers)
         begun = time.perf_counter()
         with calibration_progress(teacher.config) as progress:
             calibration = calibrate_on(teacher.stream, groups, progress, self.tied)
@@ -116,10 +118,12 @@ class Reducer:
                                 weights[last_gamma(config.layers_num)])
         return Student(config, weights, pooler, calibration, teacher)
 
-    def _shortened(self, layers: int, keep: Sequence[int] | None) -> Teacher:
+    def shortened(self, layers: int, keep: Sequence[int] | None) -> Teacher:
+        """The teacher with so many of its layers, or with the layers `keep`: found once where `keep` is not given."""
         if layers == self.whole.config.layers_num:
             return self.whole
-        if self._last.config.layers_num != layers or keep:
+        if self._last.config.layers_num != layers or (keep and list(keep) != self._kept):
+            self._kept = list(keep or [])
             self._depths = self._depths or Depths(self.whole.stream)
             shorter = self._depths.shorter(layers, keep)
             self.say(shorter.line(self.whole.config.layers_num, self.whole.config.target))
@@ -135,7 +139,7 @@ class Reducer:
         self._last.close()
 
 
-def groups_of(config: ModelConfig, shape: Shape) -> dict[str, MaskGroup]:
-    """The mask groups that leave a student of this shape, layers apart, of a teacher."""
+def groups_of(config: ModelConfig, shape: Shape, layers: Sequence[LayerShape] = ()) -> dict[str, MaskGroup]:
+    """The mask groups that leave a student of this shape of a teacher with as many layers, which may differ."""
     return build_groups(config, shape.hidden, "dim", target_feedforward_size=shape.feedforward,
-                        target_heads=shape.heads)
+                        target_heads=shape.heads, layers=[LayerWish(*layer) for layer in layers] or None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 FLOOR = 1e-12  # variance left, relative to the start, below which a dimension counts as explained
@@ -23,27 +25,35 @@ def greedy_regressors(covariance: torch.Tensor, cross: torch.Tensor, count: int,
     Returns:
         int64 [count], ascending
     """
+    chosen = [index for index, _ in regressors_in_order(covariance, cross, count, block, ridge)]
+    return torch.cat([*chosen, torch.empty(0, dtype=torch.long, device=covariance.device)]).sort()[0]
+
+
+def regressors_in_order(covariance: torch.Tensor, cross: torch.Tensor, count: int, block: int = 16,
+                        ridge: float = 0.0) -> Iterator[tuple[torch.Tensor, float]]:
+    """The choices of `greedy_regressors`, round by round: indices, and the variance of the targets that they add."""
     left, cross = covariance.clone(), cross.clone()
     start = left.diagonal().clone()
     floor = FLOOR * start.clamp_min(start.max() * 1e-30)
     added = ridge * start.mean()
     free = torch.ones(len(left), dtype=torch.bool, device=left.device)
-    chosen: list[int] = []
-    while len(chosen) < count:
+    found = 0
+    while found < count:
         gain = _gain(left, cross, floor, added).masked_fill(~free, -1.0)
-        take = min(block, count - len(chosen))
+        take = min(block, count - found)
         candidates = torch.argsort(gain, descending=True, stable=True)[: 4 * take]
         candidates = candidates[gain[candidates] > 0]
         if len(candidates) == 0:  # nothing left to explain: the lowest free indices, so that the count is met
-            chosen += free.nonzero().flatten()[: count - len(chosen)].tolist()
-            break
+            yield free.nonzero().flatten()[: count - found], 0.0
+            return
         among = left[candidates][:, candidates], cross[:, candidates], floor[candidates], added
-        index = candidates[_greedy_among(*among, take)]
-        chosen += index.tolist()
+        picked, added_variance = _greedy_among(*among, take)
+        index = candidates[picked]
+        yield index, added_variance
+        found += len(index)
         free[index] = False
-        if len(chosen) < count:
+        if found < count:
             _project_out(left, cross, index, floor)
-    return torch.tensor(sorted(chosen), device=covariance.device)
 
 
 def _gain(left: torch.Tensor, cross: torch.Tensor, floor: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
@@ -54,11 +64,11 @@ def _gain(left: torch.Tensor, cross: torch.Tensor, floor: torch.Tensor, added: t
 
 
 def _greedy_among(left: torch.Tensor, cross: torch.Tensor, floor: torch.Tensor, added: torch.Tensor,
-                  count: int) -> torch.Tensor:
-    """Exact forward selection among a few candidates: positions of up to `count` of them."""
+                  count: int) -> tuple[torch.Tensor, float]:
+    """Exact forward selection among a few candidates: positions of up to `count` of them, and their gains' sum."""
     device = left.device
     left, cross, floor, added = left.cpu().clone(), cross.cpu().clone(), floor.cpu(), added.cpu()
-    picked: list[int] = []
+    picked, total = list[int](), 0.0
     while len(picked) < min(count, len(left)):
         gain = _gain(left, cross, floor, added)
         gain[picked] = -1.0
@@ -66,8 +76,9 @@ def _greedy_among(left: torch.Tensor, cross: torch.Tensor, floor: torch.Tensor, 
         if gain[j] <= 0:
             break
         picked.append(j)
+        total += gain[j].item()
         _project_out(left, cross, torch.tensor([j]), floor)
-    return torch.tensor(picked, device=device)
+    return torch.tensor(picked, device=device), total
 
 
 def _project_out(left: torch.Tensor, cross: torch.Tensor, index: torch.Tensor, floor: torch.Tensor) -> None:
@@ -92,8 +103,13 @@ def greedy_blocks(covariance: torch.Tensor, cross: torch.Tensor, size: int, coun
         covariance: of x, [n, n]
         cross: Cov[y, x], [targets, n]
     """
+    return sorted(block for block, _ in blocks_in_order(covariance, cross, size, count))
+
+
+def blocks_in_order(covariance: torch.Tensor, cross: torch.Tensor, size: int, count: int) -> list[tuple[int, float]]:
+    """The choices of `greedy_blocks`, one by one: block number, and the variance of the targets that it adds."""
     left, cross = covariance.clone(), cross.clone()
-    chosen: list[int] = []
+    chosen: dict[int, float] = {}
     while len(chosen) < count:
         best, best_gain, best_half = -1, -1.0, None
         for block in sorted(set(range(len(left) // size)) - set(chosen)):
@@ -109,5 +125,5 @@ def greedy_blocks(covariance: torch.Tensor, cross: torch.Tensor, size: int, coun
         half = left[:, part] @ best_half
         cross -= (cross[:, part] @ best_half) @ half.T
         left -= half @ half.T
-        chosen.append(best)
-    return sorted(chosen)
+        chosen[best] = best_gain
+    return list(chosen.items())

@@ -15,10 +15,12 @@ from uer.progress import ending
 
 def main() -> None:
     args, _ = parse_with_config(parser)
-    if args.sweep or args.budget:
+    if args.uneven and (args.sweep or not args.budget):
+        raise UserError("--uneven goes with --budget, which it spends on one student, and without --sweep")
+    if args.sweep or (args.budget and not args.uneven):
         return end_of_sweep(args)
     if args.sweep_path:
-        raise UserError("--sweep_path goes with --sweep or --budget")
+        raise UserError("--sweep_path goes with --sweep or --budget, and without --uneven")
     with importing():
         from uer.calibration.command import make_student
 
@@ -77,7 +79,8 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> 
         return suggestion("pretrain", "--dataset_path", text, words, "--pretrained_model_path", readable,
                           "--soft_targets_teacher", teacher, "--target", learnt, "--learning_rate", usual_rate(learnt),
                           *trained)
-    shape = [word for name in ("target_dim", "target_feedforward_size", "target_heads", "target_layers", "keep_layers")
+    shape = [word for name in ("target_dim", "target_feedforward_size", "target_heads", "layer_sizes", "target_layers",
+                               "keep_layers")
              if (value := getattr(args, name)) is not None
              for word in (f"--{name}", *(value if isinstance(value, list) else [value]))]
     shape += ["--tie_student"] if args.tie_student else []

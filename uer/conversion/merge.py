@@ -9,7 +9,7 @@ applied to activations one by one.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -19,6 +19,7 @@ from uer.config import ModelConfig
 from uer.conversion.sandwich import Sandwich, real_rows
 from uer.errors import UserError
 from uer.formats import shapes
+from uer.layer_sizes import LayerWish
 from uer.models.bert import Bert
 from uer.squeeze.fold import fold
 from uer.squeeze.groups import MaskGroup, build_groups
@@ -155,7 +156,8 @@ def master_from_checkpoint(state: Mapping[str, torch.Tensor], config: ModelConfi
 def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy: str,
                masks: Mapping[str, list[int]], where: str,
                mlm_target_dim: int | None = None, target_feedforward_size: int | None = None,
-               target_heads: int | None = None) -> tuple[dict[str, MaskGroup], list[str]]:
+               target_heads: int | None = None,
+               layers: Sequence[LayerWish] | None = None) -> tuple[dict[str, MaskGroup], list[str]]:
     """Groups with their masks, for a checkpoint and what the mask file has for its step.
 
     The target is what the masks (or the squeezed shapes) leave of `hidden`; every other group must agree with it. A
@@ -168,6 +170,7 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
         mlm_target_dim: dimensions of the student's MLM head, where they are not those of its hidden states.
         target_feedforward_size: neurons of its feed-forward layers, where they are not the teacher's in proportion.
         target_heads: its heads, where they are not those of the strategy.
+        layers: of its layers, where they differ.
     Returns:
         the groups, and notes on what was resolved.
     Raises:
@@ -177,7 +180,7 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
     entries = _by_group(masks, config, where)
     target = _target(squeezed, entries, config, strategy, where)
     try:
-        groups = build_groups(config, target, strategy, mlm_target_dim, target_feedforward_size, target_heads)
+        groups = build_groups(config, target, strategy, mlm_target_dim, target_feedforward_size, target_heads, layers)
     except UserError as error:
         raise UserError(f"{where}: leaves {target} of {config.hidden_size} hidden dimensions under strategy {strategy} "
                         f"({error}); was the run one of the other strategy?") from None

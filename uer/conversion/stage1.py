@@ -21,6 +21,7 @@ from uer.formats.sentence import SentenceFacts
 from uer.formats.storage import read_tensors, without_shared_prefix
 from uer.formats.teacher import config_path_for
 from uer.formats.uer_names import is_uer, to_published
+from uer.layer_sizes import layers_in_words, wishes_from
 from uer.squeeze.mask_file import check_masks, read_masks
 from uer.tokenizers import TextRules, agreed_rules
 from uer.tokenizers.rules import KEY, recorded
@@ -60,7 +61,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
 def _checked_facts(facts: dict[str, Any], path: Path) -> dict[str, Any]:
     """The JSON beside a checkpoint; `UserError` where it is not as pretrain.py writes it."""
     sizes = ("target_dim", "mlm_target_dim", "target_feedforward_size", "target_heads")
-    kinds = {"teacher": (dict,), "origin": (dict,), "step": (int,), **dict.fromkeys(sizes, (int, type(None)))}
+    kinds = {"teacher": (dict,), "origin": (dict,), "step": (int,), "layer_sizes": (list, type(None)),
+             **dict.fromkeys(sizes, (int, type(None)))}
     wrong = [key for key, kind in kinds.items() if key in facts and not isinstance(facts[key], kind)]
     if facts.get("strategy", "dim") not in ("dim", "head"):
         wrong.append("strategy")
@@ -95,16 +97,20 @@ def teacher_config(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
         overrides = {} if options.heads_num is None else {"heads_num": options.heads_num}
         config = load_config(options.config_path, overrides)
     else:
+        if shapes.uneven(state, measured["layers_num"]) and not has_compactors(state):
+            raise UserError(f"{where}: no JSON beside it, and its layers differ in size; give the --config_path that "
+                            f"was written with it", page="shape")
         heads = options.heads_num or _usual_heads(measured["hidden_size"], where)
         config = config_from_dict({**measured, "heads_num": heads,
                                    "max_seq_length": len(state[shapes.POSITIONS])}, where)
     problems = [f"--{key} {getattr(options, key)}, but {measured.get(key, getattr(config, key))} in the checkpoint"
                 for key in SIZE_OPTIONS
-                if getattr(options, key) not in (None, measured.get(key, getattr(config, key)), origin.get(key))]
+                if getattr(options, key) not in (None, measured.get(key, getattr(config, key)), getattr(config, key),
+                                                 origin.get(key))]
     given = load_config(options.config_path) if options.config_path and not origin else config
     problems += [f"{key} is {getattr(other, key)} in {name}, {value} in the checkpoint"
                  for other, name in ((config, f"{options.load_model_path}.json"), (given, options.config_path)) if name
-                 for key, value in measured.items() if getattr(other, key) != value]
+                 for key, value in measured.items() if shapes.as_measured(other, key) != value]
     if facts.get("teacher") and given.heads_num != config.heads_num:
         problems.append(f"heads_num is {given.heads_num} in {options.config_path}, {config.heads_num} in the "
                         f"checkpoint")
@@ -153,7 +159,9 @@ def merge_checkpoint(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
         where, masks = f"mask file {options.mask_path}, step {step}", read_masks(options.mask_path, step)
         check_masks(options.mask_path, step, facts.get("masks_sha256"))
     groups, notes = groups_for(state, config, strategy, masks, where, facts.get("mlm_target_dim"),
-                               facts.get("target_feedforward_size"), facts.get("target_heads"))
+                               facts.get("target_feedforward_size"), facts.get("target_heads"),
+                               wishes_from(facts["layer_sizes"], f"{options.load_model_path}.json: layer_sizes")
+                               if facts.get("layer_sizes") else None)
     target = groups["hidden"].target
     if facts.get("target_dim") not in (None, target):
         raise UserError(f"{where}: leaves {target} hidden dimensions, the run's --target_dim was "
@@ -230,8 +238,8 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
     if bare:
         say(f"note: {BARE_HEAD}")
         how += f" {BARE_HEAD[0].upper()}{BARE_HEAD[1:]}."
-    say(f"{config.layers_num} layers, hidden_size {config.hidden_size}, {config.heads_num} heads, feedforward_size "
-        f"{config.feedforward_size}, {shapes.parameter_count(weights):,} parameters")
+    say(f"{config.layers_num} layers, hidden_size {config.hidden_size}, {layers_in_words(config)}, "
+        f"{shapes.parameter_count(weights):,} parameters")
     for note in shapes.spare_words(weights, text.vocab_size if text else None):
         say(f"note: {note}")
     card = CardFacts(name="", source=Path(options.load_model_path).name, how=how, teacher=teacher,

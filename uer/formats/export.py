@@ -18,6 +18,7 @@ from uer.formats.huggingface_names import to_huggingface
 from uer.formats.storage import PendingFiles, save_safetensors, save_state_dict, write_json
 from uer.formats.tokenizer_files import check_written, write_tokenizer
 from uer.formats.uer_names import GENERATIONS, heads_out, to_uer_py
+from uer.layer_sizes import refuse_uneven
 from uer.tokenizers import TextRules
 from uer.tokenizers.rules import KEY, PAD
 
@@ -48,7 +49,9 @@ def write_uer(path: Path, weights: Mapping[str, torch.Tensor], generation: str) 
 
 
 def check_head(config: ModelConfig, name: str) -> None:
-    """`UserError` where a format has no place for a head: features of another width than the states, a pooling."""
+    """`UserError` where a format has no place for a head: features of another width than the states, a pooling,
+    layers that differ."""
+    refuse_uneven(config, name)
     if config.target == "cls" and config.pooling != "first" and name == "huggingface":
         raise UserError(f"--output_format {name}: classifiers there read the first token, this one's pooling is "
                         f"{config.pooling}; uer and onnx can hold it")

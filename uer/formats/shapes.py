@@ -16,6 +16,8 @@ from uer.sizes import BertSizes
 HEAD_SIZE = 64  # of every BERT that Google published
 LAYER = re.compile(r"encoder\.transformer\.(\d+)\.")
 WORDS, POSITIONS, SEGMENTS = (f"embedding.{kind}_embedding.weight" for kind in ("word", "position", "segment"))
+NEURONS, QUERY = (f"encoder.transformer.{{}}.{part}.weight" for part in ("feed_forward.linear_1",
+                                                                         "self_attn.linear_layers.0"))
 DECODER = "target.mlm_linear_2.weight"
 POOLER = ("target.nsp_linear_1.weight", "target.nsp_linear_1.bias")
 NSP_HEAD = (*POOLER, "target.nsp_linear_2.weight", "target.nsp_linear_2.bias")
@@ -31,10 +33,8 @@ def expected_shapes(sizes: BertSizes, config: ModelConfig) -> dict[str, tuple[in
 
 
 def sizes_of(config: ModelConfig, *, vocab: int, positions: int, segments: int) -> BertSizes:
-    """The sizes of a uniform BERT."""
-    return BertSizes.uniform(vocab=vocab, hidden=config.hidden_size, layers=config.layers_num, heads=config.heads_num,
-                             feedforward=config.feedforward_size, positions=positions, segments=segments,
-                             mlm=config.mlm_size, outputs=config.outputs)
+    """The sizes of a BERT with this config and tables of these many rows."""
+    return BertSizes(vocab, positions, segments, config.hidden_size, config.layers, config.mlm_width, config.outputs)
 
 
 def table_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
@@ -49,7 +49,7 @@ def parameter_count(tensors: Mapping[str, torch.Tensor]) -> int:
 
 
 def measured(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """hidden_size, layers_num and feedforward_size as the tensors have them (those that can be told).
+    """hidden_size, layers_num and feedforward_size (of layer 0) as the tensors have them (those that can be told).
 
     mlm_size as well, where it differs from hidden_size, and outputs where there are some.
     """
@@ -59,7 +59,7 @@ def measured(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     layers = {int(found.group(1)) for found in map(LAYER.match, tensors) if found}
     if layers:
         sizes["layers_num"] = max(layers) + 1
-    inner = tensors.get("encoder.transformer.0.feed_forward.linear_1.weight")
+    inner = tensors.get(NEURONS.format(0))
     if inner is not None and inner.dim() == 2:
         sizes["feedforward_size"] = inner.shape[0]
     last = tensors.get("target.output_layer_2.bias", tensors.get("target.output_layer.bias"))
@@ -71,10 +71,21 @@ def measured(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     return sizes
 
 
+def as_measured(config: ModelConfig, key: str) -> int | None:
+    """What `measured` finds in a model of this config."""
+    return config.layers[0].feedforward if key == "feedforward_size" else getattr(config, key)
+
+
+def uneven(tensors: Mapping[str, torch.Tensor], layers_num: int) -> bool:
+    """Whether layers have different numbers of neurons, or of dimensions inside attention."""
+    return any(len({len(tensors[name]) for i in range(layers_num) if (name := form.format(i)) in tensors}) > 1
+               for form in (NEURONS, QUERY))
+
+
 def disagreements(config: ModelConfig, tensors: Mapping[str, torch.Tensor], vocab_size: int | None) -> list[str]:
     """Where the sizes of the tensors differ from the config's or the vocabulary's."""
-    problems = [f"{key} is {value} in the file, {getattr(config, key)} in the config"
-                for key, value in measured(tensors).items() if value != getattr(config, key)]
+    problems = [f"{key} is {value} in the file, {as_measured(config, key)} in the config"
+                for key, value in measured(tensors).items() if value != as_measured(config, key)]
     if POSITIONS in tensors and len(tensors[POSITIONS]) < config.max_seq_length:
         problems.append(f"the file has {len(tensors[POSITIONS])} positions, the config's max_seq_length is "
                         f"{config.max_seq_length}")

@@ -192,6 +192,8 @@ def _uer_config(path: Path | None) -> ModelConfig | None:
 def _compare_heads(config: ModelConfig, own: ModelConfig, path: Path, beside: Path | None) -> None:
     problems = [f"{key} is {getattr(own, key)} there, {getattr(config, key)} in the given config"
                 for key in ("heads_num", "hidden_act") if getattr(own, key) != getattr(config, key)]
+    if own.uneven_layers != config.uneven_layers:
+        problems.append("the sizes of its layers differ, there and in the given config")
     if problems:
         raise UserError(f"model {path}: contradicts {beside}: " + "; ".join(problems))
 
@@ -206,6 +208,10 @@ def _guessed_config(tensors: Mapping[str, torch.Tensor], path: Path, notes: list
         raise UserError(f"model {path}: no config beside it, and hidden_size {hidden} is no multiple of "
                         f"{shapes.HEAD_SIZE}, so the number of heads cannot be told"
                         + hint("config_path", "; give --config_path"), page="formats")
+    if shapes.uneven(tensors, sizes["layers_num"]):
+        raise UserError(f"model {path}: no config beside it, and its layers differ in size: of an uneven student the "
+                        f"config that was written with it is needed" + hint("config_path", " (--config_path)"),
+                        page="shape")
     heads = hidden // shapes.HEAD_SIZE
     notes.append(f"no config beside the file: {heads} heads of {shapes.HEAD_SIZE} are assumed (hidden_size {hidden})")
     positions = len(tensors[shapes.POSITIONS]) if shapes.POSITIONS in tensors else 512

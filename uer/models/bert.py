@@ -17,6 +17,8 @@ from uer.targets.mlm_target import MlmTarget
 from uer.targets.output_target import ClsTarget, OutputTarget
 from uer.targets.pooling import pool, position_of
 
+SEGMENTS = 3  # rows of UER's table
+
 
 class Bert(nn.Module):
     """embedding -> encoder -> target.
@@ -109,9 +111,8 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
 
 def sizes_of(config: ModelConfig, vocab_size: int) -> BertSizes:
     """The sizes of a plain BERT with this config."""
-    return BertSizes.uniform(vocab=vocab_size, hidden=config.hidden_size, layers=config.layers_num,
-                             heads=config.heads_num, feedforward=config.feedforward_size,
-                             positions=config.max_seq_length, mlm=config.mlm_size, outputs=config.outputs)
+    return BertSizes(vocab_size, config.max_seq_length, SEGMENTS, config.hidden_size, config.layers, config.mlm_width,
+                     config.outputs)
 
 
 def from_scratch(config: ModelConfig, vocab_size: int, seed: int) -> Bert:

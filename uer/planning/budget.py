@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -13,7 +13,7 @@ from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.formats.shapes import DECODER, expected_shapes, sizes_of
 from uer.planning.cost import forward_operations
-from uer.sizes import Shape
+from uer.sizes import LayerShape, Shape
 from uer.squeeze.groups import possible_heads, student_config
 
 FORM = re.compile(r"(\d+(?:\.\d+)?)(M|GFLOP)")
@@ -43,10 +43,10 @@ class Budget:
         self.counts_parameters = found[2] == "M"
         self.most = float(found[1]) * (1e6 if self.counts_parameters else 1e9)
 
-    def cost(self, shape: Shape) -> int:
-        """Of a student of this shape."""
+    def cost(self, shape: Shape, layers: Sequence[LayerShape] = ()) -> int:
+        """Of a student of this shape, with its own `layers` where they differ."""
         teacher = replace(self.config, layers_num=shape.layers)
-        student = student_config(teacher, groups_of(teacher, shape))
+        student = student_config(teacher, groups_of(teacher, shape, layers))
         sizes = sizes_of(student, **self.tables)
         if not self.counts_parameters:
             return forward_operations(sizes, self.seq)
@@ -62,15 +62,31 @@ class Budget:
         """
         depths = dict.fromkeys(max(1, round(share * self.config.layers_num)) for share in DEPTHS)
         grids = [self.grid(layers, share, strategy) for layers in depths for share in FEEDFORWARDS]
+        found = self._widest(grids)
+        return [shape for shape in found
+                if not any(other != shape and all(a >= b for a, b in zip(other, shape)) for other in found)]
+
+    def widest(self, layers: int, strategy: str) -> Shape:
+        """The widest of a depth with the teacher's feed-forward in proportion that the budget allows.
+
+        Raises:
+            UserError: it allows none.
+        """
+        return self._widest([self.grid(layers, 1.0, strategy)])[0]
+
+    def _widest(self, grids: Sequence[Sequence[Shape]]) -> list[Shape]:
         found = [grid[count - 1] for grid in grids if (count := bisect_right(grid, self.most, key=self.cost))]
         if not found:
             least = min((grid[0] for grid in grids), key=self.cost)
-            unit, word = (1e6, "M") if self.counts_parameters else (1e9, "GFLOP")
-            tables = "; --tie_student or --target_vocab make the tables smaller" if self.counts_parameters else ""
-            raise UserError(f"--budget {self.text}: the smallest shape tried, {least.name(shape_of(self.config))}, "
-                            f"needs {self.cost(least) / unit:.3g}{word}{tables}", page="shape")
-        return [shape for shape in found
-                if not any(other != shape and all(a >= b for a, b in zip(other, shape)) for other in found)]
+            raise self.too_small(f"the smallest shape tried, {least.name(shape_of(self.config))}, needs",
+                                 self.cost(least))
+        return found
+
+    def too_small(self, what: str, cost: int) -> UserError:
+        """What to raise where the least that could be had costs more."""
+        unit, word = (1e6, "M") if self.counts_parameters else (1e9, "GFLOP")
+        tables = "; --tie_student or --target_vocab make the tables smaller" if self.counts_parameters else ""
+        return UserError(f"--budget {self.text}: {what} {cost / unit:.3g}{word}{tables}", page="shape")
 
     def grid(self, layers: int, share: float, strategy: str) -> list[Shape]:
         """Shapes of a depth, narrowest first."""

@@ -15,6 +15,7 @@ from uer.data.dataset import Dataset
 from uer.errors import UserError
 from uer.formats import load_model, shapes
 from uer.formats.teacher import config_beside
+from uer.layer_sizes import read_layer_sizes
 from uer.planning.cost import PARTS, WIRE, Cost, Step, plain_cost
 from uer.planning.wid_cost import activations_cost, wid_cost
 from uer.squeeze.groups import MaskGroup, build_groups, student_config
@@ -65,7 +66,7 @@ def plan(args: argparse.Namespace) -> str:
         layers = layers_to_keep(config.layers_num, args.target_layers, args.keep_layers)
         teacher = teacher._replace(config=replace(config, layers_num=layers))
         groups = build_groups(teacher.config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim,
-                              args.target_feedforward_size, args.target_heads)
+                              args.target_feedforward_size, args.target_heads, read_layer_sizes(args.layer_sizes))
         phases = wid_phases(args, teacher, groups, step)
         deep = f"{layers} x " if layers < config.layers_num else ""
         to = f" to {deep}{args.target_dim} ({args.compactor_mask_strategy})"

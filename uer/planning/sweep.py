@@ -108,7 +108,7 @@ def sweep(args: argparse.Namespace) -> list[Row]:
 
 def check_sweep(args: argparse.Namespace) -> None:
     """Everything that can be known to be wrong before any work."""
-    single = ("target_dim", "target_feedforward_size", "target_heads", "target_layers", "keep_layers",
+    single = ("target_dim", "target_feedforward_size", "target_heads", "layer_sizes", "target_layers", "keep_layers",
               "compactors_path", "output_model_path", "keep_embedding_size", "skip_evaluation")
     idle = [f"--{name}" for name in single if getattr(args, name)]
     if idle:

@@ -14,7 +14,7 @@ choice), or one head every second interval.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -22,6 +22,8 @@ import torch
 from uer.arguments import hint
 from uer.config import ModelConfig
 from uer.errors import UserError
+from uer.layer_sizes import LayerWish, shapes_wished
+from uer.sizes import LayerShape
 from uer.squeeze.wiring import features_group, target_linears
 
 STRATEGIES = ("dim", "head")
@@ -195,24 +197,36 @@ def feedforward_target(config: ModelConfig, target_dim: int, wanted: int | None)
 
 
 def build_groups(config: ModelConfig, target_dim: int, strategy: str, mlm_target_dim: int | None = None,
-                 target_feedforward_size: int | None = None, target_heads: int | None = None) -> dict[str, MaskGroup]:
+                 target_feedforward_size: int | None = None, target_heads: int | None = None,
+                 layers: Sequence[LayerWish] | None = None) -> dict[str, MaskGroup]:
     """All groups of a teacher, by name, none masked yet; `UserError` where the target does not fit.
 
     Args:
         mlm_target_dim: dimensions that `mlm` (`cls`) is to keep (default: target_dim, as in the published method).
         target_feedforward_size: neurons that each `ffn.i` is to keep (default: as for `feedforward_target`).
         target_heads: heads of the student, which only a calibrated start can leave (default: as `strategy` leaves).
+        layers: what each layer is to have, with a calibrated start (default: all as the others say).
     """
+    if config.uneven_layers:
+        raise UserError("the teacher's layers differ in size, and only one whose layers are alike gives a smaller "
+                        "student; a plain run of pretrain.py trains it as it is", page="shape")
     check_target(config, target_dim, strategy, target_heads)
     whole = strategy == "head"
     size, heads = config.hidden_size, config.heads_num
-    ffn_target = feedforward_target(config, target_dim, target_feedforward_size)
+    usual_heads = target_heads or (target_dim // config.head_size if whole else heads)
+    if layers and all(wish.feedforward for wish in layers):
+        shapes = shapes_wished(layers, LayerShape(usual_heads, 0), heads, config.feedforward_size, config.layers_num)
+    else:
+        usual = LayerShape(usual_heads, feedforward_target(config, target_dim, target_feedforward_size))
+        shapes = [usual] * config.layers_num if layers is None else \
+            shapes_wished(layers, usual, heads, config.feedforward_size, config.layers_num)
     groups = [MaskGroup("hidden", size, target_dim, heads, whole, "encoder.transformer.0.self_attn.left_compactor.2")]
-    for i in range(config.layers_num):
+    for i, shape in enumerate(shapes):
         layer = f"encoder.transformer.{i}"
-        groups.append(MaskGroup(f"attention.{i}", size, target_dim, heads, whole,
-                                f"{layer}.self_attn.final_linear_left_compactor", wanted_blocks=target_heads))
-        groups.append(MaskGroup(f"ffn.{i}", config.feedforward_size, ffn_target, 0, False,
+        groups.append(MaskGroup(f"attention.{i}", size, shape.heads * (target_dim // usual_heads), heads, whole,
+                                f"{layer}.self_attn.final_linear_left_compactor",
+                                wanted_blocks=shape.heads if layers else target_heads))
+        groups.append(MaskGroup(f"ffn.{i}", config.feedforward_size, shape.feedforward, 0, False,
                                 f"{layer}.feed_forward.linear_2_left_compactor"))
     features = features_group(config.target)
     if features is not None:
@@ -227,8 +241,11 @@ def build_groups(config: ModelConfig, target_dim: int, strategy: str, mlm_target
 
 def student_config(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> ModelConfig:
     """The config of the student that these groups leave of a teacher."""
-    student = config.student(groups["hidden"].target, "dim", features_target(config, groups), groups["ffn.0"].target)
-    return replace(student, heads_num=groups["attention.0"].target_blocks)
+    hidden, first = groups["hidden"].target, groups["attention.0"]
+    student = replace(config.student(hidden, "dim", features_target(config, groups)),
+                      heads_num=hidden // (first.target // first.target_blocks))
+    return student.with_layers([LayerShape(groups[f"attention.{i}"].target_blocks, groups[f"ffn.{i}"].target)
+                                for i in range(config.layers_num)])
 
 
 def shared_w_step(groups: dict[str, MaskGroup], total_steps: int, share: float) -> int:

@@ -24,6 +24,7 @@ from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
 from uer.formats.storage import tensors_sha256
 from uer.formats.tokenizer_files import text_beside
+from uer.layer_sizes import read_layer_sizes
 from uer.models.bert import from_scratch, from_weights
 from uer.parallel.collectives import Place
 from uer.parallel.launch import restarted
@@ -88,6 +89,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     card: dict[str, Any] = {
         "kind": "plain", "teacher": config.to_dict(), "strategy": args.compactor_mask_strategy,
         "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim, "target_heads": args.target_heads,
+        "layer_sizes": (wishes := read_layer_sizes(args.layer_sizes)) and [wish.to_dict() for wish in wishes],
         "tie_student": args.tie_student or None,
         "target_feedforward_size": args.target_feedforward_size, "vocab_size": vocab_size,
         "vocab_sha256": text.vocab_sha256, KEY: text.to_dict(), "compactor_init": args.compactor_init,

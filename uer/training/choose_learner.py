@@ -15,6 +15,7 @@ from uer.calibration.student import apply_calibration, calibrate_groups, calibra
 from uer.config import ModelConfig
 from uer.data.loader import MlmLoader
 from uer.errors import UserError
+from uer.layer_sizes import read_layer_sizes
 from uer.models.bert import from_weights
 from uer.parallel.collectives import Place
 from uer.report.writer import Reports
@@ -75,7 +76,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
                 pooler: dict[str, torch.Tensor]) -> tuple[Learner, dict[str, Any]]:
     """The learner of a WID run and what its checkpoints say about themselves."""
     groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim,
-                          args.target_feedforward_size, args.target_heads)
+                          args.target_feedforward_size, args.target_heads, read_layer_sizes(args.layer_sizes))
     for group in groups.values():
         group.dropped = group.dropped.to(place.device)
     chosen = settle(args, groups)

@@ -19,7 +19,7 @@ from uer.training.mask_schedule import PUBLISHED
 
 KEY = "course"  # under which a card has it
 MODEL = ("teacher", "strategy", "target_dim", "mlm_target_dim", "target_feedforward_size",
-         "target_heads", "tie_student")  # of the card itself
+         "target_heads", "layer_sizes", "tie_student")  # of the card itself
 NEWER = ("compactor_init", "teacher_sha256", "objective")  # which older checkpoints do not say
 SOFT = "soft_targets_teacher_sha256"
 SCHEDULE = ("w_step", "mask_scores")
