@@ -13,6 +13,7 @@ from bench import CONFIG, assert_same, options, run
 from commands import call, refused
 from corpora import TOKENS
 from test_calibration import batches, config_of, largest_difference, random_teacher, student_of
+from tuning import write_uer_tsv
 
 from uer.calibration.reducer import Reducer, shape_of
 from uer.config import ModelConfig, config_from_dict
@@ -47,7 +48,8 @@ def test_a_config_lists_layers_only_where_they_differ():
 @pytest.mark.parametrize(("sizes", "words"), [
     ([{"heads": 1, "feedforward": 2}], "uneven_layers has 1 layers, layers_num is 2"),
     ([{"heads": 1}] * 2, "not a list"), ({"heads": 1}, "not a list"),
-    ([{"heads": 0, "feedforward": 2}] * 2, "not a list"), ([{"heads": True, "feedforward": 2}] * 2, "not a list"), ("both", "not a list")])
+    ([{"heads": 0, "feedforward": 2}] * 2, "not a list"), ("both", "not a list"),
+    ([{"heads": True, "feedforward": 2}] * 2, "not a list")])
 def test_configs_that_cannot_be(sizes, words: str):
     with pytest.raises(UserError, match=words):
         config_from_dict({**CONFIG.to_dict(), "uneven_layers": sizes}, "c")
@@ -169,6 +171,18 @@ def test_a_student_is_a_model_like_any_other(student, bench, tmp_path, monkeypat
     assert load_model("trained.bin", config=None, vocab_size=None, encoder_only=True).config.uneven_layers
 
 
+def test_fine_tuned_and_asked_again(student, bench, tmp_path):
+    for name, labels in (("train", True), ("test", False)):
+        write_uer_tsv(tmp_path / f"{name}.tsv", 8, 1, labels=labels)
+    call("finetune/run_classifier.py", "--pretrained_model_path", student, "--vocab_path", bench / "vocab.txt",
+         "--train_path", tmp_path / "train.tsv", "--dev_path", tmp_path / "train.tsv", "--output_model_path",
+         tmp_path / "c.bin", "--epochs_num", 1, "--seq_length", 16, "--prediction_path", tmp_path / "given.tsv",
+         "--test_path", tmp_path / "test.tsv")
+    call("inference/run_classifier_infer.py", "--load_model_path", tmp_path / "c.bin", "--vocab_path",
+         bench / "vocab.txt", "--test_path", tmp_path / "test.tsv", "--prediction_path", tmp_path / "again.tsv")
+    assert (tmp_path / "given.tsv").read_text() == (tmp_path / "again.tsv").read_text()
+
+
 def test_uer_and_onnx_are_equal(student, tmp_path):
     pytest.importorskip("onnxscript")
     from uer.formats.onnx_export import OnnxModel
@@ -179,6 +193,24 @@ def test_uer_and_onnx_are_equal(student, tmp_path):
     src = torch.arange(5, 25).view(2, 10)
     torch.testing.assert_close(OnnxModel(tmp_path / "s.onnx")(src, torch.ones_like(src)).flatten(0, 1),
                                logits(student), rtol=0, atol=1e-5)
+
+
+def test_compactors_start_a_run(bench, tmp_path, monkeypatch):
+    """Of the same layers, and of no others; with a shared out master as with whole ones."""
+    monkeypatch.chdir(tmp_path)
+    sizes = wrote(tmp_path / "sizes.json", UNEVEN)
+    words = ["--target_dim", "16", "--layer_sizes", str(sizes), "--compactors_path", str(tmp_path / "compactors.pt")]
+    call("calibrate.py", *calibrate(bench, *words, "--output_model_path", "calibrated.bin", "--skip_evaluation"))
+    words += ["--weight_squeeze", "--compactor_init", "calibrated"]
+    for name, more in (("model.bin", []), ("shared.bin", ["--shard_master"])):
+        run(options(bench, *words, "--world_size", "2", "--gpu_ranks", "0", "1", *more, total_steps=2, batch_size=2,
+                    output_model_path=name))
+    for name in ("model.bin-2", "shared.bin-2"):
+        call("convert.py", "--load_model_path", name, "--output_model_path", f"{name}-student.bin")
+    torch.testing.assert_close(logits("model.bin-2-student.bin"), logits("shared.bin-2-student.bin"), rtol=0, atol=1e-5)
+    wrote(sizes, [{"heads": 1, "feedforward": 20}, {}])
+    with pytest.raises(UserError, match="found for another run; not the same: --layer_sizes"):
+        run(options(bench, *words, total_steps=2, output_model_path="other.bin"))
 
 
 @pytest.mark.parametrize("train", ["compactors", "student"])

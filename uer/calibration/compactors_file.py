@@ -45,7 +45,7 @@ def made_for(config: ModelConfig, weights: Mapping[str, torch.Tensor], text: dic
     return {"teacher": replace(config, dropout=0.0).to_dict(),  # calibration runs without
             "weights_sha256": tensors_sha256(weights), KEY: text, "strategy": strategy,
             "target_dim": target, "mlm_target_dim": None if mlm == target else mlm,
-            **({} if ffn == usual else {"feedforward_size": ffn}),
+            **({} if ffn == usual or student.uneven_layers else {"feedforward_size": ffn}),
             **({} if heads == usual_heads else {"heads": heads}),
             **({"layer_sizes": [list(layer) for layer in student.uneven_layers]} if student.uneven_layers else {})}
 

@@ -84,8 +84,11 @@ def _group_values(learner: WidLearner) -> dict[str, Any]:
 
 def _kept(learner: WidLearner) -> str:
     groups = learner.groups()
-    told = [name for name in ("hidden", "ffn.0", "mlm", "cls") if name in groups]
-    return " ".join(f"{name.partition('.')[0]} {groups[name].kept}" for name in told)
+    kept: dict[str, set[int]] = {}
+    for name, group in groups.items():
+        kept.setdefault(name.partition(".")[0], set()).add(group.kept)
+    return " ".join(f"{kind} {'-'.join(map(str, sorted({min(kept[kind]), max(kept[kind])})))}"
+                    for kind in ("hidden", "ffn", "mlm", "cls") if kind in kept)
 
 
 def forget_memory(device: torch.device) -> None:
