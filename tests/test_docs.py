@@ -26,7 +26,8 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 LONGEST = 120  # lines of a page
 SMALLER = [(r"--target_dim (384|256|192)", "--target_dim 64"), (r"--target_layers 6", "--target_layers 1"),
            (r"--target_vocab 8000", "--target_vocab 70"),
-           (r"--sweep 6x384 12x192 6x192", "--sweep 1x64 2x64"), (r"--budget 20M", "--budget 0.2M"),
+           (r"--sweep 6x384 12x192 6x192", "--sweep 1x64 2x64"),
+           (r"--budget 20M --uneven", "--budget 0.08M --uneven"), (r"--budget 20M", "--budget 0.2M"),
            (r"--seq_length 128", "--seq_length 32"),
            (r"--total_steps \d+", "--total_steps 4"), (r"--(eval|report|save_checkpoint)_steps \d+", r"--\1_steps 2"),
            (r"\.bin-\d+", ".bin-4"), (r"--batch_size 64", "--batch_size 4"),

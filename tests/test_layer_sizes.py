@@ -242,7 +242,7 @@ def test_from_training_to_a_file(bench, student, tmp_path, monkeypatch, train: s
     ([{"heads": 0}, {}], "layer 0: heads is 0, a whole number from 1"), ([{"heads": "2"}, {}], "heads is '2'"),
     ([{"heads": True}, {}], "heads is True"), ([{"head": 2}, {}], "layer 0: 'head' is unknown, heads and feedforward"),
     ([1, 2], "layer 0 is 1, an object like"), ([], "a list of one object for each layer"), (7, "a list of one object"),
-    ({"hidden_size": 3}, "an object without uneven_layers")])
+    ({"hidden_size": 3}, "an object that is no student's config")])
 def test_sizes_that_cannot_be(bench, tmp_path, capsys, data, words: str):
     sizes = wrote(tmp_path / "sizes.json", data)
     assert words in refused(capsys, tmp_path, "calibrate.py", *calibrate(

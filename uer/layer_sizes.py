@@ -4,7 +4,7 @@
 
 Every head of a student is as wide as usual: the student's width / its usual number of heads (--target_heads, or what
 --compactor_mask_strategy leaves). A layer with fewer or more of them has an attention that is narrower or wider than
-the states. What an object leaves out is as usual. A config with `uneven_layers` serves as such a file.
+the states. What an object leaves out is as usual. A student's config serves as such a file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from uer.arguments import hint
-from uer.config import ModelConfig
+from uer.config import ModelConfig, config_from_dict
 from uer.errors import UserError
 from uer.files import read_json
 from uer.sizes import LayerShape
@@ -46,10 +46,11 @@ def read_layer_sizes(path: str | Path | None) -> list[LayerWish] | None:
         return None
     data = read_json(path, OPTION)
     if isinstance(data, dict):
-        if "uneven_layers" not in data:
-            raise UserError(f"{OPTION} {path}: an object without uneven_layers; a list like {FORM} is needed, or the "
-                            f"config of a student whose layers differ", page="shape")
-        data = data["uneven_layers"]
+        if "layers_num" not in data:
+            raise UserError(f"{OPTION} {path}: an object that is no student's config; a list like {FORM} is needed, or "
+                            f"such a config", page="shape")
+        config = config_from_dict(data, f"{OPTION} {path}")
+        return [LayerWish(layer.heads, layer.feedforward) for layer in config.layers]
     return wishes_from(data, f"{OPTION} {path}")
 
 

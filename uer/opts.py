@@ -97,8 +97,8 @@ def add_shape_options(group: argparse._ArgumentGroup) -> None:
                             "share the width (default: by --compactor_mask_strategy)")
     group.add_argument("--layer_sizes", metavar="FILE",
                        help="heads and neurons of each layer of the student, with a calibrated start: a JSON list of "
-                            "one {\"heads\": 12, \"feedforward\": 512} for each, or the config of a student whose "
-                            "layers differ; what is left out is as usual, a head as wide as usual (default: alike)")
+                            "one {\"heads\": 12, \"feedforward\": 512} for each, or a student's config; "
+                            "what is left out is as usual, a head as wide as usual (default: alike)")
     group.add_argument("--target_layers", type=int, metavar="N",
                        help="layers to keep, before anything else leaves; those below make up for those that leave, in "
                             "closed form, and which ones is found out (default: all)")

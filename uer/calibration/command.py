@@ -127,13 +127,9 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
 def repeated(args: argparse.Namespace, student: ModelConfig, paths: Mapping[str, Path]) -> list[str]:
     """The options that give a student the same shape without a search; `args` is what they would make of it."""
     args.target_dim, args.target_heads, args.uneven, args.budget = student.hidden_size, student.heads_num, False, None
-    if student.uneven_layers:
-        args.layer_sizes = str(config_path_for(paths["uer"])) if "uer" in paths else "LAYER_SIZES.json"
-        last = ["--layer_sizes", args.layer_sizes]
-    else:
-        args.target_feedforward_size = student.feedforward_size
-        last = ["--target_feedforward_size", str(student.feedforward_size)]
-    return ["--target_dim", str(args.target_dim), "--target_heads", str(args.target_heads), *last]
+    args.layer_sizes = str(config_path_for(paths["uer"])) if "uer" in paths else "LAYER_SIZES.json"
+    return ["--target_dim", str(args.target_dim), "--target_heads", str(args.target_heads), "--layer_sizes",
+            args.layer_sizes]
 
 
 def seq_of(material: Material) -> int:
