@@ -26,7 +26,7 @@ from uer.models.bert import Bert, from_weights
 from uer.planning.budget import Budget
 from uer.planning.cost import forward_operations
 from uer.sizes import Shape
-from uer.squeeze.groups import feedforward_target, possible_heads
+from uer.squeeze.groups import check_teacher, feedforward_target, possible_heads
 
 FORM = re.compile(r"(\d+)x(\d+)(?:x(\d+))?")
 MEASURES = ("accuracy", "similarities", "equal predictions", "cosine")  # the first that there is
@@ -80,6 +80,7 @@ def sweep(args: argparse.Namespace) -> list[Row]:
     material = gather(args)
     size, strategy = material.held_out[0].src.shape, args.compactor_mask_strategy
     config, tables = material.loaded.config, table_sizes(material.loaded.weights)
+    check_teacher(config)
     shapes = [shape_from(text, config, strategy) for text in " ".join(args.sweep or []).split()]
     if args.budget:
         shapes += Budget(args.budget, config, tables, size[1], args.tie_student).shapes(strategy)

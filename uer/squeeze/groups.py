@@ -153,6 +153,13 @@ class MaskGroup:
         return keep.repeat_interleave(self.size // count)
 
 
+def check_teacher(config: ModelConfig) -> None:
+    """`UserError` where this model's layers differ in size."""
+    if config.uneven_layers:
+        raise UserError("the teacher's layers differ in size, and only one whose layers are alike gives a smaller "
+                        "student; a plain run of pretrain.py trains it as it is", page="shape")
+
+
 def check_target(config: ModelConfig, target_dim: int, strategy: str, target_heads: int | None = None) -> None:
     """`UserError` where this teacher has no student of `target_dim` by this strategy, or with so many heads."""
     size, heads, head_size = config.hidden_size, config.heads_num, config.head_size
@@ -207,9 +214,7 @@ def build_groups(config: ModelConfig, target_dim: int, strategy: str, mlm_target
         target_heads: heads of the student, which only a calibrated start can leave (default: as `strategy` leaves).
         layers: what each layer is to have, with a calibrated start (default: all as the others say).
     """
-    if config.uneven_layers:
-        raise UserError("the teacher's layers differ in size, and only one whose layers are alike gives a smaller "
-                        "student; a plain run of pretrain.py trains it as it is", page="shape")
+    check_teacher(config)
     check_target(config, target_dim, strategy, target_heads)
     whole = strategy == "head"
     size, heads = config.hidden_size, config.heads_num
