@@ -157,6 +157,7 @@ def check_wish(args: argparse.Namespace) -> None:
     if args.layer_sizes and args.target_feedforward_size:
         raise UserError("--target_feedforward_size is of layers that are alike; --layer_sizes says it of each: leave "
                         "one of them out")
+    read_layer_sizes(args.layer_sizes)
     if args.keep_embedding_size and "huggingface" not in args.output_format:
         raise UserError("--keep_embedding_size goes with --output_format huggingface")
     if args.target_vocab and args.dataset_path and any(wish is not None for wish in wishes[:-1]):
