@@ -29,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--dataset_path", nargs="+", metavar="FILE", help="mlm: dataset file(s) of preprocess.py")
     group.add_argument("--test_path", metavar="PATH",
                        help="sts: a TSV with sentence1, sentence2 and score (or text_a, text_b and label); retrieval: "
-                            "a folder with corpus.jsonl, queries.jsonl and qrels/; agreement: text, one a line")
+                            "a folder with corpus.jsonl, queries.jsonl and qrels/; agreement: text, one a line, or a "
+                            "TSV with text_a (sentence), perhaps text_b, and perhaps label, which tells accuracy too")
     group.add_argument("--teacher_path", metavar="PATH",
                        help="agreement: with whom; retrieval: also search its documents with the model's queries")
     group.add_argument("--keep_embedding_size", action="store_true",

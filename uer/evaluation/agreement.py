@@ -20,7 +20,7 @@ from uer.models.bert import Bert
 
 MOST_TEXTS = 2048  # whose pairs are compared
 NEAREST = 10
-SHARES = ("equal predictions",)
+SHARES = ("equal predictions", "accuracy", "teacher's accuracy")
 
 
 def agreement(teacher: Bert, student: Bert, batches: Sequence[MlmBatch], device: torch.device) -> dict[str, float]:
@@ -55,6 +55,12 @@ def compare(teacher: Bert, student: Bert, wanted: torch.Tensor, given: torch.Ten
     if teacher.config.outputs == 1:
         return {"correlation": pearson(given.double().cpu().numpy(), wanted.double().cpu().numpy())}
     return {"equal predictions": (given == wanted).double().mean().item()}
+
+
+def rightness(said: torch.Tensor, labels: np.ndarray) -> float:
+    """Share of classes that are the labels; of scores Pearson's correlation with them."""
+    found = said.cpu().numpy()
+    return pearson(found.astype(np.float64), labels) if found.dtype.kind == "f" else float((found == labels).mean())
 
 
 def _on(batches: Iterable[MlmBatch], device: torch.device) -> Iterable[MlmBatch]:

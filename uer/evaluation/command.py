@@ -13,10 +13,10 @@ from uer.arguments import check_writable
 from uer.config import load_config
 from uer.data.loader import MlmBatch
 from uer.errors import UserError
-from uer.evaluation.agreement import answers, compare, in_words
+from uer.evaluation.agreement import answers, compare, in_words, rightness
 from uer.evaluation.ranking import Embed, retrieval, sts
+from uer.evaluation.texts import read_texts, wanted
 from uer.evaluation.vectors import Embedder, own_length
-from uer.files import read_lines
 from uer.finetuning.batches import Instance, collate
 from uer.formats import LoadedModel, load_model
 from uer.formats.storage import write_json, write_via
@@ -160,9 +160,7 @@ def _agree(args: argparse.Namespace, reads: Reader, taught: Reader, device: torc
     if student.config.target == "tokens" and reads.tokenizer is not taught.tokenizer:
         raise UserError(f"--teacher_path {args.teacher_path}: its text becomes other tokens than the model's, so that "
                         f"what they say of tokens cannot be compared")
-    texts = [line for line in read_lines(args.test_path) if line.strip()]
-    if not texts:
-        raise UserError(f"--test_path {args.test_path}: no text in there")
+    texts, labels = read_texts(args.test_path)
     length = args.seq_length or min(own_length(teacher), own_length(student))
     length = min(length, student.config.max_seq_length, teacher.config.max_seq_length)
     embedders = [Embedder(*reader, device, seq_length=length, batch_size=args.batch_size) for reader in (taught, reads)]
@@ -176,6 +174,12 @@ def _agree(args: argparse.Namespace, reads: Reader, taught: Reader, device: torc
             said.append(answers(embedder.model, _batches(instances, args.batch_size, embedder.tokenizer), device))
         speeds.append(len(texts) / (time.perf_counter() - begun))
     figures = compare(embedders[0].model, embedders[1].model, *said)
+    if labels and student.config.target == "cls":
+        right = wanted(args.test_path, labels, teacher.config.labels, teacher.config.outputs)
+        name = "correlation with the labels" if teacher.config.outputs == 1 else "accuracy"
+        figures |= {name: rightness(said[1], right), f"teacher's {name}": rightness(said[0], right)}
+    elif labels:
+        print("note: the labels are not used: only a classifier predicts what stands there")
     print(f"{args.model_path} against {args.teacher_path} on {len(texts):,} texts: {in_words(figures)}; "
           f"{speeds[1]:,.0f} against {speeds[0]:,.0f} texts/s")
     return {**figures, "texts_per_second": speeds[1], "teacher_texts_per_second": speeds[0]}

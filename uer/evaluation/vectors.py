@@ -48,11 +48,13 @@ class Embedder:
         mapped = self.model.target(pooled).float() if self.mapped else pooled.float()
         return (F.normalize(mapped, dim=1) if self.normalize else mapped).cpu()
 
-    def instances(self, texts: Sequence[str]) -> list[Instance]:
-        """Token ids of the texts, the prompt before each."""
+    def instances(self, texts: Sequence[str | Example]) -> list[Instance]:
+        """Token ids of the texts (or of examples, which may be pairs), the prompt before each."""
         if not texts:
             raise UserError("there is no text to embed")
-        return encode([Example(self.prompt + text, None, None) for text in texts], self.tokenizer, self.seq_length)
+        examples = [Example(text, None, None) if isinstance(text, str) else text for text in texts]
+        return encode([example._replace(text_a=self.prompt + example.text_a) for example in examples], self.tokenizer,
+                      self.seq_length)
 
     @torch.no_grad()
     def pooled(self, instances: Sequence[Instance]) -> torch.Tensor:

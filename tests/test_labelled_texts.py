@@ -1,0 +1,63 @@
+"""`--task agreement` on a TSV with labels: what is read of it, and the accuracy that it tells."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from commands import call
+from tuning import options, results
+
+from uer.errors import UserError
+from uer.evaluation.texts import read_texts, wanted
+
+
+@pytest.mark.parametrize(("content", "texts", "labels"), [
+    ("one\n\ntwo\tx\n", [("one", None), ("two\tx", None)], []),
+    ("sentence\none\n", [("sentence", None), ("one", None)], []),  # one column: nothing tells a header from a text
+    ("sentence\tlabel\none\t 1 \ntwo\t0\n", [("one", None), ("two", None)], [(2, "1"), (3, "0")]),
+    ("label\ttext_a\ttext_b\nx\tone\ttwo\n", [("one", "two")], [(2, "x")]),
+    ("id\tsentence1\tsentence2\r\n7\tone\ttwo\r\n", [("one", "two")], []),
+    ("a label\tb\n", [("a label\tb", None)], [])])
+def test_texts_as_people_have_them(tmp_path, content, texts, labels):
+    (tmp_path / "t").write_bytes(content.encode())
+    found = read_texts(tmp_path / "t")
+    assert [(a, b) for a, b, _ in found.examples] == texts and found.labels == labels
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    ("", "no text"), ("\n \n", "no text"), ("label\ttext_a\n1\t \n", "line 2: a text is empty"),
+    ("label\ttext_a\n1\n", "line 2: column text_a is missing"), ("label\ttext_a\n", "a header and nothing else")])
+def test_what_is_no_text_is_refused(tmp_path, content, words):
+    (tmp_path / "t").write_text(content)
+    with pytest.raises(UserError, match=words):
+        read_texts(tmp_path / "t")
+
+
+def test_labels_are_names_or_where_the_names_are_none_numbers():
+    rows = [(2, "good"), (3, "bad"), (4, "0")]
+    assert wanted("f", rows[:2], ["bad", "good"], 2).tolist() == [1, 0]
+    assert wanted("f", rows, ["bad", "good"], 2).tolist() == [1, 0, 0]
+    assert wanted("f", [(2, "2"), (3, "1")], ["1", "2"], 2).tolist() == [1, 0]  # names first
+    assert wanted("f", [(2, "-0.5")], [], 1).tolist() == [-0.5]
+    with pytest.raises(UserError, match="line 4: label '0' is none of the model's, which are 1, 2"):
+        wanted("f", rows[2:], ["1", "2"], 2)
+    with pytest.raises(UserError, match="line 2: label 'good'; the model gives scores"):
+        wanted("f", rows[:1], [], 1)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_accuracy_is_the_one_of_fine_tuning(tuned, tmp_path, capsys, pairs):
+    data = "pairs.tsv" if pairs else "dev.tsv"
+    call("finetune/run_classifier.py", *options(tuned, tmp_path / "c.bin", "--epochs_num", 1, dev=data,
+                                                train=data if pairs else "train.tsv"))
+    capsys.readouterr()
+    call("evaluate.py", "--task", "agreement", "--model_path", tmp_path / "c.bin", "--teacher_path", tmp_path / "c.bin",
+         "--vocab_path", tuned / "vocab.txt", "--test_path", tuned / data, "--output_path", tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    score = results(tmp_path / "c.bin")["runs"][0]["figures"]["accuracy"]
+    assert found["equal predictions"] == 1
+    assert found["accuracy"] == found["teacher's accuracy"] == pytest.approx(score) and 0 < score < 1
+    assert f"accuracy {100 * score:.1f} %" in capsys.readouterr().out
+    assert np.isfinite(found["texts_per_second"])

@@ -1,0 +1,73 @@
+"""Texts to compare two models on: a line a text, or a TSV of texts (of pairs) with labels or without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from uer.errors import UserError
+from uer.evaluation.ranking import number_of
+from uer.files import read_lines
+from uer.finetuning.tasks import Example
+from uer.finetuning.tsv import Table
+
+COLUMNS = (("text_a", "text_b"), ("sentence1", "sentence2"), ("text_a",), ("sentence",))  # UER's and GLUE's names
+
+
+class Texts(NamedTuple):
+    """Examples, and (line number, label) of each where there are labels."""
+
+    examples: list[Example]
+    labels: list[tuple[int, str]]
+
+
+def read_texts(path: str | Path) -> Texts:
+    """A file whose first line is a header with one of `COLUMNS` is a TSV; any other has a text a line.
+
+    Raises:
+        UserError: no text; a row of the TSV that lacks one.
+    """
+    lines = read_lines(path)
+    head = [name.strip() for name in lines[0].split("\t")] if lines else []
+    names = next((names for names in COLUMNS if all(name in head for name in names)), None)
+    if names is None or head == ["sentence"]:
+        examples = [Example(line, None, None) for line in lines if line.strip()]
+        if not examples:
+            raise UserError(f"--test_path {path}: no text in there")
+        return Texts(examples, [])
+    labelled = "label" in head
+    examples, labels = [], []
+    for number, (*texts, label) in Table(path).select(*names, "label" if labelled else names[0]):
+        if not all(text.strip() for text in texts):
+            raise UserError(f"{path}, line {number}: a text is empty")
+        examples.append(Example(texts[0], texts[1] if len(texts) > 1 else None, None))
+        if labelled:
+            labels.append((number, label.strip()))
+    return Texts(examples, labels)
+
+
+def wanted(path: str | Path, labels: Sequence[tuple[int, str]], names: Sequence[str], outputs: int) -> np.ndarray:
+    """The labels of a file as a model's classes, int64 [n], or as scores, float64 [n], of a model with one output.
+
+    A label is one of the model's `names`; its number serves too where the names are none.
+
+    Raises:
+        UserError: a label that is none of these.
+    """
+    if outputs == 1:
+        scores = [number_of(label) for _, label in labels]
+        if None in scores:
+            number, label = labels[scores.index(None)]
+            raise UserError(f"{path}, line {number}: label {label!r}; the model gives scores, so a number is needed")
+        return np.array(scores)
+    known = {name: i for i, name in enumerate(names)}
+    if not any(name.isdecimal() for name in known):
+        known |= {str(i): i for i in range(outputs)}
+    for number, label in labels:
+        if label not in known:
+            raise UserError(f"{path}, line {number}: label {label!r} is none of the model's, which are "
+                            f"{', '.join(known)}")
+    return np.array([known[label] for _, label in labels])
