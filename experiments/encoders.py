@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -57,11 +58,13 @@ class Start:
     row: str
     width: int | None
     layers: int | None = None  # as many as the teacher has
+    heads: int | None = None  # the same
 
     @property
     def shape(self) -> str:
-        """WIDTH or LAYERSxWIDTH; empty where the row has one of its own."""
-        return "" if not self.width else f"{self.layers}x{self.width}" if self.layers else str(self.width)
+        """As on the command line; empty where the row has one of its own."""
+        return "".join([f"{self.layers}x" if self.layers else "", str(self.width or ""),
+                        f"/{self.heads}" if self.heads else ""])
 
     @property
     def name(self) -> str:
@@ -82,7 +85,8 @@ class Start:
                    "--target_dim", self.width or 0, "--output_model_path", self.file]
         if self.row == "calibrated":
             commands.run(folder, "calibrate.py", *options, "--vocab_path", self.setting.vocab, "--skip_evaluation",
-                         *(["--target_layers", self.layers] if self.layers else []))
+                         *(["--target_layers", self.layers] if self.layers else []),
+                         *(["--target_heads", self.heads] if self.heads else []))
         else:
             commands.run(folder, "experiments/starts.py", "--way", ROWS[self.row][0], *options)
 
@@ -162,7 +166,8 @@ class Student:
 def tasks(args: argparse.Namespace, setting: Setting) -> list[tuple[Task, Task | None]]:
     """All jobs with the one that each needs; starts first, then the first rate of every row, then the others."""
     starts = [Start(setting, row, *shape) for row in args.rows
-              for shape in (args.widths if ROWS[row][2] else [(None,)]) if len(shape) == 1 or row == "calibrated"]
+              for shape in (args.widths if ROWS[row][2] else [(None, None, None)])
+              if row == "calibrated" or not any(shape[1:])]
     trained = [Student(start, steps, rate, seed) for rate in args.rates for seed in args.seeds for steps in args.steps
                for start in starts if ROWS[start.row][1]]
     return [*((start, None) for start in starts), *((student, student.start) for student in trained),
@@ -215,12 +220,13 @@ def main() -> None:
     print(table([json.loads(path.read_text()) for path in (work / "rows").glob("*.json")]))
 
 
-def shape(word: str) -> tuple[int, ...]:
-    """192 -> (192,); 5x280 -> (280, 5)."""
-    sizes = tuple(map(int, word.split("x")))[::-1]
-    if not 1 <= len(sizes) <= 2 or min(sizes) < 1:
+def shape(word: str) -> tuple[int, int | None, int | None]:
+    """Width, layers, heads: 192 -> (192, None, None); 5x280/10 -> (280, 5, 10)."""
+    found = re.fullmatch(r"(?:([1-9]\d*)x)?([1-9]\d*)(?:/([1-9]\d*))?", word)
+    if found is None:
         raise ValueError(word)
-    return sizes
+    layers, width, heads = (int(size) if size else None for size in found.groups())
+    return width or 0, layers, heads
 
 
 def parser() -> argparse.ArgumentParser:
@@ -234,8 +240,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--dataset_path", metavar="FILE", help="the same, preprocessed")
     out.add_argument("--seq_length", type=int, default=64, metavar="N", help="of --text (default: 64)")
     out.add_argument("--dev_text", metavar="FILE", help="other text, a sentence a line, to measure agreement on")
-    out.add_argument("--widths", type=shape, nargs="+", default=[(192,), (96,)], metavar="D",
-                     help="or shapes, LAYERSxD, for the calibrated row alone (default: 192 96)")
+    out.add_argument("--widths", type=shape, nargs="+", default=[shape("192"), shape("96")], metavar="D",
+                     help="or shapes, LAYERSxD/HEADS or parts of it, for the calibrated row alone (default: 192 96)")
     out.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW",
                      help=f"of {', '.join(ROWS)} (default: all)")
     out.add_argument("--steps", type=int, nargs="+", default=[3000], metavar="N", help="default: 3000")

@@ -54,14 +54,14 @@ def setting(tmp_path) -> Setting:
 
 
 def test_jobs_wait_for_their_starts_and_rates_come_one_after_another(setting):
-    words = ["--work_path", "w", "--teacher", "t", "--sts_path", "s", "--widths", "96", "5x88", "--steps", "5",
+    words = ["--work_path", "w", "--teacher", "t", "--sts_path", "s", "--widths", "96", "5x88/4", "--steps", "5",
              "--rates", "1", "2", "--rows", "calibrated", "layers", "pca", "--more", "--similarity_weight", "1"]
     args = parser().parse_args(words)
     assert args.more == ["--similarity_weight", "1"]
     jobs = tasks(args, setting)
     trained = [job for job, needed in jobs if isinstance(job, Student) and job.steps]
     assert [(job.start.row, job.start.shape, job.rate) for job in trained] == [
-        (*start, rate) for rate in "12" for start in (("calibrated", "96"), ("calibrated", "5x88"), ("layers", ""))]
+        (*start, rate) for rate in "12" for start in (("calibrated", "96"), ("calibrated", "5x88/4"), ("layers", ""))]
     assert all(needed == job.start for job, needed in jobs if isinstance(job, Student) and job.start.row != "teacher")
     assert len({job.name for job, _ in jobs}) == len(jobs) == 4 + 6 + 5
 
