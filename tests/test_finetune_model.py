@@ -116,7 +116,7 @@ def test_the_best_epoch_is_kept():
     class MadeUp:
         scores = iter([0.3, 0.9, 0.9, 0.1])
 
-        def batches(self, batch_size, seed, epoch):
+        def batches(self, batch_size, seed, epoch, grouped):
             return [epoch, epoch]
 
         def loss(self, model, batch):
