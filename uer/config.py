@@ -12,7 +12,7 @@ from typing import Any
 from uer.arguments import checked
 from uer.errors import UserError
 from uer.files import read_object
-from uer.sizes import LayerShape, LayerSizes
+from uer.sizes import LayerShape, LayerSizes, is_size
 
 TARGETS = ("mlm", "states", "cls", "tokens")  # what stands on the encoder, see `uer.targets`
 POOLINGS = ("mean", "max", "first", "last")
@@ -141,7 +141,7 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
     values: dict[str, Any] = {}
     for key in ("hidden_size", "layers_num", "heads_num", "feedforward_size", "max_seq_length"):
         value = data.get(key, 512 if key == "max_seq_length" else None)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not is_size(value):
             problems.append(f"{key} is {value!r}, a positive whole number is needed")
         values[key] = value
     values["hidden_act"] = data.get("hidden_act", "gelu")
@@ -181,7 +181,7 @@ def _layer_shapes(data: dict[str, Any], layers_num: Any, problems: list[str]) ->
     found = data.get("uneven_layers") or []
     right = isinstance(found, list) and all(
         isinstance(layer, dict) and layer.keys() == set(LayerShape._fields) and
-        all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in layer.values())
+        all(map(is_size, layer.values()))
         for layer in found)
     if not right:
         problems.append('uneven_layers is not a list of one {"heads": 12, "feedforward": 512} for each layer')
@@ -198,7 +198,7 @@ def _target(data: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     pooling, outputs, labels = data.get("pooling", "mean"), data.get("outputs", 0), data.get("labels", [])
     if pooling not in list(POOLINGS):
         problems.append(f"pooling {pooling!r} is unknown, one of {', '.join(POOLINGS)} is needed")
-    if not isinstance(outputs, int) or isinstance(outputs, bool) or outputs < 1:
+    if not is_size(outputs):
         problems.append(f"outputs is {outputs!r}, a positive whole number is needed for target {target}")
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         problems.append(f"labels is {labels!r}, a list of names is needed")

@@ -18,7 +18,7 @@ from uer.arguments import hint
 from uer.config import ModelConfig, config_from_dict
 from uer.errors import UserError
 from uer.files import read_json
-from uer.sizes import LayerShape
+from uer.sizes import LayerShape, is_size
 
 ALIKE = ("huggingface", "uer-py")  # formats whose layers are alike
 OPTION = "--layer_sizes"
@@ -66,14 +66,10 @@ def wishes_from(data: Any, where: str) -> list[LayerWish]:
         problems += [f"layer {number}: {key!r} is unknown, heads and feedforward can be said" for key in layer
                      if key not in LayerWish._fields]
         problems += [f"layer {number}: {key} is {layer[key]!r}, a whole number from 1 is needed"
-                     for key in LayerWish._fields if key in layer and not _counts(layer[key])]
+                     for key in LayerWish._fields if key in layer and not is_size(layer[key])]
     if problems:
         raise UserError(f"{where}: " + "; ".join(problems), page="shape")
     return [LayerWish(**layer) for layer in data]
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def shapes_wished(wishes: Sequence[LayerWish], usual: LayerShape, heads: int, neurons: int,

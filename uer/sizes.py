@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+
+def is_size(value: Any) -> bool:
+    """Whether a JSON value can be a size: a whole number from 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 class LayerSizes(NamedTuple):
