@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -66,6 +68,40 @@ def test_sentence_transformers_embeds_as_we_do(files, tmp_path, teacher):
     assert package.SentenceTransformer(str(half), device="cpu").encode(TEXTS).shape == (len(TEXTS), 64)
 
 
+def test_a_folder_in_the_teachers_space_is_read_back(files, tmp_path, teacher, capsys):
+    student, (src, seg) = calibrated(files, tmp_path, teacher, 64, "--keep_embedding_size"), batch(len(TOKENS))
+    folder, file = (load_model(path, config=None, vocab_size=len(TOKENS), target=None)
+                    for path in (student, tmp_path / "student.bin"))
+    assert folder.sentence.mapped and not file.sentence.mapped
+    with torch.no_grad():
+        mapped = [model.target(model.pooled(src, seg))
+                  for model in (from_weights(loaded.config, loaded.weights).eval() for loaded in (folder, file))]
+    assert mapped[0].shape[1] == 128
+    torch.testing.assert_close(*mapped, rtol=0, atol=1e-5)
+    (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(
+        f"{one}\t{other}\t{score}\n" for score, (one, other) in enumerate(pairwise(TEXTS))))
+    judged = ["--vocab_path", files / "vocab.txt", "--task", "sts", "--test_path", tmp_path / "pairs.tsv"]
+    said = []
+    for more in ([student], [tmp_path / "student.bin", "--keep_embedding_size"]):
+        capsys.readouterr()
+        call("evaluate.py", "--model_path", *more, *judged)
+        said.append(re.search("pearson [^,]+, spearman [^,]+", capsys.readouterr().out).group())
+    assert said[0] == said[1]
+    dense = student / "2_Dense" / "config.json"
+    edit(dense, lambda data: data.update(activation_function="torch.nn.modules.activation.Tanh"))
+    with pytest.raises(UserError, match="Tanh; only a map without one"):
+        load_model(student, config=None, vocab_size=None, target=None)
+
+
+def test_a_teacher_with_a_map_keeps_it(files, tmp_path, teacher):
+    package = pytest.importorskip("sentence_transformers")
+    mapped = calibrated(files, tmp_path, teacher, 64, "--keep_embedding_size")
+    (tmp_path / "next").mkdir()
+    same = calibrated(files, tmp_path / "next", mapped, 64)
+    vectors = [package.SentenceTransformer(str(path), device="cpu").encode(TEXTS) for path in (mapped, same)]
+    assert vectors[0].shape == (len(TEXTS), 128) and abs(vectors[0] - vectors[1]).max() < 1e-4
+
+
 @pytest.mark.parametrize("more", [[], ["--keep_embedding_size"]])
 def test_onnx_pools_maps_and_normalises(files, tmp_path, teacher, more, capsys):
     pytest.importorskip("onnxruntime")
@@ -119,7 +155,8 @@ def edit(path, change) -> None:
 
 
 @pytest.mark.parametrize(("file", "change", "words"), [
-    ("modules.json", lambda data: data.append({"type": "x.Dense", "path": "3_Dense"}), "module Dense cannot be kept"),
+    ("modules.json", lambda data: data.append({"type": "x.LSTM", "path": "3_LSTM"}), "module LSTM cannot be kept"),
+    ("modules.json", lambda data: data.append({"type": "x.Dense", "path": "3_Dense"}), "Normalize, Dense; .* order"),
     ("modules.json", lambda data: data.append({"type": "x.Transformer", "path": "b"}), "2 encoders"),
     ("modules.json", lambda data: data.pop(1), "0 Pooling modules"),
     ("1_Pooling/config.json", lambda data: data.update(pooling_mode_max_tokens=True), "pooling mean, max is unknown"),

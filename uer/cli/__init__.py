@@ -64,14 +64,9 @@ def same_tokenizer(args: argparse.Namespace) -> list[str]:
             for word in (f"--{name}", str(value))]
 
 
-def readable_one(paths: Mapping[str, Path], dense: bool) -> Path | None:
-    """Of what was written, format -> path, one that the scripts here can read; None: there is none.
-
-    Args:
-        dense: whether folders end with a Dense module.
-    """
-    names = ("uer", "uer-py", *(() if dense else ("huggingface",)))
-    return next((paths[name] for name in names if name in paths), None)
+def readable_one(paths: Mapping[str, Path]) -> Path | None:
+    """Of what was written, format -> path, one that the scripts here can read; None: there is none."""
+    return next((paths[name] for name in ("uer", "uer-py", "huggingface") if name in paths), None)
 
 
 def suggestion(name: str, *options: object) -> str:

@@ -63,7 +63,7 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> 
     trained = ["--output_model_path", f"{output}-trained.bin"]
     text = args.dataset_path or ["DATASET"]
     if args.target_vocab or not args.target_dim:
-        readable = readable_one(paths, args.keep_embedding_size)
+        readable = readable_one(paths)
         if readable is None:
             return suggestion("calibrate", sys.argv[1:], "--output_format", "uer")
         new = readable if "huggingface" in paths and readable == paths["huggingface"] else f"{output}_vocab.txt"

@@ -83,7 +83,7 @@ def main() -> None:
 
 def following(args: argparse.Namespace, paths: dict[str, Path], target: str, bare: bool) -> str:
     """What judges the student; where nothing was written that can be read here, what writes such a thing."""
-    readable = readable_one(paths, args.keep_embedding_size)
+    readable = readable_one(paths)
     if readable is None:
         return suggestion("convert", sys.argv[1:], "--output_format", "uer")
     if bare:

@@ -68,6 +68,11 @@ class Source:
         self.weights, self.extras = ({name: tensor.cpu() for name, tensor in tensors.items()}
                                      for tensors in (self.weights, self.extras))
 
+    @property
+    def mapped(self) -> bool:
+        """Whether its folder's vectors are those of the map (the teacher's too may have been)."""
+        return self.keep_embedding_size or (self.sentence is not None and self.sentence.mapped)
+
 
 def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
     """Where each format goes.
@@ -148,7 +153,7 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
         check_dev(source.dev, source.config, len(source.weights[shapes.WORDS]))
     check = Check(source)
     interface = Interface(student_model(source.config, source.weights),
-                          source.sentence is not None and source.sentence.normalize, source.keep_embedding_size)
+                          source.sentence is not None and source.sentence.normalize, source.mapped)
     with PendingFiles() as pending:
         lines = []
         for name, path in paths.items():
@@ -198,7 +203,7 @@ def _huggingface(source: Source, temporary: Path, path: Path) -> str:
     if config.target == "states":
         dense = {part: source.weights[f"{OUTPUT}.{part}"] for part in ("weight", "bias")}
         write_sentence_files(temporary, source.sentence or SentenceFacts(config.pooling), config.hidden_size,
-                             len(source.weights[shapes.POSITIONS]), dense if source.keep_embedding_size else None)
+                             len(source.weights[shapes.POSITIONS]), dense if source.mapped else None)
     figures = [*source.card.figures, *((f"this folder against the model it was made from ({line.split(':')[0]}), "
                                         f"fixed batch, float32", line.split(": ", 1)[1]) for line in found)]
     card = CardFacts(**{**vars(source.card), "figures": figures, "name": path.name})

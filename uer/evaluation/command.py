@@ -103,14 +103,14 @@ def _embed(args: argparse.Namespace, student: Reader, teacher: Reader | None,
     def similarity(reader: Reader) -> str | None:
         return reader.loaded.sentence.similarity if reader.loaded.sentence else None
 
-    clock = Clock()
+    clock, sentence = Clock(), student.loaded.sentence
+    mapped = args.keep_embedding_size or (sentence is not None and sentence.mapped)
     if args.task == "sts":
-        own = embedder(student, args.keep_embedding_size, None)
+        own = embedder(student, mapped, None)
         figures = sts(clock(own), args.test_path)
     else:
-        own = embedder(student, args.keep_embedding_size, "document")
-        figures = retrieval(clock(embedder(student, args.keep_embedding_size, "query")), clock(own), args.test_path,
-                            similarity(student))
+        own = embedder(student, mapped, "document")
+        figures = retrieval(clock(embedder(student, mapped, "query")), clock(own), args.test_path, similarity(student))
     figures["texts_per_second"] = clock.speed
     print(f"{args.model_path}: {own.parameters / 1e6:.1f} M parameters, {_told(figures)}")
     if teacher is not None and args.task == "retrieval":

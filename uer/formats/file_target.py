@@ -82,7 +82,7 @@ def _found(model: LoadedModel, where: str) -> str:
         return "mlm"
     if f"{OUTPUT}_2.weight" in weights:
         return "cls"
-    if f"{OUTPUT}.weight" not in weights:
+    if f"{OUTPUT}.weight" not in weights or model.config.target == "states":
         return "states"
     pooled = all(name in model.extras for name in shapes.POOLER)
     if model.source == "huggingface" and pooled and not model.architecture.endswith(TOKEN_TASKS):
@@ -90,7 +90,7 @@ def _found(model: LoadedModel, where: str) -> str:
             weights[f"{OUTPUT}_1.{part}"] = model.extras.pop(name)
             weights[f"{OUTPUT}_2.{part}"] = weights.pop(f"{OUTPUT}.{part}")
         return "cls"
-    return model.config.target if model.config.target == "states" else "tokens"
+    return "tokens"
 
 
 def _configure(model: LoadedModel, target: str) -> None:

@@ -21,10 +21,11 @@ import torch
 from uer.config import POOLINGS
 from uer.errors import UserError
 from uer.files import read_json, read_object
-from uer.formats.storage import save_safetensors, write_json
+from uer.formats.storage import read_tensors, save_safetensors, write_json
 
 MODES = {"mean": "mean", "max": "max", "cls": "first", "lasttoken": "last"}  # theirs -> ours
 FLAGS = {"mean": "mean_tokens", "max": "max_tokens", "cls": "cls_token", "lasttoken": "lasttoken"}
+KEPT = ("Transformer", "Pooling", "Dense", "Normalize")
 ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # what a text is -> names of its prompt
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 UNLIMITED = 1 << 20  # a model_max_length above says nothing: transformers writes 10 ** 30
@@ -41,6 +42,7 @@ class SentenceFacts:
         prompts: name -> text put in front; `default_prompt_name` the one that is taken unasked.
         similarity: what embeddings are compared by, one of `SIMILARITIES`; None: not said.
         include_prompt: whether mean and max are taken over the prompt's tokens as well.
+        mapped: whether embeddings are the pooled states through a map of their own (a Dense module).
     """
 
     pooling: str = "mean"
@@ -50,6 +52,7 @@ class SentenceFacts:
     default_prompt_name: str | None = None
     similarity: str | None = None
     include_prompt: bool = True
+    mapped: bool = False
 
     def prompt(self, role: str | None = None) -> str:
         """What stands before a text: of this role (`query` or `document`), or of any other.
@@ -108,6 +111,11 @@ def read_modules(folder: Path) -> list[dict[str, Any]]:
     return modules
 
 
+def _paths(folder: Path, kind: str) -> list[Path]:
+    """The folders of the modules of a kind."""
+    return [folder / module["path"] for module in read_modules(folder) if _kind(module) == kind]
+
+
 def encoder_path(folder: Path) -> Path:
     """The folder of the encoder: itself, or the one that modules.json names.
 
@@ -115,10 +123,10 @@ def encoder_path(folder: Path) -> Path:
         UserError: modules.json names several encoders, or none.
     """
     modules = read_modules(folder)
-    encoders = [module["path"] for module in modules if _kind(module) == "Transformer"]
+    encoders = _paths(folder, "Transformer")
     if modules and len(encoders) != 1:
         raise UserError(f"{folder / 'modules.json'}: {len(encoders)} encoders (Transformer); exactly one is needed")
-    return folder / encoders[0] if encoders else folder
+    return encoders[0] if encoders else folder
 
 
 def read_sentence_facts(folder: Path) -> SentenceFacts | None:
@@ -130,11 +138,13 @@ def read_sentence_facts(folder: Path) -> SentenceFacts | None:
     modules = read_modules(folder)
     if not modules:
         return None
-    where = f"{folder / 'modules.json'}"
-    others = [_kind(module) for module in modules if _kind(module) not in ("Transformer", "Pooling", "Normalize")]
+    where, kinds = f"{folder / 'modules.json'}", [_kind(module) for module in modules]
+    others = [kind for kind in kinds if kind not in KEPT]
     if others:
-        raise UserError(f"{where}: module {', '.join(others)} cannot be kept; Transformer, Pooling and Normalize can")
-    pools = [folder / module["path"] / "config.json" for module in modules if _kind(module) == "Pooling"]
+        raise UserError(f"{where}: module {', '.join(others)} cannot be kept; {', '.join(KEPT)} can")
+    if kinds != sorted(kinds, key=KEPT.index) or kinds.count("Dense") > 1:
+        raise UserError(f"{where}: modules {', '.join(kinds)}; {', '.join(KEPT)} are known in this order, one of each")
+    pools = [path / "config.json" for path in _paths(folder, "Pooling")]
     if len(pools) != 1:
         raise UserError(f"{where}: {len(pools)} Pooling modules; exactly one is needed")
     settings = folder / "config_sentence_transformers.json"
@@ -145,9 +155,30 @@ def read_sentence_facts(folder: Path) -> SentenceFacts | None:
     whole = read_object(pools[0]).get("include_prompt", True) is not False
     facts = SentenceFacts(_pooling(pools[0]), any(_kind(module) == "Normalize" for module in modules),
                           _limit(encoder_path(folder)), prompts, more.get("default_prompt_name"),
-                          more.get("similarity_fn_name"), whole)
+                          more.get("similarity_fn_name"), whole, "Dense" in kinds)
     _check(facts, str(folder))
     return facts
+
+
+def read_dense(folder: Path) -> dict[str, torch.Tensor]:
+    """weight [out, width] and bias [out] of a folder's Dense module.
+
+    Raises:
+        UserError: it does more than map.
+    """
+    path = _paths(folder, "Dense")[0]
+    activation = str(read_object(path / "config.json").get("activation_function", "Tanh"))  # theirs, where none is said
+    if activation.rpartition(".")[2] != "Identity":
+        raise UserError(f"{path / 'config.json'}: activation_function {activation}; only a map without one can be kept")
+    files = [path / name for name in ("model.safetensors", "pytorch_model.bin") if (path / name).is_file()]
+    if not files:
+        raise UserError(f"{path}: neither model.safetensors nor pytorch_model.bin is there")
+    tensors = {name.removeprefix("linear."): tensor for name, tensor in read_tensors(files[0]).items()}
+    weight = tensors.pop("weight", torch.empty(0))
+    bias = tensors.pop("bias", weight.new_zeros(len(weight)))
+    if weight.dim() != 2 or bias.shape != weight.shape[:1] or tensors:
+        raise UserError(f"{files[0]}: not one linear map (linear.weight [out, in] and linear.bias [out])")
+    return {"weight": weight, "bias": bias}
 
 
 def _limit(encoder: Path) -> Any:

@@ -18,11 +18,11 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
-from uer.formats.file_target import complete_head, name_in_file, settle_target, strip_heads
+from uer.formats.file_target import OUTPUT, complete_head, name_in_file, settle_target, strip_heads
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
 from uer.formats.relatives import has_foreign_head
-from uer.formats.sentence import SentenceFacts, encoder_path, read_sentence_facts
+from uer.formats.sentence import SentenceFacts, encoder_path, read_dense, read_sentence_facts
 from uer.formats.storage import read_tensors, shortened, without_shared_prefix
 from uer.formats.uer_names import heads_in, is_uer, to_published
 
@@ -267,6 +267,9 @@ def _take_sentence_facts(model: LoadedModel, path: Path, target: str | None) -> 
         return
     if path.is_dir():
         model.sentence = read_sentence_facts(path)
+        if model.sentence is not None and model.sentence.mapped:
+            model.weights |= {f"{OUTPUT}.{part}": tensor for part, tensor in read_dense(path).items()}
+            model.config = replace(model.config, target="states")
     elif "sentence" in model.facts:
         model.sentence = SentenceFacts.from_dict(model.facts["sentence"], f"{path}.json")
     if model.sentence is not None:
