@@ -17,6 +17,7 @@ from uer.data.loader import MlmBatch
 from uer.parallel.collectives import Place
 from uer.report.writer import Reports
 from uer.training.delayed import Delayed
+from uer.training.layer_states import SIGNALS, LayerTargets
 from uer.training.objective import TaughtMlm, mlm_objective
 from uer.training.precision import Precision
 from uer.training.recorder import Recorder
@@ -79,9 +80,10 @@ def stream():
 @pytest.mark.parametrize(("strategy", "penalty", "scores"), [
     ("dim", "published", "norm"), ("dim", "fade", "taylor"), ("head", "published", "taylor"), ("head", "fade", "norm")])
 def test_a_step_waits_for_nothing(strategy: str, penalty: str, scores: str, phase: str):
-    """With dropout and clipping, at a mask update; tables multiplied out, or applied, with soft labels, relations."""
+    """With dropout and clipping, at a mask update; tables multiplied out, or applied, with soft labels, relations,
+    layers."""
     soft = TaughtMlm(plain_bert(SHAPE, SHAPE.config(), teacher(SHAPE)).to(META), 0.5, top_k=5, relations=1.0)
-    for objective, load in ((mlm_objective, MULTIPLIED), (soft, PROJECTED)):
+    for objective, load in ((mlm_objective, MULTIPLIED), (LayerTargets(soft, 1.0, list(SIGNALS)), PROJECTED)):
         made = trainer(phase, objective, load, strategy=strategy, penalty=penalty, scores=scores)
         made.step(W_STEP if phase == "before masks" else 3 * W_STEP, stream(), 1.0)
         assert made.tally.steps == 1

@@ -11,6 +11,7 @@ STRATEGIES = ("dim", "head")
 PENALTIES = ("published", "fade")
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial")
 FORMATS = ("uer", "uer-py", "huggingface", "onnx")
+LAYER_SIGNALS = ("output", "attention", "feedforward")
 OBJECTIVES = ("mlm", "states", "similarity", "logits", "relations", "bert", "sp")  # the last two: UER's words for mlm
 COMPACTOR_INITS = ("identity", "calibrated")
 MASK_SCORES = ("norm", "taylor")
@@ -187,6 +188,13 @@ def add_teaching_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--relation_heads", type=int, default=48, metavar="N",
                        help="heads into which both models' queries, keys and values are split for relations, or fewer "
                             "where N does not divide both widths (default: 48)")
+    group.add_argument("--layer_weight", type=float, default=0.0, metavar="W",
+                       help="with any --target and a teacher that runs along: add W times what linear maps of the "
+                            "student's layers do not tell of the teacher's, a share from 0 to 1 (default: 0)")
+    group.add_argument("--layer_signals", nargs="+", choices=LAYER_SIGNALS, default=["output"],
+                       help="what of a layer (default: output)")
+    group.add_argument("--layer_numbers", type=int, nargs="+", metavar="I",
+                       help="of which of the student's layers, counted from 0 (default: of all)")
     group.add_argument("--fix_state_map", action="store_true",
                        help="leave the map into the teacher's space as calibration found it")
 

@@ -14,6 +14,7 @@ from uer.planning.plan import plan
 from uer.training.build_trainer import work
 
 MOST_PROCESSES = 1 << 16
+WEIGHTS = ("similarity_weight", "relation_weight", "layer_weight")
 
 
 def pretrain(args: argparse.Namespace, given: set[str]) -> None:
@@ -74,14 +75,18 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         problems.append(f"--soft_targets_temperature is {args.soft_targets_temperature}, a number above 0 is needed")
     if args.soft_targets_top_k < 1:
         problems.append(f"--soft_targets_top_k is {args.soft_targets_top_k}, at least 1 is needed")
-    if args.soft_targets_weight and not (args.soft_targets_teacher or args.weight_squeeze):
-        problems.append("--soft_targets_weight needs --soft_targets_teacher, the model that gives the labels")
-    taught = args.soft_targets_weight or args.relation_weight
-    if args.relation_weight and not (args.soft_targets_teacher or args.weight_squeeze):
-        problems.append("--relation_weight needs --soft_targets_teacher, the model whose relations are learnt")
+    taught = [name for name in ("soft_targets_weight", "relation_weight", "layer_weight") if getattr(args, name)]
+    if taught and not (args.soft_targets_teacher or args.weight_squeeze):
+        problems.append(f"--{taught[0]} needs --soft_targets_teacher, the model that is learnt from")
     if args.soft_targets_teacher and not taught and args.objective in (None, "mlm"):
-        problems.append("--soft_targets_teacher does nothing without --soft_targets_weight, --relation_weight or "
-                        "another --target than mlm")
+        problems.append("--soft_targets_teacher does nothing without --soft_targets_weight, --relation_weight, "
+                        "--layer_weight or another --target than mlm")
+    problems += [f"--{name} is {getattr(args, name)}, a number from 0 is needed" for name in WEIGHTS
+                 if not 0 <= getattr(args, name) < float("inf")]
+    if args.layer_weight and args.compile:
+        problems.append("--layer_weight looks into the layers, and --compile makes one piece of them; leave one out")
+    problems += [f"--{name} goes with --layer_weight" for name in ("layer_signals", "layer_numbers")
+                 if name in given and not args.layer_weight]
     teaching = {"state_distance": ("states",), "state_tokens": ("states",), "similarity_weight": ("states",),
                 "fix_state_map": ("states", "similarity"), "relation_weight": ("mlm",),
                 "relation_heads": ("relations", "mlm")}

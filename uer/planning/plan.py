@@ -60,7 +60,7 @@ def plan(args: argparse.Namespace) -> str:
     step = Step(args.batch_size, seq_length, args.accumulation_steps, processes, args.bf16,
                 cuda=bool(args.gpu_ranks) or torch.cuda.is_available(), wire=WIRE[args.ddp_comm_hook])
     config = teacher.config
-    if args.soft_targets_weight or args.relation_weight or args.objective not in (None, "mlm"):
+    if args.soft_targets_weight or args.relation_weight or args.layer_weight or args.objective not in (None, "mlm"):
         teacher.notes.append("the teacher that runs along is not counted: its own forward pass and weights")
     if args.weight_squeeze:
         layers = layers_to_keep(config.layers_num, args.target_layers, args.keep_layers)

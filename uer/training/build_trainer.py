@@ -22,7 +22,7 @@ from uer.data.loader import MlmLoader
 from uer.data.options import masking_options
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
-from uer.formats.storage import tensors_sha256
+from uer.formats.storage import shortened, tensors_sha256
 from uer.formats.tokenizer_files import text_beside
 from uer.layer_sizes import read_layer_sizes
 from uer.models.bert import from_scratch, from_weights
@@ -39,6 +39,7 @@ from uer.training.choose_learner import build_learner
 from uer.training.compilation import check_compiler
 from uer.training.course import KEY as COURSE
 from uer.training.course import SOFT, check_card, compare_courses, course, keep_course
+from uer.training.layer_states import LayerTargets
 from uer.training.learner import Learner
 from uer.training.lock import only_writer
 from uer.training.objective import TaughtMlm, Teaching, evaluate
@@ -97,6 +98,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     if not masked:
         card |= {"objective": args.objective, "sentence": loaded.sentence and loaded.sentence.to_dict()}
     objective = build_objective(args, loaded, text, vocab_size, place)
+    if objective is not None and args.layer_weight:
+        objective = with_layers(args, objective, config.layers_num)
     along = tensors_sha256(objective.teacher.state_dict()) if objective is not None else None
     resumed, pooler, feeds = None, take_pooler(loaded.extras), [dataset.feed(args.accumulation_steps)]
     if wanted := resume_wish(args):
@@ -108,6 +111,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         feeds = go_on(resumed[1], feeds[0], args, path, reports)
         dataset.follow(feeds)
         pooler = take_pooler(resumed[0])
+        if isinstance(objective, LayerTargets):
+            objective.restore(resumed[2].get("objective", {}), place.device)
     card |= judged(args, loaded, dev, place, reports, resumed)
     weights = loaded.weights
     if config.layers_num < loaded.config.layers_num and resumed is None:
@@ -226,7 +231,7 @@ def settle_objective(args: argparse.Namespace, loaded: LoadedModel) -> None:
 def build_objective(args: argparse.Namespace, loaded: LoadedModel, text: TextRules, vocab_size: int,
                     place: Place) -> Teaching | None:
     """What a step runs backward on; its teacher is --soft_targets_teacher or else the one that is compressed."""
-    if args.objective == "mlm" and not args.soft_targets_weight and not args.relation_weight:
+    if args.objective == "mlm" and not (args.soft_targets_weight or args.relation_weight or args.layer_weight):
         return None
     outputs = loaded.config.outputs
     if args.soft_targets_teacher:
@@ -246,6 +251,14 @@ def build_objective(args: argparse.Namespace, loaded: LoadedModel, text: TextRul
         return LogitTargets(teacher, args.soft_targets_temperature)
     states, similarity = (1.0, args.similarity_weight) if args.objective == "states" else (0.0, 1.0)
     return StateTargets(teacher, states, similarity, args.state_distance, args.state_tokens)
+
+
+def with_layers(args: argparse.Namespace, objective: Teaching, layers_num: int) -> LayerTargets:
+    """The objective and the losses of the student's layers."""
+    wrong = [str(number) for number in args.layer_numbers or () if not 0 <= number < layers_num]
+    if wrong:
+        raise UserError(f"--layer_numbers {shortened(wrong)}: the student's layers are 0 to {layers_num - 1}")
+    return LayerTargets(objective, args.layer_weight, args.layer_signals, args.layer_numbers)
 
 
 def describe(learner: Learner, place: Place, args: argparse.Namespace) -> str:

@@ -27,7 +27,8 @@ FREE = ("total_steps", "learning_rate", "head_learning_rate", "compactor_learnin
         "scheduler", "warmup", "bias_correction", "max_grad_norm", "dropout", "bf16", "fp16", "compose_dtype",
         "penalty", "l2_lambda", "squeeze_tolerance", "no_squeeze", "after_squeeze", "comp_only", "soft_targets_weight",
         "soft_targets_temperature", "soft_targets_top_k", "state_distance", "state_tokens", "similarity_weight",
-        "fix_state_map", "relation_weight", "relation_heads", "target_layers", "keep_layers")
+        "fix_state_map", "relation_weight", "relation_heads", "layer_weight", "layer_signals", "layer_numbers",
+        "target_layers", "keep_layers")
 
 
 def course(args: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:

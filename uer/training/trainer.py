@@ -24,6 +24,7 @@ from uer.training.checkpoint import save_checkpoint
 from uer.training.compilation import compile_encoder
 from uer.training.delayed import sent
 from uer.training.judge import REMEDY, Judge
+from uer.training.layer_states import LayerTargets
 from uer.training.learner import Learner
 from uer.training.objective import Objective, evaluate, mlm_objective
 from uer.training.precision import Precision
@@ -275,6 +276,8 @@ class Trainer:
                 self._record_masks(step)
             if self.precision.scale is not None:
                 resume["loss_scale"] = self.precision.scale.state()
+            if isinstance(self.objective, LayerTargets):
+                resume["objective"] = self.objective.state()
             masks = masks_of(groups.values())
             card = {**self.card, "squeezed": [name for name, group in groups.items() if group.squeezed],
                     "masks_sha256": masks_sha256(masks) if masks else None}
