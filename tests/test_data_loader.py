@@ -10,6 +10,7 @@ from corpora import build, instances, random_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uer.data.augment import augmented
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmLoader
 from uer.data.masking import MaskingOptions
@@ -229,3 +230,28 @@ def test_static_files_with_other_numbers_of_copies(datasets, tmp_path):
     for index, positions in zip(order.tolist(), where):
         part, own = (datasets["static"], index) if index < first else (more, index - first)
         assert positions.tolist() == part.masks(np.array([own])).values["mask_positions"].tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(2, 9), min_size=1, max_size=6), st.floats(0, 1), st.integers(0, 99))
+def test_texts_made_of_texts(lengths, share, seed):
+    """Token 1000 * row + column, ends 1 and 2: a beginning of one row, then an end of one, or tokens of any."""
+    rows = [[1, *range(1000 * i + 1001, 1000 * i + 999 + length), 2] for i, length in enumerate(lengths)]
+    tokens, found = augmented(np.concatenate(rows), np.array(lengths), share, np.random.default_rng(seed), 7)
+    assert len(found) == len(rows) and found.sum() == len(tokens)
+    words = {token for row in rows for token in row[1:-1]}
+    for row, new in zip(rows, np.split(tokens, np.cumsum(found)[:-1])):
+        assert new[0] == 1 and new[-1] == 2 and set(new[1:-1].tolist()) <= words
+        assert len(new) <= max(7, len(row)) and (len(new) > 2 or len(row) == 2)
+        if share == 0:
+            assert new.tolist() == row
+
+
+def test_augmented_batches_are_functions_of_their_numbers_too(datasets):
+    dataset = datasets["dynamic"]
+    plain, made, again = (MlmLoader(dataset, 8, seed=3, masked=False, augment=share) for share in (0.0, 0.5, 0.5))
+    changed = [not torch.equal(plain.batch(i).src, made.batch(i).src) for i in range(4)]
+    assert any(changed) and all(same(made.batch(i), again.batch(i)) for i in range(4))
+    assert all(same(one, other) for one, other in zip(plain.sequential(), made.sequential()))
+    masks = [MlmLoader(dataset, 8, seed=3, augment=share).batch(0) for share in (0.0, 0.5)]
+    assert same(*masks)

@@ -108,7 +108,7 @@ COMMON = ["--weight_squeeze", "--target_dim", 32, "--warmup", 0, "--dropout", 0,
 
 
 @pytest.mark.parametrize("more", [
-    ["--compactor_init", "calibrated", "--train", "student", "--similarity_weight", 1],
+    ["--compactor_init", "calibrated", "--train", "student", "--similarity_weight", 1, "--augment_texts", 0.5],
     ["--compactor_init", "calibrated", "--state_tokens", "--state_distance", "squared", "--fix_state_map"],
     ["--compactor_init", "calibrated", "--train", "student", "--target", "relations", "--relation_heads", 4],
     ["--penalty", "fade", "--w_step", 1, "--mask_path", "masks.txt", "--compactor_learning_rate", "1e-3"]])
@@ -156,6 +156,8 @@ def test_a_model_whose_head_has_not_followed_says_so(files, tmp_path, capsys):
     (["--target", "states", "--relation_weight", 1], "--relation_weight goes with --target mlm"),
     (["--target", "mlm"], "has no MLM head"),
     (["--target", "similarity", "--state_tokens"], "--state_tokens goes with --target states"),
+    (["--relation_weight", 1], "--relation_weight goes with --target mlm"),
+    (["--augment_texts", 2], "--augment_texts is 2.0, a number from 0 to 1 is needed"),
     (["--target", "states", "similarity"], "one target is needed")])
 def test_targets_that_do_not_fit(files, tmp_path, capsys, more, word):
     path, _ = encoder_file(tmp_path)
@@ -163,3 +165,9 @@ def test_targets_that_do_not_fit(files, tmp_path, capsys, more, word):
         call("pretrain.py", *pretrain_options(files, tmp_path / "out.bin", *COMMON, "--compactor_init", "calibrated",
                                               *more, pretrained_model_path=path))
     assert end.value.code == 2 and word in capsys.readouterr().err
+
+
+def test_what_a_masked_language_model_has_no_use_for(files, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        call("pretrain.py", *pretrain_options(files, tmp_path / "out.bin", "--augment_texts", 0.5))
+    assert "--augment_texts goes with --target states or similarity or logits" in capsys.readouterr().err

@@ -186,8 +186,10 @@ def add_teaching_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--relation_weight", type=float, default=0.0, metavar="W",
                        help="with --target mlm: add W times the loss of --target relations (default: 0)")
     group.add_argument("--relation_heads", type=int, default=48, metavar="N",
-                       help="heads into which both models' queries, keys and values are split for relations, or fewer "
-                            "where N does not divide both widths (default: 48)")
+                       help="heads that queries, keys and values are split into for relations, at most; as many as "
+                            "divide both models' widths (default: 48)")
+    group.add_argument("--augment_texts", type=float, default=0.0, metavar="SHARE",
+                       help="end this share of the texts as others do, and replace tokens in this share (default: 0)")
     group.add_argument("--layer_weight", type=float, default=0.0, metavar="W",
                        help="with any --target and a teacher that runs along: add W times what linear maps of the "
                             "student's layers do not tell of the teacher's, a share from 0 to 1 (default: 0)")
@@ -195,8 +197,7 @@ def add_teaching_options(parser: argparse.ArgumentParser) -> None:
                        help="what of a layer (default: output)")
     group.add_argument("--layer_numbers", type=int, nargs="+", metavar="I",
                        help="of which of the student's layers, counted from 0 (default: of all)")
-    group.add_argument("--fix_state_map", action="store_true",
-                       help="leave the map into the teacher's space as calibration found it")
+    group.add_argument("--fix_state_map", action="store_true", help="leave the map into the teacher's space as it is")
 
 
 def add_calibration_options(parser: argparse.ArgumentParser) -> None:

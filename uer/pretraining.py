@@ -12,6 +12,7 @@ from uer.parallel.launch import launch
 from uer.planning.dryrun import dryrun
 from uer.planning.plan import plan
 from uer.training.build_trainer import work
+from uer.training.teaching import misplaced
 
 MOST_PROCESSES = 1 << 16
 WEIGHTS = ("similarity_weight", "relation_weight", "layer_weight")
@@ -64,7 +65,7 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
             problems.append(f"--{name} is {value}, a number above 0 is needed")
-    for name, below in (("warmup", 1.0), ("dropout", 0.999), ("mask_schedule_share", 1.0)):
+    for name, below in (("warmup", 1.0), ("dropout", 0.999), ("mask_schedule_share", 1.0), ("augment_texts", 1.0)):
         value = getattr(args, name)
         if value is not None and not 0 <= value <= below:
             problems.append(f"--{name} is {value}, a number from 0 to {below:g} is needed")
@@ -87,11 +88,7 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         problems.append("--layer_weight looks into the layers, and --compile makes one piece of them; leave one out")
     problems += [f"--{name} goes with --layer_weight" for name in ("layer_signals", "layer_numbers")
                  if name in given and not args.layer_weight]
-    teaching = {"state_distance": ("states",), "state_tokens": ("states",), "similarity_weight": ("states",),
-                "fix_state_map": ("states", "similarity"), "relation_weight": ("mlm",),
-                "relation_heads": ("relations", "mlm")}
-    problems += [f"--{name} goes with --target {' or '.join(targets)}" for name, targets in teaching.items()
-                 if name in given and (args.objective or targets[0]) not in targets]
+    problems += misplaced(args) if args.objective else []  # else once the model says it
     if not args.pretrained_model_path and not args.config_path:
         problems.append("--config_path is needed to start from scratch (bert/base_config.json, say)")
     if args.plan and args.dryrun:

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from uer.data.augment import augmented
 from uer.data.dataset import Dataset
 from uer.data.feed import Feed, order_of
 from uer.data.masking import Masker, MaskingOptions, generator
 from uer.data.order import BatchOrder
 from uer.errors import UserError
 
-DYNAMIC, FIXED = 3, 4  # keep the random numbers of training and evaluation masks apart from all others
+DYNAMIC, FIXED, AUGMENT = 3, 4, 5  # keep the random numbers of masks in training and evaluation, and of texts, apart
 PAD_MULTIPLE = 8
 
 
@@ -75,6 +76,7 @@ class MlmLoader:
         shuffle: False: file order, every epoch.
         pin_memory: streamed batches are page-locked.
         masked: False: the text as it is, with nothing to predict.
+        augment: without masks, the share of texts that `batch` makes others of (see `augmented`).
 
     Raises:
         UserError: masking options for a static dataset that was masked otherwise, or fewer instances than ranks.
@@ -94,13 +96,14 @@ class MlmLoader:
         shuffle: bool = True,
         pin_memory: bool = False,
         masked: bool = True,
+        augment: float = 0.0,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.group_by_length = group_by_length
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.prefetch = prefetch
-        self.pin_memory, self.masked = pin_memory, masked
+        self.pin_memory, self.masked, self.augment = pin_memory, masked, augment
         header = dataset.header
         built = MaskingOptions.from_dict(header["masking"])
         if not dataset.dynamic and masking not in (None, built):
@@ -192,6 +195,9 @@ class MlmLoader:
     def _assemble(self, indices: np.ndarray, key: tuple[int, ...]) -> MlmBatch:
         rows = self.dataset.instances(indices)
         tokens, lengths = rows.values["tokens"].astype(np.int64), rows.lengths
+        if self.augment and key[0] == DYNAMIC and not self.masked:
+            most = self.dataset.header["seq_length"]
+            tokens, lengths = augmented(tokens, lengths, self.augment, generator(AUGMENT, *key[1:]), most)
         starts = np.cumsum(lengths) - lengths
         if not self.masked:
             chosen = shown = np.zeros(0, dtype=np.int64)

@@ -47,7 +47,7 @@ from uer.training.optimizers import schedule
 from uer.training.precision import Precision, slow_products
 from uer.training.relations import RelationTargets
 from uer.training.sharded_master import ShardedLearner
-from uer.training.teaching import LogitTargets, StateTargets
+from uer.training.teaching import LogitTargets, StateTargets, misplaced
 from uer.training.trainer import Run, Trainer
 from uer.training.wid_learner import WidLearner
 
@@ -76,6 +76,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     dataset, dev, text = open_data(args, place, reports)
     vocab_size = dataset.dataset.header["vocab_size"]
     loaded = load_teacher(args, vocab_size)
+    if wrong := misplaced(args):
+        raise UserError("; ".join(wrong))
     for line in (*loaded.notes, *slow_products(half_dtype(args), place.device)):
         reports.say(line)
     if args.dropout is not None:
@@ -85,6 +87,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         if loader is not None:
             loader.dataset.check_positions(loaded.config.max_seq_length)
             loader.masked = masked
+    dataset.augment = args.augment_texts
     config = replace(loaded.config, layers_num=layers_to_keep(loaded.config.layers_num, args.target_layers,
                                                               args.keep_layers))
     card: dict[str, Any] = {

@@ -28,7 +28,7 @@ FREE = ("total_steps", "learning_rate", "head_learning_rate", "compactor_learnin
         "penalty", "l2_lambda", "squeeze_tolerance", "no_squeeze", "after_squeeze", "comp_only", "soft_targets_weight",
         "soft_targets_temperature", "soft_targets_top_k", "state_distance", "state_tokens", "similarity_weight",
         "fix_state_map", "relation_weight", "relation_heads", "layer_weight", "layer_signals", "layer_numbers",
-        "target_layers", "keep_layers")
+        "augment_texts", "target_layers", "keep_layers")
 
 
 def course(args: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,12 +18,26 @@ import torch.nn.functional as F
 
 from uer.models.bert import Bert
 from uer.targets.pooling import pool, position_of
+from uer.training.relations import HEADS
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch
 
 DISTANCES = {"cosine": lambda given, wanted: 1 - F.cosine_similarity(given, wanted, dim=-1),
              "squared": lambda given, wanted: (given - wanted).pow(2).mean(-1)}
+
+
+OPTIONS = {  # of pretrain.py -> what it is where it does nothing, and the targets that it is for
+    "state_distance": ("cosine", ("states",)), "state_tokens": (False, ("states",)),
+    "similarity_weight": (0.0, ("states",)), "fix_state_map": (False, ("states", "similarity")),
+    "relation_weight": (0.0, ("mlm",)), "relation_heads": (HEADS, ("relations", "mlm")),
+    "augment_texts": (0.0, ("states", "similarity", "logits", "relations"))}
+
+
+def misplaced(args: argparse.Namespace) -> list[str]:
+    """Options that say nothing to the run's target, one line each."""
+    return [f"--{name} goes with --target {' or '.join(targets)}" for name, (usual, targets) in OPTIONS.items()
+            if getattr(args, name) != usual and args.objective not in targets]
 
 
 class StateTargets:
