@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from bench import options, run
+from commands import call
 
 from uer.data.feed import WORDS
 from uer.data.masking import MaskingOptions
@@ -104,3 +105,19 @@ def test_every_option_has_its_place():
                  "vocab_path", "tokenizer", "merges_path", "spm_model_path", "do_lower_case"}  # the text, its masks
     assert options <= {*FREE, *SCHEDULE, *NO_MATTER, *elsewhere}
     assert {*FREE, *SCHEDULE, *NO_MATTER} <= options
+
+
+def test_dropout_is_the_runs_and_the_models_own_stays(bench, tmp_path, monkeypatch):
+    """None for a calibrated student, folded or not; the teacher's where the published start is trained; as given."""
+    monkeypatch.chdir(tmp_path)
+    own = json.loads((bench / "config.json").read_text()).get("dropout", 0.1)
+    calibrated = ["--weight_squeeze", "--target_dim", "16", "--compactor_init", "calibrated"]
+    for more, wanted in ((calibrated, 0.0), ([*calibrated, "--train", "student"], 0.0), (MASKED, own), ([], own),
+                         ([*calibrated, "--dropout", "0.3"], 0.3)):
+        run(options(bench, *more, total_steps=1))
+        card = json.loads(Path("model.bin-1.json").read_text())
+        assert card["course"]["dropout"] == wanted and card["teacher"]["dropout"] == own > 0, more
+    run(options(bench, *calibrated, "--resume", total_steps=2))
+    assert json.loads(Path("model.bin-2.json").read_text())["course"]["dropout"] == 0.3
+    call("convert.py", "--load_model_path", "model.bin-2", "--output_model_path", "student.bin")
+    assert json.loads(Path("student_config.json").read_text())["dropout"] == own

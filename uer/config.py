@@ -303,7 +303,7 @@ def parse_with_config(build_parser: Callable[[], argparse.ArgumentParser],
     found = read_object(path)
     for key, value in ({} if is_huggingface(found) else found).items():
         key = f"uer_{key}" if f"uer_{key}" in actions else key
-        if key not in actions or key in given or key == "config_path":
+        if key not in actions or key in given or key in ("config_path", "dropout"):  # dropout: read with the model
             continue
         if key.startswith("uer_"):  # checked with the model's config
             setattr(args, key, value)

@@ -35,12 +35,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument("--pretrained_model_path", metavar="PATH",
                        help="teacher: a UER file or a Hugging Face folder; without it a model starts from scratch")
-    group.add_argument("--config_path", metavar="FILE",
-                       help="model config (JSON, see bert/); not needed where the teacher brings its own")
+    group.add_argument("--config_path", metavar="FILE", help="model config (see bert/), where the teacher brings none")
     group.add_argument("--allow_missing_head", action="store_true",
                        help="give a teacher without MLM head a fresh one instead of refusing it")
     group.add_argument("--dropout", type=float, default=None, metavar="P",
-                       help="share of activations dropped in training (default: the config's)")
+                       help="share of activations dropped in training (default: the config's; none for a calibrated "
+                            "student, nor for targets without labels)")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:

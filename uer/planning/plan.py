@@ -21,6 +21,7 @@ from uer.planning.wid_cost import activations_cost, wid_cost
 from uer.squeeze.groups import MaskGroup, build_groups, student_config
 from uer.squeeze.penalty import FADE_PER_INTERVAL, simulate_decay
 from uer.tokenizers import build_tokenizer
+from uer.training.course import run_dropout
 from uer.training.mask_schedule import settle
 from uer.training.optimizers import schedule
 
@@ -53,8 +54,7 @@ class Phase(NamedTuple):
 def plan(args: argparse.Namespace) -> str:
     """The text that --plan prints."""
     teacher = read_teacher(args)
-    if args.dropout is not None:
-        teacher = teacher._replace(config=replace(teacher.config, dropout=args.dropout))
+    teacher = teacher._replace(config=replace(teacher.config, dropout=run_dropout(args, teacher.config)))
     seq_length = seq_length_of(args, teacher)
     processes = max(args.world_size, 1)
     step = Step(args.batch_size, seq_length, args.accumulation_steps, processes, args.bf16,

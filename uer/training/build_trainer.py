@@ -38,7 +38,7 @@ from uer.training.checkpoint import Checkpoint, checkpoint_steps, find_checkpoin
 from uer.training.choose_learner import build_learner
 from uer.training.compilation import check_compiler
 from uer.training.course import KEY as COURSE
-from uer.training.course import SOFT, check_card, compare_courses, course, keep_course
+from uer.training.course import SOFT, check_card, compare_courses, course, keep_course, run_dropout
 from uer.training.layer_states import LayerTargets
 from uer.training.learner import Learner
 from uer.training.lock import only_writer
@@ -80,8 +80,6 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         raise UserError("; ".join(wrong))
     for line in (*loaded.notes, *slow_products(half_dtype(args), place.device)):
         reports.say(line)
-    if args.dropout is not None:
-        loaded.config = replace(loaded.config, dropout=float(args.dropout))
     masked = args.objective == "mlm"
     for loader in (dataset, dev):
         if loader is not None:
@@ -120,8 +118,9 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     weights = loaded.weights
     if config.layers_num < loaded.config.layers_num and resumed is None:
         weights = shorten_teacher(args, loaded.config, weights, dataset, place, reports)
+    config = replace(config, dropout=run_dropout(args, config))
     learner, card = build_learner(args, config, weights, dataset, place, reports, card, resumed, pooler)
-    card = {**card, "data": [asdict(feed) for feed in feeds], COURSE: course(args, loaded.config), SOFT: along}
+    card = {**card, "data": [asdict(feed) for feed in feeds], COURSE: course(args, config), SOFT: along}
     if resumed is not None and (changed := compare_courses(resumed[1], card[COURSE], path)):
         reports.say(f"note: not as before from step {resumed[1]['step'] + 1:,} on: {changed}")
     precision = Precision(place.device, half_dtype(args), args.compose_dtype, args.max_grad_norm, args.compile)

@@ -108,7 +108,8 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     master = ShardedMaster(config, weights, groups, place) if sharded else Master(config, weights, groups, *shape)
     folding = None
     if args.after_squeeze == "student":
-        folding = Folding(args.w_step, lambda master: student_learner(args, master, pooler, table))
+        folding = Folding(args.w_step, lambda master: student_learner(args, master, pooler, table,
+                                                                        card["teacher"]["dropout"]))
         if resumed is None and master.has_left:
             plain, facts = folding.student_of(master)
             return plain, {**card, **facts, "folded": 0}
@@ -137,15 +138,16 @@ def student_rate(args: argparse.Namespace) -> float:
 
 
 def student_learner(args: argparse.Namespace, master: Master, pooler: dict[str, torch.Tensor],
-                    table: torch.Tensor | None) -> tuple[PlainLearner, dict[str, Any]]:
+                    table: torch.Tensor | None, dropout: float) -> tuple[PlainLearner, dict[str, Any]]:
     """The learner of a master's plain student, with one table of words where it is given, and what its checkpoints say
-    about it; the pooler becomes its own."""
+    about it (the teacher's own dropout, not the run's); the pooler becomes its own."""
     config, weights = fold(master, table)
     if pooler:
         columns = master.whole(state_columns(config.target))
         pooler.update(squeeze_pooler(pooler, columns, weights[last_gamma(config.layers_num)]))
     learner = plain_learner(args, config, weights, master.like.device, student_rate(args))
-    return learner, {"kind": "plain", "teacher": config.to_dict(), "origin": master.config.to_dict()}
+    of_student, of_teacher = (replace(model, dropout=dropout).to_dict() for model in (config, master.config))
+    return learner, {"kind": "plain", "teacher": of_student, "origin": of_teacher}
 
 
 def fix_map(args: argparse.Namespace, named: Iterable[tuple[str, nn.Parameter]]) -> None:

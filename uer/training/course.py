@@ -36,6 +36,16 @@ def course(args: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:
     return {**{name: getattr(args, name) for name in (*SCHEDULE, *FREE)}, "dropout": config.dropout}
 
 
+def run_dropout(args: argparse.Namespace, config: ModelConfig) -> float:
+    """The share of activations dropped in training; the model's own is what its file goes on saying.
+
+    None where nothing published is repeated: a calibrated student, a target without labels.
+    """
+    calibrated = args.weight_squeeze and args.compactor_init == "calibrated"
+    usual = 0.0 if calibrated or args.objective not in (None, "mlm") else config.dropout
+    return usual if args.dropout is None else float(args.dropout)
+
+
 def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     """`UserError` where a checkpoint does not belong to the run that the options describe."""
     teacher = found.get("origin") or found.get("teacher") or {}
@@ -49,7 +59,7 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
 
 def keep_course(args: argparse.Namespace, found: Mapping[str, Any]) -> None:
     """Fill in what the command line leaves open, by a checkpoint's card."""
-    for name in (*PUBLISHED, "student_learning_rate"):
+    for name in (*PUBLISHED, "student_learning_rate", "dropout"):
         if getattr(args, name) is None:
             setattr(args, name, found.get(KEY, {}).get(name))
 
