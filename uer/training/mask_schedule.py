@@ -49,7 +49,7 @@ def settle(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> str:
                        "compactor_learning_rate": RATE, "bias_correction": True}
     rates = (args.learning_rate, args.compactor_learning_rate, args.student_learning_rate)
     if args.weight_squeeze and args.after_squeeze == "student" and rates == (None, None, None):
-        args.student_learning_rate = usual_rate(args.objective)
+        args.student_learning_rate = usual_rate(args.objective, bool(args.layer_weight))
     if isinstance(args.bias_correction, str):
         args.bias_correction = args.bias_correction == "true"
     worked_out = "mask_schedule_share" in said or (masked and not said)
@@ -60,9 +60,9 @@ def settle(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> str:
            f"{args.learning_rate:g} and {args.compactor_learning_rate:g} (compactors)" if worked_out else ""
 
 
-def usual_rate(objective: str | None) -> float:
-    """A learning rate for a plain student and its --target (None: mlm)."""
-    return 1e-3 if objective in ("states", "similarity", "relations") else 2e-4
+def usual_rate(objective: str | None, layers: bool = False) -> float:
+    """A learning rate for a plain student and its --target (None: mlm); `layers`: with --layer_weight."""
+    return 1e-3 if layers or objective in ("states", "similarity", "relations") else 2e-4
 
 
 def fitting_w_step(groups: dict[str, MaskGroup], total_steps: int) -> int:
