@@ -247,6 +247,23 @@ def test_texts_made_of_texts(lengths, share, seed):
             assert new.tolist() == row
 
 
+def test_a_beginning_and_an_end(monkeypatch):
+    monkeypatch.setattr("uer.data.augment.REPLACED", 0.0)
+    rows = [[1, *range(1000 * i + 1001, 1000 * i + 1009), 2] for i in range(4)]
+    jumps = []
+    for seed in range(20):
+        tokens, lengths = augmented(np.concatenate(rows), np.full(4, 10), 1.0, np.random.default_rng(seed), 30)
+        for row, new in zip(rows, np.split(tokens, np.cumsum(lengths)[:-1])):
+            inner = new[1:-1]
+            places = np.flatnonzero(np.diff(inner) != 1)
+            assert len(places) <= 1  # one beginning, then one end, each in its own order
+            if len(places):
+                start, end = inner[:places[0] + 1], inner[places[0] + 1:]
+                assert start.tolist() == row[1:1 + len(start)] and end[-1] % 1000 == 8
+            jumps.append(len(places))
+    assert sum(jumps) > 40
+
+
 def test_augmented_batches_are_functions_of_their_numbers_too(datasets):
     dataset = datasets["dynamic"]
     plain, made, again = (MlmLoader(dataset, 8, seed=3, masked=False, augment=share) for share in (0.0, 0.5, 0.5))

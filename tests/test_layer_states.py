@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from commands import call, pretrain_options
@@ -9,6 +11,7 @@ from test_targets import encoder_file
 from test_teaching import COMMON, pair, unmasked
 from workers import processes
 
+from uer.errors import UserError
 from uer.training.layer_states import EARLY, EVERY, KEPT, RIDGE, LayerTargets, LeastSquares, with_one
 from uer.training.objective import TaughtMlm
 from uer.training.teaching import LogitTargets, StateTargets
@@ -85,8 +88,14 @@ def test_states_of_some_positions_and_classifiers():
     loss, sums = targets(student, batch)
     assert targets.maps["1 output"].moments[0][-1, -1].item() == pytest.approx(len(batch.src), rel=1e-5)
     assert not hasattr(targets, "figure") and loss > sums[0]
-    teacher, student = pair("cls", 3)
-    assert LayerTargets(LogitTargets(teacher)).figure == "equal predictions"
+    teacher, student = (model.train() for model in pair("cls", 3))
+    targets = LayerTargets(LogitTargets(teacher))
+    loss, sums = targets(student, batch)
+    assert targets.figure == "equal predictions" and loss > sums[0]
+    teacher.config = replace(teacher.config, pooling="first")
+    with pytest.raises(UserError, match="pool in ways"):
+        LayerTargets(LogitTargets(teacher))(student, batch)
+    LayerTargets(LogitTargets(teacher), layers=[0])(student, batch)
 
 
 def test_maps_follow_and_forget():
@@ -155,10 +164,23 @@ def test_a_run_resumes_bit_for_bit(files, tmp_path, monkeypatch, capsys, more):
     (["--layer_weight", 1, "--layer_numbers", 1, 2, 5], "--layer_numbers 2, 5: the student's layers are 0 to 1"),
     (["--layer_weight", -1], "--layer_weight is -1.0, a number from 0 is needed"),
     (["--layer_signals", "attention"], "--layer_signals goes with --layer_weight"),
+    (["--layer_weight", 1, "--soft_targets_teacher", "shallow.bin"], "the teacher has 1 layers and the student 2"),
     (["--layer_weight", 1, "--compile"], "--compile makes one piece of them")])
-def test_wishes_that_cannot_be(files, tmp_path, capsys, more, word):
+def test_wishes_that_cannot_be(files, tmp_path, monkeypatch, capsys, more, word):
     path, _ = encoder_file(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    if "shallow.bin" in more:
+        call("calibrate.py", "--pretrained_model_path", path, "--dataset_path", files / "data.pt", "--vocab_path",
+             files / "vocab.txt", "--target_layers", 1, "--output_model_path", "shallow.bin", "--skip_evaluation")
     with pytest.raises(SystemExit) as end:
         call("pretrain.py", *pretrain_options(files, tmp_path / "out.bin", *COMMON, "--compactor_init", "calibrated",
                                               *more, pretrained_model_path=path))
     assert end.value.code == 2 and word in capsys.readouterr().err
+
+
+def test_a_loss_of_layers_that_is_no_number_ends_the_run_in_its_step(files, tmp_path, capsys):
+    path, _ = encoder_file(tmp_path)
+    with pytest.raises(SystemExit):
+        call("pretrain.py", *pretrain_options(files, tmp_path / "out.bin", *COMMON, "--compactor_init", "calibrated",
+                                              "--layer_weight", "1e39", pretrained_model_path=path))
+    assert "the loss is inf at step 1; " in capsys.readouterr().err

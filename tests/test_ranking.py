@@ -77,6 +77,12 @@ def test_agreement_is_1_with_oneself_and_less_with_others():
     same, found = (agreement(teacher, model, data, torch.device("cpu")) for model in (teacher, other))
     assert all(value == pytest.approx(1, abs=1e-5) for value in same.values())
     assert set(found) == {"cosine", "similarities", "nearest 10"} and all(value < 0.9 for value in found.values())
+    flat = from_weights(config, weights).float()
+    flat.target.output_layer.weight.data[2:] = 0
+    flat.target.output_layer.bias.data[2:] = 0
+    own, through = (agreement(teacher, flat, data, torch.device("cpu"), mapped) for mapped in (False, True))
+    assert own["similarities"] == pytest.approx(1, abs=1e-5) and through["similarities"] < 0.9
+    assert own["cosine"] == through["cosine"]  # always of what the maps give
     (config, weights), (_, others) = headed("cls", "first", 3), headed("cls", "first", 3, seed=5)
     alike = agreement(from_weights(config, weights), from_weights(config, others), data, torch.device("cpu"))
     assert 0 <= alike["equal predictions"] < 1
@@ -116,9 +122,25 @@ def test_the_script(files, tmp_path, capsys):
          tmp_path / "half.json", "--bf16", "--batch_size", 1)
     half = json.loads((tmp_path / "half.json").read_text())
     assert half["pearson"] != figures["pearson"] and half["pearson"] == pytest.approx(figures["pearson"], abs=0.05)
+    call("evaluate.py", *common, "--task", "sts", "--test_path", tmp_path / "pairs.tsv", "--teacher_path", path,
+         "--output_path", tmp_path / "both.json")
+    both = json.loads((tmp_path / "both.json").read_text())
+    assert both["spearman"] == figures["spearman"] and -1 <= both["teacher's spearman"] <= 1
     for more, word in ((["--task", "sts"], "--test_path"), (["--task", "agreement", "--test_path", path], "--teacher"),
-                       (["--task", "sts", "--test_path", tmp_path / "pairs.tsv", "--batch_size", 0], "at least 1")):
+                       (["--task", "sts", "--test_path", tmp_path / "pairs.tsv", "--batch_size", 0], "at least 1"),
+                       (["--task", "sts", "--test_path", tmp_path / "pairs.tsv", "--seq_length", -5], "at least 3"),
+                       (["--dataset_path", files / "data.pt", "--test_path", "x"], "--test_path goes with --task sts"),
+                       (["--task", "agreement", "--test_path", path, "--teacher_path", path, "--keep_embedding_size"],
+                        "--keep_embedding_size goes with --task sts or retrieval")):
         with pytest.raises(SystemExit) as end:
             call("evaluate.py", *common, *more)
         assert end.value.code == 2 and word in capsys.readouterr().err
     assert load_model(tmp_path / "student.bin", config=None, vocab_size=len(TOKENS), target=None).config.outputs == 128
+
+
+def test_models_of_masked_words_have_no_agreement(files, capsys):
+    with pytest.raises(SystemExit) as end:
+        call("evaluate.py", "--model_path", files / "teacher.bin", "--teacher_path", files / "teacher.bin",
+             "--vocab_path", files / "vocab.txt", "--config_path", files / "config.json", "--task", "agreement",
+             "--test_path", files / "corpus.txt")
+    assert end.value.code == 2 and "--task mlm judges each of them" in capsys.readouterr().err

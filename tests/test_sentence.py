@@ -16,10 +16,13 @@ from test_targets import encoder_file
 
 from uer.errors import UserError
 from uer.formats import load_model, stock
+from uer.formats.file_target import OUTPUT
 from uer.formats.sentence import SentenceFacts, read_sentence_facts, write_sentence_files
+from uer.formats.storage import read_tensors, save_safetensors
 from uer.models.bert import from_weights
 
 transformers = pytest.importorskip("transformers")
+MAP = f"{OUTPUT}.weight"
 TEXTS = ["the river", "new cafe running low", "a b c . the unwanted", "un"]
 FACTS = SentenceFacts("mean", True, 24, {"query": "the "}, None, "cosine")
 
@@ -68,15 +71,19 @@ def test_sentence_transformers_embeds_as_we_do(files, tmp_path, teacher):
     assert package.SentenceTransformer(str(half), device="cpu").encode(TEXTS).shape == (len(TEXTS), 64)
 
 
+def student_of(loaded):
+    return from_weights(loaded.config, loaded.weights).eval()
+
+
 def test_a_folder_in_the_teachers_space_is_read_back(files, tmp_path, teacher, capsys):
     student, (src, seg) = calibrated(files, tmp_path, teacher, 64, "--keep_embedding_size"), batch(len(TOKENS))
     folder, file = (load_model(path, config=None, vocab_size=len(TOKENS), target=None)
                     for path in (student, tmp_path / "student.bin"))
     assert folder.sentence.mapped and not file.sentence.mapped
     with torch.no_grad():
-        mapped = [model.target(model.pooled(src, seg))
-                  for model in (from_weights(loaded.config, loaded.weights).eval() for loaded in (folder, file))]
-    assert mapped[0].shape[1] == 128
+        mapped = [model.target(model.pooled(src, seg)) for model in map(student_of, (folder, file))]
+        unmapped = student_of(file).pooled(src, seg)
+    assert mapped[0].shape[1] == 128 and unmapped.shape[1] == 64
     torch.testing.assert_close(*mapped, rtol=0, atol=1e-5)
     (tmp_path / "pairs.tsv").write_text("sentence1\tsentence2\tscore\n" + "".join(
         f"{one}\t{other}\t{score}\n" for score, (one, other) in enumerate(pairwise(TEXTS))))
@@ -87,10 +94,25 @@ def test_a_folder_in_the_teachers_space_is_read_back(files, tmp_path, teacher, c
         call("evaluate.py", "--model_path", *more, *judged)
         said.append(re.search("pearson [^,]+, spearman [^,]+", capsys.readouterr().out).group())
     assert said[0] == said[1]
+    capsys.readouterr()
+    call("evaluate.py", "--model_path", tmp_path / "student.bin", *judged)
+    assert said[0] not in capsys.readouterr().out
+    weights = student / "2_Dense" / "model.safetensors"
+    half = {name: tensor.half() for name, tensor in read_tensors(weights).items()}
+    save_safetensors(half, weights)
+    assert load_model(student, config=None, vocab_size=None, target=None).weights[MAP].dtype == torch.float32
     dense = student / "2_Dense" / "config.json"
     edit(dense, lambda data: data.update(activation_function="torch.nn.modules.activation.Tanh"))
     with pytest.raises(UserError, match="Tanh; only a map without one"):
         load_model(student, config=None, vocab_size=None, target=None)
+
+
+def test_a_uer_file_becomes_a_folder_that_says_the_same(files, tmp_path, teacher, capsys):
+    calibrated(files, tmp_path, teacher, 64)
+    call("scripts/convert_bert_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "student.bin",
+         "--output_model_path", tmp_path / "folder", "--vocab_path", files / "vocab.txt")
+    assert "--task agreement" in capsys.readouterr().out.splitlines()[-1]
+    assert read_sentence_facts(tmp_path / "folder") == FACTS
 
 
 def test_a_teacher_with_a_map_keeps_it(files, tmp_path, teacher):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
 import torch
-from commands import TEACHER, call
+from commands import TEACHER, call, pretrain_options
 from corpora import TOKENS
 from safetensors.torch import save_file
 from test_calibration import batches, config_of, random_teacher
@@ -16,6 +17,7 @@ from uer.calibration.student import apply_calibration, calibrate
 from uer.config import ModelConfig
 from uer.conversion.merge import merge
 from uer.errors import UserError
+from uer.evaluation.vectors import own_length
 from uer.formats import load_model
 from uer.formats.export import save_uer
 from uer.models.bert import from_scratch, from_weights
@@ -142,13 +144,22 @@ def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path):
     answers = []
     for name in ("tuned", "student"):
         call("inference/run_classifier_infer.py", "--load_model_path", tmp_path / f"{name}.bin", *vocab,
-             "--output_logits", "--test_path", tmp_path / "test.tsv", "--prediction_path", tmp_path / f"{name}.tsv",
-             "--seq_length", 24)
+             "--output_logits", "--test_path", tmp_path / "test.tsv", "--prediction_path", tmp_path / f"{name}.tsv")
         answers.append((tmp_path / f"{name}.tsv").read_text())
     assert answers[0].splitlines()[0] == "label\tlogits" and len(set(answers[0].splitlines())) > 25
     given, wanted = (torch.tensor([[float(x) for x in line.split("\t")[1].split()] for line in answer.splitlines()[1:]])
                      for answer in answers)
     torch.testing.assert_close(given, wanted, rtol=0, atol=1e-4)
+    call("pretrain.py", *pretrain_options(
+        files, tmp_path / "run", "--weight_squeeze", "--target_dim", 64, "--compactor_init", "calibrated",
+        pretrained_model_path=tmp_path / "tuned.bin", total_steps=1))
+    call("convert.py", "--load_model_path", tmp_path / "run-1", "--output_model_path", tmp_path / "trained.bin")
+    for name in ("student", "trained"):  # length and pairs come along, and evaluate.py heeds them as well
+        facts = json.loads((tmp_path / f"{name}.bin.json").read_text())
+        loaded = load_model(tmp_path / f"{name}.bin", config=None, vocab_size=None, target=None)
+        assert facts["seq_length"] == own_length(loaded) == 24 and facts["pairs"] is False
+    call("evaluate.py", "--task", "agreement", "--model_path", tmp_path / "student.bin", "--teacher_path",
+         tmp_path / "tuned.bin", *vocab, "--test_path", tmp_path / "train.tsv")
 
 
 def test_heads_that_are_none_of_these(tmp_path):

@@ -43,7 +43,7 @@ def test_the_loss_of_states(distance, per_token):
             ours, theirs = ours.mean(0, keepdim=True), theirs.mean(0, keepdim=True)
         apart = [1 - F.cosine_similarity(a, b, dim=0) if distance == "cosine" else (a - b).pow(2).mean()
                  for a, b in zip(ours, theirs)]
-        wanted += sum(apart) / len(apart)
+        wanted += (sum(apart) / len(apart)).detach()
     assert loss.item() == pytest.approx(float(wanted), rel=1e-5) and report[0] == loss and float(wanted) > 0.01
     assert StateTargets(teacher, distance=distance, per_token=per_token)(teacher, batch)[0].abs() < 1e-5
 
@@ -58,6 +58,24 @@ def test_the_loss_of_similarities():
     loss.backward()
     assert all(parameter.grad is not None for parameter in student.parameters())
     assert all(parameter.grad is None for parameter in teacher.parameters())
+    student.target.output_layer.weight.data += 0.1
+    y = F.normalize(student.target(student.pooled(batch.src, batch.seg)).float(), dim=1)
+    wanted = wanted + ((y @ x.T - x @ x.T) ** 2).sum() / (len(x) - 1)
+    parts = [StateTargets(teacher, similarity=weight)(student, batch)[0].item() for weight in (0.0, 1.0)]
+    assert parts[1] - parts[0] == pytest.approx(wanted.item(), rel=1e-4)
+
+
+def test_similarities_are_of_the_vectors_that_each_model_gives():
+    """With a map of their own (a Dense module), of what this makes of the pooled states."""
+    teacher, student = pair("states", 24)
+    teacher.target.output_layer.weight.data[:12] *= 5
+    batch = unmasked()[0]
+    for mapped in ((False, False), (True, True)):
+        assert StateTargets(teacher, states=0.0, similarity=1.0, mapped=mapped)(teacher, batch)[0].abs() < 1e-6
+    x = F.normalize(teacher.target(teacher.pooled(batch.src, batch.seg)).float(), dim=1)
+    z = F.normalize(student.pooled(batch.src, batch.seg).float(), dim=1)
+    loss, _ = StateTargets(teacher, states=0.0, similarity=1.0, mapped=(True, False))(student, batch)
+    assert loss.item() == pytest.approx((((x @ x.T - z @ z.T) ** 2).sum() / (len(x) - 1)).item(), rel=1e-4)
 
 
 @pytest.mark.parametrize(("target", "outputs"), [("cls", 3), ("cls", 1), ("tokens", 5)])
@@ -167,7 +185,24 @@ def test_targets_that_do_not_fit(files, tmp_path, capsys, more, word):
     assert end.value.code == 2 and word in capsys.readouterr().err
 
 
-def test_what_a_masked_language_model_has_no_use_for(files, tmp_path, capsys):
+@pytest.mark.parametrize(("more", "word"), [
+    (["--augment_texts", 0.5], "--augment_texts goes with --target states or similarity or logits"),
+    (["--soft_targets_temperature", 2], "--soft_targets_temperature does nothing without --soft_targets_weight"),
+    (["--soft_targets_top_k", 5], "--soft_targets_top_k does nothing without --soft_targets_weight"),
+    (["--relation_heads", 7], "--relation_heads does nothing without --relation_weight"),
+    (["--weight_squeeze", "--target_dim", 64, "--compactor_init", "calibrated", "--head_learning_rate", 1e-3],
+     "--head_learning_rate is of a plain model")])
+def test_what_a_masked_language_model_has_no_use_for(files, tmp_path, capsys, more, word):
     with pytest.raises(SystemExit):
-        call("pretrain.py", *pretrain_options(files, tmp_path / "out.bin", "--augment_texts", 0.5))
-    assert "--augment_texts goes with --target states or similarity or logits" in capsys.readouterr().err
+        call("pretrain.py", *pretrain_options(files, tmp_path / "out.bin", *more))
+    assert word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("target", "word"), [
+    ("relations", "--target relations needs a teacher"), ("states", "a model from scratch has nothing to compare so"),
+    ("logits", "mlm or relations would do")])
+def test_a_model_from_scratch_does_not_teach_itself(files, tmp_path, capsys, target, word):
+    with pytest.raises(SystemExit):
+        call("pretrain.py", *pretrain_options(files, tmp_path / "out.bin", "--target", target,
+                                              pretrained_model_path=None))
+    assert word in capsys.readouterr().err

@@ -70,7 +70,7 @@ def add_optimization_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--learning_rate", type=float, metavar="LR",
                        help="of the teacher's weights, or of the model (default: 2e-5, but see --w_step)")
     group.add_argument("--head_learning_rate", type=float, metavar="LR",
-                       help="of the MLM head in a run without --weight_squeeze (default: --learning_rate)")
+                       help="of the MLM head of a plain model (default: that of the rest)")
     group.add_argument("--warmup", type=float, default=0.1, metavar="SHARE",
                        help="share of total_steps in which learning rates rise (default: 0.1)")
     group.add_argument("--scheduler", choices=SCHEDULERS, default="linear",
@@ -176,7 +176,7 @@ def add_soft_target_options(parser: argparse.ArgumentParser) -> None:
 
 def add_teaching_options(parser: argparse.ArgumentParser) -> None:
     """Targets without labels."""
-    group = parser.add_argument_group("teaching (--target states, similarity, logits, relations)")
+    group = parser.add_argument_group("teaching: what a teacher that runs along is learnt from")
     group.add_argument("--state_distance", choices=("cosine", "squared"), default="cosine",
                        help="between states: 1 - cosine, or squared error (default: cosine)")
     group.add_argument("--state_tokens", action="store_true",
@@ -329,8 +329,8 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS,
                        help="one or several, as convert.py has them (default: uer)")
     group.add_argument("--keep_embedding_size", action="store_true",
-                       help="of a sentence encoder: let the Hugging Face folder end with a map into the teacher's "
-                            "space, so that its vectors stand beside the teacher's")
+                       help="of a sentence encoder: let the Hugging Face folder and ONNX end with a map into the "
+                            "teacher's space, so that their vectors stand beside the teacher's")
     group.add_argument("--compactors_path", metavar="FILE",
                        help="also write the compactors, for pretrain.py --compactors_path to start from")
     group = parser.add_argument_group("shapes side by side")

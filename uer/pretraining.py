@@ -126,6 +126,9 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         if folds and args.no_squeeze:
             problems.append("--after_squeeze student waits until everything has left, and with --no_squeeze nothing "
                             "does")
+        if "head_learning_rate" in given and not folds:
+            problems.append("--head_learning_rate is of a plain model; compactors have --compactor_learning_rate, and "
+                            "--after_squeeze student trains a plain one")
         if "student_learning_rate" in given and not folds:
             problems.append("--student_learning_rate does nothing without --after_squeeze student")
         if args.mask_schedule_share is not None and "w_step" in given:

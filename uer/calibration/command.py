@@ -18,7 +18,7 @@ from uer.calibration.depth import layers_to_keep
 from uer.calibration.reducer import Reducer, groups_of, shape_of
 from uer.calibration.student import INSTANCES, calibration_batches
 from uer.config import ModelConfig, load_config
-from uer.conversion.outputs import Source, check_outputs, output_paths, write_outputs, written_by
+from uer.conversion.outputs import Source, check_kept_size, check_outputs, output_paths, write_outputs, written_by
 from uer.conversion.vocabulary import reduce_words
 from uer.data.builder import build_dataset
 from uer.data.dataset import Dataset
@@ -105,7 +105,9 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
         save_compactors(args.compactors_path, student.calibration, loaded.weights[WORDS].dtype, whom)
         print(f"written: {args.compactors_path}")
     models = {"teacher": (loaded.config, loaded.weights), "student": (student.config, student.weights)}
-    judged = judge(models, material.held_out, material.where, place) if material.held_out else Judged([], [])
+    judged = Judged([], [])
+    if material.held_out:
+        judged = judge(models, material.held_out, material.where, place, loaded.mapped)
     explanation = explained(student.calibration) if student.calibration else []
     for line in [*explanation, *judged.lines, ""]:
         print(line)
@@ -116,7 +118,7 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
         figures=judged.figures)
     for line in write_outputs(Source(student.config, student.weights, facts, student.extras, material.text,
                                      sentence=loaded.sentence, keep_embedding_size=args.keep_embedding_size,
-                                     new_words=bool(args.target_vocab)), paths):
+                                     new_words=bool(args.target_vocab), reading=loaded.reading), paths):
         print(f"written: {line}")
     if spending is not None:
         again = repeated(args, student.config, paths)
@@ -158,8 +160,7 @@ def check_wish(args: argparse.Namespace) -> None:
         raise UserError("--target_feedforward_size is of layers that are alike; --layer_sizes says it of each: leave "
                         "one of them out")
     read_layer_sizes(args.layer_sizes)
-    if args.keep_embedding_size and "huggingface" not in args.output_format:
-        raise UserError("--keep_embedding_size goes with --output_format huggingface")
+    check_kept_size(args.keep_embedding_size, args.output_format)
     if args.target_vocab and args.dataset_path and any(wish is not None for wish in wishes[:-1]):
         raise UserError("--target_vocab: after it, text is read anew with the words that stay; give it as "
                         "--corpus_path, or let --target_vocab be all that --dataset_path is for")
@@ -279,10 +280,11 @@ def explained(calibration: Calibration) -> list[str]:
             *(f"{part:<40} {100 * share:8.1f} %" for part, share in calibration.explained)]
 
 
-def figures_of(model: Bert, teacher: Bert, batches: list[MlmBatch], device: torch.device) -> dict[str, float]:
-    """Loss and accuracy of a model; without MLM head, its agreement with the teacher."""
+def figures_of(model: Bert, teacher: Bert, batches: list[MlmBatch], device: torch.device,
+               mapped: bool) -> dict[str, float]:
+    """Loss and accuracy of a model; without MLM head, its agreement with the teacher (`mapped`: as there)."""
     if model.config.target != "mlm":
-        return agreement(teacher, model, batches, device)
+        return agreement(teacher, model, batches, device, mapped)
     found = evaluate(model, batches, device)
     return {"loss": found.loss, "accuracy": found.accuracy}
 
@@ -295,12 +297,16 @@ class Judged(NamedTuple):
 
 
 def judge(models: dict[str, tuple[ModelConfig, dict[str, torch.Tensor]]], batches: list[MlmBatch], where: str,
-           place: Place) -> Judged:
-    """Teacher and student side by side: masked language modelling, or what both make of text without labels."""
+          place: Place, mapped: bool = False) -> Judged:
+    """Teacher and student side by side: masked language modelling, or what both make of text without labels.
+
+    Args:
+        mapped: as for `agreement`.
+    """
     sizes = {who: parameter_count(weights) for who, (_, weights) in models.items()}
     if models["teacher"][0].target != "mlm":
         teacher, student = (from_weights(*model).to(place.device) for model in models.values())
-        found = agreement(teacher, student, batches, place.device)
+        found = agreement(teacher, student, batches, place.device, mapped)
         figures = in_words(found)
         return Judged(["", *(f"{who:<10} {size / 1e6:8.1f} M parameters" for who, size in sizes.items()),
                        f"the student against its teacher, on {where}: {figures}"],

@@ -69,6 +69,12 @@ def readable_one(paths: Mapping[str, Path]) -> Path | None:
     return next((paths[name] for name in ("uer", "uer-py", "huggingface") if name in paths), None)
 
 
+def judged_by(target: str) -> list[str]:
+    """evaluate.py's options for a model with this target."""
+    return ["--dataset_path", "DEV_DATASET"] if target == "mlm" else \
+        ["--task", "agreement", "--teacher_path", "TEACHER", "--test_path", "TEXT"]
+
+
 def suggestion(name: str, *options: object) -> str:
     """The command line of another command, to be typed where this one was; options that are None are left out.
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
-from uer.cli import command_line, importing, readable_one, same_tokenizer, suggestion
+from uer.cli import command_line, importing, judged_by, readable_one, same_tokenizer, suggestion
 from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
 from uer.progress import ending
@@ -89,6 +89,4 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str, bar
     if bare:
         return suggestion("run_glue", "--data_dir", "GLUE_FOLDER", "--pretrained_model_path", readable,
                           same_tokenizer(args), "--output_path", "glue")
-    judge = ["--dataset_path", "DEV_DATASET"] if target == "mlm" else \
-        ["--task", "agreement", "--teacher_path", "TEACHER", "--test_path", "TEXT"]
-    return suggestion("evaluate", "--model_path", readable, judge, same_tokenizer(args))
+    return suggestion("evaluate", "--model_path", readable, judged_by(target), same_tokenizer(args))

@@ -32,7 +32,8 @@ def parser() -> argparse.ArgumentParser:
                             "a folder with corpus.jsonl, queries.jsonl and qrels/; agreement: text, one a line, or a "
                             "TSV with text_a (sentence), perhaps text_b, and perhaps label, which tells accuracy too")
     group.add_argument("--teacher_path", metavar="PATH",
-                       help="agreement: with whom; retrieval: also search its documents with the model's queries")
+                       help="agreement: with whom; retrieval: also search its documents with the model's queries; "
+                            "sts: its figures as well")
     group.add_argument("--keep_embedding_size", action="store_true",
                        help="sts, retrieval: the model's vectors in its teacher's space (default: its own)")
     group.add_argument("--seq_length", type=int, metavar="N",
@@ -44,6 +45,21 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--output_path", metavar="FILE", help="the figures go here as well, as JSON")
     add_uer_options(out)
     return out
+
+
+FOR = {"dataset_path": ("mlm",), "test_path": TASKS[1:], "teacher_path": TASKS[1:], "seq_length": TASKS[1:],
+       "keep_embedding_size": ("sts", "retrieval")}  # option -> the tasks that use it
+
+
+def check(args: argparse.Namespace) -> None:
+    """`UserError` for numbers that are too small, and for options that the task has no use for."""
+    least = {"batch_size": 1, "seq_length": 3}
+    problems = [f"--{name} is {value}, at least {number} is needed" for name, number in least.items()
+                if (value := getattr(args, name)) is not None and value < number]
+    problems += [f"--{name} goes with --task {' or '.join(tasks)}" for name, tasks in FOR.items()
+                 if getattr(args, name) and args.task not in tasks]
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 def following(args: argparse.Namespace, figures: dict[str, float], alike: bool) -> str:
@@ -69,8 +85,7 @@ def following(args: argparse.Namespace, figures: dict[str, float], alike: bool) 
 def main() -> None:
     args = checked(parser().parse_args())
     refuse_overwriting(args, {"output_path": [args.output_path]})
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size is {args.batch_size}, at least 1 is needed")
+    check(args)
     if args.task != "mlm":
         with importing():
             from uer.evaluation.command import evaluate_task

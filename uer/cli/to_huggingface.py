@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
-from uer.cli import command_line, importing, suggestion
+from uer.cli import command_line, importing, judged_by, suggestion
 from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
 from uer.progress import ending
@@ -58,8 +58,8 @@ def main() -> None:
                      figures=[("MLM loss", "not recorded with the file")])
     beside = text_beside(args.input_model_path)
     text = agreed_rules(args, *beside, say=print) if beside or args.vocab_path or args.spm_model_path else None
-    source = Source(model.config, model.weights, card, extras, text)
+    source = Source(model.config, model.weights, card, extras, text, sentence=model.sentence)
     for line in write_outputs(source, paths):
         print(f"written: {line}")
     ending(str(next(iter(paths.values()))), "the same function, as reading it back shows",
-           suggestion("evaluate", "--model_path", next(iter(paths.values())), "--dataset_path", "DEV_DATASET"))
+           suggestion("evaluate", "--model_path", next(iter(paths.values())), judged_by(model.config.target)))

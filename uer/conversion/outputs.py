@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Source:
         keep_embedding_size: whether its sentence-transformers folder maps into the teacher's space.
         new_words: whether the vocabulary is the model's own, to be written beside its UER files.
         bare: whether it has an MLM head that was not trained with the rest.
+        reading: how a fine-tuned model reads (`LoadedModel.reading`).
     """
 
     config: ModelConfig
@@ -63,6 +64,7 @@ class Source:
     keep_embedding_size: bool = False
     new_words: bool = False
     bare: bool = False
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.weights, self.extras = ({name: tensor.cpu() for name, tensor in tensors.items()}
@@ -113,6 +115,15 @@ def vocab_path_for(path: str | Path) -> Path:
     return config.with_name(config.name.replace("_config.json", "_vocab.txt"))
 
 
+def check_kept_size(wanted: bool, formats: Iterable[str], target: str = "states") -> None:
+    """`UserError` where --keep_embedding_size says nothing to what is written."""
+    if wanted and not {"huggingface", "onnx", "onnx-int8"}.intersection(formats):
+        raise UserError("--keep_embedding_size goes with --output_format huggingface or onnx; a UER file has the map "
+                        "anyway")
+    if wanted and target != "states":
+        raise UserError("--keep_embedding_size is for sentence encoders, and this model is none")
+
+
 def check_outputs(paths: dict[str, Path], text: TextRules | None = None) -> None:
     """Before any long work: packages, tokenizer, and folders that cannot be written.
 
@@ -147,6 +158,7 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
     if vocab is not None and len(vocab) > len(source.weights[shapes.WORDS]):
         raise UserError(f"{vocab.source}: {len(vocab)} tokens, but the model has {len(source.weights[shapes.WORDS])} "
                         f"word embeddings")
+    check_kept_size(source.keep_embedding_size, paths, source.config.target)
     for name in paths:
         check_head(source.config, name)
     if source.dev is not None:
@@ -188,7 +200,7 @@ def _beside(source: Source) -> dict[str, Any]:
     """The JSON beside a UER file without MLM head, as beside a fine-tuned one."""
     config = source.config
     facts: dict[str, Any] = {"format": 1, "config": config.to_dict(), "pooling": config.pooling,
-                             "labels": list(config.labels)}
+                             "labels": list(config.labels), **source.reading}
     return facts | ({"sentence": source.sentence.to_dict()} if source.sentence else {})
 
 

@@ -16,6 +16,7 @@ from uer.conversion.outputs import Source
 from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import shapes
+from uer.formats.file_model import reading_of
 from uer.formats.model_card import CardFacts
 from uer.formats.sentence import SentenceFacts
 from uer.formats.storage import read_tensors, without_shared_prefix
@@ -247,7 +248,8 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
     sentence = SentenceFacts.from_dict(facts["sentence"], f"{options.load_model_path}.json") \
         if facts.get("sentence") else None
     return Source(config, weights, card, pooler, text, sentence=sentence,
-                  keep_embedding_size=options.keep_embedding_size, bare=bare)
+                  keep_embedding_size=options.keep_embedding_size, bare=bare,
+                  reading=reading_of(facts) if labelless else {})
 
 
 def how_made(facts: Mapping[str, Any], teacher: ModelConfig, student: ModelConfig, strategy: str) -> str:

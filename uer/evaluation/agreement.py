@@ -2,7 +2,7 @@
 
     states        mean cosine between the teacher's pooled states and the student's in the teacher's space; Spearman's
                   correlation of the two models' similarities of all pairs of texts; share of each text's ten nearest
-                  that are the same (the student's similarities are those of its own states)
+                  that are the same (similarities of the vectors that each model gives by itself)
     cls, tokens   share of equal predictions; of scores Pearson's correlation
 """
 
@@ -23,13 +23,16 @@ NEAREST = 10
 SHARES = ("equal predictions", "accuracy", "teacher's accuracy")
 
 
-def agreement(teacher: Bert, student: Bert, batches: Sequence[MlmBatch], device: torch.device) -> dict[str, float]:
+def agreement(teacher: Bert, student: Bert, batches: Sequence[MlmBatch], device: torch.device,
+              mapped: bool = False) -> dict[str, float]:
     """Figure -> value, from 0 to 1 (a correlation: from −1), of two models with the same target.
 
     Args:
         batches: without masks.
+        mapped: both models' vectors are their pooled states through their maps.
     """
-    return compare(teacher, student, *(answers(model, batches, device) for model in (teacher, student)))
+    said = (answers(model, batches, device) for model in (teacher, student))
+    return compare(teacher, student, *said, mapped=(mapped, mapped))
 
 
 @torch.no_grad()
@@ -47,11 +50,13 @@ def answers(model: Bert, batches: Sequence[MlmBatch], device: torch.device) -> t
 
 
 @torch.no_grad()
-def compare(teacher: Bert, student: Bert, wanted: torch.Tensor, given: torch.Tensor) -> dict[str, float]:
-    """`agreement` of the two models' `answers`."""
+def compare(teacher: Bert, student: Bert, wanted: torch.Tensor, given: torch.Tensor, *,
+            mapped: tuple[bool, bool] = (False, False)) -> dict[str, float]:
+    """`agreement` of the two models' `answers`; mapped: whether the teacher's and the student's vectors are so."""
     if teacher.config.target == "states":
-        cosines = F.cosine_similarity(student.target(given), teacher.target(wanted))
-        return {"cosine": cosines.mean().item(), **pairs(wanted, given)}
+        through = teacher.target(wanted), student.target(given)
+        own = (own if maps else states for maps, own, states in zip(mapped, through, (wanted, given)))
+        return {"cosine": F.cosine_similarity(*through).mean().item(), **pairs(*own)}
     if teacher.config.outputs == 1:
         return {"correlation": pearson(given.double().cpu().numpy(), wanted.double().cpu().numpy())}
     return {"equal predictions": (given == wanted).double().mean().item()}

@@ -103,8 +103,7 @@ def _embed(args: argparse.Namespace, student: Reader, teacher: Reader | None,
     def similarity(reader: Reader) -> str | None:
         return reader.loaded.sentence.similarity if reader.loaded.sentence else None
 
-    clock, sentence = Clock(), student.loaded.sentence
-    mapped = args.keep_embedding_size or (sentence is not None and sentence.mapped)
+    clock, mapped = Clock(), args.keep_embedding_size or student.loaded.mapped
     if args.task == "sts":
         own = embedder(student, mapped, None)
         figures = sts(clock(own), args.test_path)
@@ -113,6 +112,10 @@ def _embed(args: argparse.Namespace, student: Reader, teacher: Reader | None,
         figures = retrieval(clock(embedder(student, mapped, "query")), clock(own), args.test_path, similarity(student))
     figures["texts_per_second"] = clock.speed
     print(f"{args.model_path}: {own.parameters / 1e6:.1f} M parameters, {_told(figures)}")
+    if teacher is not None and args.task == "sts":
+        found = sts(embedder(teacher, teacher.loaded.mapped, None), args.test_path)
+        print(f"{args.teacher_path}: {_told(found)}")
+        figures |= {f"teacher's {name}": value for name, value in found.items()}
     if teacher is not None and args.task == "retrieval":
         theirs, ours = teacher.loaded.config.outputs, student.loaded.config.outputs
         if theirs != ours:
@@ -153,6 +156,8 @@ class Clock:
 
 def _agree(args: argparse.Namespace, reads: Reader, taught: Reader, device: torch.device) -> dict[str, float]:
     student, teacher = reads.loaded, taught.loaded
+    if student.config.target == teacher.config.target == "mlm":
+        raise UserError("--task agreement: these are models of masked words; --task mlm judges each of them")
     if (student.config.target, student.config.outputs) != (teacher.config.target, teacher.config.outputs):
         raise UserError(f"--teacher_path {args.teacher_path}: target {teacher.config.target} with "
                         f"{teacher.config.outputs} outputs, the model has {student.config.target} with "
@@ -173,7 +178,7 @@ def _agree(args: argparse.Namespace, reads: Reader, taught: Reader, device: torc
         else:
             said.append(answers(embedder.model, _batches(instances, args.batch_size, embedder.tokenizer), device))
         speeds.append(len(texts) / (time.perf_counter() - begun))
-    figures = compare(embedders[0].model, embedders[1].model, *said)
+    figures = compare(embedders[0].model, embedders[1].model, *said, mapped=(teacher.mapped, student.mapped))
     if labels and student.config.target == "cls":
         right = wanted(args.test_path, labels, teacher.config.labels, teacher.config.outputs)
         name = "correlation with the labels" if teacher.config.outputs == 1 else "accuracy"

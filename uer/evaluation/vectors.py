@@ -79,7 +79,8 @@ class Embedder:
 
 
 def own_length(loaded: LoadedModel) -> int:
-    """Tokens of a text at most: as its folder says; where that is silent, all positions, as sentence-transformers."""
+    """Tokens of a text at most: as its folder or its fine-tuning says; all positions, where a folder of
+    sentence-transformers is silent, as there."""
     if loaded.sentence is None:
-        return SEQ_LENGTH
+        return loaded.reading.get("seq_length", SEQ_LENGTH)
     return loaded.sentence.max_seq_length or loaded.config.max_seq_length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 
 from uer.config import ModelConfig
 from uer.formats.sentence import SentenceFacts
+
+READING = {"seq_length": int, "pairs": bool}
 
 
 @dataclass
@@ -38,3 +41,18 @@ class LoadedModel:
     labels: tuple[str, ...] = ()
     sentence: SentenceFacts | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a fine-tuned model reads: `seq_length`, `pairs`, as far as its JSON says so."""
+        return reading_of(self.facts)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the vectors that it gives by itself are its pooled states through its map."""
+        return self.sentence is not None and self.sentence.mapped
+
+
+def reading_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a JSON says of `READING`."""
+    return {key: facts[key] for key, kind in READING.items() if type(facts.get(key)) is kind}

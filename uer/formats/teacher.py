@@ -268,7 +268,8 @@ def _take_sentence_facts(model: LoadedModel, path: Path, target: str | None) -> 
     if path.is_dir():
         model.sentence = read_sentence_facts(path)
         if model.sentence is not None and model.sentence.mapped:
-            model.weights |= {f"{OUTPUT}.{part}": tensor for part, tensor in read_dense(path).items()}
+            dtype = next(iter(model.weights.values())).dtype
+            model.weights |= {f"{OUTPUT}.{part}": tensor.to(dtype) for part, tensor in read_dense(path).items()}
             model.config = replace(model.config, target="states")
     elif "sentence" in model.facts:
         model.sentence = SentenceFacts.from_dict(model.facts["sentence"], f"{path}.json")

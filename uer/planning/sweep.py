@@ -181,7 +181,8 @@ def measured(name: str, config: ModelConfig, weights: dict[str, torch.Tensor], t
     seconds, theirs = in_turns((model, teacher), batch.src, batch.seg)
     operations = forward_operations(sizes_of(config, **table_sizes(weights)), batch.src.shape[1])
     return Row(name, shape_of(config), parameter_count(weights), operations,
-               len(batch.src) / seconds, theirs / seconds, figures_of(model, teacher, material.held_out, device))
+               len(batch.src) / seconds, theirs / seconds,
+               figures_of(model, teacher, material.held_out, device, material.loaded.mapped))
 
 
 @torch.inference_mode()

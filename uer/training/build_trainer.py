@@ -97,7 +97,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         "vocab_sha256": text.vocab_sha256, KEY: text.to_dict(), "compactor_init": args.compactor_init,
         "teacher_sha256": tensors_sha256(loaded.weights) if args.pretrained_model_path else None}
     if not masked:
-        card |= {"objective": args.objective, "sentence": loaded.sentence and loaded.sentence.to_dict()}
+        card |= {"objective": args.objective, "sentence": loaded.sentence and loaded.sentence.to_dict(),
+                 **loaded.reading}
     objective = build_objective(args, loaded, text, vocab_size, place)
     if objective is not None and args.layer_weight:
         objective = with_layers(args, objective, config.layers_num)
@@ -202,18 +203,18 @@ def open_data(args: argparse.Namespace, place: Place,
 
 
 def load_teacher(args: argparse.Namespace, vocab_size: int) -> LoadedModel:
-    """The model at --pretrained_model_path, or one from scratch."""
+    """The model at --pretrained_model_path, or one from scratch; --target is settled by it."""
     config = load_config(args.config_path) if args.config_path else None
     if args.pretrained_model_path:
         head = {"mlm": "mlm", "states": "states", "similarity": "states"}.get(args.objective)
         loaded = load_model(args.pretrained_model_path, config=config, vocab_size=vocab_size,
                             allow_missing_head=args.allow_missing_head, seed=args.seed, target=head)
-        settle_objective(args, loaded)
-        return loaded
-    assert config is not None
-    args.objective = args.objective or "mlm"
-    weights = dict(from_scratch(config, vocab_size, args.seed).state_dict())
-    return LoadedModel(config, weights, ["no --pretrained_model_path: the model starts from scratch"])
+    else:
+        assert config is not None
+        weights = dict(from_scratch(config, vocab_size, args.seed).state_dict())
+        loaded = LoadedModel(config, weights, ["no --pretrained_model_path: the model starts from scratch"])
+    settle_objective(args, loaded)
+    return loaded
 
 
 def settle_objective(args: argparse.Namespace, loaded: LoadedModel) -> None:
@@ -222,8 +223,8 @@ def settle_objective(args: argparse.Namespace, loaded: LoadedModel) -> None:
     fits = (*fitting[loaded.config.target], "relations")
     args.objective = args.objective or fits[0]
     if args.objective not in fits:
-        raise UserError(f"--target {args.objective}: {args.pretrained_model_path} has nothing to compare so; "
-                        f"{' or '.join(fits)} would do")
+        whose = args.pretrained_model_path or "a model from scratch"
+        raise UserError(f"--target {args.objective}: {whose} has nothing to compare so; {' or '.join(fits)} would do")
     if args.objective != "mlm" and not args.weight_squeeze and not args.soft_targets_teacher:
         raise UserError(f"--target {args.objective} needs a teacher: --weight_squeeze, or --soft_targets_teacher PATH")
     if args.objective != "mlm" and args.soft_targets_weight:
@@ -235,7 +236,7 @@ def build_objective(args: argparse.Namespace, loaded: LoadedModel, text: TextRul
     """What a step runs backward on; its teacher is --soft_targets_teacher or else the one that is compressed."""
     if args.objective == "mlm" and not (args.soft_targets_weight or args.relation_weight or args.layer_weight):
         return None
-    outputs = loaded.config.outputs
+    outputs, student = loaded.config.outputs, loaded
     if args.soft_targets_teacher:
         merged([text, *text_beside(args.soft_targets_teacher)], [])
         kind = loaded.config.target if loaded.config.target in ("mlm", "states") else None
@@ -252,7 +253,8 @@ def build_objective(args: argparse.Namespace, loaded: LoadedModel, text: TextRul
     if args.objective == "logits":
         return LogitTargets(teacher, args.soft_targets_temperature)
     states, similarity = (1.0, args.similarity_weight) if args.objective == "states" else (0.0, 1.0)
-    return StateTargets(teacher, states, similarity, args.state_distance, args.state_tokens)
+    return StateTargets(teacher, states, similarity, args.state_distance, args.state_tokens,
+                        (loaded.mapped, student.mapped))
 
 
 def with_layers(args: argparse.Namespace, objective: Teaching, layers_num: int) -> LayerTargets:
@@ -260,6 +262,10 @@ def with_layers(args: argparse.Namespace, objective: Teaching, layers_num: int) 
     wrong = [str(number) for number in args.layer_numbers or () if not 0 <= number < layers_num]
     if wrong:
         raise UserError(f"--layer_numbers {shortened(wrong)}: the student's layers are 0 to {layers_num - 1}")
+    theirs = objective.teacher.config.layers_num
+    if theirs < layers_num:
+        raise UserError(f"--layer_weight: the teacher has {theirs} layers and the student {layers_num}; it needs "
+                        f"one at the height of each")
     return LayerTargets(objective, args.layer_weight, args.layer_signals, args.layer_numbers)
 
 

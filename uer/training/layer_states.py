@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from uer.errors import UserError
 from uer.layers.transformer import TransformerLayer
 from uer.models.bert import Bert
 from uer.parallel.collectives import sum_over_ranks
@@ -72,6 +73,9 @@ class LayerTargets:
         """
         losses = []
         for name, z in given.items():
+            if z.shape[:-1] != wanted[name].shape[:-1]:
+                raise UserError(f"--layer_weight: student and teacher pool in ways ({self.teacher.config.pooling} the "
+                                f"teacher) that leave their last layers unlike rows; --layer_numbers can leave it out")
             weights = text_weights(batch, z)
             found = self.maps.get(name)
             if found is None or not found.fits(z, wanted[name]):  # at first, or another student after a squeeze

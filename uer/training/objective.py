@@ -27,6 +27,9 @@ def loss_of(model: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
     return model.loss(batch.src, batch.seg, batch.positions, batch.labels, batch.tokens < batch.seg.numel())
 
 
+TOP_K = 128
+
+
 class Objective(Protocol):
     """What a training step runs backward on."""
 
@@ -53,7 +56,7 @@ class TaughtMlm:
         relations: weight of `relation_loss`, a text, beside a prediction's loss; heads: its heads.
     """
 
-    def __init__(self, teacher: Bert, weight: float = 0.0, temperature: float = 1.0, top_k: int = 128,
+    def __init__(self, teacher: Bert, weight: float = 0.0, temperature: float = 1.0, top_k: int = TOP_K,
                  relations: float = 0.0, heads: int = HEADS):
         self.teacher = teacher.eval()
         self.weight, self.temperature, self.top_k = weight, temperature, top_k

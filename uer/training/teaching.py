@@ -2,7 +2,8 @@
 
     states       distance between the teacher's and the student's states, in the teacher's space: C z + c, where the map
                  comes with a calibrated student as its target and is trained along, or stays as it is
-    similarity   (cos zᵢ zⱼ − cos xᵢ xⱼ)² over the pairs of a batch, of the student's own pooled states
+    similarity   (cos zᵢ zⱼ − cos xᵢ xⱼ)² over the pairs of a batch, of the vectors that each model gives by itself;
+                 beside states also (cos yᵢ xⱼ − cos xᵢ xⱼ)², y the student's in the teacher's space
     logits       T² · KL(teacher ‖ student) of a classifier's, tagger's or reader's softmax; squared error of scores
 
 (Distances through a map: TinyBERT, Jiao et al. 2020, which learns its maps; similarities: Tung and Mori 2019.)
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 
 from uer.models.bert import Bert
 from uer.targets.pooling import pool, position_of
+from uer.training.objective import TOP_K
 from uer.training.relations import HEADS
 
 if TYPE_CHECKING:
@@ -36,8 +38,15 @@ OPTIONS = {  # of pretrain.py -> what it is where it does nothing, and the targe
 
 def misplaced(args: argparse.Namespace) -> list[str]:
     """Options that say nothing to the run's target, one line each."""
-    return [f"--{name} goes with --target {' or '.join(targets)}" for name, (usual, targets) in OPTIONS.items()
-            if getattr(args, name) != usual and args.objective not in targets]
+    wrong = [f"--{name} goes with --target {' or '.join(targets)}" for name, (usual, targets) in OPTIONS.items()
+             if getattr(args, name) != usual and args.objective not in targets]
+    needs = {"soft_targets_temperature": (1.0, args.soft_targets_weight or args.objective == "logits"),
+             "soft_targets_top_k": (TOP_K, args.soft_targets_weight)}
+    wrong += [f"--{name} does nothing without --soft_targets_weight" for name, (usual, used) in needs.items()
+              if getattr(args, name) != usual and not used]
+    if args.objective == "mlm" and args.relation_heads != HEADS and not args.relation_weight:
+        wrong.append("--relation_heads does nothing without --relation_weight")
+    return wrong
 
 
 class StateTargets:
@@ -48,12 +57,14 @@ class StateTargets:
         states: weight of the distance between states; `similarity`: of that between similarities.
         distance: one of `DISTANCES`.
         per_token: compare every token's state (a text counts as the mean of its tokens), not the pooled ones.
+        mapped: whether the teacher's and the student's own vectors are their pooled states through their maps.
     """
 
     figure = "cosine"
 
     def __init__(self, teacher: Bert, states: float = 1.0, similarity: float = 0.0, distance: str = "cosine",
-                 per_token: bool = False):
+                 per_token: bool = False, mapped: tuple[bool, bool] = (False, False)):
+        self.mapped = mapped
         self.teacher = teacher.eval()
         self.states, self.similarity, self.per_token = states, similarity, per_token
         self.distance = DISTANCES[distance]
@@ -61,8 +72,8 @@ class StateTargets:
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed loss, and (it, summed cosines of the pooled states in the teacher's space) to report."""
         with torch.no_grad():
-            wanted, pooled = self._states(self.teacher, batch)
-            wanted, pooled = self.teacher.target(wanted).float(), self.teacher.target(pooled).float()
+            wanted, their_pooled = self._states(self.teacher, batch)
+            wanted, pooled = self.teacher.target(wanted).float(), self.teacher.target(their_pooled).float()
         own, own_pooled = self._states(student, batch)
         given = student.target(own_pooled).float()
         loss = 0 * given.sum()  # so that every parameter has a gradient
@@ -73,7 +84,12 @@ class StateTargets:
         elif self.states:
             loss = loss + self.states * self.distance(given, pooled).sum()
         if self.similarity and len(given) > 1:
-            apart = _cosines(own_pooled.float()) - _cosines(pooled)
+            theirs, mine = (mapped if through else states.float() for through, mapped, states in
+                            zip(self.mapped, (pooled, given), (their_pooled, own_pooled)))
+            apart = _cosines(mine) - _cosines(theirs)
+            if self.states:  # a student that is to be found among the teacher's vectors, too
+                across = F.normalize(given, dim=1) @ F.normalize(pooled, dim=1).T - _cosines(pooled)
+                loss = loss + self.similarity * across.pow(2).sum() / (len(given) - 1)
             loss = loss + self.similarity * apart.pow(2).sum() / (len(given) - 1)
         cosine = F.cosine_similarity(given.detach(), pooled).sum()
         return loss, torch.stack([loss.detach(), cosine])

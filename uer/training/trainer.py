@@ -154,21 +154,21 @@ class Trainer:
         self._prepare()
         if self.replica.student is not self.learner.student:
             self.replica = self._wire()
-        report = torch.zeros(2, dtype=torch.float64, device=self.place.device)
+        report = torch.zeros(3, dtype=torch.float64, device=self.place.device)  # the last: all that is trained on
         for number, batch in enumerate(batches, 1):
             with self.replica.micro_step(last=number == len(batches)):
                 with self.precision.products():
                     loss, sums = self.replica.loss(batch)
                 self.precision.scaled(self.replica.summed(loss / told[0].to(loss.dtype).clamp_min(1))).backward()
-            report += sums
+            report += torch.cat([sums, loss.detach().to(sums.dtype)[None]])
         gradients = self.replica.gradients()
         self.precision.unscale(gradients)
         sum_over_ranks([report])
-        loss = report[0] / told[0].clamp_min(1)
+        loss = report[2] / told[0].clamp_min(1)
         update = self.judge.update(step, loss, told[2:], gradients)
         with self.precision.composing():
             changed = self.learner.finish(step, factor, update, self._clip)
-        self.tally.count(torch.cat([report, told[:2]]))
+        self.tally.count(torch.cat([report[:2], told[:2]]))
         if isinstance(self.learner, WidLearner):
             if changed:
                 self._record_masks(step)
