@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from bench import reports
 from commands import call, pretrain_options
 from test_targets import encoder_file
 from test_teaching import COMMON, pair, unmasked
@@ -148,7 +149,9 @@ def test_a_run_resumes_bit_for_bit(files, tmp_path, monkeypatch, capsys, more):
         call("pretrain.py", *pretrain_options(files, output, *COMMON, *more, "--layer_weight", 1, *extra,
                                               total_steps=40, pretrained_model_path=path, save_checkpoint_steps=23))
 
-    run("whole.bin")
+    run("whole.bin", "--tb_path", "logs")
+    told = [entry["layers_told"] for entry in reports(tmp_path / "logs", "train")]
+    assert told and all(0 < share < 1 for share in told)
     assert ("squeezed" in capsys.readouterr().out) == ("--mask_path" in more)
     for suffix in ("", ".json", ".resume"):
         (tmp_path / f"parts.bin-23{suffix}").write_bytes((tmp_path / f"whole.bin-23{suffix}").read_bytes())

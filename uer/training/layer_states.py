@@ -48,6 +48,7 @@ class LayerTargets:
         self.objective, self.teacher, self.weight = objective, objective.teacher, weight
         self.signals, self.layers = tuple(signals), layers
         self.maps: dict[str, LeastSquares] = {}
+        self.last: torch.Tensor | None = None  # the layers' loss of the last micro-step, a text
         for name in ("figure", "partial"):  # that not every objective has
             if hasattr(objective, name):
                 setattr(self, name, getattr(objective, name))
@@ -61,6 +62,8 @@ class LayerTargets:
                 listening({str(layer): theirs[above[layer]] for layer in above}, self.signals) as wanted:
             loss, sums = self.objective(student, batch)
         apart = self.apart(given, wanted, batch, student.training)
+        if student.training:
+            self.last = apart.detach() / len(batch.src)
         return loss + self.weight * batch.units / len(batch.src) * apart, sums
 
     def apart(self, given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], batch: MlmBatch,
@@ -84,6 +87,10 @@ class LayerTargets:
                 found.see(z.detach(), wanted[name], weights)
             losses.append(found.loss(z, wanted[name], weights))
         return torch.stack(losses).mean()
+
+    def facts(self) -> dict[str, float]:
+        """For TensorBoard and metrics.jsonl: the share of the teacher's layers that the student's tell."""
+        return {} if self.last is None else {"layers_told": 1 - self.last.item()}
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

@@ -130,7 +130,8 @@ class Trainer:
         if due(run.check_replicas_steps) and not (leaving and not last):
             self.check_replicas(step)
         if due(run.report_steps):
-            self.tally.report(step, self.learner, run.factor(step - 1), self.precision.facts())
+            layers = self.objective.facts() if isinstance(self.objective, LayerTargets) else {}
+            self.tally.report(step, self.learner, run.factor(step - 1), {**self.precision.facts(), **layers})
         if run.tb_histograms_steps and step % run.tb_histograms_steps == 0:
             histograms(self.reports, step, self.learner)
         if self.dev is not None and due(run.eval_steps):
