@@ -131,12 +131,14 @@ def test_two_processes_find_what_one_finds(tmp_path):
             torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("target", ["states", "tokens", "cls"])
-def test_what_other_targets_say_is_compared(batches, target: str):
-    config = replace(DEEP, target=target, outputs=32 if target == "states" else 3, pooling="mean")
+@pytest.mark.parametrize("target, outputs", [("states", 32), ("tokens", 3), ("cls", 3), ("cls", 1)])
+def test_what_other_targets_say_is_compared(batches, target: str, outputs: int):
+    config = replace(DEEP, target=target, outputs=outputs, pooling="mean")
     teacher = lively(config)
     shorter = shorten(teacher, batches, 3)
     assert len(shorter.kept) == 3 and 0 < shorter.lost < 1
+    how = "1 - cosine" if target == "states" else "a squared error of" if outputs == 1 else "nats"
+    assert how in shorter.line(config)
     assert shorten(teacher, batches, 4).lost == pytest.approx(0, abs=1e-12)
 
 

@@ -43,6 +43,16 @@ OTHERS = {
     "utf16": ("[PAD]\n".encode("utf-16"), "text in UTF-16")}
 
 
+def test_a_folder_that_is_read_from_is_not_written_anew(tmp_path, capsys):
+    (tmp_path / "my-bert").mkdir()
+    for name in ("config.json", "vocab.txt", "model.safetensors"):
+        (tmp_path / "my-bert" / name).write_text("{}")
+    said = refused(capsys, tmp_path, "calibrate.py", "--pretrained_model_path", tmp_path / "my-bert/model.safetensors",
+                   "--vocab_path", tmp_path / "my-bert/vocab.txt", "--corpus_path", "x", "--target_dim", 2,
+                   "--output_model_path", tmp_path / "my-bert.bin", "--output_format", "huggingface")
+    assert "reads from it; choose another name" in said
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_files_are_named_for_what_they_are(tmp_path, kind):
     content, name = OTHERS[kind]

@@ -9,7 +9,9 @@ import pytest
 from commands import call
 from tuning import results
 
+from uer.evaluation.vectors import own_length
 from uer.finetuning.heads import read_card
+from uer.formats import load_model
 
 SQUAD = ["--batch_size", 8, "--seq_length", 40, "--doc_stride", 16, "--max_query_length", 8, "--learning_rate", 0.01,
          "--seed", 1]
@@ -24,6 +26,9 @@ def test_questions_with_and_without_answers(tuned, tmp_path, capsys):
     predictions, nbest, odds = (json.loads(Path(f"{model}.{kind}.json").read_text())
                                 for kind in ("predictions", "nbest", "null_odds"))
     data = json.loads((tuned / "dev.json").read_text())["data"][0]["paragraphs"]
+    assert read_card(str(model))["labels"] == ["start", "end"]
+    reader = load_model(model, config=None, vocab_size=None, target=None)
+    assert reader.config.labels == ("start", "end") and own_length(reader) == reader.facts["seq_length"]
     threshold = read_card(str(model))["null_score_diff_threshold"]
     for paragraph in data:
         key = paragraph["qas"][0]["id"]

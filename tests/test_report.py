@@ -141,6 +141,17 @@ def test_the_story_of_a_run_over_two_days(tmp_path, monkeypatch):
     assert story(found)["Next"] == "The same command with --resume: 800 steps are left."
 
 
+def test_a_run_without_labels_is_told_by_its_own_figure(tmp_path):
+    log = synthetic(tmp_path)
+    lines = [json.loads(line) for line in (log / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if "start" in line:
+            line["start"] = {**line["start"], "figure": "cosine"}
+    (log / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    told = story(read_run(str(log), "a"))
+    assert "cosine" in told["How good"] and "masked tokens" not in told["How good"]
+
+
 def test_results_that_are_none(tmp_path, monkeypatch, capsys):
     (tmp_path / "x.json").write_text('{"name": "x"}')
     with pytest.raises(SystemExit):

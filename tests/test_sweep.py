@@ -128,6 +128,7 @@ def test_an_encoder_is_judged_by_its_agreement(bench, tmp_path, capsys):
 
 @pytest.mark.parametrize(("more", "words"), [
     (["--sweep", "2x16", "--target_dim", "16"], "--target_dim: for one student; --sweep and --budget compare"),
+    (["--sweep", "2x16", "--allow_missing_head"], "--allow_missing_head: for one student"),
     (["--sweep", "2x16", "--output_model_path", "out.bin"], "--output_model_path: for one student"),
     (["--budget", "9"], "parameters like 9M, or operations of a text like 0.75GFLOP"),
     (["--budget", "0.0001M"], "--budget 0.0001M: the smallest shape tried, 1x2x2, needs 0.000"),

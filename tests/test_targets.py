@@ -20,6 +20,7 @@ from uer.errors import UserError
 from uer.evaluation.vectors import own_length
 from uer.formats import load_model
 from uer.formats.export import save_uer
+from uer.formats.tokenizer_files import text_beside
 from uer.models.bert import from_scratch, from_weights
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
@@ -158,6 +159,14 @@ def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path):
         facts = json.loads((tmp_path / f"{name}.bin.json").read_text())
         loaded = load_model(tmp_path / f"{name}.bin", config=None, vocab_size=None, target=None)
         assert facts["seq_length"] == own_length(loaded) == 24 and facts["pairs"] is False
+        assert facts["text"]["vocab_sha256"] and [rules.line() for rules in text_beside(tmp_path / f"{name}.bin")] == [
+            rules.line() for rules in text_beside(tmp_path / "tuned.bin")]
+    call("convert.py", "--load_model_path", tmp_path / "student.bin", "--output_model_path", tmp_path / "other.bin")
+    again = json.loads((tmp_path / "other.bin.json").read_text())
+    assert again == json.loads((tmp_path / "student.bin.json").read_text())
+    facts = json.loads((tmp_path / "student.bin.json").read_text())  # a file of before, without its text
+    (tmp_path / "student.bin.json").write_text(json.dumps({k: v for k, v in facts.items() if k != "text"}))
+    assert text_beside(tmp_path / "student.bin")[0].line() == text_beside(tmp_path / "tuned.bin")[0].line()
     call("evaluate.py", "--task", "agreement", "--model_path", tmp_path / "student.bin", "--teacher_path",
          tmp_path / "tuned.bin", *vocab, "--test_path", tmp_path / "train.tsv")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import torch
 from bench import CONFIG, make_bench
 from commands import call, refused
-from corpora import LETTERS, SPECIALS, TOKENS
+from corpora import LETTERS, SPECIALS, TOKENS, described
+from safetensors.torch import load_file, save_file
 
 from uer.conversion.merge import student_model
 from uer.conversion.vocabulary import pieces, words_to_keep
 from uer.errors import UserError
 from uer.formats import load_model
+from uer.formats.export import save_huggingface
 from uer.formats.tokenizer_files import text_beside
 from uer.tokenizers import Vocab
 
@@ -106,3 +109,23 @@ def test_what_cannot_be_is_refused(bench: Path, capsys, more: list[str], message
     (bench / "strange.txt").write_text("\n".join([*SPECIALS, *LETTERS, "zebra"]), encoding="utf-8")
     more = [bench / word if word.endswith((".txt", ".pt")) else word for word in more]
     assert message in refused(capsys, bench, *options(bench, *more))
+
+
+def test_added_tokens_cannot_be_kept(bench: Path, tmp_path: Path, capsys):
+    folder = tmp_path / "hub"
+    weights = torch.load(bench / "teacher.bin", weights_only=True)
+    save_huggingface(folder, CONFIG, weights, text=described(bench / "vocab.txt"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    (folder / "added_tokens.json").write_text(json.dumps({"cafe-river": len(TOKENS)}))
+    weights = load_file(folder / "model.safetensors")
+    words = "bert.embeddings.word_embeddings.weight"
+    rows = {name: torch.cat([tensor, tensor[:1]]) if len(tensor) == len(TOKENS) else tensor
+            for name, tensor in weights.items() if tensor.dim()}
+    assert len(rows[words]) == len(TOKENS) + 1
+    save_file({name: tensor.contiguous() for name, tensor in rows.items()}, folder / "model.safetensors")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "vocab_size": len(TOKENS) + 1}))
+    said = refused(capsys, tmp_path, "calibrate.py", "--pretrained_model_path", folder, "--corpus_path",
+                   bench / "corpus.txt", "--target_vocab", 60, "--output_model_path", tmp_path / "few.bin")
+    assert "added tokens" in said

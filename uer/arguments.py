@@ -67,6 +67,9 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[
                 if any(_same(path, other) for other in others if isinstance(other, str)):
                     raise UserError(f"--{option}: {path} would be written, but it is --{name} as well; choose another "
                                     f"name")
+                if any(_holds(path, other) for other in others if isinstance(other, str)):
+                    raise UserError(f"--{option}: the model in the folder {path} would be written anew, but --{name} "
+                                    f"reads from it; choose another name")
 
 
 def _is_path(option: str) -> bool:
@@ -84,6 +87,12 @@ def _same(path: str | Path, other: str) -> bool:
         return os.path.samefile(path, other)
     except OSError:
         return os.path.abspath(path) == os.path.abspath(other)
+
+
+def _holds(folder: str | Path, file: str) -> bool:
+    """Whether a file lies in a folder that is a model's."""
+    return (Path(folder) / "config.json").is_file() and Path(file).is_file() and _same(folder, os.path.dirname(
+        os.path.abspath(file)))
 
 
 def check_writable(path: str) -> None:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 
 from uer.calibration.moments import Moments, regress, rescaled
 from uer.calibration.stream import Stream
+from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
 from uer.errors import UserError
 from uer.layers.layer_norm import LayerNorm, standardise
@@ -41,7 +42,7 @@ class Shorter(NamedTuple):
         kept: numbers of the teacher's layers that stay.
         layers: them, fitted.
         lost: how far what its target says is from what the teacher's says, mean over masked tokens, tokens or texts:
-            Kullback-Leibler divergence in nats; of states, 1 − cosine.
+            Kullback-Leibler divergence in nats; of states, 1 − cosine; of scores, squared error.
     """
 
     kept: list[int]
@@ -57,9 +58,11 @@ class Shorter(NamedTuple):
                 out[f"encoder.transformer.{number}.{name}"] = tensor.to(like)
         return out
 
-    def line(self, layers_num: int, target: str) -> str:
-        """What was found, in words, of a teacher of so many layers and this target."""
-        how = f"1 - cosine {self.lost:.3f}" if target == "states" else f"{self.lost:.3f} nats"
+    def line(self, teacher: ModelConfig) -> str:
+        """What was found, in words."""
+        layers_num, how = teacher.layers_num, f"{self.lost:.3f} nats"
+        if teacher.target == "states" or teacher.outputs == 1:
+            how = f"{'1 - cosine' if teacher.target == 'states' else 'a squared error of'} {self.lost:.3f}"
         return (f"layers {' '.join(map(str, self.kept))} of {layers_num} stay; on the text that they were fitted to, "
                 f"what the model says is {how} from the teacher's")
 
@@ -195,6 +198,8 @@ class _Fitting:
         for found, wanted in zip(self._said(states), self.wanted):
             if self.teacher.config.target == "states":
                 sums[0] += (1 - (found * wanted).sum(1)).sum()
+            elif self.teacher.config.outputs == 1:
+                sums[0] += (found - wanted).pow(2).sum()
             else:
                 sums[0] += F.kl_div(found, wanted, reduction="sum", log_target=True)
             sums[1] += len(wanted)
@@ -206,11 +211,15 @@ class _Fitting:
 
 
 def said(teacher: Bert, batch: MlmBatch, real: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """What a target says of a batch's states: log-probabilities [n, classes], or vectors of length 1 [texts, d]."""
+    """What a target says of a batch's states: log-probabilities [n, classes], scores [n, 1], or vectors of length 1
+    [texts, d]."""
     target, config = teacher.target, teacher.config
     if config.target == "mlm":
         return target(hidden.flatten(0, 1)[batch.positions]).log_softmax(-1)
     if config.target == "tokens":
-        return target(hidden[real]).log_softmax(-1)
-    outputs = target(pooled(hidden, real, config.pooling))
-    return F.normalize(outputs, dim=1) if config.target == "states" else outputs.log_softmax(-1)
+        outputs = target(hidden[real])
+    else:
+        outputs = target(pooled(hidden, real, config.pooling))
+    if config.target == "states":
+        return F.normalize(outputs, dim=1)
+    return outputs if config.outputs == 1 else outputs.log_softmax(-1)

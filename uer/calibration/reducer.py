@@ -126,7 +126,7 @@ class Reducer:
             self._kept = list(keep or [])
             self._depths = self._depths or Depths(self.whole.stream)
             shorter = self._depths.shorter(layers, keep)
-            self.say(shorter.line(self.whole.config.layers_num, self.whole.config.target))
+            self.say(shorter.line(self.whole.config))
             if self._last is not self.whole:
                 self._last.close()
             self._last = Teacher(replace(self.whole.config, layers_num=layers), shorter.weights(self.whole.weights),

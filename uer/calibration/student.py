@@ -117,7 +117,7 @@ def shorten_teacher(args: argparse.Namespace, config: ModelConfig, weights: dict
         shorter = Depths(stream).shorter(target, args.keep_layers)
     finally:
         stream.close()
-    reports.say(shorter.line(config.layers_num, config.target))
+    reports.say(shorter.line(config))
     found = shorter.weights(on_device)
     take_leaders(list(found.values()))
     return found

@@ -23,6 +23,8 @@ LARGEST_SHARE = 0.2  # of the logits' standard deviation that they may differ by
 
 def check_dev(dev: Dataset, config: ModelConfig, words: int) -> None:
     """`UserError` where held-out data do not fit a model."""
+    if config.target != "mlm":
+        raise UserError("--dev_path is a dataset of masked words, and this model has no MLM head to judge by it")
     if dev.header["vocab_size"] != words:
         raise UserError(f"--dev_path: built with {dev.header['vocab_size']:,} words, the model has {words:,}")
     dev.check_positions(config.max_seq_length)

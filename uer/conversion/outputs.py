@@ -33,6 +33,7 @@ from uer.formats.teacher import config_path_for, model_folder
 from uer.formats.tokenizer_files import check_written, vocabulary_files
 from uer.tokenizers import TextRules
 from uer.tokenizers.beside import FILES, MERGES
+from uer.tokenizers.rules import KEY
 
 UER_FORMATS = {"uer": "published", "uer-py": "uer-py"}
 ENDINGS = (".bin", ".pt", ".pth", ".safetensors", ".onnx")
@@ -201,6 +202,7 @@ def _beside(source: Source) -> dict[str, Any]:
     config = source.config
     facts: dict[str, Any] = {"format": 1, "config": config.to_dict(), "pooling": config.pooling,
                              "labels": list(config.labels), **source.reading}
+    facts |= {KEY: source.text.to_dict()} if source.text else {}
     return facts | ({"sentence": source.sentence.to_dict()} if source.sentence else {})
 
 

@@ -21,7 +21,7 @@ from uer.formats.model_card import CardFacts
 from uer.formats.sentence import SentenceFacts
 from uer.formats.storage import read_tensors, without_shared_prefix
 from uer.formats.teacher import config_path_for
-from uer.formats.uer_names import is_uer, to_published
+from uer.formats.uer_names import heads_in, is_uer, to_published
 from uer.layer_sizes import layers_in_words, wishes_from
 from uer.squeeze.mask_file import check_masks, read_masks
 from uer.tokenizers import TextRules, agreed_rules
@@ -51,12 +51,16 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
         raise UserError(f"checkpoint {path}: not a checkpoint of pretrain.py (its tensors are called "
                         f"{', '.join(list(raw)[:3])}, …)")
     state = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-             for name, tensor in to_published(raw).items() if name in shapes.POOLER or name not in shapes.NSP_HEAD}
+             for name, tensor in heads_in(to_published(raw)).items()
+             if name in shapes.POOLER or name not in shapes.NSP_HEAD}
     beside = Path(f"{path}.json")
     if not beside.is_file() and config_path_for(path).is_file():
         config = read_object(config_path_for(path))
         return state, {"teacher": config, KEY: config.get(KEY)}
-    return state, _checked_facts(read_object(beside), beside) if beside.is_file() else {}
+    facts = _checked_facts(read_object(beside), beside) if beside.is_file() else {}
+    if "config" in facts and "teacher" not in facts:  # a finished model with another target than masked words
+        facts = {**facts, "teacher": facts["config"]}
+    return state, facts
 
 
 def _checked_facts(facts: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -212,7 +216,7 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
     state, facts = read_checkpoint(options.load_model_path)
     pooler = take_pooler(state)
     text = text_of(options, facts, say)
-    labelless = "objective" in facts  # figures of a loss that says nothing by itself
+    labelless = "objective" in facts or "config" in facts  # figures of a loss that says nothing by itself, or none
     recorded = {} if labelless else RECORDED
     figures = [(words, f"{facts[key]:.4g}") for key, words in recorded.items() if isinstance(facts.get(key), float)]
     if not figures and not labelless:
@@ -233,8 +237,8 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
             teacher = config_from_dict(facts["origin"], f"checkpoint {options.load_model_path}.json")
             how = how_made(facts, teacher, config, facts.get("strategy", "dim"))
         else:
-            learnt = f"on a teacher's {facts['objective']}" if labelless else "by masked language modelling"
-            how = f"A BERT trained {learnt}, converted as it is."
+            learnt = f"on a teacher's {facts['objective']}" if "objective" in facts else "by masked language modelling"
+            how = f"A BERT{'' if 'config' in facts else f' trained {learnt}'}, converted as it is."
     bare = facts.get("objective") == "relations" and config.target == "mlm"
     if bare:
         say(f"note: {BARE_HEAD}")
@@ -249,7 +253,7 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
         if facts.get("sentence") else None
     return Source(config, weights, card, pooler, text, sentence=sentence,
                   keep_embedding_size=options.keep_embedding_size, bare=bare,
-                  reading=reading_of(facts) if labelless else {})
+                  reading=reading_of(facts))
 
 
 def how_made(facts: Mapping[str, Any], teacher: ModelConfig, student: ModelConfig, strategy: str) -> str:
@@ -272,6 +276,9 @@ def text_of(options: argparse.Namespace, facts: Mapping[str, Any],
     """
     own = recorded(facts, f"checkpoint {options.load_model_path}")
     if not (options.vocab_path or options.spm_model_path):
+        for name in ("tokenizer", "do_lower_case", "merges_path"):
+            if getattr(options, name, None) is not None:
+                raise UserError(f"--{name} goes with --vocab_path, the vocabulary that it is of")
         return own
     return agreed_rules(options, *([own] if own else []), say=say)
 

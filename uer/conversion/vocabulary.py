@@ -15,6 +15,7 @@ import torch
 from uer.data.dataset import Dataset
 from uer.errors import UserError
 from uer.formats import LoadedModel, shapes
+from uer.formats.storage import shortened
 from uer.tokenizers import TextRules, Vocab
 
 CONTINUED = "##"
@@ -106,6 +107,10 @@ def reduce_words(model: LoadedModel, text: TextRules, wanted: str, dataset: Data
     if vocab is None or text.kind != "bert":
         raise UserError("--target_vocab: the teacher's WordPiece vocabulary is needed, and none is beside it; give it "
                         "as --vocab_path")
+    own = [token.content for token in vocab.added if token.content not in vocab.special_tokens]
+    if own:
+        raise UserError(f"--target_vocab: {vocab.source} has added tokens ({shortened(own)}), which are no words and "
+                        f"cannot be kept")
     if dataset is not None and wanted.isdigit():
         counts = token_counts(dataset, len(vocab))
         ids = words_to_keep(vocab, counts, int(wanted))

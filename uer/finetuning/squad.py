@@ -24,6 +24,7 @@ from uer.finetuning.heads import build_span_finder, check_words, load_encoder, s
 from uer.finetuning.squad_data import Question, Window, read_squad, windows
 from uer.finetuning.squad_metrics import best_threshold, figures
 from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings
+from uer.formats.file_target import SPAN_LABELS
 from uer.formats.storage import PendingFiles, write_json
 from uer.formats.tokenizer_files import text_beside
 from uer.report.writer import Reports
@@ -237,7 +238,8 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
         model.load_state_dict(outcome.weights)
         with torch.no_grad(), settings.autocast(device):
             reading.evaluate(model)  # of the best epoch, which need not be the last one
-        card = {"kind": "span finder", "config": loaded.config.to_dict(), KEY: tokenizer.rules.to_dict(),
+        card = {"kind": "span finder", "labels": list(SPAN_LABELS), "config": loaded.config.to_dict(),
+                KEY: tokenizer.rules.to_dict(), "seq_length": args.seq_length,
                 "null_score_diff_threshold": reading.chosen if reading.nullable else None,
                 **combination._asdict(), **outcome.to_dict()}
         save_tuned(args.output_model_path, outcome.weights, card)

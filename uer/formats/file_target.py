@@ -100,7 +100,7 @@ def _configure(model: LoadedModel, target: str) -> None:
         return
     bias = model.weights.get(f"{OUTPUT}.bias", model.weights.get(f"{OUTPUT}_2.bias", torch.empty(0)))
     labels = model.facts.get("labels", model.config.labels) or model.labels
-    if model.architecture.endswith("ForQuestionAnswering"):
+    if model.architecture.endswith("ForQuestionAnswering") or model.facts.get("kind") == "span finder":
         labels = SPAN_LABELS
     pooling = model.facts.get("pooling", model.config.pooling)
     if (target == "cls" and model.source == "huggingface") or pooling not in POOLINGS:  # a pooler reads the first

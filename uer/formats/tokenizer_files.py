@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
+from uer.files import read_object
 from uer.formats.storage import write_json
 from uer.formats.teacher import config_path_for, model_folder
 from uer.tokenizers.bert import MAX_WORD
 from uer.tokenizers.beside import FILES, MERGES, TOKENIZER_CONFIG, TOKENIZER_JSON, rules_of_folder, rules_of_stem
-from uer.tokenizers.rules import TextRules
+from uer.tokenizers.rules import KEY, TextRules
 from uer.tokenizers.vocab import ROLES, AddedToken, Vocab
 
 
@@ -29,7 +30,8 @@ def text_beside(path: str | Path) -> list[TextRules]:
     """
     path = Path(path)
     folder = model_folder(path) if path.is_dir() else path.parent
-    config = next((file for file in (Path(f"{path}.json"), config_path_for(path)) if file.is_file()), None)
+    described = [file for file in (Path(f"{path}.json"), config_path_for(path)) if file.is_file()]
+    config = next((file for file in described if KEY in read_object(file)), described[0] if described else None)
     if path.is_dir() or (config is None and (folder / "config.json").is_file()):
         found = rules_of_folder(folder)
         return [] if found is None else [found]

@@ -39,8 +39,10 @@ def learning(runs: Sequence[Run]):
     figure, axes = panels(2)
     held_out = all(len(run.dev) > 1 for run in runs)
     last = max(run.last_step for run in runs)
-    for one, key, title, form in ((axes[0], "loss", "Masked-token loss (nats)", "{:.2f}".format),
-                                  (axes[1], "accuracy", "Masked-token accuracy", "{:.1%}".format)):
+    judged = {run.figure for run in runs}
+    masked, named = judged == {"accuracy"}, " or ".join(sorted(judged)).capitalize()
+    for one, key, title, form in ((axes[0], "loss", "Masked-token loss (nats)" if masked else "Loss", "{:.2f}".format),
+                                  (axes[1], "accuracy", "Masked-token accuracy" if masked else named, "{:.1%}".format)):
         if len(runs) == 1:
             one.plot(*zip(*runs[0].curve("train", key)), color=BLUE, alpha=0.75, linewidth=1.3)
             labels = [(runs[0].curve("train", key)[-1][1], "training", BLUE)]

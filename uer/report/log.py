@@ -36,6 +36,11 @@ class Run:
     model: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def figure(self) -> str:
+        """What stands under `accuracy`: that, or what a target without labels is judged by."""
+        return str(self.facts.get("figure") or self.card.get("figure") or "accuracy")
     stable: dict[str, Curve] = field(default_factory=dict)
 
     @property

@@ -32,7 +32,8 @@ class Section(NamedTuple):
 
 SECTIONS = (
     Section("learning", "Loss and accuracy",
-            "Of the masked tokens: mean cross entropy, and the share predicted right.", figures.learning),
+            "Mean loss, and the share of masked tokens predicted right; without labels, what the run was judged by.",
+            figures.learning),
     Section("dimensions", "Dimensions kept",
             "Masks push dimensions out by a schedule; once their compactor entries have decayed, a group is squeezed: "
             "they leave for good (dashed).", figures.dimensions),

@@ -36,7 +36,8 @@ def verdict(run: Run) -> str:
     if not run.dev:
         return "Not known: no evaluation on held-out text in this log. A --dev_path brings it."
     last, best = run.dev[-1], max(run.dev, key=lambda line: line["accuracy"])
-    text = f"{100 * last['accuracy']:.1f} % of the masked tokens of held-out text right"
+    text = f"{100 * last['accuracy']:.1f} % of the masked tokens of held-out text right" \
+        if run.figure == "accuracy" else f"{run.figure} {100 * last['accuracy']:.1f} % on held-out text"
     teacher = run.facts.get("teacher_accuracy")
     if teacher:
         text += f", {100 * last['accuracy'] / teacher:.0f} % of what its teacher gets right ({100 * teacher:.1f} %)"
@@ -76,7 +77,7 @@ def figures_of(run: Run) -> dict[str, str]:
     found: dict[str, str] = {"steps": f"{run.last_step:,}"}
     kind, line = ("held-out", run.dev[-1]) if run.dev else ("training", run.train[-1])
     found[f"{kind} loss"] = f"{line['loss']:.3f}"
-    found[f"{kind} accuracy"] = f"{100 * line['accuracy']:.1f} %"
+    found[f"{kind} {run.figure}"] = f"{100 * line['accuracy']:.1f} %"
     if run.dev and run.facts.get("teacher_accuracy"):
         found["of the teacher's"] = f"{100 * line['accuracy'] / run.facts['teacher_accuracy']:.0f} %"
     if run.model:

@@ -111,6 +111,9 @@ def _cosines(rows: torch.Tensor) -> torch.Tensor:
     return rows @ rows.T
 
 
+NEAR = 0.5  # a score that counts as the teacher's
+
+
 class LogitTargets:
     """An `Objective`: the teacher's logits of texts (`cls`) or tokens (a reader's: over the tokens of a text).
 
@@ -123,6 +126,8 @@ class LogitTargets:
 
     def __init__(self, teacher: Bert, temperature: float = 1.0):
         self.teacher, self.temperature = teacher.eval(), temperature
+        if teacher.config.outputs == 1:
+            self.figure = f"scores within {NEAR}"
 
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed loss, and (it, texts or shares of tokens with equal predictions) to report."""
@@ -131,7 +136,8 @@ class LogitTargets:
             wanted = self.teacher(batch.src, batch.seg, padded=padded).float()
         given = student(batch.src, batch.seg, padded=padded).float()
         if wanted.shape[1] == 1:
-            loss, equal = (given - wanted).pow(2)[:, 0], torch.zeros_like(given[:, 0])
+            loss = (given - wanted).pow(2)[:, 0]
+            equal = (loss <= NEAR**2).to(loss.dtype)
         else:
             theirs, mine = (F.log_softmax(logits / self.temperature, 1) for logits in (wanted, given))
             loss = self.temperature**2 * F.kl_div(mine, theirs, reduction="none", log_target=True).sum(1)

@@ -94,7 +94,7 @@ class Trainer:
         self.tally = Tally(reports, place.device, 0, run.total_steps, self.figure)
         step = Step(batches.batch_size, batches.dataset.header["seq_length"], run.accumulation_steps, place.world_size,
                     self.precision.half is not None, place.device.type == "cuda", wire=WIRE[run.ddp_comm_hook])
-        self.recorder = Recorder(learner, reports, step, {**card, **asdict(step), **run.facts()})
+        self.recorder = Recorder(learner, reports, step, {**card, **asdict(step), **run.facts(), "figure": self.figure})
 
     def train(self, start: int = 0) -> None:
         """Run the steps after `start` up to the last one; writes checkpoints, the last step's included.
