@@ -164,7 +164,7 @@ def build(args: argparse.Namespace, place: Place, reports: Reports, signals: Sto
     if args.objective == "distilbert":
         tensors, config = every_second_layer(loaded.weights, loaded.config)
     else:
-        start = load_teacher(args, vocab_size)
+        start = load_teacher(argparse.Namespace(**{**vars(args), "objective": "mlm"}), vocab_size)
         tensors, config = start.weights, start.config
     if args.dropout is not None:
         config = replace(config, dropout=float(args.dropout))

@@ -90,3 +90,7 @@ def test_a_run_that_went_on_equals_one_that_was_not_interrupted(tmp_path):
     assert all(torch.equal(x, students[1][name]) for name, x in students[0].items())
     assert not any(name.startswith("maps.") for name in students[0])
     assert json.loads((tmp_path / "whole_config.json").read_text())["hidden_size"] == 48
+    call("experiments/peers.py", "--objective", "tinybert", "--teacher_path", tmp_path / "teacher.bin",
+         "--pretrained_model_path", tmp_path / "whole.bin", "--dataset_path", tmp_path / "data.pt", "--vocab_path",
+         tmp_path / "vocab.txt", "--batch_size", 4, "--total_steps", 1, "--output_model_path", tmp_path / "on",
+         "--student_path", tmp_path / "on.bin")  # from weights that are there
