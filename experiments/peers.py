@@ -234,6 +234,8 @@ def main() -> None:
     args, _ = parse_with_config(peers_parser)
     if args.objective != "distilbert" and not (args.pretrained_model_path or args.config_path):
         raise UserError("--pretrained_model_path or --config_path is needed: what the student starts from")
+    if args.learning_rate is None:
+        raise UserError("--learning_rate is needed; a grid of some rates tells which")
     train(args)
 
 

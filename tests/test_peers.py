@@ -92,5 +92,5 @@ def test_a_run_that_went_on_equals_one_that_was_not_interrupted(tmp_path):
     assert json.loads((tmp_path / "whole_config.json").read_text())["hidden_size"] == 48
     call("experiments/peers.py", "--objective", "tinybert", "--teacher_path", tmp_path / "teacher.bin",
          "--pretrained_model_path", tmp_path / "whole.bin", "--dataset_path", tmp_path / "data.pt", "--vocab_path",
-         tmp_path / "vocab.txt", "--batch_size", 4, "--total_steps", 1, "--output_model_path", tmp_path / "on",
-         "--student_path", tmp_path / "on.bin")  # from weights that are there
+         tmp_path / "vocab.txt", "--batch_size", 4, "--learning_rate", 1e-3, "--total_steps", 1, "--output_model_path",
+         tmp_path / "on", "--student_path", tmp_path / "on.bin")  # from weights that are there
