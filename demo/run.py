@@ -212,8 +212,8 @@ class Demo:
             ["demo/origin.py", "--train_path", train, "--dev_path", dev, "--train_examples", str(self.paragraphs),
              "--dev_examples", str(self.paragraphs // 2)],
             *(["finetune/run_classifier.py", "--train_path", train, "--dev_path", dev, *model,
-               *self.teacher.text_options(), "--seq_length", "64", "--pooling", "mean", "--epochs_num", "1",
-               "--learning_rate", "2e-4", *self.precision, "--output_model_path", made[name]]
+               *self.teacher.text_options(), "--seq_length", "64", "--pooling", "mean", "--dropout", "0",
+               "--epochs_num", "1", "--learning_rate", "2e-4", *self.precision, "--output_model_path", made[name]]
               for _, name, model in self.tuned))
         for label, name, _ in self.tuned:
             found = json.loads((ROOT / f"{made[name]}.results.json").read_text(encoding="utf-8"))

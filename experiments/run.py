@@ -78,7 +78,7 @@ class Tuning:
         folder.mkdir(parents=True, exist_ok=True)
         commands.run(folder, "finetune/run_glue.py", "--data_dir", self.data, "--tasks", self.task, "--vocab_path",
                      self.setting.vocab, "--pretrained_model_path", self.model, "--model_names", self.row,
-                     "--output_path", folder / self.row, "--pooling", "mean", "--epochs_num", EPOCHS,
+                     "--output_path", folder / self.row, "--pooling", "mean", "--dropout", 0, "--epochs_num", EPOCHS,
                      "--learning_rate", *self.rates, "--seeds", *self.seeds, "--resume", *self.setting.precision)
 
 
