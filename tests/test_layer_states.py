@@ -119,7 +119,7 @@ def test_maps_follow_and_forget():
 
 
 def see_a_share(place, args) -> None:
-    z, x = torch.load(args.folder / "tokens.pt")
+    z, x = torch.load(args.folder / "tokens.pt", weights_only=True)
     squares = LeastSquares(z, x)
     mine = slice(place.rank, None, 2)
     squares.see(z[mine], x[mine], torch.ones(len(z[mine])))
@@ -133,7 +133,7 @@ def test_processes_find_the_maps_of_all_their_tokens(tmp_path):
     whole = LeastSquares(z, x)
     whole.see(z, x, torch.ones(60))
     for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), whole.map)
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt", weights_only=True), whole.map)
 
 
 @pytest.mark.parametrize("more", [
