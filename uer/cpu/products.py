@@ -27,6 +27,7 @@ KERNELS = "128"  # for oneDNN to remember
 FAMILY = 26  # AMD's number of Zen 5; Zen 4 takes two turns for 512 bits, so AVX2 does as well there
 DILATION = 2  # of a kernel of one: means nothing, but that torch gives it to oneDNN for a single thread, too
 LONG = 20  # times as many rows as are summed: more are slow as the gradient of a kernel
+BEGINS = 64  # bytes, of which the address of memory of torch's own is a multiple
 WIDE = 512  # columns from which on a short aᵀ is better copied than multiplied as it lies
 
 
@@ -46,6 +47,15 @@ def convolutions_are_faster() -> bool:
     if faster:
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)  # read when the first one is made
     return faster
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy of it where it is part of a larger one and begins off the usual boundary.
+
+    The last digits of MKL's products depend on where operands begin (float64 on AMD's processors), and the gradients
+    that DDP sums begin elsewhere in a run's first step than later: a resumed run would not go on bit for bit.
+    """
+    return tensor.clone() if tensor.data_ptr() % BEGINS else tensor
 
 
 def mm(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from uer.config import ModelConfig
-from uer.cpu.products import product
+from uer.cpu.products import aligned, product
 from uer.models.bert import Bert
 from uer.sizes import BertSizes, LayerSizes
 from uer.squeeze.composition import applies_to_features, applies_to_rows, effective
@@ -212,7 +212,7 @@ class Master:
                 replaces them.
         """
         self._spare = spare_dropped
-        pairs = [(tensor, parameter.grad) for tensor, parameter in zip(self._composed, self._targets)
+        pairs = [(tensor, aligned(parameter.grad)) for tensor, parameter in zip(self._composed, self._targets)
                  if parameter.grad is not None]
         composed = [(tensor, gradient) for tensor, gradient in pairs if not tensor.is_leaf]
         for tensor, gradient in pairs:
