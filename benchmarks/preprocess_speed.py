@@ -103,7 +103,7 @@ def main() -> None:
     cases = [(form, number) for form in args.forms for number in args.processes_num]
     runs: dict[tuple[str, int], list[tuple[float, float]]] = {case: [] for case in cases}
     with tempfile.TemporaryDirectory() as folder:
-        with ProcessPoolExecutor(1) as writer:  # a child's memory counts its parent's, up to its exec: nothing large here
+        with ProcessPoolExecutor(1) as writer:  # a run's memory counts what forked it: nothing large here
             paths = {form: writer.submit(written_as, form, args.corpus_path, folder).result() for form in args.forms}
         for _ in range(args.rounds):
             for (form, number), results in runs.items():
