@@ -166,7 +166,7 @@ def merge_checkpoint(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     groups, notes = groups_for(state, config, strategy, masks, where, facts.get("mlm_target_dim"),
                                facts.get("target_feedforward_size"), facts.get("target_heads"),
                                wishes_from(facts["layer_sizes"], f"{options.load_model_path}.json: layer_sizes")
-                               if facts.get("layer_sizes") else None)
+                               if facts.get("layer_sizes") else None, facts.get("target_dim"))
     target = groups["hidden"].target
     if facts.get("target_dim") not in (None, target):
         raise UserError(f"{where}: leaves {target} hidden dimensions, the run's --target_dim was "
