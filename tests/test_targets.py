@@ -104,6 +104,8 @@ def encoder_file(folder, **changes):
 def test_calibrate_takes_an_encoder_as_it_is_and_its_student_again(files, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("uer.progress.FIRST", 0.0)
     path, _ = encoder_file(tmp_path)
+    (tmp_path / "encoder.bin.json").write_text(json.dumps(  # as beside a checkpoint of pretrain.py
+        {"teacher": TEACHER.to_dict(), "objective": "states", "sentence": None}))
     text = ["--corpus_path", files / "corpus.txt", "--vocab_path", files / "vocab.txt"]
     call("calibrate.py", "--pretrained_model_path", path, *text, "--target_dim", 64, "--output_model_path",
          tmp_path / "student.bin")

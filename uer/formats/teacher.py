@@ -271,7 +271,7 @@ def _take_sentence_facts(model: LoadedModel, path: Path, target: str | None) -> 
             dtype = next(iter(model.weights.values())).dtype
             model.weights |= {f"{OUTPUT}.{part}": tensor.to(dtype) for part, tensor in read_dense(path).items()}
             model.config = replace(model.config, target="states")
-    elif "sentence" in model.facts:
+    elif model.facts.get("sentence"):  # null of a model that is no sentence encoder
         model.sentence = SentenceFacts.from_dict(model.facts["sentence"], f"{path}.json")
     if model.sentence is not None:
         model.config = replace(model.config, pooling=model.sentence.pooling)
