@@ -30,12 +30,13 @@ from uer.formats.onnx_export import Interface, OnnxModel, check_packages, write_
 from uer.formats.sentence import SentenceFacts, write_sentence_files
 from uer.formats.storage import PendingFiles, write_json
 from uer.formats.teacher import config_path_for, model_folder
-from uer.formats.tokenizer_files import check_written, vocabulary_files
+from uer.formats.tokenizer_files import check_written, other_vocabularies, vocab_path_for, vocabulary_files
 from uer.tokenizers import TextRules
 from uer.tokenizers.beside import FILES, MERGES
 from uer.tokenizers.rules import KEY
 
 UER_FORMATS = {"uer": "published", "uer-py": "uer-py"}
+ONNX_ENDINGS = {"onnx": ".onnx", "onnx-int8": "-int8.onnx"}
 ENDINGS = (".bin", ".pt", ".pth", ".safetensors", ".onnx")
 
 
@@ -50,7 +51,7 @@ class Source:
         dev: held-out data on which an int8 file is compared.
         sentence: how an encoder alone embeds sentences; None: nothing says so.
         keep_embedding_size: whether its sentence-transformers folder maps into the teacher's space.
-        new_words: whether the vocabulary is the model's own, to be written beside its UER files.
+        new_words: whether the vocabulary is the model's own, to be written beside its files.
         bare: whether it has an MLM head that was not trained with the rest.
         reading: how a fine-tuned model reads (`LoadedModel.reading`).
     """
@@ -93,10 +94,8 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
         elif name == "uer-py":
             suffix = output.suffix if output.suffix in ENDINGS else ""
             paths[name] = output if "uer" not in formats else bare.with_name(f"{bare.name}-uer-py{suffix}")
-        elif name == "onnx":
-            paths[name] = bare.with_name(f"{bare.name}.onnx")
-        elif name == "onnx-int8":
-            paths[name] = bare.with_name(f"{bare.name}-int8.onnx")
+        elif name in ONNX_ENDINGS:
+            paths[name] = bare.with_name(bare.name + ONNX_ENDINGS[name])
         else:
             taken = output == bare and {"uer", "uer-py"} & set(formats)
             paths[name] = bare.with_name(f"{bare.name}-huggingface") if taken else bare
@@ -107,13 +106,13 @@ def written_by(paths: dict[str, Path], new_words: bool = False) -> list[Path]:
     """The files and folders that writing these formats makes, with the vocabulary where that is new."""
     uer = [path for name, path in paths.items() if name in UER_FORMATS]
     return [*paths.values(), *map(config_path_for, uer), *(Path(f"{path}.json") for path in uer),
-            *(vocab_path_for(path) for path in uer if new_words)]
+            *(vocab_paths(paths) if new_words else ())]
 
 
-def vocab_path_for(path: str | Path) -> Path:
-    """Where the vocabulary of a UER file goes: beside it, `<name without .bin>_vocab.txt`."""
-    config = config_path_for(path)
-    return config.with_name(config.name.replace("_config.json", "_vocab.txt"))
+def vocab_paths(paths: Mapping[str, Path]) -> list[Path]:
+    """Where the vocabulary goes, if that is new: beside the files, `<name>_vocab.txt`; a folder has its own inside."""
+    return list(dict.fromkeys(vocab_path_for(str(path).removesuffix(ONNX_ENDINGS.get(name, "")))
+                              for name, path in paths.items() if name != "huggingface"))
 
 
 def check_kept_size(wanted: bool, formats: Iterable[str], target: str = "states") -> None:
@@ -183,9 +182,6 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
                 write_uer(temporary, {**source.weights, **source.extras}, generation)
                 pending.add(config).write_text(config_text(source.config, source.weights, generation, source.text),
                                                encoding="utf-8")
-                if source.new_words and source.text is not None:
-                    words = pending.add(vocab_path_for(path))
-                    words.write_bytes(vocabulary_files(source.text)[FILES["bert"]])
                 if source.config.target != "mlm":
                     write_json(_beside(source), pending.add(f"{path}.json"))
                 else:
@@ -193,8 +189,25 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
                 again = load_model(temporary, config=source.config, vocab_size=None, target=None,
                                    look_around=False)
                 lines.append(f"{path}, {config.name}: {check(check.logits(again.config, again.weights), 'read back')}")
+        if source.text is not None:
+            new = dict.fromkeys(vocab_paths(paths), vocabulary_files(source.text)[FILES["bert"]]) \
+                if source.new_words else {}
+            uer = [path for name, path in paths.items() if name in UER_FORMATS]
+            _put_vocabularies(pending, source.text, uer, new)
+            lines += map(str, new)
         pending.publish()
     return lines
+
+
+def _put_vocabularies(pending: PendingFiles, text: TextRules, models: Iterable[Path],
+                      new: Mapping[Path, bytes]) -> None:
+    """Write vocabularies; those beside UER files that are written over go, where they are not this text's."""
+    for path in models:
+        for old in other_vocabularies(vocab_path_for(path), text) if path.is_file() else []:
+            if old not in new:
+                pending.drop(old)
+    for place, content in new.items():
+        pending.add(place).write_bytes(content)
 
 
 def _beside(source: Source) -> dict[str, Any]:
@@ -302,12 +315,13 @@ def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Pa
         lines.append(f"written: {output}: {found}")
         pending.add(config).write_text(config_text(model.config, model.weights, generation, text), encoding="utf-8")
         lines.append(f"written: {config}")
-        stem = config.name.removesuffix("_config.json")
-        for name, content in (vocabulary_files(text) if text is not None else {}).items():
-            kind = "merges" if name == MERGES else "vocab"
-            target = output.with_name(f"{stem}_{kind}{Path(name).suffix}")
-            pending.add(target).write_bytes(content)
-            lines.append(f"written: {target}")
+        if text is not None:
+            place = vocab_path_for(output)
+            files = {place.with_name(place.name.removesuffix("vocab.txt") + (
+                name if name == MERGES else f"vocab{Path(name).suffix}")): content
+                for name, content in vocabulary_files(text).items()}
+            _put_vocabularies(pending, text, [output], files)
+            lines += [f"written: {file}" for file in files]
         pending.drop(f"{output}.json")
         pending.publish()
     if text is None:
