@@ -157,10 +157,12 @@ def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path):
         files, tmp_path / "run", "--weight_squeeze", "--target_dim", 64, "--compactor_init", "calibrated",
         pretrained_model_path=tmp_path / "tuned.bin", total_steps=1))
     call("convert.py", "--load_model_path", tmp_path / "run-1", "--output_model_path", tmp_path / "trained.bin")
-    for name in ("student", "trained"):  # length and pairs come along, and evaluate.py heeds them as well
+    call("convert.py", "--load_model_path", tmp_path / "tuned.bin", "--output_model_path", tmp_path / "as_is.bin")
+    for name in ("student", "trained", "as_is"):  # length and pairs come along, and evaluate.py heeds them as well
         facts = json.loads((tmp_path / f"{name}.bin.json").read_text())
         loaded = load_model(tmp_path / f"{name}.bin", config=None, vocab_size=None, target=None)
         assert facts["seq_length"] == own_length(loaded) == 24 and facts["pairs"] is False
+        assert (facts["labels"], facts["pooling"]) == (["0", "1"], "mean")
         assert facts["text"]["vocab_sha256"] and [rules.line() for rules in text_beside(tmp_path / f"{name}.bin")] == [
             rules.line() for rules in text_beside(tmp_path / "tuned.bin")]
     call("convert.py", "--load_model_path", tmp_path / "student.bin", "--output_model_path", tmp_path / "other.bin")
