@@ -264,6 +264,9 @@ def test_outputs_that_cannot_be_are_refused_first(tmp_path: Path, monkeypatch):
         convert(monkeypatch, *options(tmp_path / "file" / "s.bin"))
     with pytest.raises(UserError, match="is a folder"):
         convert(monkeypatch, *options(tmp_path))
+    for name in ("s.safetensors", "s.onnx"):  # which would be read in vain, or be that of another format
+        with pytest.raises(UserError, match=f"no {Path(name).suffix} file but torch's"):
+            convert(monkeypatch, *options(tmp_path / name, "--output_format", "uer-py"))
     vocab = write_vocab(tmp_path / "v.txt")
     vocab.write_text(vocab.read_text() + "one more")
     with pytest.raises(UserError, match="61 tokens, but the model has 60"):

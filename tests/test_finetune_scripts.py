@@ -188,6 +188,7 @@ def test_half_precisions(tuned, tmp_path, precision):
     (["--seq_length", 65], "a number from 8 to the model's 64 positions"),
     (["--pretrained_model_path", "none.bin"], "none.bin: no such file"),
     (["--output_model_path", "."], "cannot be written there"),
+    (["--output_model_path", "c.safetensors"], "no .safetensors file but torch's"),
     (["--prediction_path", "p.tsv"], "needs --test_path"),
     (["--vocab_path", "long.txt"], "81 word embeddings, the vocabulary 82 tokens"),
 ])

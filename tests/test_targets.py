@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from commands import TEACHER, call, pretrain_options
+from commands import TEACHER, call, pretrain_options, refused
 from corpora import TOKENS
 from safetensors.torch import save_file
 from test_calibration import batches, config_of, random_teacher
@@ -132,7 +132,7 @@ def test_a_head_that_was_made_up_is_not_measured(files, tmp_path, capsys):
     assert "accuracy" not in (tmp_path / "s" / "README.md").read_text()
 
 
-def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path):
+def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path, capsys, monkeypatch):
     """finetune/run_classifier.py -> calibrate.py -> inference/run_classifier_infer.py"""
     from tuning import FAST, write_uer_tsv
 
@@ -173,6 +173,16 @@ def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path):
     assert text_beside(tmp_path / "student.bin")[0].line() == text_beside(tmp_path / "tuned.bin")[0].line()
     call("evaluate.py", "--task", "agreement", "--model_path", tmp_path / "student.bin", "--teacher_path",
          tmp_path / "tuned.bin", *vocab, "--test_path", tmp_path / "train.tsv")
+    monkeypatch.setattr("uer.conversion.outputs.check_packages", lambda: None)
+    monkeypatch.setattr("uer.calibration.command.build_dataset", None)  # what cannot be is known before
+    capsys.readouterr()
+    for more, words in ((["--output_format", "uer", "huggingface"], "this one's pooling is mean"),
+                        (["--output_format", "onnx", "--keep_embedding_size"], "for sentence encoders"),
+                        (["--target_dim", 63], "multiple of 2")):
+        assert words in refused(
+            capsys, tmp_path, "calibrate.py", "--pretrained_model_path", tmp_path / "tuned.bin", *vocab,
+            "--corpus_path", files / "corpus.txt", "--target_dim", 64, "--output_model_path", tmp_path / "new.bin",
+            "--compactors_path", tmp_path / "c.pt", *more)
 
 
 def test_heads_that_are_none_of_these(tmp_path):

@@ -33,7 +33,8 @@ def main() -> None:
     args = checked(parser().parse_args())
     with importing():
         from uer.config import load_config
-        from uer.conversion.outputs import Source, check_outputs, chosen_extras, output_paths, write_outputs
+        from uer.conversion.imports import chosen_extras
+        from uer.conversion.outputs import Source, check_outputs, output_paths, write_outputs
         from uer.formats import load_model
         from uer.formats.model_card import CardFacts
         from uer.formats.shapes import parameter_count
