@@ -19,7 +19,7 @@ from uer.conversion.merge import merge
 from uer.errors import UserError
 from uer.evaluation.vectors import own_length
 from uer.formats import load_model
-from uer.formats.export import save_uer
+from uer.formats.export import save_huggingface, save_uer
 from uer.formats.tokenizer_files import text_beside
 from uer.models.bert import from_scratch, from_weights
 from uer.squeeze.groups import build_groups
@@ -183,6 +183,24 @@ def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path, ca
             capsys, tmp_path, "calibrate.py", "--pretrained_model_path", tmp_path / "tuned.bin", *vocab,
             "--corpus_path", files / "corpus.txt", "--target_dim", 64, "--output_model_path", tmp_path / "new.bin",
             "--compactors_path", tmp_path / "c.pt", *more)
+
+
+def test_what_is_done_with_logits_comes_along(files, tmp_path):
+    config, weights = headed("cls", "first", 3)
+    save_huggingface(tmp_path / "teacher", config, weights)
+    of_logits = {"problem_type": "multi_label_classification",
+                 "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
+    settings = json.loads((tmp_path / "teacher" / "config.json").read_text())
+    (tmp_path / "teacher" / "config.json").write_text(json.dumps({**settings, **of_logits}))
+    call("calibrate.py", "--pretrained_model_path", tmp_path / "teacher", "--corpus_path", files / "corpus.txt",
+         "--vocab_path", files / "vocab.txt", "--target_dim", 12, "--calibration_batches", 1, "--seq_length", 24,
+         "--output_model_path", tmp_path / "s.bin", "--output_format", "uer", "huggingface")
+    call("convert.py", "--load_model_path", tmp_path / "s.bin", "--output_model_path", tmp_path / "again",
+         "--output_format", "huggingface")
+    call("scripts/convert_bert_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "s.bin",
+         "--output_model_path", tmp_path / "third")
+    for name in ("s", "again", "third"):
+        assert of_logits.items() <= json.loads((tmp_path / name / "config.json").read_text()).items()
 
 
 def test_heads_that_are_none_of_these(tmp_path):

@@ -59,7 +59,7 @@ def main() -> None:
                      figures=[("MLM loss", "not recorded with the file")] if model.config.target == "mlm" else [])
     beside = text_beside(args.input_model_path)
     text = agreed_rules(args, *beside, say=print) if beside or args.vocab_path or args.spm_model_path else None
-    source = Source(model.config, model.weights, card, extras, text, sentence=model.sentence)
+    source = Source(model.config, model.weights, card, extras, text, sentence=model.sentence, reading=model.reading)
     for line in write_outputs(source, paths):
         print(f"written: {line}")
     ending(str(next(iter(paths.values()))), "the same function, as reading it back shows",

@@ -223,7 +223,8 @@ def _beside(source: Source) -> dict[str, Any]:
 
 def _huggingface(source: Source, temporary: Path, path: Path) -> str:
     config, check = source.config, Check(source, hidden=source.config.target == "states")
-    write_huggingface(temporary, config, {**source.weights, **source.extras}, text=source.text)
+    write_huggingface(temporary, config, {**source.weights, **source.extras}, text=source.text,
+                      of_logits=source.reading.get("of_logits"))
     again = load_model(temporary, config=None, vocab_size=None, target=None)
     found = [check(check.logits(again.config, again.weights), "read back")]
     if stock.available():

@@ -247,7 +247,7 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
     if theirs.tied and shapes.WORDS in tensors and "target.mlm_linear_1.weight" in tensors:
         tensors.setdefault(shapes.DECODER, tensors[shapes.WORDS].clone())
     return LoadedModel(config, tensors, notes, source="huggingface", architecture=theirs.architecture,
-                       labels=theirs.labels)
+                       labels=theirs.labels, facts={"of_logits": theirs.of_logits} if theirs.of_logits else {})
 
 
 def _bare_config(raw: Mapping[str, torch.Tensor], path: Path) -> HuggingFaceConfig:
