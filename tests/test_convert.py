@@ -66,6 +66,13 @@ def test_before_amid_and_after_a_squeeze(tmp_path: Path, monkeypatch, strategy: 
     assert_close(students[0], students[2])
 
 
+def test_a_student_as_wide_as_its_teacher_needs_no_masks(tmp_path: Path, monkeypatch):
+    """A calibrated start has none: of `hidden` nothing left, and no shape tells that it is done."""
+    case = trained(tmp_path, "dim", CONFIG.hidden_size, squeezed=("all",))
+    convert(monkeypatch, "--load_model_path", case.checkpoint, "--output_model_path", tmp_path / "s.bin")
+    assert_close(torch.load(tmp_path / "s.bin", weights_only=True), by_hand(case))
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_artefacts_of_the_published_code(tmp_path: Path, monkeypatch, strategy: str, prefix: str):
@@ -257,6 +264,9 @@ def test_outputs_that_cannot_be_are_refused_first(tmp_path: Path, monkeypatch):
         convert(monkeypatch, *options(tmp_path / "file" / "s.bin"))
     with pytest.raises(UserError, match="is a folder"):
         convert(monkeypatch, *options(tmp_path))
+    for name in ("s.safetensors", "s.onnx"):  # which would be read in vain, or be that of another format
+        with pytest.raises(UserError, match=f"no {Path(name).suffix} file but torch's"):
+            convert(monkeypatch, *options(tmp_path / name, "--output_format", "uer-py"))
     vocab = write_vocab(tmp_path / "v.txt")
     vocab.write_text(vocab.read_text() + "one more")
     with pytest.raises(UserError, match="61 tokens, but the model has 60"):

@@ -43,7 +43,7 @@ def test_train_from_the_shell_and_infer(tuned, tmp_path):
         assert sum(map(float, probabilities.split())) == pytest.approx(1, abs=1e-5)
 
 
-def test_fine_tuning_goes_on_from_a_fine_tuned_model(tuned, tmp_path, capsys):
+def test_fine_tuning_goes_on_from_a_fine_smaller(tuned, tmp_path, capsys):
     """With the file's own config: two heads of 8, which nobody would guess of a hidden size of 16."""
     call("finetune/run_classifier.py", *options(tuned, tmp_path / "first.bin", "--epochs_num", 1))
     loaded = load_encoder(str(tmp_path / "first.bin"), None)
@@ -188,6 +188,7 @@ def test_half_precisions(tuned, tmp_path, precision):
     (["--seq_length", 65], "a number from 8 to the model's 64 positions"),
     (["--pretrained_model_path", "none.bin"], "none.bin: no such file"),
     (["--output_model_path", "."], "cannot be written there"),
+    (["--output_model_path", "c.safetensors"], "no .safetensors file but torch's"),
     (["--prediction_path", "p.tsv"], "needs --test_path"),
     (["--vocab_path", "long.txt"], "81 word embeddings, the vocabulary 82 tokens"),
 ])
@@ -228,6 +229,15 @@ def test_classifiers_of_uers_own(tuned, tmp_path, capsys):
         with pytest.raises(SystemExit):
             call("inference/run_classifier_infer.py", *common, *more)
         assert words in capsys.readouterr().err
+    card = {"config": json.loads((tuned / "uer_config.json").read_text()), "pooling": "mean", "seq_length": 24}
+    for outputs, labels, right in ((3, [], r"[012]"), (1, ["LABEL_0"], r"-?\d\.\d{4}")):  # of a student of calibrate.py
+        smaller = build_classifier(load_encoder(str(tuned / "uer.bin"), None), outputs, "mean", seed=1)
+        torch.save(smaller.state_dict(), tmp_path / "theirs.bin")
+        (tmp_path / "theirs.bin.json").write_text(json.dumps({**card, "labels": labels}))
+        call("inference/run_classifier_infer.py", *common)
+        given = (tmp_path / "p.tsv").read_text().splitlines()[1:]
+        assert len(given) == 12 and all(re.fullmatch(right, label) for label in given)
+    (tmp_path / "theirs.bin.json").unlink()
     torch.save(torch.load(tuned / "uer.bin", weights_only=True), tmp_path / "theirs.bin")
     with pytest.raises(SystemExit):
         call("inference/run_classifier_infer.py", *common, "--config_path", tuned / "uer_config.json")

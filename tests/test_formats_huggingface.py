@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from uer.conversion.imports import import_lines
 from uer.conversion.merge import student_model
-from uer.conversion.outputs import Source, import_lines, output_paths, write_outputs
+from uer.conversion.outputs import Source, output_paths, write_outputs
 from uer.errors import UserError
 from uer.formats import load_model, stock
 from uer.formats.export import save_huggingface, save_uer

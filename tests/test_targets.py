@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from commands import TEACHER, call, pretrain_options
+from commands import TEACHER, call, pretrain_options, refused
 from corpora import TOKENS
 from safetensors.torch import save_file
 from test_calibration import batches, config_of, random_teacher
@@ -19,7 +19,7 @@ from uer.conversion.merge import merge
 from uer.errors import UserError
 from uer.evaluation.vectors import own_length
 from uer.formats import load_model
-from uer.formats.export import save_uer
+from uer.formats.export import save_huggingface, save_uer
 from uer.formats.tokenizer_files import text_beside
 from uer.models.bert import from_scratch, from_weights
 from uer.squeeze.groups import build_groups
@@ -104,6 +104,8 @@ def encoder_file(folder, **changes):
 def test_calibrate_takes_an_encoder_as_it_is_and_its_student_again(files, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("uer.progress.FIRST", 0.0)
     path, _ = encoder_file(tmp_path)
+    (tmp_path / "encoder.bin.json").write_text(json.dumps(  # as beside a checkpoint of pretrain.py
+        {"teacher": TEACHER.to_dict(), "objective": "states", "sentence": None}))
     text = ["--corpus_path", files / "corpus.txt", "--vocab_path", files / "vocab.txt"]
     call("calibrate.py", "--pretrained_model_path", path, *text, "--target_dim", 64, "--output_model_path",
          tmp_path / "student.bin")
@@ -130,7 +132,7 @@ def test_a_head_that_was_made_up_is_not_measured(files, tmp_path, capsys):
     assert "accuracy" not in (tmp_path / "s" / "README.md").read_text()
 
 
-def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path):
+def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path, capsys, monkeypatch):
     """finetune/run_classifier.py -> calibrate.py -> inference/run_classifier_infer.py"""
     from tuning import FAST, write_uer_tsv
 
@@ -155,10 +157,12 @@ def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path):
         files, tmp_path / "run", "--weight_squeeze", "--target_dim", 64, "--compactor_init", "calibrated",
         pretrained_model_path=tmp_path / "tuned.bin", total_steps=1))
     call("convert.py", "--load_model_path", tmp_path / "run-1", "--output_model_path", tmp_path / "trained.bin")
-    for name in ("student", "trained"):  # length and pairs come along, and evaluate.py heeds them as well
+    call("convert.py", "--load_model_path", tmp_path / "tuned.bin", "--output_model_path", tmp_path / "as_is.bin")
+    for name in ("student", "trained", "as_is"):  # length and pairs come along, and evaluate.py heeds them as well
         facts = json.loads((tmp_path / f"{name}.bin.json").read_text())
         loaded = load_model(tmp_path / f"{name}.bin", config=None, vocab_size=None, target=None)
         assert facts["seq_length"] == own_length(loaded) == 24 and facts["pairs"] is False
+        assert (facts["labels"], facts["pooling"]) == (["0", "1"], "mean")
         assert facts["text"]["vocab_sha256"] and [rules.line() for rules in text_beside(tmp_path / f"{name}.bin")] == [
             rules.line() for rules in text_beside(tmp_path / "tuned.bin")]
     call("convert.py", "--load_model_path", tmp_path / "student.bin", "--output_model_path", tmp_path / "other.bin")
@@ -169,6 +173,34 @@ def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path):
     assert text_beside(tmp_path / "student.bin")[0].line() == text_beside(tmp_path / "tuned.bin")[0].line()
     call("evaluate.py", "--task", "agreement", "--model_path", tmp_path / "student.bin", "--teacher_path",
          tmp_path / "tuned.bin", *vocab, "--test_path", tmp_path / "train.tsv")
+    monkeypatch.setattr("uer.conversion.outputs.check_packages", lambda: None)
+    monkeypatch.setattr("uer.calibration.command.build_dataset", None)  # what cannot be is known before
+    capsys.readouterr()
+    for more, words in ((["--output_format", "uer", "huggingface"], "this one's pooling is mean"),
+                        (["--output_format", "onnx", "--keep_embedding_size"], "for sentence encoders"),
+                        (["--target_dim", 63], "multiple of 2")):
+        assert words in refused(
+            capsys, tmp_path, "calibrate.py", "--pretrained_model_path", tmp_path / "tuned.bin", *vocab,
+            "--corpus_path", files / "corpus.txt", "--target_dim", 64, "--output_model_path", tmp_path / "new.bin",
+            "--compactors_path", tmp_path / "c.pt", *more)
+
+
+def test_what_is_done_with_logits_comes_along(files, tmp_path):
+    config, weights = headed("cls", "first", 3)
+    save_huggingface(tmp_path / "teacher", config, weights)
+    of_logits = {"problem_type": "multi_label_classification",
+                 "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
+    settings = json.loads((tmp_path / "teacher" / "config.json").read_text())
+    (tmp_path / "teacher" / "config.json").write_text(json.dumps({**settings, **of_logits}))
+    call("calibrate.py", "--pretrained_model_path", tmp_path / "teacher", "--corpus_path", files / "corpus.txt",
+         "--vocab_path", files / "vocab.txt", "--target_dim", 12, "--calibration_batches", 1, "--seq_length", 24,
+         "--output_model_path", tmp_path / "s.bin", "--output_format", "uer", "huggingface")
+    call("convert.py", "--load_model_path", tmp_path / "s.bin", "--output_model_path", tmp_path / "again",
+         "--output_format", "huggingface")
+    call("scripts/convert_bert_from_uer_to_huggingface.py", "--input_model_path", tmp_path / "s.bin",
+         "--output_model_path", tmp_path / "third")
+    for name in ("s", "again", "third"):
+        assert of_logits.items() <= json.loads((tmp_path / name / "config.json").read_text()).items()
 
 
 def test_heads_that_are_none_of_these(tmp_path):

@@ -78,6 +78,28 @@ def test_the_model_is_the_same_for_the_words_that_stay(bench: Path, capsys):
         torch.testing.assert_close(student_model(CONFIG, new.weights)(src, seg), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("output, formats", [("few.pt", ["uer", "onnx"]), ("few", ["onnx"])])
+def test_the_words_stand_beside_every_file_and_go_with_them(bench: Path, tmp_path: Path, capsys, output: str,
+                                                            formats: list[str], monkeypatch):
+    for name, stand_in in (("check_packages", lambda: None), ("write_onnx", lambda path, *_: path.touch()),
+                           ("OnnxModel", str), ("Check.onnx", lambda *_: "")):
+        monkeypatch.setattr(f"uer.conversion.outputs.{name}", stand_in)
+    to = ["--output_model_path", tmp_path / output, "--output_format", *formats]
+    (tmp_path / "few_vocab.txt").write_text("a vocabulary that is no part of any model here")
+    few = ["--target_vocab", len(TOKENS) - 9, "--dataset_path", bench / "dynamic.pt", *to]
+    call(*options(bench, *few))
+    said = capsys.readouterr().out
+    assert len((tmp_path / "few_vocab.txt").read_text("utf-8").split("\n")) == len(TOKENS) - 8
+    assert said.count(f"written: {tmp_path / 'few_vocab.txt'}\n") == 1
+    assert "uer" not in formats or f"--vocab_path {tmp_path / 'few_vocab.txt'}" in said.splitlines()[-1]
+    assert "--vocab_path as well" in refused(capsys, tmp_path, *options(bench, *few, "--vocab_path",
+                                                                        tmp_path / "few_vocab.txt"))
+    call("calibrate.py", "--pretrained_model_path", bench / "teacher.bin", "--config_path", bench / "config.json",
+         "--dataset_path", bench / "dynamic.pt", "--target_dim", 16, "--skip_evaluation", *to)
+    if "uer" in formats:  # written over, with all its words
+        assert [rules.vocab_size for rules in text_beside(tmp_path / "few.pt")] == [len(TOKENS)]
+
+
 def test_all_words_in_a_file_are_the_model_itself(bench: Path):
     call(*options(bench, "--target_vocab", bench / "vocab.txt", "--dataset_path", bench / "dynamic.pt"))
     old, new = (torch.load(bench / name, weights_only=True) for name in ("teacher.bin", "small.bin"))

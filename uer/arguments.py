@@ -104,3 +104,10 @@ def check_writable(path: str) -> None:
         raise UserError(f"{path}: its folder cannot be made ({error.strerror})") from None
     if not os.access(folder, os.W_OK) or Path(path).is_dir():
         raise UserError(f"{path}: cannot be written there; give a file in a folder that you may write to")
+
+
+def check_ending(path: str | Path) -> None:
+    """`UserError` where a UER file would have another format's ending, by which it would be read in vain."""
+    if Path(path).suffix in (".safetensors", ".onnx"):
+        raise UserError(f"--output_model_path {path}: what goes there is no {Path(path).suffix} file but torch's; give "
+                        f"it another ending, .bin say")

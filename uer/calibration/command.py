@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ from uer.data.options import masking_options, preprocess_parser
 from uer.errors import UserError
 from uer.evaluation.agreement import agreement, in_words
 from uer.formats import LoadedModel, load_model
+from uer.formats.export import check_head
 from uer.formats.model_card import CardFacts
 from uer.formats.shapes import WORDS, parameter_count, table_sizes
 from uer.formats.teacher import config_path_for
@@ -82,14 +83,13 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
                               "compactors_path": [args.compactors_path]})
     if args.compactors_path:
         check_writable(args.compactors_path)
-    material = gather(args, lambda text: check_outputs(paths, text))
+    material = gather(args, paths)
     loaded, place = material.loaded, material.place
     spending = Spending(args, loaded.config, table_sizes(loaded.weights), seq_of(material)) if args.uneven else None
     wished = spending.student if spending else wished_student(args, loaded.config)
-    for name in paths:
-        if spending is not None:
+    if spending is not None:
+        for name in paths:
             spending.check_format(name)
-        refuse_uneven(wished, name, loaded.config.feedforward_size)
     reducer = Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, args.tie_student)
     try:
         if spending is not None:
@@ -206,21 +206,33 @@ def wished_student(args: argparse.Namespace, config: ModelConfig) -> ModelConfig
         layers=read_layer_sizes(args.layer_sizes)))
 
 
-def gather(args: argparse.Namespace, check: Callable[[TextRules], object] = lambda text: None) -> Material:
+def check_student(args: argparse.Namespace, paths: Mapping[str, Path], config: ModelConfig) -> None:
+    """`UserError` where a teacher of this config has no such student, or a format no place for it."""
+    check_kept_size(args.keep_embedding_size, paths, config.target)
+    wished = config if args.uneven else wished_student(args, config)
+    for name in paths:
+        refuse_uneven(wished, name, config.feedforward_size)
+        check_head(wished, name)
+
+
+def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) -> Material:
     """Open and load everything.
 
     Args:
-        check: called with how text becomes ids, before any long work.
+        paths: of the student's formats; what cannot be written there is refused before any long work.
     """
     given = {option: Dataset.open(getattr(args, option), f"--{option}") for option in ("dataset_path", "dev_path")
              if getattr(args, option)}
     text = agreed_rules(args, *(dataset.rules for dataset in given.values()), *text_beside(args.pretrained_model_path),
                         say=print)
     tokenizer = build(text) if args.corpus_path else None
-    check(text)
+    if paths is not None:
+        check_outputs(paths, text)
     config = load_config(args.config_path) if args.config_path else None
     loaded = load_model(args.pretrained_model_path, config=config, vocab_size=text.vocab_size,
                         allow_missing_head=args.allow_missing_head, seed=args.seed, target=None)
+    if paths is not None:
+        check_student(args, paths, loaded.config)
     for note in loaded.notes:
         print(note)
     place = Place(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))

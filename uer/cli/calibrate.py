@@ -58,7 +58,9 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> 
         paths: what was written, by format.
         target: of the model; what has no MLM head learns from its teacher alone, which has to have the same words.
     """
+    from uer.formats.tokenizer_files import vocab_path_for
     from uer.training.mask_schedule import usual_rate
+
     output = args.output_model_path.removesuffix(".bin")
     trained = ["--output_model_path", f"{output}-trained.bin"]
     text = args.dataset_path or ["DATASET"]
@@ -66,7 +68,7 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> 
         readable = readable_one(paths)
         if readable is None:
             return suggestion("calibrate", sys.argv[1:], "--output_format", "uer")
-        new = readable if "huggingface" in paths and readable == paths["huggingface"] else f"{output}_vocab.txt"
+        new = readable if readable == paths.get("huggingface") else vocab_path_for(readable)
         words = ["--vocab_path", new] if args.target_vocab else same_tokenizer(args)
         if target == "mlm":
             return suggestion("pretrain", "--dataset_path", "DATASET" if args.target_vocab else text, words,

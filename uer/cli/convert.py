@@ -61,7 +61,7 @@ def main() -> None:
     """Parse, read, merge, write."""
     args = checked(parser().parse_args())
     with importing():
-        from uer.conversion.outputs import check_outputs, output_paths, write_outputs, written_by
+        from uer.conversion.outputs import check_kept_size, check_outputs, output_paths, write_outputs, written_by
         from uer.conversion.stage1 import student_source
         from uer.data.dataset import Dataset
 
@@ -70,6 +70,7 @@ def main() -> None:
     paths = output_paths(args.output_model_path, args.output_format)
     refuse_overwriting(args, {"output_model_path": written_by(paths)})
     check_outputs(paths)
+    check_kept_size(args.keep_embedding_size, paths)
     dev = Dataset.open(args.dev_path, option="--dev_path") if args.dev_path else None
     source = replace(student_source(args, command_line(), print), dev=dev)
     for line in write_outputs(source, paths):

@@ -38,7 +38,8 @@ def main() -> None:
     args = checked(parser().parse_args())
     with importing():
         from uer.config import load_config
-        from uer.conversion.outputs import check_outputs, chosen_extras, import_lines, written_by
+        from uer.conversion.imports import chosen_extras, import_lines
+        from uer.conversion.outputs import check_outputs, written_by
         from uer.formats import load_model
         from uer.formats.tokenizer_files import text_beside
 

@@ -33,7 +33,8 @@ def main() -> None:
     args = checked(parser().parse_args())
     with importing():
         from uer.config import load_config
-        from uer.conversion.outputs import Source, check_outputs, chosen_extras, output_paths, write_outputs
+        from uer.conversion.imports import chosen_extras
+        from uer.conversion.outputs import Source, check_outputs, output_paths, write_outputs
         from uer.formats import load_model
         from uer.formats.model_card import CardFacts
         from uer.formats.shapes import parameter_count
@@ -58,7 +59,7 @@ def main() -> None:
                      figures=[("MLM loss", "not recorded with the file")] if model.config.target == "mlm" else [])
     beside = text_beside(args.input_model_path)
     text = agreed_rules(args, *beside, say=print) if beside or args.vocab_path or args.spm_model_path else None
-    source = Source(model.config, model.weights, card, extras, text, sentence=model.sentence)
+    source = Source(model.config, model.weights, card, extras, text, sentence=model.sentence, reading=model.reading)
     for line in write_outputs(source, paths):
         print(f"written: {line}")
     ending(str(next(iter(paths.values()))), "the same function, as reading it back shows",

@@ -156,8 +156,8 @@ def master_from_checkpoint(state: Mapping[str, torch.Tensor], config: ModelConfi
 def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy: str,
                masks: Mapping[str, list[int]], where: str,
                mlm_target_dim: int | None = None, target_feedforward_size: int | None = None,
-               target_heads: int | None = None,
-               layers: Sequence[LayerWish] | None = None) -> tuple[dict[str, MaskGroup], list[str]]:
+               target_heads: int | None = None, layers: Sequence[LayerWish] | None = None,
+               target_dim: int | None = None) -> tuple[dict[str, MaskGroup], list[str]]:
     """Groups with their masks, for a checkpoint and what the mask file has for its step.
 
     The target is what the masks (or the squeezed shapes) leave of `hidden`; every other group must agree with it. A
@@ -171,6 +171,7 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
         target_feedforward_size: neurons of its feed-forward layers, where they are not the teacher's in proportion.
         target_heads: its heads, where they are not those of the strategy.
         layers: of its layers, where they differ.
+        target_dim: the run's, where it is known: of a student as wide as its teacher nothing else tells it.
     Returns:
         the groups, and notes on what was resolved.
     Raises:
@@ -178,7 +179,7 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
     """
     squeezed = squeezed_widths(state, config)
     entries = _by_group(masks, config, where)
-    target = _target(squeezed, entries, config, strategy, where)
+    target = _target(squeezed, entries, config, strategy, where, target_dim)
     try:
         groups = build_groups(config, target, strategy, mlm_target_dim, target_feedforward_size, target_heads, layers)
     except UserError as error:
@@ -222,9 +223,11 @@ def _by_group(masks: Mapping[str, list[int]], config: ModelConfig, where: str) -
 
 
 def _target(squeezed: Mapping[str, int], entries: Mapping[str, list[int]], config: ModelConfig, strategy: str,
-            where: str) -> int:
+            where: str, wanted: int | None) -> int:
     if "hidden" in squeezed:
         return squeezed["hidden"]
+    if "hidden" not in entries and wanted == config.hidden_size:
+        return wanted
     if "hidden" not in entries:
         raise UserError(f"{where}: nothing on group hidden (encoder.transformer.0.self_attn.left_compactor.2), and the "
                         f"checkpoint has not been squeezed; give the --mask_path and --mask_step that belong to it")

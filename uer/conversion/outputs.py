@@ -15,27 +15,28 @@ from typing import Any
 
 import torch
 
+from uer.arguments import check_ending
 from uer.config import ModelConfig
 from uer.conversion.int8 import check_dev, write_int8
 from uer.conversion.merge import TOLERANCE, probe_batch, student_model
 from uer.conversion.sandwich import real_rows
 from uer.data.dataset import Dataset
 from uer.errors import UserError
-from uer.files import read_object
-from uer.formats import LoadedModel, load_model, shapes, stock
+from uer.formats import load_model, shapes, stock
 from uer.formats.export import check_head, config_text, write_huggingface, write_uer
 from uer.formats.file_target import OUTPUT, SPAN_LABELS
 from uer.formats.model_card import CardFacts, model_card
 from uer.formats.onnx_export import Interface, OnnxModel, check_packages, write_onnx
 from uer.formats.sentence import SentenceFacts, write_sentence_files
 from uer.formats.storage import PendingFiles, write_json
-from uer.formats.teacher import config_path_for, model_folder
-from uer.formats.tokenizer_files import check_written, vocabulary_files
+from uer.formats.teacher import config_path_for
+from uer.formats.tokenizer_files import check_written, other_vocabularies, vocab_path_for, vocabulary_files
 from uer.tokenizers import TextRules
-from uer.tokenizers.beside import FILES, MERGES
+from uer.tokenizers.beside import FILES
 from uer.tokenizers.rules import KEY
 
 UER_FORMATS = {"uer": "published", "uer-py": "uer-py"}
+ONNX_ENDINGS = {"onnx": ".onnx", "onnx-int8": "-int8.onnx"}
 ENDINGS = (".bin", ".pt", ".pth", ".safetensors", ".onnx")
 
 
@@ -50,7 +51,7 @@ class Source:
         dev: held-out data on which an int8 file is compared.
         sentence: how an encoder alone embeds sentences; None: nothing says so.
         keep_embedding_size: whether its sentence-transformers folder maps into the teacher's space.
-        new_words: whether the vocabulary is the model's own, to be written beside its UER files.
+        new_words: whether the vocabulary is the model's own, to be written beside its files.
         bare: whether it has an MLM head that was not trained with the rest.
         reading: how a fine-tuned model reads (`LoadedModel.reading`).
     """
@@ -93,10 +94,8 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
         elif name == "uer-py":
             suffix = output.suffix if output.suffix in ENDINGS else ""
             paths[name] = output if "uer" not in formats else bare.with_name(f"{bare.name}-uer-py{suffix}")
-        elif name == "onnx":
-            paths[name] = bare.with_name(f"{bare.name}.onnx")
-        elif name == "onnx-int8":
-            paths[name] = bare.with_name(f"{bare.name}-int8.onnx")
+        elif name in ONNX_ENDINGS:
+            paths[name] = bare.with_name(bare.name + ONNX_ENDINGS[name])
         else:
             taken = output == bare and {"uer", "uer-py"} & set(formats)
             paths[name] = bare.with_name(f"{bare.name}-huggingface") if taken else bare
@@ -107,13 +106,13 @@ def written_by(paths: dict[str, Path], new_words: bool = False) -> list[Path]:
     """The files and folders that writing these formats makes, with the vocabulary where that is new."""
     uer = [path for name, path in paths.items() if name in UER_FORMATS]
     return [*paths.values(), *map(config_path_for, uer), *(Path(f"{path}.json") for path in uer),
-            *(vocab_path_for(path) for path in uer if new_words)]
+            *(vocab_paths(paths) if new_words else ())]
 
 
-def vocab_path_for(path: str | Path) -> Path:
-    """Where the vocabulary of a UER file goes: beside it, `<name without .bin>_vocab.txt`."""
-    config = config_path_for(path)
-    return config.with_name(config.name.replace("_config.json", "_vocab.txt"))
+def vocab_paths(paths: Mapping[str, Path]) -> list[Path]:
+    """Where the vocabulary goes, if that is new: beside the files, `<name>_vocab.txt`; a folder has its own inside."""
+    return list(dict.fromkeys(vocab_path_for(str(path).removesuffix(ONNX_ENDINGS.get(name, "")))
+                              for name, path in paths.items() if name != "huggingface"))
 
 
 def check_kept_size(wanted: bool, formats: Iterable[str], target: str = "states") -> None:
@@ -125,8 +124,8 @@ def check_kept_size(wanted: bool, formats: Iterable[str], target: str = "states"
         raise UserError("--keep_embedding_size is for sentence encoders, and this model is none")
 
 
-def check_outputs(paths: dict[str, Path], text: TextRules | None = None) -> None:
-    """Before any long work: packages, tokenizer, and folders that cannot be written.
+def check_outputs(paths: Mapping[str, Path], text: TextRules | None = None) -> None:
+    """Before any long work: packages, tokenizer, names, and folders that cannot be written.
 
     Raises:
         UserError
@@ -138,6 +137,8 @@ def check_outputs(paths: dict[str, Path], text: TextRules | None = None) -> None
     for name, path in paths.items():
         if name == "huggingface" and path.exists() and not path.is_dir():
             raise UserError(f"--output_model_path: {path} is a file, but the Hugging Face folder would go there")
+        if name in UER_FORMATS:
+            check_ending(path)
         if name != "huggingface" and path.is_dir():
             raise UserError(f"--output_model_path: {path} is a folder; a file name is needed for format {name}")
         parent = path.absolute().parent
@@ -183,9 +184,6 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
                 write_uer(temporary, {**source.weights, **source.extras}, generation)
                 pending.add(config).write_text(config_text(source.config, source.weights, generation, source.text),
                                                encoding="utf-8")
-                if source.new_words and source.text is not None:
-                    words = pending.add(vocab_path_for(path))
-                    words.write_bytes(vocabulary_files(source.text)[FILES["bert"]])
                 if source.config.target != "mlm":
                     write_json(_beside(source), pending.add(f"{path}.json"))
                 else:
@@ -193,8 +191,25 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
                 again = load_model(temporary, config=source.config, vocab_size=None, target=None,
                                    look_around=False)
                 lines.append(f"{path}, {config.name}: {check(check.logits(again.config, again.weights), 'read back')}")
+        if source.text is not None:
+            words = vocab_paths(paths) if source.new_words else []
+            put_vocabularies(pending, source.text, paths, {
+                place: vocabulary_files(source.text)[FILES["bert"]] for place in words})
+            lines += map(str, words)
         pending.publish()
     return lines
+
+
+def put_vocabularies(pending: PendingFiles, text: TextRules, paths: Mapping[str, Path],
+                     new: Mapping[Path, bytes]) -> None:
+    """Write new vocabularies; those beside UER files that are written over go, where they are not this text's."""
+    for name, path in paths.items():
+        if name in UER_FORMATS and path.is_file():
+            for old in other_vocabularies(vocab_path_for(path), text):
+                if old not in new:
+                    pending.drop(old)
+    for place, content in new.items():
+        pending.add(place).write_bytes(content)
 
 
 def _beside(source: Source) -> dict[str, Any]:
@@ -208,7 +223,8 @@ def _beside(source: Source) -> dict[str, Any]:
 
 def _huggingface(source: Source, temporary: Path, path: Path) -> str:
     config, check = source.config, Check(source, hidden=source.config.target == "states")
-    write_huggingface(temporary, config, {**source.weights, **source.extras}, text=source.text)
+    write_huggingface(temporary, config, {**source.weights, **source.extras}, text=source.text,
+                      of_logits=source.reading.get("of_logits"))
     again = load_model(temporary, config=None, vocab_size=None, target=None)
     found = [check(check.logits(again.config, again.weights), "read back")]
     if stock.available():
@@ -263,73 +279,3 @@ class Check:
             raise UserError(f"self-check ({how}): {self.what}s differ by {difference:.3g} ({self.what}s up to "
                             f"{self.scale:.3g}), more than {TOLERANCE:g} of that; nothing was written")
         return f"{how}: largest {self.what} difference {difference:.2g} ({self.what}s up to {self.scale:.3g})"
-
-
-# -- the other way -----------------------------------------------------------------------------------------------------
-
-
-def chosen_extras(model: LoadedModel, kind: str | None, where: str) -> dict[str, torch.Tensor]:
-    """Pooler and next-sentence head as `--type` wants them: bert (both needed), mlm (none), None (what there is).
-
-    Raises:
-        UserError: bert, and the file lacks them.
-    """
-    missing = [name for name in shapes.NSP_HEAD if name not in model.extras]
-    if kind == "mlm":
-        return {}
-    if kind == "bert" and missing:
-        raise UserError(f"{where}: no pooler or next-sentence head in it, as --type bert wants; use --type mlm")
-    return model.extras
-
-
-def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Path, output: Path,
-                 generation: str, text: TextRules | None) -> list[str]:
-    """Write a Hugging Face model as a UER file with config and vocabulary beside it, checked like `write_outputs`.
-
-    The check is against stock transformers where that is installed, on the folder itself.
-    Returns:
-        a line on each file.
-    """
-    check = Check(Source(model.config, model.weights, CardFacts("", "", "", 0, "")))
-    config, lines = config_path_for(output), []
-    with PendingFiles() as pending:
-        temporary = pending.add(output)
-        write_uer(temporary, {**model.weights, **extras}, generation)
-        again = load_model(temporary, config=model.config, vocab_size=None, look_around=False)
-        found = check(check.logits(again.config, again.weights), "read back")
-        if source.is_dir() and stock.available():
-            found += "; " + stock_check(model, source, check)
-        lines.append(f"written: {output}: {found}")
-        pending.add(config).write_text(config_text(model.config, model.weights, generation, text), encoding="utf-8")
-        lines.append(f"written: {config}")
-        stem = config.name.removesuffix("_config.json")
-        for name, content in (vocabulary_files(text) if text is not None else {}).items():
-            kind = "merges" if name == MERGES else "vocab"
-            target = output.with_name(f"{stem}_{kind}{Path(name).suffix}")
-            pending.add(target).write_bytes(content)
-            lines.append(f"written: {target}")
-        pending.drop(f"{output}.json")
-        pending.publish()
-    if text is None:
-        lines.append("note: no vocabulary beside the model")
-    return lines
-
-
-@torch.no_grad()
-def stock_check(model: LoadedModel, folder: Path, check: Check) -> str:
-    """Compare with stock transformers on the folder itself: logits, or hidden states where the MLM head was made."""
-    folder = model_folder(folder)
-    settings = read_object(folder / "config.json")
-    src, seg, pad = check.src, check.seg, settings.get("pad_token_id") or 0
-    src = src.masked_fill(src == pad, pad + 1).masked_fill(seg == 0, pad)  # RoBERTa counts positions by the padding
-    if settings.get("type_vocab_size") == 1 or settings.get("model_type") == "distilbert":
-        seg = seg.clamp(max=1)
-    ours = student_model(model.config, {name: tensor.float() for name, tensor in model.weights.items()})
-    expected = (ours.hidden_states(src, seg) if model.head_made else ours(src, seg)).flatten(0, -2)
-    found = stock.outputs(folder, src, seg, "states" if model.head_made else "mlm")
-    difference = float((found - expected)[check.real].abs().max())
-    scale, what = float(expected[check.real].abs().max()), "hidden state" if model.head_made else "logit"
-    if not difference <= TOLERANCE * max(1.0, scale):
-        raise UserError(f"self-check (stock transformers): a {what} differs by {difference:.3g} (up to {scale:.3g}); "
-                        f"nothing was written")
-    return f"stock transformers: largest {what} difference {difference:.2g} (up to {scale:.3g})"

@@ -16,7 +16,8 @@ from uer.conversion.outputs import Source
 from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import shapes
-from uer.formats.file_model import reading_of
+from uer.formats.file_model import LoadedModel, reading_of
+from uer.formats.file_target import settle_target
 from uer.formats.model_card import CardFacts
 from uer.formats.sentence import SentenceFacts
 from uer.formats.storage import read_tensors, without_shared_prefix
@@ -108,11 +109,13 @@ def teacher_config(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
         heads = options.heads_num or _usual_heads(measured["hidden_size"], where)
         config = config_from_dict({**measured, "heads_num": heads,
                                    "max_seq_length": len(state[shapes.POSITIONS])}, where)
+    config = _settled(config, state, facts, where).config
     problems = [f"--{key} {getattr(options, key)}, but {measured.get(key, getattr(config, key))} in the checkpoint"
                 for key in SIZE_OPTIONS
                 if getattr(options, key) not in (None, measured.get(key, getattr(config, key)), getattr(config, key),
                                                  origin.get(key))]
-    given = load_config(options.config_path) if options.config_path and not origin else config
+    given = _settled(load_config(options.config_path), state, facts, where).config \
+        if options.config_path and not origin else config
     problems += [f"{key} is {getattr(other, key)} in {name}, {value} in the checkpoint"
                  for other, name in ((config, f"{options.load_model_path}.json"), (given, options.config_path)) if name
                  for key, value in measured.items() if shapes.as_measured(other, key) != value]
@@ -120,6 +123,15 @@ def teacher_config(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
         problems.append(f"heads_num is {given.heads_num} in {options.config_path}, {config.heads_num} in the "
                         f"checkpoint")
     return config, list(dict.fromkeys(problems))
+
+
+def _settled(config: ModelConfig, state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
+             where: str) -> LoadedModel:
+    """A model without compactors with the target that its file has: the config of a fine-tuned one is its encoder's."""
+    model = LoadedModel(config, dict(state), facts=dict(facts))
+    if not has_compactors(state):
+        settle_target(model, None, where)
+    return model
 
 
 def _usual_heads(hidden: int, where: str) -> int:
@@ -166,7 +178,7 @@ def merge_checkpoint(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any]
     groups, notes = groups_for(state, config, strategy, masks, where, facts.get("mlm_target_dim"),
                                facts.get("target_feedforward_size"), facts.get("target_heads"),
                                wishes_from(facts["layer_sizes"], f"{options.load_model_path}.json: layer_sizes")
-                               if facts.get("layer_sizes") else None)
+                               if facts.get("layer_sizes") else None, facts.get("target_dim"))
     target = groups["hidden"].target
     if facts.get("target_dim") not in (None, target):
         raise UserError(f"{where}: leaves {target} hidden dimensions, the run's --target_dim was "
@@ -288,7 +300,10 @@ def _plain(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any], options:
     if options.mask_path or options.keep_attention_scale:
         say("note: no compactors in this checkpoint, so there is nothing to merge; masks are not needed")
     config, problems = teacher_config(state, facts, options)
-    problems += shapes.tensor_problems(state, config)
+    model = _settled(config, state, facts, f"checkpoint {options.load_model_path}")
+    for note in model.notes:
+        say(f"note: {note}")
+    problems += shapes.tensor_problems(model.weights, config)
     if problems:
         raise UserError(f"checkpoint {options.load_model_path}: " + "; ".join(problems))
-    return config, dict(state)
+    return config, model.weights

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from uer.arguments import check_writable
+from uer.arguments import check_ending, check_writable
 from uer.errors import UserError
 from uer.files import read_object
 from uer.finetuning.tuning import Clock, Combination, Outcome, Problem, Settings, in_words, tune
@@ -48,6 +48,7 @@ def check_tuning_options(args: argparse.Namespace) -> list[str]:
 
 def check_outputs(args: argparse.Namespace, *endings: str) -> None:
     """`UserError` where the model, or a file that is written beside it, cannot be written; or the log."""
+    check_ending(args.output_model_path)
     for path in (*(f"{args.output_model_path}{ending}" for ending in ("", ".json", ".results.json", *endings)),
                  args.log_path):
         if path:

@@ -36,11 +36,11 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
     tokenizer = build_tokenizer(args, *text_beside(args.load_model_path), say=print)
     model = load_classifier(args.load_model_path, card, args.config_path, args.labels_num, args.pooling,
                             len(tokenizer.vocab))
-    labels = tuple(card.get("labels", map(str, range(model.output_layer_2.out_features))))
-    if max(1, len(labels)) != model.output_layer_2.out_features:  # a regression has one output and no labels
-        raise UserError(f"{args.load_model_path}.json: {len(labels)} labels for a model of "
-                        f"{model.output_layer_2.out_features}")
-    task = Task("", labels, texts_of(args.test_path, card.get("pairs")))
+    outputs = model.output_layer_2.out_features
+    labels = tuple(card.get("labels") or map(str, range(outputs)))  # a file need not name them
+    if len(labels) != outputs:
+        raise UserError(f"{args.load_model_path}.json: {len(labels)} labels for a model of {outputs}")
+    task = Task("", labels if outputs > 1 else (), texts_of(args.test_path, card.get("pairs")))  # one is a score
     positions = model.embedding.position_embedding.num_embeddings
     usual = min(card.get("seq_length", SEQ_LENGTH), positions)
     seq_length = usual if args.seq_length is None else args.seq_length

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -91,8 +92,9 @@ def save_huggingface(folder: str | Path, config: ModelConfig, weights: Mapping[s
 
 
 def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, torch.Tensor], *,
-                      text: TextRules | None = None, card: str | None = None) -> None:
-    """`save_huggingface` in place."""
+                      text: TextRules | None = None, card: str | None = None,
+                      of_logits: Mapping[str, Any] | None = None) -> None:
+    """`save_huggingface` in place; `of_logits` as `HuggingFaceConfig` has it."""
     check_head(config, "huggingface")
     tables = shapes.table_sizes(weights)
     if text is not None and text.vocab is not None:
@@ -111,6 +113,7 @@ def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, t
                             types=tables["segments"] - 1, pad_id=pad, tied=tied,
                             architecture=architecture)
     dtype = str(weights[shapes.WORDS].dtype).removeprefix("torch.")
+    settings |= (of_logits or {}) if config.target == "cls" else {}
     write_json({**settings, "torch_dtype": dtype}, folder / "config.json")
     if text is not None and text.vocab is not None:
         write_tokenizer(folder, text, max_length=tables["positions"])

@@ -11,7 +11,7 @@ import torch
 from uer.config import ModelConfig
 from uer.formats.sentence import SentenceFacts
 
-READING = {"seq_length": int, "pairs": bool}
+READING = {"seq_length": int, "pairs": bool, "of_logits": dict}
 
 
 @dataclass
@@ -28,7 +28,7 @@ class LoadedModel:
         architecture: the class that a config.json names.
         labels: of a task, as a config.json names them.
         sentence: how the model embeds sentences, where its folder or file says so.
-        facts: the JSON that a training run wrote beside its checkpoint, if this is one.
+        facts: the JSON that a training run wrote beside its checkpoint, or what a config.json says beyond the config.
     """
 
     config: ModelConfig
@@ -44,7 +44,7 @@ class LoadedModel:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How a fine-tuned model reads: `seq_length`, `pairs`, as far as its JSON says so."""
+        """How a fine-tuned model reads and is read: `seq_length`, `pairs`, `of_logits`, as far as its JSON says so."""
         return reading_of(self.facts)
 
     @property

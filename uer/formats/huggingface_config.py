@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from uer.config import ModelConfig, config_from_dict, huggingface_keys, skipped_positions
 
 ACTIVATIONS_BACK = {"gelu": "gelu", "gelu_fast": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu", "tanh": "tanh"}
+# What readers of a classifier's folder do with its logits: the activation of a cross-encoder, say.
+OF_LOGITS = ("problem_type", "sentence_transformers", "sbert_ce_default_activation_function")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class HuggingFaceConfig:
         vocab_size: rows of the word embeddings.
         architecture: the class that it names, "" where it names none.
         labels: of a task, in the order of their numbers.
+        of_logits: `OF_LOGITS`, as far as it has them.
     """
 
     config: ModelConfig
@@ -29,13 +32,15 @@ class HuggingFaceConfig:
     vocab_size: int | None
     architecture: str = ""
     labels: tuple[str, ...] = ()
+    of_logits: dict[str, Any] = field(default_factory=dict)
 
 
 def parse_config(data: dict[str, Any], where: str) -> HuggingFaceConfig:
     """Read a config.json; raises `UserError` like `uer.config.huggingface_keys`."""
     config = config_from_dict(huggingface_keys(data, where), where)
     return HuggingFaceConfig(config, skipped_positions(data), bool(data.get("tie_word_embeddings", True)),
-                             data.get("vocab_size"), *_task(data))
+                             data.get("vocab_size"), *_task(data),
+                             {key: data[key] for key in OF_LOGITS if data.get(key)})
 
 
 def _task(data: dict[str, Any]) -> tuple[str, tuple[str, ...]]:

@@ -247,7 +247,7 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
     if theirs.tied and shapes.WORDS in tensors and "target.mlm_linear_1.weight" in tensors:
         tensors.setdefault(shapes.DECODER, tensors[shapes.WORDS].clone())
     return LoadedModel(config, tensors, notes, source="huggingface", architecture=theirs.architecture,
-                       labels=theirs.labels)
+                       labels=theirs.labels, facts={"of_logits": theirs.of_logits} if theirs.of_logits else {})
 
 
 def _bare_config(raw: Mapping[str, torch.Tensor], path: Path) -> HuggingFaceConfig:
@@ -271,7 +271,7 @@ def _take_sentence_facts(model: LoadedModel, path: Path, target: str | None) -> 
             dtype = next(iter(model.weights.values())).dtype
             model.weights |= {f"{OUTPUT}.{part}": tensor.to(dtype) for part, tensor in read_dense(path).items()}
             model.config = replace(model.config, target="states")
-    elif "sentence" in model.facts:
+    elif model.facts.get("sentence"):  # null of a model that is no sentence encoder
         model.sentence = SentenceFacts.from_dict(model.facts["sentence"], f"{path}.json")
     if model.sentence is not None:
         model.config = replace(model.config, pooling=model.sentence.pooling)

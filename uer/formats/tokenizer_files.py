@@ -14,8 +14,16 @@ from uer.files import read_object
 from uer.formats.storage import write_json
 from uer.formats.teacher import config_path_for, model_folder
 from uer.tokenizers.bert import MAX_WORD
-from uer.tokenizers.beside import FILES, MERGES, TOKENIZER_CONFIG, TOKENIZER_JSON, rules_of_folder, rules_of_stem
-from uer.tokenizers.rules import KEY, TextRules
+from uer.tokenizers.beside import (
+    FILES,
+    MERGES,
+    TOKENIZER_CONFIG,
+    TOKENIZER_JSON,
+    rules_of_folder,
+    rules_of_stem,
+    rules_of_vocabulary,
+)
+from uer.tokenizers.rules import KEY, TextRules, differences
 from uer.tokenizers.vocab import ROLES, AddedToken, Vocab
 
 
@@ -36,6 +44,19 @@ def text_beside(path: str | Path) -> list[TextRules]:
         found = rules_of_folder(folder)
         return [] if found is None else [found]
     return rules_of_stem(path.with_name(config_path_for(path).name.removesuffix("_config.json")), config)
+
+
+def vocab_path_for(path: str | Path) -> Path:
+    """Where the vocabulary of a UER file goes: beside it, `<name without .bin>_vocab.txt`."""
+    config = config_path_for(path)
+    return config.with_name(config.name.removesuffix("_config.json") + "_vocab.txt")
+
+
+def other_vocabularies(path: Path, text: TextRules) -> list[Path]:
+    """What stands at `<name>_vocab.txt`, or as other kinds have it, and is another vocabulary than a text's."""
+    files = [path.with_suffix(ending) for ending in (".txt", ".json", ".model")]
+    return [file for file in files if file.is_file()
+            and "vocab_sha256" in differences(rules_of_vocabulary(file)[0], text)]
 
 
 def check_written(rules: TextRules) -> None:
