@@ -38,6 +38,11 @@ def text_beside(path: str | Path) -> list[TextRules]:
     return rules_of_stem(path.with_name(config_path_for(path).name.removesuffix("_config.json")), config)
 
 
+def vocabulary_beside(path: str | Path) -> str | None:
+    """What --vocab_path has to name for the vocabulary that `text_beside` finds; None: there is none."""
+    return next((rules.source.removeprefix("--vocab_path ") for rules in text_beside(path) if rules.vocab), None)
+
+
 def check_written(rules: TextRules) -> None:
     """`UserError` for a tokenizer that stock transformers has not."""
     stock = rules.kind in ("bert", "bpe") or (rules.pieces is not None and rules.pieces.published)
