@@ -67,7 +67,8 @@ def same_tokenizer(args: argparse.Namespace, reader: str | Path | None = None) -
 
     found = None
     if not (args.vocab_path or args.spm_model_path):
-        models = [getattr(args, f"{name}_path", None) for name in ("model", "pretrained_model", "load_model", "teacher")]
+        models = (getattr(args, f"{name}_path", None) for name in (
+            "model", "pretrained_model", "load_model", "teacher"))
         found = next((path for model in models if model and (path := vocabulary_beside(model))), None)
         if found is None:
             return [] if reader is None or vocabulary_beside(reader) else ["--vocab_path", "VOCABULARY"]
