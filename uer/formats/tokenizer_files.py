@@ -105,6 +105,8 @@ def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": sentence}}
 
     single = [special(first, 0), text("A", 0), special(last, 0)]
+    pair = [*single, special(last, 0), text("B", 0), special(last, 0)] if rules.kind == "bpe" else \
+        [*single, text("B", 1), special(last, 1)]  # as `Tokenizer.separators` has it
     return {
         "version": "1.0",
         "truncation": None,
@@ -115,7 +117,7 @@ def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
         "post_processor": {
             "type": "TemplateProcessing",
             "single": single,
-            "pair": [*single, text("B", 1), special(last, 1)],
+            "pair": pair,
             "special_tokens": {token: {"id": token, "ids": [vocab.ids[token]], "tokens": [token]}
                                for token in (first, last)},
         },
