@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from corpora import random_corpus, write_vocab
 
 from uer.cli import BARE, COMMANDS, command_line, same_tokenizer
 from uer.data.options import preprocess_parser
+from uer.tokenizers.beside import rules_of_vocabulary
 
 SCRIPTS = [path for folder in ("", "finetune", "inference", "scripts") for path in sorted((ROOT / folder).glob("*.py"))
            if path.name != "environment.py"]
@@ -74,6 +76,24 @@ def test_the_next_command_reads_text_as_this_one():
                      "--cased"])
     assert same_tokenizer(cased) == ["--tokenizer", "bpe", "--vocab_path", "v.json", "--merges_path", "m",
                                      "--do_lower_case", "false"]
+
+
+def test_the_next_command_is_told_of_a_vocabulary_that_was_found(tmp_path):
+    for name in ("folder", "elsewhere"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "folder/config.json").write_text("{}")
+    write_vocab(tmp_path / "folder")
+    shutil.copy(tmp_path / "folder/vocab.txt", tmp_path / "own_vocab.txt")
+    folder, own, bare = str(tmp_path / "folder"), f"{tmp_path}/own.bin", f"{tmp_path}/elsewhere/bare.bin"
+    for words, found in (({"pretrained_model_path": folder}, folder),
+                         ({"model_path": own}, f"{tmp_path}/own_vocab.txt"),
+                         ({"load_model_path": bare, "teacher_path": folder}, folder)):
+        args = Namespace(**{"vocab_path": None, "spm_model_path": None, "do_lower_case": "true", **words})
+        assert same_tokenizer(args, bare) == ["--vocab_path", found, "--do_lower_case", "true"]
+        assert rules_of_vocabulary(found)[0].vocab is not None
+    args = Namespace(vocab_path=None, spm_model_path=None, model_path=bare)
+    assert (same_tokenizer(args), same_tokenizer(args, own)) == ([], [])
+    assert same_tokenizer(args, bare) == ["--vocab_path", "VOCABULARY"]
 
 
 # -- a wheel -----------------------------------------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from corpora import TOKENS, write_vocab
+from folders import roberta, tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
 from tuning import LAYOUTS, glue_lines, write_glue
@@ -16,8 +18,10 @@ from uer.errors import UserError
 from uer.finetuning.batches import by_length, collate, encode, kept_lengths, shuffled
 from uer.finetuning.options import TASKS
 from uer.finetuning.tasks import GLUE, read_glue, read_uer, uer_task
+from uer.formats.tokenizer_files import write_tokenizer
 from uer.tokenizers.bert import BertTokenizer
 from uer.tokenizers.vocab import Vocab
+from uer.tokenizers.xlmroberta import XlmRobertaTokenizer
 
 
 @pytest.fixture
@@ -183,6 +187,21 @@ def test_sequences(tokenizer):
     assert batch.seg.tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 2, 2, 2]] and batch.labels.tolist() == [1, 0]
     assert collate([single._replace(label=None)], 0).labels is None
     assert collate([single._replace(label=2.5)], 0).labels.dtype == torch.float32
+
+
+def test_pairs_of_roberta(tmp_path):
+    """As in transformers: two separators, one segment; tokenizer.json of a student says the same."""
+    bpe = tokenizer_of(roberta(tmp_path / "r", {}))
+    single, pair, cut = encode([("low", None, 1), ("lower", "ri the", 0), ("l l l l", "r r", 0)], bpe, 9)
+    words = ["".join(bpe.vocab.tokens[i] for i in instance.tokens) for instance in (single, pair, cut)]
+    assert words == ["<s>low</s>", "<s>lower</s></s>ri\u0120the</s>", "<s>l\u0120l</s></s>r\u0120</s>"]
+    assert collate([pair], 1).seg.tolist() == [[1] * len(pair.tokens)]
+    assert XlmRobertaTokenizer.separators == 2
+    write_tokenizer(tmp_path, bpe.rules, max_length=9)
+    written = json.loads((tmp_path / "tokenizer.json").read_text())["post_processor"]["pair"]
+    parts = [next(iter(part.values())) for part in written]
+    assert [part["id"] for part in parts] == ["<s>", "A", "</s>", "</s>", "B", "</s>"]
+    assert not any(part["type_id"] for part in parts)
 
 
 def test_batches_of_like_length_need_less_padding():

@@ -14,7 +14,9 @@ from commands import call, refused, start
 from corpora import TOKENS
 from tuning import CONFIG, FAST, options, results
 
+from uer.config import parse_with_config
 from uer.finetuning.heads import Classifier, build_classifier, load_classifier, load_encoder, read_card
+from uer.finetuning.options import classifier_parser, infer_parser
 from uer.finetuning.tasks import GLUE
 
 
@@ -41,6 +43,18 @@ def test_train_from_the_shell_and_infer(tuned, tmp_path):
     for label, logits, probabilities in lines[1:]:
         assert int(label) == np.argmax([float(x) for x in logits.split()])
         assert sum(map(float, probabilities.split())) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(("parser", "words"), [
+    (classifier_parser, ["--train_path", "t", "--pretrained_model_path", "m"]),
+    (infer_parser, ["--load_model_path", "m", "--test_path", "t", "--prediction_path", "p"])])
+def test_a_students_config_says_nothing_of_a_new_head(tmp_path, parser, words):
+    path, config = tmp_path / "c.json", replace(CONFIG, target="states", outputs=16, pooling="mean")
+    words = [*words, "--config_path", str(path)]
+    usual = parser().get_default("pooling")
+    for content, pooling in ((config.to_json(), usual), (json.dumps({**CONFIG.to_dict(), "pooling": "max"}), "max")):
+        path.write_text(content)
+        assert parse_with_config(parser, words)[0].pooling == pooling
 
 
 def test_fine_tuning_goes_on_from_a_fine_smaller(tuned, tmp_path, capsys):

@@ -19,6 +19,7 @@ from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.export import save_huggingface, save_uer
 from uer.formats.storage import PendingFiles, read_tensors
+from uer.models.bert import from_scratch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -248,6 +249,22 @@ def test_a_file_without_a_head_becomes_an_encoder(tmp_path: Path, run):
     assert code == 0 and "largest state difference" in out, err
     assert json.loads((tmp_path / "hf/config.json").read_text())["architectures"] == ["BertModel"]
     assert not [name for name in read_tensors(tmp_path / "hf/model.safetensors") if "cls." in name]
+
+
+@pytest.mark.parametrize("target", [{"target": "states", "outputs": CONFIG.hidden_size}, {
+    "target": "cls", "outputs": 2, "labels": ("no", "yes"), "pooling": "first"}, {"target": "tokens", "outputs": 3}])
+def test_a_folder_without_mlm_head_becomes_a_uer_file(tmp_path: Path, run, target):
+    """An encoder, classifier or tagger, as what reads such folders takes it."""
+    config = replace(CONFIG, layernorm="huggingface", layernorm_eps=1e-12, **target)
+    save_huggingface(tmp_path / "hf", config, from_scratch(config, VOCAB, 1).state_dict())
+    words = ["convert_bert_from_huggingface_to_uer.py", "--input_model_path", "hf", "--output_model_path", "n.bin"]
+    code, _, err = run(*words, "--type", "mlm", cwd=tmp_path)
+    assert code == 2 and "--allow_missing_head makes one" in err and not (tmp_path / "n.bin").exists()
+    code, out, err = run(*words, cwd=tmp_path)
+    assert code == 0 and "--task agreement" in out, err
+    there, here = (load_model(tmp_path / name, config=None, vocab_size=None, target=None) for name in ("hf", "n.bin"))
+    assert here.config == there.config and here.config.target == config.target
+    assert_close(here.weights, there.weights, 0)
 
 
 def test_the_two_scripts_are_inverse(tmp_path: Path, run):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from commands import SMALLER, TEACHER, call, pretrain_options, readme_commands, 
 
 from uer.formats import load_model
 from uer.formats.export import save_huggingface
+from uer.models.bert import from_scratch
 from uer.planning.cost import Step, plain_cost
 from uer.planning.wid_cost import wid_cost
 from uer.squeeze.groups import build_groups
@@ -70,6 +72,26 @@ def test_the_teacher_tells_its_sizes(files, tmp_path, capsys):
     assert "before squeeze" not in texts[0] and "student's size from the first step, folded at step 0:" in texts[0]
     assert json.loads((tmp_path / "folder/config.json").read_text())["vocab_size"] == len(model.weights[
         "embedding.word_embedding.weight"])
+
+
+@pytest.mark.parametrize("target", [{"target": "states"}, {"target": "cls", "pooling": "first"}, {"target": "tokens"}])
+def test_what_stands_on_the_encoder(tmp_path, capsys, target):
+    """As the run has it, from the weights or from config.json alone."""
+    config = replace(TEACHER, outputs=TEACHER.hidden_size if target["target"] == "states" else 2, **target)
+    weights = from_scratch(config, 30522, 1).state_dict()
+    save_huggingface(tmp_path / "folder", config, weights)
+    words = ["--pretrained_model_path", tmp_path / "folder", "--seq_length", 64, "--weight_squeeze", "--target_dim", 32,
+             "--compactor_init", "calibrated", "--train", "student"]
+    texts = [planned(capsys, *words)]
+    (tmp_path / "folder/model.safetensors").unlink()
+    texts += [planned(capsys, *words), planned(capsys, *words, "--target", "states")]
+    assert texts[0] == texts[1] and "the teacher that runs along" in texts[0] and "MLM" not in "".join(texts)
+    assert (texts[1] == texts[2]) == (config.target == "states")
+    student = config.student(32, "dim", 32 if config.target == "cls" else None)
+    cost = plain_cost(student, {"vocab": 30522, "positions": 64, "segments": 3}, Step(rows=32, seq=64))
+    assert cells(texts[0], "parameters that run")[-1] == f"{sum(cost.student.values()) / 1e6:.2f} M"
+    save_huggingface(tmp_path / "folder", config, weights)
+    assert "MLM head" in planned(capsys, *words, "--allow_missing_head")
 
 
 def test_a_fold_makes_the_rest_of_the_run_as_cheap_as_its_student(files, capsys):

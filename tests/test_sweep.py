@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -13,11 +14,13 @@ from commands import call, refused
 from corpora import TOKENS
 from torch.utils.flop_counter import FlopCounterMode
 
+from uer.arguments import typed_again
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.shapes import sizes_of
 from uer.models.bert import from_scratch
+from uer.opts import calibrate_parser
 from uer.planning.budget import Budget
 from uer.planning.cost import forward_operations
 from uer.planning.sweep import shape_from
@@ -113,7 +116,18 @@ def test_the_table_says_what_calibrate_makes(bench, tmp_path, capsys):
     bought = [json.loads(line) for line in (tmp_path / "budget.jsonl").read_text().splitlines()[1:]]
     assert bought and all(row["parameters"] <= 0.02e6 for row in bought)
     best = max(rows[1:], key=lambda row: row["accuracy"])
-    assert f"--target_dim {best['hidden']} " in said.splitlines()[-1]
+    advised = calibrate_parser().parse_args(shlex.split(said.splitlines()[-1])[3:])
+    assert vars(advised) == vars(calibrate_parser().parse_args(list(map(str, options(
+        bench, "--target_layers", best["layers"], "--target_dim", best["hidden"], "--target_feedforward_size",
+        best["feedforward"], "--target_heads", best["heads"], "--output_model_path", f"{best['name']}.bin")[1:]))))
+
+
+def test_a_command_is_given_again():
+    words = ["--corpus_path", "a.jsonl", "b c", "--full_sentences", "true", "--text_field", "content", "--seq_length",
+             "64", "--dev_path", "dev.pt", "--do_lower_case", "false", "--pretrained_model_path", "t", "--tie_student"]
+    args = calibrate_parser().parse_args([*words, "--budget", "9M"])
+    assert sorted(typed_again(calibrate_parser(), args, without=["budget"])) == sorted(words)
+    assert typed_again(calibrate_parser(), args, ["tie_student", "keep_layers"]) == ["--tie_student"]
 
 
 def test_an_encoder_is_judged_by_its_agreement(bench, tmp_path, capsys):

@@ -11,6 +11,9 @@ from folders import PIECES, roberta, tokenizer_of, unigram, wordpiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from uer.finetuning.batches import collate, encode
+from uer.finetuning.tasks import Example
+
 transformers = pytest.importorskip("transformers")
 
 WORDS = ["the", "The", "unwanted", "running", "lowest", "river", "café", "Cafe\u0301", "naïve", "É", "ÉCOLE", "Übung",
@@ -29,6 +32,12 @@ def same(folder, reference, texts):
     ours = tokenizer_of(folder)
     for text in texts:
         assert ours.encode(text) == reference(text, add_special_tokens=False)["input_ids"], (text, ours.rules)
+    if reference.name_or_path:  # else of tokenizer.json alone, without the step that adds special tokens
+        for pair in filter(all, itertools.pairwise(texts)):
+            both, instance = reference(*pair), encode([Example(*pair, None)], ours, 1 << 20)[0]
+            assert instance.tokens.tolist() == both["input_ids"], (pair, ours.rules)
+            types = both.get("token_type_ids", [0] * len(instance.tokens))
+            assert collate([instance], 0).seg[0].tolist() == [number + 1 for number in types]
     assert (ours.vocab.cls_id, ours.vocab.pad_id, ours.vocab.mask_id) == (
         reference.cls_token_id, reference.pad_token_id, reference.mask_token_id)
     assert len(ours.vocab) == len(reference)

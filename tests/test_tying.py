@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from bench import options, run
+from bench import CONFIG, options, run
 from commands import call, refused
 from corpora import TOKENS
 from small import normal
@@ -20,12 +20,15 @@ from workers import processes
 from uer.calibration.stream import Stream
 from uer.calibration.student import apply_calibration, calibrate, calibrate_on, double_teacher
 from uer.calibration.tying import _fit, fitted_factors
-from uer.config import ModelConfig
+from uer.config import ModelConfig, parse_with_config
 from uer.errors import UserError
 from uer.formats import load_model
+from uer.formats.export import save_huggingface
 from uer.formats.shapes import DECODER, WORDS
 from uer.models.bert import from_weights
+from uer.opts import pretrain_parser
 from uer.parallel.collectives import Place
+from uer.planning.plan import read_teacher
 from uer.squeeze.fold import fold
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
@@ -144,6 +147,24 @@ def test_trained_as_one(bench, tmp_path, monkeypatch):
          "uer", "huggingface")
     assert load_model("student.bin", config=None, vocab_size=len(TOKENS)).config.tie_weights
     assert json.loads((tmp_path / "student/config.json").read_text())["tie_word_embeddings"] is True
+
+
+def test_a_folder_with_one_table_keeps_it(bench, tmp_path, monkeypatch):
+    """Trained as the last line advises; compactors take the table apart, as ever."""
+    monkeypatch.chdir(tmp_path)
+    save_huggingface("tied", replace(CONFIG, layernorm="huggingface", layernorm_eps=1e-12), tied_teacher(CONFIG))
+    words = options(bench, "--learning_rate", "1e-3", pretrained_model_path="tied", config_path=None, total_steps=2)
+    run(words)
+    after = torch.load("model.bin-2", weights_only=True)
+    assert torch.equal(after[WORDS], after[DECODER])
+    call("convert.py", "--load_model_path", "model.bin-2", "--output_model_path", "on", "--output_format",
+         "huggingface")
+    assert json.loads((tmp_path / "on/config.json").read_text())["tie_word_embeddings"] is True
+    for kept in ("with its weights", "as config.json alone"):
+        for more in ([], ["--weight_squeeze", "--target_dim", "16"]):
+            planned, _ = parse_with_config(pretrain_parser, ["--plan", *words, *more])
+            assert read_teacher(planned).config.tie_weights is not bool(more), kept
+        (tmp_path / "tied/model.safetensors").unlink(missing_ok=True)
 
 
 def test_what_cannot_be_tied(bench, tmp_path, capsys, monkeypatch):

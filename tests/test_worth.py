@@ -98,9 +98,20 @@ def test_a_budget_spent_over_layers(bench, tmp_path, monkeypatch, capsys, budget
     assert " ".join(again[:2]) in said.splitlines()[-1] and "--weight_squeeze" in said.splitlines()[-1]
 
 
-def test_a_budget_chooses_the_width_where_none_is_given(bench, tmp_path):
-    call("calibrate.py", *calibrate(bench, "--budget", "0.015M", "--uneven", "--tie_student", "--target_layers", 1,
-                                    "--output_model_path", tmp_path / "spent.bin"))
+def test_a_budget_chooses_the_width_where_none_is_given(bench, tmp_path, monkeypatch, capsys):
+    """Of one layer and one table; the options that are printed give it again, and so do they after ONNX alone."""
+    words = ["--budget", "0.015M", "--uneven", "--tie_student", "--target_layers", 1, "--output_model_path"]
+    call("calibrate.py", *calibrate(bench, *words, tmp_path / "spent.bin"))
+    with monkeypatch.context() as patch:
+        patch.setattr("uer.calibration.command.write_outputs", lambda source, paths: [])
+        patch.setattr("uer.calibration.command.check_outputs", lambda paths, text: None)
+        call("calibrate.py", *calibrate(bench, *words, tmp_path / "x.onnx", "--output_format", "onnx"))
+    said = capsys.readouterr().out
+    for again, sizes in zip(re.findall(r"the same shape again: (.*)", said), ("spent_config", "x_layer_sizes"),
+                            strict=True):
+        assert f"{sizes}.json" in again and again in said
+        call("calibrate.py", *calibrate(bench, *again.split(), "--output_model_path", tmp_path / "again.bin"))
+        assert_same(*(torch.load(tmp_path / f"{name}.bin", weights_only=True) for name in ("spent", "again")))
     loaded = load_model(tmp_path / "spent.bin", config=None, vocab_size=None)
     assert 2 < loaded.config.hidden_size <= 32 and loaded.config.layers_num == 1
     assert 0.9 * 15000 < parameter_count(loaded.weights) <= 15000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ UER_OPTIONS: dict[str, tuple[str, ...]] = {
     "embedding": ("word_pos_seg", "word", "pos", "seg"), "encoder": ("transformer",), "mask": ("fully_visible",),
     "target": ("mlm", "bert", "sp"), "data_processor": ("mlm", "bert"), "feed_forward": ("dense",),
     "layernorm_positioning": ("post",), "optimizer": ("adamw",), "fp16_opt_level": ("O0", "O1", "O2", "O3")}
+SHAPE = ("target_dim", "compactor_mask_strategy", "target_feedforward_size", "target_heads", "layer_sizes",
+         "target_layers", "keep_layers", "tie_student")  # the student's, in pretrain.py and calibrate.py
 LISTS = ("embedding", "target")
 LARGEST_SEED = 2**63 - 1
 
@@ -70,6 +72,23 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[
                 if any(_holds(path, other) for other in others if isinstance(other, str)):
                     raise UserError(f"--{option}: the model in the folder {path} would be written anew, but --{name} "
                                     f"reads from it; choose another name")
+
+
+def typed_again(parser: argparse.ArgumentParser, args: argparse.Namespace, names: Sequence[str] | None = None,
+                without: Sequence[str] = ()) -> list[str]:
+    """The words that give options of a command line again, as far as they are not as usual, and change anything.
+
+    Args:
+        names: of the options (default: all but `without`).
+    """
+    words: dict[str, list[str]] = {}  # two spellings of an option: the first
+    for action in parser._actions:
+        name, value = action.dest, getattr(args, action.dest, action.default)
+        if name.startswith("uer_") or name in (*words, *without) or name not in (names or [name]):
+            continue
+        if value != action.default:
+            words[name] = [action.option_strings[0], *(map(str, _values(value)) if action.nargs != 0 else ())]
+    return [word for option in words.values() for word in option]
 
 
 def _is_path(option: str) -> bool:

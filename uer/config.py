@@ -301,9 +301,10 @@ def parse_with_config(build_parser: Callable[[], argparse.ArgumentParser],
         return args, given
     actions = {action.dest: action for action in bare._actions}
     found = read_object(path)
+    of_model = {"config_path", "dropout", *(["pooling"] if found.get("target") in TARGETS[1:] else [])}  # read with it
     for key, value in ({} if is_huggingface(found) else found).items():
         key = f"uer_{key}" if f"uer_{key}" in actions else key
-        if key not in actions or key in given or key in ("config_path", "dropout"):  # dropout: read with the model
+        if key not in actions or key in given or key in of_model:
             continue
         if key.startswith("uer_"):  # checked with the model's config
             setattr(args, key, value)

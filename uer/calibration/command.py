@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from uer.arguments import check_writable, refuse_overwriting
+from uer.arguments import SHAPE, check_writable, refuse_overwriting, typed_again
 from uer.calibration.calibrate import Calibration
 from uer.calibration.compactors_file import made_for, save_compactors
 from uer.calibration.depth import layers_to_keep
@@ -30,10 +31,12 @@ from uer.formats import LoadedModel, load_model
 from uer.formats.export import check_head
 from uer.formats.model_card import CardFacts
 from uer.formats.shapes import WORDS, parameter_count, table_sizes
+from uer.formats.storage import write_json, write_via
 from uer.formats.teacher import config_path_for
 from uer.formats.tokenizer_files import text_beside
-from uer.layer_sizes import layers_in_words, read_layer_sizes, refuse_uneven
+from uer.layer_sizes import LayerWish, layers_in_words, read_layer_sizes, refuse_uneven
 from uer.models.bert import Bert, from_weights
+from uer.opts import calibrate_parser
 from uer.parallel.collectives import Place
 from uer.planning.spending import Spending
 from uer.squeeze.groups import build_groups, student_config
@@ -79,7 +82,9 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
     """Calibrate, compare teacher and student on held-out text unless that is not wanted, write the student."""
     check_wish(args)
     paths = output_paths(args.output_model_path, args.output_format)
-    refuse_overwriting(args, {"output_model_path": written_by(paths, bool(args.target_vocab)),
+    sizes = config_path_for(paths["uer"]) if "uer" in paths else \
+        Path(f"{args.output_model_path.removesuffix('.onnx')}_layer_sizes.json")  # where --uneven leaves them
+    refuse_overwriting(args, {"output_model_path": [*written_by(paths, bool(args.target_vocab)), sizes],
                               "compactors_path": [args.compactors_path]})
     if args.compactors_path:
         check_writable(args.compactors_path)
@@ -121,17 +126,24 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
                                      new_words=bool(args.target_vocab), reading=loaded.reading), paths):
         print(f"written: {line}")
     if spending is not None:
-        again = repeated(args, student.config, paths)
-        print(f"layers: {layers_in_words(student.config)}; the same shape again: {' '.join(again)}")
+        if "uer" not in paths:
+            layers = [LayerWish(layer.heads, layer.feedforward).to_dict() for layer in student.config.layers]
+            write_via(sizes, lambda path: write_json(layers, path))
+            print(f"written: {sizes}")
+        again = repeated(args, student.config, sizes)
+        print(f"layers: {layers_in_words(student.config)}; the same shape again: {shlex.join(again)}")
     return Made(paths, student.config.target, judged.figures)
 
 
-def repeated(args: argparse.Namespace, student: ModelConfig, paths: Mapping[str, Path]) -> list[str]:
-    """The options that give a student the same shape without a search; `args` is what they would make of it."""
+def repeated(args: argparse.Namespace, student: ModelConfig, path: Path) -> list[str]:
+    """The options that give a student the same shape without a search; `args` is what they would make of it.
+
+    Args:
+        path: a file for --layer_sizes.
+    """
     args.target_dim, args.target_heads, args.uneven, args.budget = student.hidden_size, student.heads_num, False, None
-    args.layer_sizes = str(config_path_for(paths["uer"])) if "uer" in paths else "LAYER_SIZES.json"
-    return ["--target_dim", str(args.target_dim), "--target_heads", str(args.target_heads), "--layer_sizes",
-            args.layer_sizes]
+    args.layer_sizes = str(path)
+    return typed_again(calibrate_parser(), args, SHAPE)
 
 
 def seq_of(material: Material) -> int:

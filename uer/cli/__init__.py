@@ -57,11 +57,24 @@ def command_line() -> str:
     return shlex.join([*start, *options])
 
 
-def same_tokenizer(args: argparse.Namespace) -> list[str]:
-    """The words that make another command read text as this one did."""
+def same_tokenizer(args: argparse.Namespace, reader: str | Path | None = None) -> list[str]:
+    """The words that make another command read text as this one did, which may have found its vocabulary.
+
+    Args:
+        reader: the model that it reads text for; where no vocabulary is known, the user has to name one.
+    """
+    from uer.formats.tokenizer_files import vocabulary_beside
+
+    found = None
+    if not (args.vocab_path or args.spm_model_path):
+        models = (getattr(args, f"{name}_path", None) for name in (
+            "model", "pretrained_model", "load_model", "teacher"))
+        found = next((path for model in models if model and (path := vocabulary_beside(model))), None)
+        if found is None:
+            return [] if reader is None or vocabulary_beside(reader) else ["--vocab_path", "VOCABULARY"]
     names = ("tokenizer", "vocab_path", "merges_path", "spm_model_path", "do_lower_case")
-    return [word for name in names if (value := getattr(args, name, None)) is not None
-            for word in (f"--{name}", str(value))]
+    values = {**{name: getattr(args, name, None) for name in names}, **({"vocab_path": found} if found else {})}
+    return [word for name, value in values.items() if value is not None for word in (f"--{name}", str(value))]
 
 
 def readable_one(paths: Mapping[str, Path]) -> Path | None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from uer.arguments import SHAPE, typed_again
 from uer.cli import command_line, importing, readable_one, same_tokenizer, suggestion
 from uer.config import parse_with_config
 from uer.errors import UserError
@@ -39,16 +40,12 @@ def end_of_sweep(args: argparse.Namespace) -> None:
     best = max(students, key=lambda row: row.worth)
     made = f"{args.sweep_path} and {picture_path(args.sweep_path)}" if args.sweep_path else \
         "a table, and nothing else: --sweep_path keeps it"
-    text = ["--corpus_path", *args.corpus_path] if args.corpus_path else ["--dataset_path", *args.dataset_path]
-    words = [*(["--target_vocab", args.target_vocab] if args.target_vocab else []),
-             *(["--tie_student"] if args.tie_student else [])]
     ending(made, f"{teacher.measure}: {best.name} {spelled(best.measure, best.worth)}, "
                  f"the teacher {spelled(teacher.measure, teacher.worth)}",
-           suggestion("calibrate", "--pretrained_model_path", args.pretrained_model_path, text, same_tokenizer(args),
-                      words, args.config_path and ["--config_path", args.config_path], "--target_layers",
-                      best.shape.layers, "--target_dim", best.shape.hidden, "--target_feedforward_size",
-                      best.shape.feedforward, "--target_heads", best.shape.heads, "--output_model_path",
-                      f"{best.name}.bin"))
+           suggestion("calibrate", typed_again(parser(), args, without=("sweep", "budget", "sweep_path")),
+                      "--target_layers", best.shape.layers, "--target_dim", best.shape.hidden,
+                      "--target_feedforward_size", best.shape.feedforward, "--target_heads", best.shape.heads,
+                      "--output_model_path", f"{best.name}.bin"))
 
 
 def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> str:
@@ -81,14 +78,9 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> 
         return suggestion("pretrain", "--dataset_path", text, words, "--pretrained_model_path", readable,
                           "--soft_targets_teacher", teacher, "--target", learnt, "--learning_rate", usual_rate(learnt),
                           *trained)
-    shape = [word for name in ("target_dim", "target_feedforward_size", "target_heads", "layer_sizes", "target_layers",
-                               "keep_layers")
-             if (value := getattr(args, name)) is not None
-             for word in (f"--{name}", *(value if isinstance(value, list) else [value]))]
-    shape += ["--tie_student"] if args.tie_student else []
     return suggestion("pretrain", "--dataset_path", text, same_tokenizer(args),
                       "--pretrained_model_path", args.pretrained_model_path,
-                      args.config_path and ["--config_path", args.config_path], "--weight_squeeze", shape,
-                      "--compactor_mask_strategy", args.compactor_mask_strategy, "--compactor_init", "calibrated",
+                      args.config_path and ["--config_path", args.config_path], "--weight_squeeze",
+                      typed_again(parser(), args, SHAPE), "--compactor_init", "calibrated",
                       args.compactors_path and ["--compactors_path", args.compactors_path], "--train", "student",
                       *trained)

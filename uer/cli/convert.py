@@ -89,5 +89,5 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str, bar
         return suggestion("convert", sys.argv[1:], "--output_format", "uer")
     if bare:
         return suggestion("run_glue", "--data_dir", "GLUE_FOLDER", "--pretrained_model_path", readable,
-                          same_tokenizer(args), "--output_path", "glue")
+                          same_tokenizer(args, readable), "--output_path", "glue")
     return suggestion("evaluate", "--model_path", readable, judged_by(target), same_tokenizer(args))

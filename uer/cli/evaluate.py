@@ -103,4 +103,4 @@ def main() -> None:
     ending(f"{args.output_path}: the figures" if args.output_path else "figures, on the screen only",
            f"accuracy {100 * found.accuracy:.2f} % of {found.predicted:,} predictions, loss {found.loss:.4f}",
            suggestion("run_glue", "--data_dir", "GLUE_FOLDER", "--pretrained_model_path", args.model_path,
-                      same_tokenizer(args), "--output_path", "glue"))
+                      same_tokenizer(args, args.model_path), "--output_path", "glue"))

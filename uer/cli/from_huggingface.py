@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
-from uer.cli import importing, suggestion
+from uer.cli import importing, judged_by, suggestion
 from uer.errors import UserError
 from uer.progress import ending
 
@@ -22,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
                      help="UER file to write; beside it <name without .bin>_config.json and _vocab.txt")
     out.add_argument("--layers_num", type=int, metavar="N", help="checked against the file (default: the file's)")
     out.add_argument("--type", "--target", choices=("bert", "mlm"), metavar="{bert,mlm}",
-                     help="bert: with pooler and next-sentence head; mlm: without (default: what the file has)")
+                     help="bert: with pooler and next-sentence head; mlm: without (default: what the file has, which "
+                          "may be an encoder alone or a task's model)")
     out.add_argument("--config_path", metavar="FILE",
                      help="config as in bert/, for a file without config.json beside it (default: heads of 64)")
     out.add_argument("--generation", choices=("published", "uer-py"), default="published",
@@ -48,7 +49,8 @@ def main() -> None:
     refuse_overwriting(args, {"output_model_path": written_by(paths)})
     check_outputs(paths)
     model = load_model(args.input_model_path, vocab_size=None, allow_missing_head=args.allow_missing_head,
-                       config=load_config(args.config_path) if args.config_path else None, seed=args.seed)
+                       config=load_config(args.config_path) if args.config_path else None, seed=args.seed,
+                       target="mlm" if args.type else None)
     if model.source != "huggingface":
         raise UserError(f"--input_model_path {args.input_model_path}: it has UER's names already")
     if args.layers_num not in (None, model.config.layers_num):
@@ -60,4 +62,4 @@ def main() -> None:
     for line in import_lines(model, extras, Path(args.input_model_path), output, args.generation, text):
         print(line)
     ending(str(output), "the same function, as reading it back shows",
-           suggestion("evaluate", "--model_path", output, "--dataset_path", "DEV_DATASET"))
+           suggestion("evaluate", "--model_path", output, judged_by(model.config.target)))

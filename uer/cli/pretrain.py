@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from uer.cli import importing, suggestion
+from uer.cli import importing, same_tokenizer, suggestion
 from uer.config import parse_with_config
 from uer.files import read_object
 from uer.opts import pretrain_parser as parser
@@ -35,8 +35,7 @@ def _end(args: argparse.Namespace, checkpoint: Path) -> None:
     if "dev_accuracy" in card and "teacher_accuracy" in card:
         good += f"; the teacher's {100 * card['teacher_accuracy']:.2f} %, {card['teacher_loss']:.4f}"
     masks = ["--mask_path", args.mask_path] if card.get("kind") == "wid" and args.mask_path else None
-    following = suggestion("convert", "--load_model_path", checkpoint, masks,
-                           args.vocab_path and ["--vocab_path", args.vocab_path],
+    following = suggestion("convert", "--load_model_path", checkpoint, masks, same_tokenizer(args),
                            "--output_format", "uer", "huggingface", "--output_model_path",
                            f"{args.output_model_path.removesuffix('.bin')}-student.bin")
     ending(f"{checkpoint}" + (f" and the log of the run in {args.tb_path}" if args.tb_path else ""), good, following)

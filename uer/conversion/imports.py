@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 
 from uer.conversion.merge import TOLERANCE, student_model
-from uer.conversion.outputs import Check, Source, put_vocabularies
+from uer.conversion.outputs import Check, Source, facts_beside, put_vocabularies
 from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import LoadedModel, load_model, shapes, stock
 from uer.formats.export import config_text, write_uer
+from uer.formats.file_target import SPAN_LABELS
 from uer.formats.model_card import CardFacts
-from uer.formats.storage import PendingFiles
+from uer.formats.storage import PendingFiles, write_json
 from uer.formats.teacher import config_path_for, model_folder
 from uer.formats.tokenizer_files import vocab_path_for, vocabulary_files
 from uer.tokenizers import TextRules
@@ -42,12 +43,14 @@ def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Pa
     Returns:
         a line on each file.
     """
-    check = Check(Source(model.config, model.weights, CardFacts("", "", "", 0, "")))
+    whole = Source(model.config, model.weights, CardFacts("", "", "", 0, ""), text=text, sentence=model.sentence,
+                   reading=model.reading)
+    check = Check(whole, hidden=model.config.target == "states")
     config, lines = config_path_for(output), []
     with PendingFiles() as pending:
         temporary = pending.add(output)
         write_uer(temporary, {**model.weights, **extras}, generation)
-        again = load_model(temporary, config=model.config, vocab_size=None, look_around=False)
+        again = load_model(temporary, config=model.config, vocab_size=None, target=None, look_around=False)
         found = check(check.logits(again.config, again.weights), "read back")
         if source.is_dir() and stock.available():
             found += "; " + stock_check(model, source, check)
@@ -61,7 +64,10 @@ def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Pa
                 for name, content in vocabulary_files(text).items()}
             put_vocabularies(pending, text, {"uer": output}, files)
             lines += [f"written: {file}" for file in files]
-        pending.drop(f"{output}.json")
+        if model.config.target != "mlm":
+            write_json(facts_beside(whole), pending.add(f"{output}.json"))
+        else:
+            pending.drop(f"{output}.json")
         pending.publish()
     if text is None:
         lines.append("note: no vocabulary beside the model")
@@ -70,7 +76,7 @@ def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Pa
 
 @torch.no_grad()
 def stock_check(model: LoadedModel, folder: Path, check: Check) -> str:
-    """Compare with stock transformers on the folder itself: logits, or hidden states where the MLM head was made."""
+    """Compare with stock transformers on the folder itself: logits, or hidden states where there is no head of its."""
     folder = model_folder(folder)
     settings = read_object(folder / "config.json")
     src, seg, pad = check.src, check.seg, settings.get("pad_token_id") or 0
@@ -78,10 +84,11 @@ def stock_check(model: LoadedModel, folder: Path, check: Check) -> str:
     if settings.get("type_vocab_size") == 1 or settings.get("model_type") == "distilbert":
         seg = seg.clamp(max=1)
     ours = student_model(model.config, {name: tensor.float() for name, tensor in model.weights.items()})
-    expected = (ours.hidden_states(src, seg) if model.head_made else ours(src, seg)).flatten(0, -2)
-    found = stock.outputs(folder, src, seg, "states" if model.head_made else "mlm")
+    target = "states" if model.head_made else model.config.target
+    expected = (ours.hidden_states(src, seg) if target == "states" else ours(src, seg)).flatten(0, -2)
+    found = stock.outputs(folder, src, seg, target, model.config.labels == SPAN_LABELS)
     difference = float((found - expected)[check.real].abs().max())
-    scale, what = float(expected[check.real].abs().max()), "hidden state" if model.head_made else "logit"
+    scale, what = float(expected[check.real].abs().max()), "hidden state" if target == "states" else "logit"
     if not difference <= TOLERANCE * max(1.0, scale):
         raise UserError(f"self-check (stock transformers): a {what} differs by {difference:.3g} (up to {scale:.3g}); "
                         f"nothing was written")

@@ -185,7 +185,7 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
                 pending.add(config).write_text(config_text(source.config, source.weights, generation, source.text),
                                                encoding="utf-8")
                 if source.config.target != "mlm":
-                    write_json(_beside(source), pending.add(f"{path}.json"))
+                    write_json(facts_beside(source), pending.add(f"{path}.json"))
                 else:
                     pending.drop(f"{path}.json")
                 again = load_model(temporary, config=source.config, vocab_size=None, target=None,
@@ -212,7 +212,7 @@ def put_vocabularies(pending: PendingFiles, text: TextRules, paths: Mapping[str,
         pending.add(place).write_bytes(content)
 
 
-def _beside(source: Source) -> dict[str, Any]:
+def facts_beside(source: Source) -> dict[str, Any]:
     """The JSON beside a UER file without MLM head, as beside a fine-tuned one."""
     config = source.config
     facts: dict[str, Any] = {"format": 1, "config": config.to_dict(), "pooling": config.pooling,

@@ -15,7 +15,7 @@ from uer.training.delayed import sent
 
 
 class Instance(NamedTuple):
-    """A tokenized example: token ids (int32 [tokens]), how many of them belong to the first text, the label."""
+    """A tokenized example: token ids (int32 [tokens]), how many of them are of the first segment, the label."""
 
     tokens: np.ndarray
     first: int
@@ -49,16 +49,18 @@ def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def encode(examples: Sequence[Example], tokenizer: Tokenizer, seq_length: int) -> list[Instance]:
-    """[CLS] a [SEP] or [CLS] a [SEP] b [SEP], `seq_length` tokens at most."""
-    vocab, out = tokenizer.vocab, []
+    """[CLS] a [SEP] or [CLS] a [SEP] b [SEP], `seq_length` tokens at most; RoBERTa's <s> a </s></s> b </s> is all of
+    one segment."""
+    vocab, between, out = tokenizer.vocab, tokenizer.separators, []
     for text_a, text_b, label in examples:
         a, b = tokenizer.encode(text_a), None if text_b is None else tokenizer.encode(text_b)
-        first, second = kept_lengths(len(a), 0 if b is None else len(b), seq_length - (2 if b is None else 3))
+        around = 2 if b is None else 2 + between
+        first, second = kept_lengths(len(a), 0 if b is None else len(b), max(seq_length - around, 0))
         tokens = [vocab.cls_id, *a[:first], vocab.sep_id]
         first = len(tokens)
         if b is not None:
-            tokens += [*b[:second], vocab.sep_id]
-        out.append(Instance(np.array(tokens, dtype=np.int32), first, label))
+            tokens += [*[vocab.sep_id] * (between - 1), *b[:second], vocab.sep_id]
+        out.append(Instance(np.array(tokens, dtype=np.int32), first if between == 1 else len(tokens), label))
     return out
 
 

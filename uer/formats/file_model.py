@@ -27,6 +27,7 @@ class LoadedModel:
         head_made: whether the MLM head is new.
         architecture: the class that a config.json names.
         labels: of a task, as a config.json names them.
+        tied: whether the folder says that words are read and predicted by one table (`weights` has two alike).
         sentence: how the model embeds sentences, where its folder or file says so.
         facts: the JSON that a training run wrote beside its checkpoint, or what a config.json says beyond the config.
     """
@@ -39,6 +40,7 @@ class LoadedModel:
     head_made: bool = False
     architecture: str = ""
     labels: tuple[str, ...] = ()
+    tied: bool = False
     sentence: SentenceFacts | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 

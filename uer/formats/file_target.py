@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import torch
 
-from uer.config import POOLINGS
+from uer.config import POOLINGS, ModelConfig
 from uer.errors import UserError
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
+from uer.formats.huggingface_config import HuggingFaceConfig
 from uer.formats.storage import shortened
 
 HEAD_NOISE = 0.01
@@ -109,6 +110,21 @@ def _configure(model: LoadedModel, target: str) -> None:
     features = None if inner is None or inner.numel() == model.config.hidden_size else inner.numel()
     model.config = replace(model.config, target=target, tie_weights=False, mlm_size=features, pooling=pooling,
                            outputs=bias.numel(), labels=tuple(labels) if len(labels) == bias.numel() else ())
+
+
+def config_for(theirs: HuggingFaceConfig, wanted: str | None) -> ModelConfig:
+    """The config of a model that only JSON tells of, with the target `wanted`, or that of the class it names."""
+    config, named, target = theirs.config, theirs.architecture, wanted
+    if target is None and named:
+        target = "mlm" if named.endswith("ForMaskedLM") or named == "BertForPreTraining" else \
+            "cls" if named.endswith("ForSequenceClassification") else \
+            "tokens" if named.endswith(TOKEN_TASKS) else "states"
+    target = target or config.target
+    if target == config.target:
+        return config
+    outputs = {"mlm": 0, "states": config.hidden_size}.get(target, len(theirs.labels) or 2)  # as transformers counts
+    return replace(config, target=target, outputs=outputs, tie_weights=False, mlm_size=None,
+                   pooling="first" if target == "cls" else config.pooling)
 
 
 def complete_head(model: LoadedModel, allowed: bool, seed: int) -> None:

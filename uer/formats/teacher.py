@@ -18,7 +18,7 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
-from uer.formats.file_target import OUTPUT, complete_head, name_in_file, settle_target, strip_heads
+from uer.formats.file_target import OUTPUT, complete_head, config_for, name_in_file, settle_target, strip_heads
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
 from uer.formats.relatives import has_foreign_head
@@ -135,18 +135,27 @@ def _json_beside(path: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def config_beside(path: str | Path) -> tuple[ModelConfig, int | None] | None:
-    """Config and vocabulary size (None: not said) of a model as the JSON beside it has them; None if there is none.
+def has_weights(path: Path) -> bool:
+    """Whether a model is there, not a config alone or nothing."""
+    return path.is_file() or (path.is_dir() and any(
+        (model_folder(path) / f"{name}{more}").exists() for name in WEIGHT_FILES for more in ("", ".index.json")))
 
-    The weights are not read.
+
+def config_beside(path: Path, target: str | None) -> HuggingFaceConfig | None:
+    """What the JSON beside a model says of it, without its weights; None if there is no JSON.
+
+    Args:
+        target: as for `load_model`; None: what the JSON names.
     """
-    beside = _json_beside(Path(path))
+    beside = _json_beside(path)
     data = read_object(beside) if beside else {}
     if is_config_of_huggingface(data):
-        theirs = parse_config(data, f"config {beside}")
-        return theirs.config, theirs.vocab_size
-    config = _uer_config(beside)
-    return None if config is None else (config, None)
+        found = parse_config(data, f"config {beside}")
+    elif (config := _uer_config(beside)) is not None:
+        found = HuggingFaceConfig(config, 0, False, None)
+    else:
+        return None
+    return replace(found, config=config_for(found, target))
 
 
 def config_path_for(path: str | Path) -> Path:
@@ -244,10 +253,12 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
         if (config.layernorm, config.layernorm_eps) != (own.layernorm, own.layernorm_eps):
             notes.append(f"LayerNorm as Hugging Face computes it (eps {own.layernorm_eps:g})")
         config = replace(config, layernorm=own.layernorm, layernorm_eps=own.layernorm_eps)
-    if theirs.tied and shapes.WORDS in tensors and "target.mlm_linear_1.weight" in tensors:
-        tensors.setdefault(shapes.DECODER, tensors[shapes.WORDS].clone())
+    tied = theirs.tied and shapes.WORDS in tensors and "target.mlm_linear_1.weight" in tensors
+    if tied:
+        tied = torch.equal(tensors.setdefault(shapes.DECODER, tensors[shapes.WORDS].clone()), tensors[shapes.WORDS])
     return LoadedModel(config, tensors, notes, source="huggingface", architecture=theirs.architecture,
-                       labels=theirs.labels, facts={"of_logits": theirs.of_logits} if theirs.of_logits else {})
+                       labels=theirs.labels, tied=tied,
+                       facts={"of_logits": theirs.of_logits} if theirs.of_logits else {})
 
 
 def _bare_config(raw: Mapping[str, torch.Tensor], path: Path) -> HuggingFaceConfig:

@@ -59,6 +59,11 @@ def other_vocabularies(path: Path, text: TextRules) -> list[Path]:
             and "vocab_sha256" in differences(rules_of_vocabulary(file)[0], text)]
 
 
+def vocabulary_beside(path: str | Path) -> str | None:
+    """What --vocab_path has to name for the vocabulary that `text_beside` finds; None: there is none."""
+    return next((rules.source.removeprefix("--vocab_path ") for rules in text_beside(path) if rules.vocab), None)
+
+
 def check_written(rules: TextRules) -> None:
     """`UserError` for a tokenizer that stock transformers has not."""
     stock = rules.kind in ("bert", "bpe") or (rules.pieces is not None and rules.pieces.published)
@@ -121,6 +126,8 @@ def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": sentence}}
 
     single = [special(first, 0), text("A", 0), special(last, 0)]
+    pair = [*single, special(last, 0), text("B", 0), special(last, 0)] if rules.kind == "bpe" else \
+        [*single, text("B", 1), special(last, 1)]  # as `Tokenizer.separators` has it
     return {
         "version": "1.0",
         "truncation": None,
@@ -131,7 +138,7 @@ def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
         "post_processor": {
             "type": "TemplateProcessing",
             "single": single,
-            "pair": [*single, text("B", 1), special(last, 1)],
+            "pair": pair,
             "special_tokens": {token: {"id": token, "ids": [vocab.ids[token]], "tokens": [token]}
                                for token in (first, last)},
         },

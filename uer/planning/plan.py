@@ -13,14 +13,17 @@ from uer.calibration.depth import layers_to_keep
 from uer.config import ModelConfig, load_config
 from uer.data.dataset import Dataset
 from uer.errors import UserError
-from uer.formats import load_model, shapes
-from uer.formats.teacher import config_beside
+from uer.formats import shapes
+from uer.formats.file_target import config_for
+from uer.formats.huggingface_config import HuggingFaceConfig
+from uer.formats.teacher import config_beside, has_weights
 from uer.layer_sizes import read_layer_sizes
 from uer.planning.cost import PARTS, WIRE, Cost, Step, plain_cost
 from uer.planning.wid_cost import activations_cost, wid_cost
 from uer.squeeze.groups import MaskGroup, build_groups, student_config
 from uer.squeeze.penalty import FADE_PER_INTERVAL, simulate_decay
 from uer.tokenizers import build_tokenizer
+from uer.training.build_trainer import TARGET_FOR, load_teacher, settle_objective
 from uer.training.course import run_dropout
 from uer.training.mask_schedule import settle
 from uer.training.optimizers import schedule
@@ -75,7 +78,7 @@ def plan(args: argparse.Namespace) -> str:
     head = (f"{config.layers_num} layers x {config.hidden_size}{to}, vocabulary {teacher.tables['vocab']:,}; a step: "
             f"{processes} x {step.micro_steps} x {step.rows} instances of {seq_length} tokens; "
             f"{'bfloat16' if step.bf16 else 'float32'}")
-    lines = [head, *(f"note: {note}" for note in teacher.notes), "", *table(phases, args.weight_squeeze)]
+    lines = [head, *(f"note: {note}" for note in teacher.notes), "", *table(phases, args.weight_squeeze, config.target)]
     if args.weight_squeeze:
         lines += ["", *whole_run(args, phases)]
     return "\n".join(lines) + "\n"
@@ -85,21 +88,29 @@ def plan(args: argparse.Namespace) -> str:
 
 
 def read_teacher(args: argparse.Namespace) -> Teacher:
-    """The config and the rows of the tables, from what is there: --config_path, --vocab_path, the teacher.
-
-    The teacher's weights are read only where nothing else tells.
-    """
+    """The config and the rows of the tables, from what is there: the teacher, or the config that says what it will be,
+    --config_path, --vocab_path. --target is settled by it."""
     notes: list[str] = []
     path = Path(args.pretrained_model_path) if args.pretrained_model_path else None
-    beside = config_beside(path) if path is not None else None
-    config = load_config(args.config_path) if args.config_path else beside[0] if beside else None
-    vocab = beside[1] if beside else None
+    vocab = None
     if (args.vocab_path and Path(args.vocab_path).exists()) or args.spm_model_path:
         vocab = len(build_tokenizer(args).vocab)
-    if path is not None and (config is None or (vocab is None and path.exists())):
-        loaded = load_model(path, config=config, vocab_size=vocab, allow_missing_head=True)
+    wanted = TARGET_FOR.get(args.objective, "mlm" if args.allow_missing_head else None)
+    beside = config_beside(path, wanted) if path is not None else None
+    if path is not None and (has_weights(path) or not (beside or args.config_path)):
+        loaded = load_teacher(args, vocab)
         return Teacher(loaded.config, shapes.table_sizes(loaded.weights), loaded.notes)
-    assert config is not None
+    if beside is not None:
+        vocab = vocab or beside.vocab_size
+        if not beside.architecture and beside.vocab_size and wanted is None:
+            notes.append(f"{path} names no architecture: an MLM head is assumed (--target)")
+    if args.config_path:
+        config = config_for(HuggingFaceConfig(load_config(args.config_path), 0, False, None), wanted)
+    else:
+        assert beside is not None
+        tied = beside.tied and beside.config.target == "mlm" and not args.weight_squeeze
+        config = replace(beside.config, tie_weights=tied or beside.config.tie_weights)
+    settle_objective(args, config)
     if vocab is None:
         vocab = VOCABULARY
         missing = f"{args.vocab_path} is not there" if args.vocab_path else "no --vocab_path"
@@ -169,18 +180,19 @@ def steps_before_squeeze(args: argparse.Namespace, groups: dict[str, MaskGroup])
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
-def table(phases: list[Phase], wid: bool) -> list[str]:
+def table(phases: list[Phase], wid: bool, target: str) -> list[str]:
     """The lines of the table: parameters, operations, memory, traffic."""
     costs = [phase.cost for phase in phases]
     work = unit("operations", max(cost.all_operations for cost in costs))
     memory = unit("memory", max(cost.memory.get("peak", 0) for cost in costs))
     traffic = unit("sent", max(cost.sent for cost in costs))
+    titles = {part: part if target == "mlm" else part.replace("MLM head", "head") for part in PARTS}
     rows = [("", [phase.title for phase in phases]),
             ("parameters that run", [millions(sum(cost.student.values())) for cost in costs]),
-            *((f"  {part}", [millions(cost.student[part]) for cost in costs]) for part in PARTS),
+            *((f"  {titles[part]}", [millions(cost.student[part]) for cost in costs]) for part in PARTS),
             ("parameters trained", [millions(sum(cost.trained.values())) for cost in costs]),
             (f"operations a step ({work[1]}FLOP)", [amount(cost.all_operations, work) for cost in costs]),
-            *((f"  {part}", [amount(cost.operations[part], work) for cost in costs]) for part in PARTS)]
+            *((f"  {titles[part]}", [amount(cost.operations[part], work) for cost in costs]) for part in PARTS)]
     if wid:
         rows += [("  composing the weights", [amount(sum(cost.composition.values()), work) for cost in costs]),
                  ("times cheaper", [f"{costs[0].all_operations / cost.all_operations:.1f}x" for cost in costs])]

@@ -89,10 +89,12 @@ class Tokenizer:
     """Text to token ids. Subclasses implement `encode_raw`; no method adds [CLS] or [SEP].
 
     Attributes: `vocab`; `dtype`, the smallest that holds the ids; `raw`, each id's bytes in that type; `rules`, what it
-    was built from, where `uer.tokenizers.build` has built it.
+    was built from, where `uer.tokenizers.build` has built it; `separators` between two texts: where they are two, as in
+    RoBERTa, both texts are of one segment.
     """
 
     rules: TextRules
+    separators = 1
 
     def __init__(self, vocab: Vocab) -> None:
         self.vocab = vocab

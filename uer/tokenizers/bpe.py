@@ -35,6 +35,8 @@ class BpeTokenizer(Tokenizer):
         prefix_space: a text starts with a space, if it does not yet.
     """
 
+    separators = 2
+
     def __init__(self, vocab: Vocab, merges: list[tuple[str, str]], prefix_space: bool = False) -> None:
         super().__init__(vocab)
         self._ranks = {pair: rank for rank, pair in enumerate(merges)}

@@ -19,6 +19,8 @@ _WHITE = re.compile(r"[^\S\x1c-\x1f]")
 class XlmRobertaTokenizer(Tokenizer):
     """Ids as in the published XLM-RoBERTa models: <s> 0, <pad> 1, </s> 2, <unk> 3, pieces, <mask> last."""
 
+    separators = 2
+
     def __init__(self, vocab: Vocab, pieces: Pieces) -> None:
         super().__init__(vocab)
         self._model: Any = pieces.model

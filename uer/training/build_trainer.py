@@ -13,7 +13,7 @@ import torch
 from uer.calibration.depth import layers_to_keep
 from uer.calibration.pooler import take_pooler
 from uer.calibration.student import shorten_teacher
-from uer.config import load_config
+from uer.config import ModelConfig, load_config
 from uer.cpu.denormals import flush_denormals
 from uer.cpu.memory import keep_freed_memory
 from uer.data.dataset import Dataset
@@ -50,6 +50,8 @@ from uer.training.sharded_master import ShardedLearner
 from uer.training.teaching import LogitTargets, StateTargets, misplaced
 from uer.training.trainer import Run, Trainer
 from uer.training.wid_learner import WidLearner
+
+TARGET_FOR = {"mlm": "mlm", "states": "states", "similarity": "states"}  # --target -> the model's; others: its own
 
 
 def work(place: Place, args: argparse.Namespace) -> None:
@@ -202,25 +204,30 @@ def open_data(args: argparse.Namespace, place: Place,
     return train, dev, agreed_rules(args, *datasets, *beside, say=reports.say)
 
 
-def load_teacher(args: argparse.Namespace, vocab_size: int) -> LoadedModel:
-    """The model at --pretrained_model_path, or one from scratch; --target is settled by it."""
+def load_teacher(args: argparse.Namespace, vocab_size: int | None) -> LoadedModel:
+    """The model at --pretrained_model_path, or one from scratch; --target is settled by it.
+
+    What has one table of words keeps it, but for --weight_squeeze, whose compactors take it apart.
+    """
     config = load_config(args.config_path) if args.config_path else None
     if args.pretrained_model_path:
-        head = {"mlm": "mlm", "states": "states", "similarity": "states"}.get(args.objective)
         loaded = load_model(args.pretrained_model_path, config=config, vocab_size=vocab_size,
-                            allow_missing_head=args.allow_missing_head, seed=args.seed, target=head)
+                            allow_missing_head=args.allow_missing_head, seed=args.seed,
+                            target=TARGET_FOR.get(args.objective))
+        if loaded.tied and loaded.config.target == "mlm" and not args.weight_squeeze:
+            loaded.config = replace(loaded.config, tie_weights=True)
     else:
-        assert config is not None
+        assert config is not None and vocab_size is not None
         weights = dict(from_scratch(config, vocab_size, args.seed).state_dict())
         loaded = LoadedModel(config, weights, ["no --pretrained_model_path: the model starts from scratch"])
-    settle_objective(args, loaded)
+    settle_objective(args, loaded.config)
     return loaded
 
 
-def settle_objective(args: argparse.Namespace, loaded: LoadedModel) -> None:
+def settle_objective(args: argparse.Namespace, config: ModelConfig) -> None:
     """Fill in --target by the model; `UserError` where the model has nothing for it, or a teacher is wanting."""
     fitting = {"mlm": ("mlm",), "states": ("states", "similarity"), "cls": ("logits",), "tokens": ("logits",)}
-    fits = (*fitting[loaded.config.target], "relations")
+    fits = (*fitting[config.target], "relations")
     args.objective = args.objective or fits[0]
     if args.objective not in fits:
         whose = args.pretrained_model_path or "a model from scratch"
