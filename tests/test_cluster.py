@@ -80,7 +80,8 @@ def test_eight_gpus_run_the_readmes_command(tmp_path):
     assert first.endswith(" --bf16")
     assert sorted(first.removesuffix(" --bf16").split(" --")) == sorted(readme_commands()[1].split(" --"))
     (tmp_path / "models").mkdir()
-    (tmp_path / f"{OUTPUT}-100.json").touch()
+    for ending in (".json", ".old", ".old2"):  # no checkpoints, or those that were set aside
+        (tmp_path / f"{OUTPUT}-100{ending}").touch()
     assert said() == first
     (tmp_path / f"{OUTPUT}-100").touch()
     assert "--resume" in said()

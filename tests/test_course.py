@@ -17,9 +17,12 @@ from uer.data.masking import MaskingOptions
 from uer.errors import UserError
 from uer.made_from import differences
 from uer.opts import pretrain_parser
-from uer.training.course import FREE, MODEL, NEWER, SCHEDULE, compare_courses
+from uer.training.checkpoint import load_checkpoint, read_card
+from uer.training.course import FREE, MODEL, MOMENTS, NEWER, SCHEDULE, compare_courses
+from uer.training.judge import remedy
 
 MASKED = ["--weight_squeeze", "--target_dim", "16", "--mask_path", "masks.txt"]
+CALIBRATED = ["--weight_squeeze", "--target_dim", "16", "--compactor_init", "calibrated"]
 # Neither what is learnt nor in which order: where things are, what is reported, how it is computed.
 NO_MATTER = {
     "help", "backend", "shard_master", "check_replicas_steps", "rendezvous_timeout", "local_rank", "master_ip",
@@ -45,13 +48,13 @@ def begun(bench, tmp_path_factory):
     folder = tmp_path_factory.mktemp("begun")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run(options(bench, *MASKED, "--soft_targets_weight", "0.5", total_steps=2))
+        run(options(bench, *MASKED, "--soft_targets_weight", "0.5", "--warmup", "0.3", "--comp_only", total_steps=2))
     return folder
 
 
 def going_on(begun: Path, bench: Path, *more, **changed) -> dict:
     """The record of a run that goes on from there to step 3."""
-    changed = {"soft_targets_weight": 0.5, "total_steps": 3, **changed}
+    changed = {"total_steps": 3, **changed}
     run(options(bench, *MASKED, "--resume", str(begun / "model.bin-2"), *more, **changed))
     return json.loads(Path(f"model.bin-{changed['total_steps']}.json").read_text())["course"]
 
@@ -65,6 +68,7 @@ def here(begun, tmp_path, monkeypatch):
 
 def test_what_is_left_open_stays_and_what_changes_is_said(begun, bench, here, capsys):
     was = json.loads((begun / "model.bin-2.json").read_text())["course"]
+    assert was["warmup"] == 0.3 and was["comp_only"] and was["soft_targets_weight"] == 0.5
     assert was["w_step"] < 10 and was["penalty"] == "fade" and was["bias_correction"] is True
     assert going_on(begun, bench, total_steps=3, w_step=was["w_step"]) == {**was, "total_steps": 3}
     assert "note: not as before from step 3 on: --total_steps (2 there, 3 here)\n" in capsys.readouterr().out
@@ -78,6 +82,8 @@ def test_what_is_left_open_stays_and_what_changes_is_said(begun, bench, here, ca
 def test_another_schedule_and_another_teacher_of_the_labels_are_refused(begun, bench, here):
     with pytest.raises(UserError, match=r"within another mask schedule: --w_step \(\d+ there, 400 here\)"):
         going_on(begun, bench, w_step=400)
+    with pytest.raises(UserError, match=r"moments of another optimizer: --bias_correction \(True there, False here\)"):
+        going_on(begun, bench, bias_correction="false")
     weights = torch.load(bench / "teacher.bin", weights_only=True)
     torch.save({name: tensor + 1e-3 for name, tensor in weights.items()}, "other.bin")
     Path("other_config.json").write_text((bench / "config.json").read_text())
@@ -103,21 +109,59 @@ def test_every_option_has_its_place():
     options = {action.dest for action in pretrain_parser()._actions if not action.dest.startswith("uer_")}
     elsewhere = {*WORDS, "dataset_path", "compactor_mask_strategy", *MODEL, *NEWER, *vars(MaskingOptions()),
                  "vocab_path", "tokenizer", "merges_path", "spm_model_path", "do_lower_case"}  # the text, its masks
-    assert options <= {*FREE, *SCHEDULE, *NO_MATTER, *elsewhere}
+    assert options <= {*FREE, *SCHEDULE, *MOMENTS, *NO_MATTER, *elsewhere}
     assert {*FREE, *SCHEDULE, *NO_MATTER} <= options
+
+
+def test_rates_that_are_given_are_those_of_a_folded_student(bench, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [*CALIBRATED, "--train", "student"]
+    run(options(bench, *words, "--scheduler", "constant", total_steps=1, learning_rate=1e-6, eval_steps=1,
+                dev_path=bench / "dev.pt"))
+    learners = []
+    monkeypatch.setattr("uer.training.build_trainer.describe", lambda learner, *_: learners.append(learner) or "")
+    weights = []
+    for more in ({}, {"learning_rate": 0.1}):
+        capsys.readouterr()
+        run(options(bench, *words, "--resume", "model.bin-1", total_steps=2, **more))
+        tensors, card, _ = load_checkpoint(Path("model.bin-2"))
+        weights.append(tensors["target.mlm_linear_2.weight"])
+        assert {group["base_lr"] for group in learners[-1].optimizer.param_groups} == {more.get("learning_rate", 1e-6)}
+        assert ("--student_learning_rate (1e-06 there, 0.1 here)" in capsys.readouterr().out) == bool(more)
+    assert (weights[1] - weights[0]).abs().max() > 0.05
+    assert remedy(learners[-1]).startswith("a smaller --student_learning_rate, or")
+    assert card["folded"] == 0 and not {"dev_loss", "dev_accuracy"} & card.keys()  # of step 1
+    assert "--learning_rate (" not in compare_courses(card, {**card["course"], "learning_rate": 9.0}, Path("m"))
+
+
+def test_figures_are_those_of_their_step_and_text(bench, tmp_path, monkeypatch):
+    """Held-out figures stand in the cards of steps that were evaluated; the teacher's are of the same text."""
+    monkeypatch.chdir(tmp_path)
+
+    def cards(*steps: int, **more) -> list[dict]:
+        run(options(bench, *CALIBRATED, "--save_checkpoint_steps", "1", *["--resume"] * (steps[0] > 1), **more,
+                    total_steps=steps[-1], batch_size=16))
+        return [read_card(Path(f"model.bin-{step}")) for step in steps]
+
+    first, *later = cards(1, 2, 3, dev_path=bench / "dev.pt", eval_steps=2)
+    assert ["dev_loss" in card for card in (first, *later)] == [False, True, True]
+    [without] = cards(4)
+    assert "dev_loss" not in without and without["teacher_loss"] == first["teacher_loss"]
+    [same], [other] = cards(5, dev_path=bench / "dev.pt"), cards(6, dev_path=bench / "static.pt")
+    assert same["teacher_loss"] == first["teacher_loss"] != other["teacher_loss"]
+    assert "dev_loss" in same and other["dev_sha256"] != same["dev_sha256"] == first["dev_sha256"]
 
 
 def test_dropout_is_the_runs_and_the_models_own_stays(bench, tmp_path, monkeypatch):
     """None for a calibrated student, folded or not; the teacher's where the published start is trained; as given."""
     monkeypatch.chdir(tmp_path)
     own = json.loads((bench / "config.json").read_text()).get("dropout", 0.1)
-    calibrated = ["--weight_squeeze", "--target_dim", "16", "--compactor_init", "calibrated"]
-    for more, wanted in ((calibrated, 0.0), ([*calibrated, "--train", "student"], 0.0), (MASKED, own), ([], own),
-                         ([*calibrated, "--dropout", "0.3"], 0.3)):
+    for more, wanted in ((CALIBRATED, 0.0), ([*CALIBRATED, "--train", "student"], 0.0), (MASKED, own), ([], own),
+                         ([*CALIBRATED, "--dropout", "0.3"], 0.3)):
         run(options(bench, *more, total_steps=1))
         card = json.loads(Path("model.bin-1.json").read_text())
         assert card["course"]["dropout"] == wanted and card["teacher"]["dropout"] == own > 0, more
-    run(options(bench, *calibrated, "--resume", total_steps=2))
+    run(options(bench, *CALIBRATED, "--resume", total_steps=2))
     assert json.loads(Path("model.bin-2.json").read_text())["course"]["dropout"] == 0.3
     call("convert.py", "--load_model_path", "model.bin-2", "--output_model_path", "student.bin")
     assert json.loads(Path("student_config.json").read_text())["dropout"] == own

@@ -147,6 +147,11 @@ def test_datasets_that_do_not_belong_together(dataset, tmp_path):
     build(other, "the river\n", "--dynamic_masking")
     with pytest.raises(UserError, match=r"differ in dynamic_masking \(False and True\)"):
         Dataset.open([str(tmp_path / "dataset.pt"), str(other / "dataset.pt")])
+    build(tmp_path, "the sea\n", "--dynamic_masking", "--mask_prob", "0.3")
+    both = [str(tmp_path / "dataset.pt"), str(other / "dataset.pt")]
+    with pytest.raises(UserError, match=r"differ in masking "):
+        Dataset.open(both)
+    assert len(Dataset.open(both, masked_anew=True)) == 2
 
 
 def test_missing_files_are_named(tmp_path):

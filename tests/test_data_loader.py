@@ -6,16 +6,22 @@ import time
 import numpy as np
 import pytest
 import torch
+from bench import options
 from corpora import build, instances, random_corpus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uer.config import parse_with_config
 from uer.data.augment import augmented
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmLoader
 from uer.data.masking import MaskingOptions
 from uer.data.order import BatchOrder, Permutation
 from uer.errors import UserError
+from uer.opts import pretrain_parser
+from uer.parallel.collectives import Place
+from uer.report.writer import Reports
+from uer.training.build_trainer import open_data
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +207,14 @@ def test_closing_the_stream_ends_the_thread(datasets):
     assert time.monotonic() - start < 2
 
 
-def test_fewer_instances_than_ranks(datasets):
-    with pytest.raises(UserError, match="fewer than there are processes"):
-        MlmLoader(datasets["dynamic"], 8, seed=3, world_size=10_000)
+def test_fewer_instances_than_ranks(datasets, bench):
+    """Too few to train on; held-out ones are read in file order, by some of the ranks."""
+    found = [list(MlmLoader(datasets["dynamic"], 8, seed=3, rank=rank, world_size=10_000).sequential())
+             for rank in (0, 9_999)]
+    assert [len(batches) for batches in found] == [1, 0]
+    args, _ = parse_with_config(pretrain_parser, options(bench))
+    with pytest.raises(UserError, match=r"--dataset_path: \d+ instance\(s\), fewer than there are processes"):
+        open_data(args, Place(0, 10_000, torch.device("cpu")), Reports(leads=False))
 
 
 def test_several_files_as_one(datasets, tmp_path):

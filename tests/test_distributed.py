@@ -23,7 +23,7 @@ from uer.errors import UserError
 from uer.parallel import rendezvous, spawn
 from uer.parallel.collectives import Place
 from uer.parallel.launch import make_plan
-from uer.parallel.rendezvous import Meeting, Watch, meet, open_store
+from uer.parallel.rendezvous import Meeting, Watch, job_of, meet, open_store
 from uer.parallel.replica import Replica, check_comm_hook
 from uer.training.build_trainer import resume_wish
 from uer.training.checkpoint import load_checkpoint
@@ -311,14 +311,19 @@ def test_plans_that_cannot_be(monkeypatch, changed, gpus, environment, said):
     assert said in str(refusal.value)
 
 
-def test_a_restart_by_torchrun_goes_on_from_the_newest_checkpoint(monkeypatch, tmp_path):
+def test_a_restart_by_torchrun_goes_on_from_the_newest_checkpoint(tmp_path):
+    """If its own job has written it: an older run's is none of its business, whichever attempt it is."""
+    places = [meeting(5.0), meeting(5.0)]
+    _agents = [open_store(place, 0) for place in places]
+    first, again, other = (job_of(open_store(place._replace(hosted=True, attempt=attempt), 0))
+                           for place, attempt in ((places[0], 0), (places[0], 1), (places[1], 1)))
+    assert first == again != other
     args = argparse.Namespace(output_model_path=str(tmp_path / "m.bin"), resume=None)
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert resume_wish(args) is None
+    assert resume_wish(args, again) is None
     (tmp_path / "m.bin-5").touch()
-    assert resume_wish(args) == "newest"
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    assert resume_wish(args) is None
+    assert resume_wish(args, again) is None
+    (tmp_path / "m.bin-5.json").write_text(json.dumps({"job": first}))
+    assert [resume_wish(args, job) for job in (again, other, None)] == ["newest", None, None]
 
 
 def test_parts_are_shared_out_evenly():

@@ -313,5 +313,8 @@ def test_a_run_says_what_the_options_need(bench, tmp_path, monkeypatch):
                             "--target_feedforward_size", "9"], "--layer_sizes says it of each")):
         with pytest.raises(UserError, match=needed):
             run(options(bench, *words, "--layer_sizes", sizes, total_steps=1))
+    with pytest.raises(UserError, match=r"nothing\.json: no such file"):  # before the teacher is looked for
+        run(options(bench, "--weight_squeeze", "--target_dim", "16", "--compactor_init", "calibrated", "--layer_sizes",
+                    "nothing.json", total_steps=1, pretrained_model_path="absent.bin"))
     assert read_layer_sizes(None) is None
     assert read_layer_sizes(sizes) == [LayerWish(1, 20), LayerWish(None, 7)]

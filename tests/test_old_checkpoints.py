@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bench import assert_same, options, run
+from bench import WID, assert_same, options, run
 
 from uer.errors import UserError
 from uer.training.checkpoint import checkpoint_steps, load_checkpoint
@@ -37,6 +37,16 @@ def test_a_run_that_goes_back_leaves_the_other_future(bench, tmp_path, monkeypat
     assert checkpoint_steps("model.bin") == [2, 3]
     run(options(bench, *PLAIN, "--resume", total_steps=4))
     assert "note: model" not in capsys.readouterr().out
+
+
+def test_a_run_that_is_refused_renames_nothing(bench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run(options(bench, *WID, "--w_step", "1", total_steps=3, save_checkpoint_steps=1))
+    wrong = Path("masks.txt").read_text().replace("[", "[15, ", 1)
+    Path("masks.txt").write_text(wrong)
+    with pytest.raises(UserError, match=r"mask file masks\.txt: of another run: at step 1"):
+        run(options(bench, *WID, "--resume", "model.bin-1", total_steps=3))
+    assert checkpoint_steps("model.bin") == [1, 2, 3] and Path("masks.txt").read_text() == wrong
 
 
 def test_what_a_run_starts_from_is_not_renamed(bench, tmp_path, monkeypatch):

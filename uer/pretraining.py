@@ -8,10 +8,12 @@ from pathlib import Path
 
 from uer.arguments import check_writable, refuse_overwriting
 from uer.errors import UserError
+from uer.opts import pretrain_parser
 from uer.parallel.launch import launch
 from uer.planning.dryrun import dryrun
 from uer.planning.plan import plan
 from uer.training.build_trainer import work
+from uer.training.course import keep_course
 from uer.training.teaching import misplaced
 
 MOST_PROCESSES = 1 << 16
@@ -20,6 +22,9 @@ WEIGHTS = ("similarity_weight", "relation_weight", "layer_weight")
 
 def pretrain(args: argparse.Namespace, given: set[str]) -> None:
     """Run pretrain.py with parsed options; `given`: those that the command line gave."""
+    if args.resume and args.output_model_path and not args.plan:
+        usual = vars(pretrain_parser().parse_args([]))
+        keep_course(args, given | {name for name, value in vars(args).items() if value != usual[name]})
     check_options(args, given)
     if "sp" in (args.uer_target or ()) or "bert" in (args.uer_data_processor, *(args.uer_target or ())):
         print("note: masked language modelling alone is trained, no sentence prediction")

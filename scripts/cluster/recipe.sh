@@ -15,6 +15,6 @@ RECIPE=(
 )
 
 # A run that was interrupted goes on from its newest checkpoint.
-if compgen -G "$OUTPUT-*[0-9]" > /dev/null; then
+if compgen -G "$OUTPUT-*[0-9]" | grep -qE -- '-[0-9]+$'; then
     RECIPE+=(--resume)
 fi

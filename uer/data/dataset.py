@@ -139,8 +139,11 @@ class Dataset:
         self._starts = np.cumsum([0] + [len(file) for file in files])
 
     @classmethod
-    def open(cls, paths: str | Path | list[str] | list[Path], option: str = "--dataset_path") -> Dataset:
+    def open(cls, paths: str | Path | list[str] | list[Path], option: str = "--dataset_path",
+             masked_anew: bool = False) -> Dataset:
         """Open files or globs; nothing is read but headers. `option` is how messages call them.
+
+        `masked_anew`: dynamic files need not agree in their own masking, another one is given.
 
         Raises:
             UserError: a path that is not there, not a dataset, truncated, or datasets that do not belong together.
@@ -151,6 +154,8 @@ class Dataset:
         for file in files[1:]:
             merged([first.rules, file.rules], [])
             for key in _SHARED:
+                if key == "masking" and masked_anew and first.header["dynamic_masking"]:
+                    continue
                 if file.header[key] != first.header[key]:
                     raise UserError(
                         f"{option}: {first.path} and {file.path} differ in {key} "

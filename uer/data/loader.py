@@ -79,7 +79,7 @@ class MlmLoader:
         augment: without masks, the share of texts that `batch` makes others of (see `augmented`).
 
     Raises:
-        UserError: masking options for a static dataset that was masked otherwise, or fewer instances than ranks.
+        UserError: masking options for a static dataset that was masked otherwise.
     """
 
     def __init__(

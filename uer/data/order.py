@@ -156,8 +156,6 @@ class BatchOrder:
     ) -> None:
         if batch_size < 1:
             raise UserError(f"--batch_size {batch_size}: at least 1 is needed")
-        if size < world_size:
-            raise UserError(f"the dataset has {size} instance(s), fewer than there are processes ({world_size})")
         self.size, self.seed, self.batch_size, self.world_size = size, seed, batch_size, world_size
         self.shuffle, self._lengths = shuffle, lengths if shuffle else None
         self.first, self._after = 0, after

@@ -11,11 +11,12 @@ import torch.distributed as dist
 
 
 class Place(NamedTuple):
-    """Where this process stands: its rank, the number of processes, its device."""
+    """Where this process stands: its rank, the number of processes, its device; torchrun's job, of all its attempts."""
 
     rank: int
     world_size: int
     device: torch.device
+    job: str | None = None
 
     @property
     def leads(self) -> bool:

@@ -26,7 +26,7 @@ import torch.distributed as dist
 
 from uer.errors import Stopped, UserError
 from uer.parallel.collectives import LostPeers, Place, wait_for_all
-from uer.parallel.rendezvous import Meeting, Watch, end_process, meet, open_store
+from uer.parallel.rendezvous import Meeting, Watch, end_process, job_of, meet, open_store
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # longer than the slowest checkpoint; the watch finds dead processes sooner
 LAST_WORDS = 20.0  # seconds that a failed process gets to shut down
@@ -135,11 +135,6 @@ def _one_gpu_each() -> bool:
     return torch.cuda.device_count() == 1 and bool(apart) and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
-def restarted() -> bool:
-    """Whether torchrun has started these processes anew after a failure."""
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
-
-
 def _check_devices(wanted: int, who: str, instead: str) -> None:
     gpus = torch.cuda.device_count()
     if 0 < gpus < wanted:
@@ -187,6 +182,8 @@ def _run(index: int, plan: Plan, worker: Worker, args: argparse.Namespace, end: 
     importlib.import_module("torch._dynamo")  # DistributedDataParallel would, and its frames keep the first student
     store = open_store(plan.meeting, rank)
     meet(store, plan.meeting, rank, plan.world_size)
+    if plan.meeting.hosted:
+        place = place._replace(job=job_of(store))
     watch = Watch(plan.meeting, rank, plan.world_size, end)
     watch.start()
     stopped = None

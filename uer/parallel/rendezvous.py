@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import NamedTuple
+from uuid import uuid4
 
 from torch.distributed import PrefixStore, Store, TCPStore
 
@@ -48,7 +49,7 @@ class Meeting(NamedTuple):
         return f"tcp://{self.host}:{self.port}"
 
 
-def open_store(meeting: Meeting, rank: int) -> Store:
+def open_store(meeting: Meeting, rank: int) -> PrefixStore:
     """The store, kept by this process or by another; `UserError` where none is found."""
     keeps = rank == 0 and not meeting.hosted
     try:
@@ -64,6 +65,11 @@ def open_store(meeting: Meeting, rank: int) -> Store:
                         f"start the machine with rank 0, and give its address as --master_ip on every machine "
                         f"({reason})") from None
     return PrefixStore(f"attempt {meeting.attempt}", store)
+
+
+def job_of(store: PrefixStore) -> str:
+    """A name that a launcher's agent, which keeps the store, has for all attempts of its job and for no other job."""
+    return store.underlying_store.compare_set("job", "", uuid4().hex).decode()
 
 
 def _probe(meeting: Meeting, listen: bool) -> None:

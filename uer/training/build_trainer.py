@@ -19,6 +19,7 @@ from uer.cpu.memory import keep_freed_memory
 from uer.data.dataset import Dataset
 from uer.data.feed import Feed, went_on
 from uer.data.loader import MlmLoader
+from uer.data.masking import MaskingOptions
 from uer.data.options import masking_options
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
@@ -27,18 +28,26 @@ from uer.formats.tokenizer_files import text_beside
 from uer.layer_sizes import read_layer_sizes
 from uer.models.bert import from_scratch, from_weights
 from uer.parallel.collectives import Place
-from uer.parallel.launch import restarted
 from uer.parallel.replica import check_comm_hook
 from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
 from uer.squeeze.mask_file import check_masks, cut_masks, start_mask_file
 from uer.tokenizers import TextRules, agreed_rules
 from uer.tokenizers.rules import KEY, merged, recorded
-from uer.training.checkpoint import Checkpoint, checkpoint_steps, find_checkpoint, open_checkpoint, set_aside, sweep
+from uer.training.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    checkpoint_steps,
+    find_checkpoint,
+    open_checkpoint,
+    read_card,
+    set_aside,
+    sweep,
+)
 from uer.training.choose_learner import build_learner
 from uer.training.compilation import check_compiler
 from uer.training.course import KEY as COURSE
-from uer.training.course import SOFT, check_card, compare_courses, course, keep_course, run_dropout
+from uer.training.course import SOFT, check_card, compare_courses, course, run_dropout
 from uer.training.layer_states import LayerTargets
 from uer.training.learner import Learner
 from uer.training.lock import only_writer
@@ -52,6 +61,7 @@ from uer.training.trainer import Run, Trainer
 from uer.training.wid_learner import WidLearner
 
 TARGET_FOR = {"mlm": "mlm", "states": "states", "similarity": "states"}  # --target -> the model's; others: its own
+JUDGED = ("teacher_loss", "teacher_accuracy", "dev_sha256")  # what a card says of the teacher, and on which text
 
 
 def work(place: Place, args: argparse.Namespace) -> None:
@@ -72,6 +82,7 @@ def work(place: Place, args: argparse.Namespace) -> None:
 def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
                   signals: StopSignals) -> tuple[Trainer, int]:
     """Everything loaded, checked against everything else; the trainer and the step after which it is to start."""
+    wishes = read_layer_sizes(args.layer_sizes)
     if args.compile:
         check_compiler(place.device)
     check_comm_hook(args.ddp_comm_hook)
@@ -93,7 +104,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     card: dict[str, Any] = {
         "kind": "plain", "teacher": config.to_dict(), "strategy": args.compactor_mask_strategy,
         "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim, "target_heads": args.target_heads,
-        "layer_sizes": (wishes := read_layer_sizes(args.layer_sizes)) and [wish.to_dict() for wish in wishes],
+        "layer_sizes": wishes and [wish.to_dict() for wish in wishes],
         "tie_student": args.tie_student or None,
         "target_feedforward_size": args.target_feedforward_size, "vocab_size": vocab_size,
         "vocab_sha256": text.vocab_sha256, KEY: text.to_dict(), "compactor_init": args.compactor_init,
@@ -106,11 +117,10 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         objective = with_layers(args, objective, config.layers_num)
     along = tensors_sha256(objective.teacher.state_dict()) if objective is not None else None
     resumed, pooler, feeds = None, take_pooler(loaded.extras), [dataset.feed(args.accumulation_steps)]
-    if wanted := resume_wish(args):
+    if wanted := resume_wish(args, place.job):
         path = find_checkpoint(args.output_model_path, wanted)
         resumed = open_checkpoint(path)
         check_card(resumed[1], {**card, SOFT: along}, path)
-        keep_course(args, resumed[1])
         merged([recorded(resumed[1], f"checkpoint {path}"), text], [])
         feeds = go_on(resumed[1], feeds[0], args, path, reports)
         dataset.follow(feeds)
@@ -123,24 +133,26 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         weights = shorten_teacher(args, loaded.config, weights, dataset, place, reports)
     config = replace(config, dropout=run_dropout(args, config))
     learner, card = build_learner(args, config, weights, dataset, place, reports, card, resumed, pooler)
-    card = {**card, "data": [asdict(feed) for feed in feeds], COURSE: course(args, config), SOFT: along}
+    card = {**card, "data": [asdict(feed) for feed in feeds], COURSE: course(args, config), SOFT: along,
+            "job": place.job}
     if resumed is not None and (changed := compare_courses(resumed[1], card[COURSE], path)):
         reports.say(f"note: not as before from step {resumed[1]['step'] + 1:,} on: {changed}")
     precision = Precision(place.device, half_dtype(args), args.compose_dtype, args.max_grad_norm, args.compile)
     if precision.scale is not None and resumed is not None and "loss_scale" in resumed[2]:
         precision.scale.restore(resumed[2]["loss_scale"])
-    if place.leads:
+    masks = args.mask_path if place.leads and args.weight_squeeze else None
+    if resumed is not None and masks:
+        check_masks(masks, resumed[1]["step"], resumed[1].get("masks_sha256"))
+    if place.leads:  # after all checks, as with an older mask file
         moved = set_aside(args.output_model_path, resumed[1]["step"] if resumed else 0,
                           (args.pretrained_model_path, args.soft_targets_teacher))
         if moved:
             reports.say(moved)
-    masks = args.mask_path if place.leads and args.weight_squeeze else None
     if resumed is not None:
         if masks:
-            check_masks(masks, resumed[1]["step"], resumed[1].get("masks_sha256"))
             cut_masks(masks, resumed[1]["step"])
         reports.go_on_from(resumed[1]["step"])
-    elif masks:  # after all checks, as an older one may be there
+    elif masks:
         start_mask_file(masks)
     reports.say(describe(learner, place, args))
     run = Run(args.output_model_path, args.total_steps, schedule(args.scheduler, args.total_steps, args.warmup),
@@ -165,21 +177,27 @@ def go_on(card: dict[str, Any], now: Feed, args: argparse.Namespace, path: Path,
 
 
 def judged(args: argparse.Namespace, loaded: LoadedModel, dev: MlmLoader | None, place: Place, reports: Reports,
-           resumed: Checkpoint | None) -> dict[str, float]:
-    """The teacher's figures on held-out text, for the student's to be seen against; of a run that goes on, its own."""
-    if resumed is not None:
-        return {key: value for key, value in resumed[1].items() if key in ("teacher_loss", "teacher_accuracy")}
-    if dev is None or not args.weight_squeeze or loaded.head_made or args.objective != "mlm":
+           resumed: Checkpoint | None) -> dict[str, Any]:
+    """The teacher's figures on held-out text, for the student's to be seen against; of a run that goes on with the
+    same text, or with none, its own."""
+    text = dev.dataset.sha256 if dev is not None else None
+    found = {key: resumed[1][key] for key in JUDGED if key in resumed[1]} if resumed is not None else {}
+    if dev is None or found.get("dev_sha256") == text:
+        return found
+    if not args.weight_squeeze or loaded.head_made or args.objective != "mlm":
         return {}
     teacher = from_weights(loaded.config, loaded.weights).to(place.device)
-    found = evaluate(teacher, dev.sequential(), place.device, share=True)
-    reports.say(f"teacher: held-out loss {found.loss:.4f}, accuracy {100 * found.accuracy:.2f} %")
-    return {"teacher_loss": found.loss, "teacher_accuracy": found.accuracy}
+    result = evaluate(teacher, dev.sequential(), place.device, share=True)
+    reports.say(f"teacher: held-out loss {result.loss:.4f}, accuracy {100 * result.accuracy:.2f} %")
+    return {"teacher_loss": result.loss, "teacher_accuracy": result.accuracy, "dev_sha256": text}
 
 
-def resume_wish(args: argparse.Namespace) -> str | None:
-    """What to go on from: as --resume says; the newest checkpoint, if any, where torchrun has started again."""
-    return "newest" if restarted() and checkpoint_steps(args.output_model_path) else args.resume
+def resume_wish(args: argparse.Namespace, job: str | None) -> str | None:
+    """What to go on from: the newest checkpoint, if torchrun's job has written it before a restart; else as --resume
+    says."""
+    steps = checkpoint_steps(args.output_model_path) if job else []
+    own = steps and read_card(checkpoint_path(args.output_model_path, steps[-1])).get("job") == job
+    return "newest" if own else args.resume
 
 
 def half_dtype(args: argparse.Namespace) -> torch.dtype | None:
@@ -190,12 +208,14 @@ def half_dtype(args: argparse.Namespace) -> torch.dtype | None:
 def open_data(args: argparse.Namespace, place: Place,
               reports: Reports) -> tuple[MlmLoader, MlmLoader | None, TextRules]:
     """Training and held-out loaders, and how their text became ids, checked against the vocabulary and the teacher."""
-    def loader(paths: list[str], option: str, **options: Any) -> MlmLoader:
-        return MlmLoader(Dataset.open(paths, option), args.batch_size, seed=args.seed, rank=place.rank,
-                         world_size=place.world_size, group_by_length=args.group_by_length,
-                         pin_memory=place.device.type == "cuda", **options)
+    def loader(paths: list[str], option: str, masking: MaskingOptions | None = None) -> MlmLoader:
+        return MlmLoader(Dataset.open(paths, option, masking is not None), args.batch_size, seed=args.seed,
+                         rank=place.rank, world_size=place.world_size, group_by_length=args.group_by_length,
+                         pin_memory=place.device.type == "cuda", masking=masking)
 
-    train = loader(args.dataset_path, "--dataset_path", masking=masking_options(args))
+    train = loader(args.dataset_path, "--dataset_path", masking_options(args))
+    if (instances := len(train.dataset)) < place.world_size:
+        raise UserError(f"--dataset_path: {instances} instance(s), fewer than there are processes ({place.world_size})")
     dev = loader(args.dev_path, "--dev_path") if args.dev_path else None
     beside = text_beside(args.pretrained_model_path) if args.pretrained_model_path else []
     datasets = [loader.dataset.rules for loader in (train, dev) if loader is not None]

@@ -146,6 +146,14 @@ def find_checkpoint(output: str, wanted: str) -> Path:
     return checkpoint_path(output, steps[-1])
 
 
+def read_card(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of itself; {} where that cannot be read, which `open_checkpoint` refuses."""
+    try:
+        return read_object(f"{path}.json", "checkpoint")
+    except UserError:
+        return {}
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """`load_checkpoint`, whose error also names the newest of the earlier checkpoints that can be read."""
     try:

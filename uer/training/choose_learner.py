@@ -33,6 +33,8 @@ from uer.training.optimizers import AdamW, parameter_groups
 from uer.training.sharded_master import ShardedLearner, ShardedMaster
 from uer.training.wid_learner import Folding, WidLearner
 
+FOLDED = ("kind", "teacher", "origin", "folded")  # what a card says of a student that was folded
+
 
 def build_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
                   place: Place, reports: Reports, card: dict[str, Any], resumed: Checkpoint | None,
@@ -49,16 +51,15 @@ def build_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
         learner, card = wid_learner(args, config, weights, loader, place, reports, card, resumed, pooler)
     else:
         settle(args, {})
-        learner = plain_learner(args, config, weights if resumed is None else resumed[0], place.device,
-                                args.learning_rate)
+        learner = plain_learner(args, config, weights if resumed is None else resumed[0], place.device)
     if resumed is not None:
         learner.restore(resumed[2])
     return learner, card
 
 
 def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor],
-                  device: torch.device, learning_rate: float) -> PlainLearner:
-    """A plain MLM run of a model with these weights."""
+                  device: torch.device, kind: str = "learning_rate") -> PlainLearner:
+    """A plain MLM run of a model with these weights; `kind`: the option with its rate."""
     model = from_weights(config, weights).to(device)
     fix_map(args, model.named_parameters())
     head = args.head_learning_rate
@@ -67,7 +68,7 @@ def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
         return head if head is not None and name.startswith("target.") else None
 
     named = [(name, parameter) for name, parameter in model.named_parameters()]
-    return PlainLearner(model, AdamW(parameter_groups(named, learning_rate, special,
+    return PlainLearner(model, AdamW(parameter_groups(named, getattr(args, kind), special, kind=kind,
                                                       special_kind="head_learning_rate"), args.bias_correction))
 
 
@@ -79,7 +80,8 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
                           args.target_feedforward_size, args.target_heads, read_layer_sizes(args.layer_sizes))
     for group in groups.values():
         group.dropped = group.dropped.to(place.device)
-    chosen = settle(args, groups)
+    at_once = args.compactor_init == "calibrated" and (resumed is None or resumed[1].get("folded") == 0)
+    chosen = settle(args, groups, at_once)
     if chosen:
         reports.say(chosen)
     card = {**card, "kind": "wid"}
@@ -93,7 +95,8 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
                 raise UserError(f"--resume: this run was folded into its plain student at step "
                                 f"{resumed[1].get('folded', 0)}; --after_squeeze student goes on with it")
             student = replace(student_config(config, groups), tie_weights=args.tie_student)
-            return plain_learner(args, student, weights, place.device, student_rate(args)), {**card, **resumed[1]}
+            return plain_learner(args, student, weights, place.device, "student_learning_rate"), {
+                **card, **{key: resumed[1][key] for key in FOLDED if key in resumed[1]}}
         if args.compactor_init == "calibrated":
             calibrated_groups(groups)
         restore_groups(groups, resumed[1], resumed[2], place.device)
@@ -130,13 +133,6 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     return learner, card
 
 
-def student_rate(args: argparse.Namespace) -> float:
-    """The learning rate of a folded student: that of the compactors moves composed weights about as fast."""
-    if args.student_learning_rate is not None:
-        return args.student_learning_rate
-    return max(args.learning_rate, args.compactor_learning_rate)
-
-
 def student_learner(args: argparse.Namespace, master: Master, pooler: dict[str, torch.Tensor],
                     table: torch.Tensor | None, dropout: float) -> tuple[PlainLearner, dict[str, Any]]:
     """The learner of a master's plain student, with one table of words where it is given, and what its checkpoints say
@@ -145,7 +141,7 @@ def student_learner(args: argparse.Namespace, master: Master, pooler: dict[str, 
     if pooler:
         columns = master.whole(state_columns(config.target))
         pooler.update(squeeze_pooler(pooler, columns, weights[last_gamma(config.layers_num)]))
-    learner = plain_learner(args, config, weights, master.like.device, student_rate(args))
+    learner = plain_learner(args, config, weights, master.like.device, "student_learning_rate")
     of_student, of_teacher = (replace(model, dropout=dropout).to_dict() for model in (config, master.config))
     return learner, {"kind": "plain", "teacher": of_student, "origin": of_teacher}
 

@@ -2,20 +2,20 @@
 
 A checkpoint is of a teacher, a student's size and a mask schedule, and its numbers mean nothing with others: these are
 refused. Rates, the number of steps and the rest may be changed on purpose, and that is said. What the command line
-leaves open stays as it was. The order of data is a matter of its own (`uer.data.feed`).
+leaves open stays as it was, number formats apart. The order of data is a matter of its own (`uer.data.feed`).
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.made_from import differences
-from uer.training.mask_schedule import PUBLISHED
+from uer.training.checkpoint import find_checkpoint, read_card
 
 KEY = "course"  # under which a card has it
 MODEL = ("teacher", "strategy", "target_dim", "mlm_target_dim", "target_feedforward_size",
@@ -23,8 +23,11 @@ MODEL = ("teacher", "strategy", "target_dim", "mlm_target_dim", "target_feedforw
 NEWER = ("compactor_init", "teacher_sha256", "objective")  # which older checkpoints do not say
 SOFT = "soft_targets_teacher_sha256"
 SCHEDULE = ("w_step", "mask_scores")
+MOMENTS = {"bias_correction": "--bias_correction"}  # what the optimizer's state hangs on
+RATES = {"learning_rate", "compactor_learning_rate"}  # the folded student's hangs on them
+FORMATS = {"bf16", "fp16", "compose_dtype"}
 FREE = ("total_steps", "learning_rate", "head_learning_rate", "compactor_learning_rate", "student_learning_rate",
-        "scheduler", "warmup", "bias_correction", "max_grad_norm", "dropout", "bf16", "fp16", "compose_dtype",
+        "scheduler", "warmup", "max_grad_norm", "dropout", "bf16", "fp16", "compose_dtype",
         "penalty", "l2_lambda", "squeeze_tolerance", "no_squeeze", "after_squeeze", "comp_only", "soft_targets_weight",
         "soft_targets_temperature", "soft_targets_top_k", "state_distance", "state_tokens", "similarity_weight",
         "fix_state_map", "relation_weight", "relation_heads", "layer_weight", "layer_signals", "layer_numbers",
@@ -33,7 +36,7 @@ FREE = ("total_steps", "learning_rate", "head_learning_rate", "compactor_learnin
 
 def course(args: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:
     """The record of a run whose options are settled."""
-    return {**{name: getattr(args, name) for name in (*SCHEDULE, *FREE)}, "dropout": config.dropout}
+    return {**{name: getattr(args, name) for name in (*SCHEDULE, *MOMENTS, *FREE)}, "dropout": config.dropout}
 
 
 def run_dropout(args: argparse.Namespace, config: ModelConfig) -> float:
@@ -57,11 +60,19 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
         raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ), page="cluster")
 
 
-def keep_course(args: argparse.Namespace, found: Mapping[str, Any]) -> None:
-    """Fill in what the command line leaves open, by a checkpoint's card."""
-    for name in (*PUBLISHED, "student_learning_rate", "dropout"):
-        if getattr(args, name) is None:
-            setattr(args, name, found.get(KEY, {}).get(name))
+def keep_course(args: argparse.Namespace, said: Set[str]) -> None:
+    """Fill in what is not `said`, by the card of the checkpoint that --resume asks for.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    card = read_card(find_checkpoint(args.output_model_path, args.resume))
+    was = {"objective": card.get("objective"), **card.get(KEY, {})}
+    kept = {"objective", *SCHEDULE, *MOMENTS, *FREE} - FORMATS - said
+    if said & RATES:
+        kept -= {"student_learning_rate"} | (RATES if card.get("folded") == 0 else set())
+    for name in kept & was.keys():
+        setattr(args, name, was[name])
 
 
 def compare_courses(found: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> str:
@@ -71,10 +82,13 @@ def compare_courses(found: Mapping[str, Any], now: Mapping[str, Any], path: Path
         found: the checkpoint's card.
         now: of `course`.
     Raises:
-        UserError: the masks would not go on from those that the checkpoint has.
+        UserError: masks or moments would not go on from those that the checkpoint has.
     """
     was = {**now, **found.get(KEY, {})}  # older checkpoints do not say, or not everything
+    if differ := differences(was, now, MOMENTS):
+        raise UserError(f"--resume: {path} has the moments of another optimizer: {differ[0]}", page="cluster")
     if found["kind"] == "wid" and found.get("compactor_init") == "identity" and (
             differ := differences(was, now, {name: f"--{name}" for name in SCHEDULE})):
         raise UserError(f"--resume: {path} is within another mask schedule: " + "; ".join(differ), page="cluster")
-    return "; ".join(differences(was, now, {name: f"--{name}" for name in FREE}))
+    idle = RATES if "folded" in found else set()
+    return "; ".join(differences(was, now, {name: f"--{name}" for name in FREE if name not in idle}))

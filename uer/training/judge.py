@@ -20,7 +20,11 @@ from uer.training.delayed import Delayed
 from uer.training.learner import Learner
 from uer.training.precision import Precision, norm_of
 
-REMEDY = "a smaller --learning_rate or --compactor_learning_rate, or a longer --warmup, is what usually helps"
+
+def remedy(learner: Learner) -> str:
+    """What usually helps, by the options that count for what is trained."""
+    rates = sorted({f"--{group['kind']}" for group in learner.optimizer.param_groups}, reverse=True)
+    return f"a smaller {' or '.join(rates)}, or a longer --warmup, is what usually helps"
 
 
 class Judge:
@@ -82,7 +86,7 @@ class Judge:
             flags, norm = more[:len(SIGNALS)], more[len(SIGNALS):]
             if not all(map(math.isfinite, [loss, *norm])):
                 what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient's norm is {norm[0]}"
-                raise UserError(f"{what} at step {step}; {REMEDY}; {self._hints(step)}")
+                raise UserError(f"{what} at step {step}; {remedy(self.learner)}; {self._hints(step)}")
             self.stopping = self.stopping or StopSignals.agreed(flags)
 
     def _hints(self, step: int) -> str:

@@ -26,12 +26,13 @@ EARLY, TOO_HIGH = 20, 2e-5  # rate at that step, without bias correction, at whi
 SWING = 0.1  # share of its size by which a masked entry may overshoot zero before a run is warned
 
 
-def settle(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> str:
+def settle(args: argparse.Namespace, groups: dict[str, MaskGroup], at_once: bool = False) -> str:
     """Fill in --w_step, --penalty, --l2_lambda and the rates where nothing was said of them.
 
     Who says nothing of the schedule gets one for --total_steps, with rates to match; who says something, the published
     values of the rest. Calibrated compactors have no masks, hence nothing to penalise. Where nothing published is
-    repeated (a calibrated start, a target without labels), AdamW's bias is corrected.
+    repeated (a calibrated start, a target without labels), AdamW's bias is corrected. A folded student moves as fast as
+    its composed weights did; one that is folded `at_once` has no compactors, and --learning_rate is its own.
 
     Returns:
         the schedule that was worked out, in words; empty where there was nothing to work out.
@@ -47,15 +48,18 @@ def settle(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> str:
         if masked:
             chosen |= {"w_step": fitting_w_step(groups, args.total_steps), "learning_rate": RATE,
                        "compactor_learning_rate": RATE, "bias_correction": True}
-    rates = (args.learning_rate, args.compactor_learning_rate, args.student_learning_rate)
-    if args.weight_squeeze and args.after_squeeze == "student" and rates == (None, None, None):
-        args.student_learning_rate = usual_rate(args.objective, bool(args.layer_weight))
+    folds = args.weight_squeeze and args.after_squeeze == "student" and args.student_learning_rate is None
+    rates = [rate for rate in (args.learning_rate, args.compactor_learning_rate) if rate is not None]
+    if folds and (at_once or not rates):
+        args.student_learning_rate = rates[0] if rates else usual_rate(args.objective, bool(args.layer_weight))
     if isinstance(args.bias_correction, str):
         args.bias_correction = args.bias_correction == "true"
     worked_out = "mask_schedule_share" in said or (masked and not said)
     for name, value in chosen.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    if folds and args.student_learning_rate is None:
+        args.student_learning_rate = max(args.learning_rate, args.compactor_learning_rate)
     return f"masks change every {args.w_step:,} steps (--w_step), --penalty {args.penalty}, rates " \
            f"{args.learning_rate:g} and {args.compactor_learning_rate:g} (compactors)" if worked_out else ""
 

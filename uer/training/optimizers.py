@@ -78,10 +78,11 @@ class AdamW:
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], learning_rate: float,
                      special: Callable[[str], float | None] = lambda name: None,
-                     weight_decay: float = 0.01, special_kind: str = "special_learning_rate") -> list[dict]:
+                     weight_decay: float = 0.01, kind: str = "learning_rate",
+                     special_kind: str = "special_learning_rate") -> list[dict]:
     """Optimizer groups: decay on matrices, none on bias, gamma, beta; `special(name)` may give another rate.
 
-    `kind` in a group says which rate it has: learning_rate or `special_kind`.
+    `kind` in a group says which rate it has: `kind` or `special_kind`.
     """
     groups: dict[tuple[str, float], dict] = {}
     for name, parameter in named:
@@ -90,8 +91,8 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], learning_rate: f
         other = special(name)
         rate = learning_rate if other is None else other
         decay = 0.0 if name.endswith(NO_DECAY) else weight_decay
-        kind = "learning_rate" if other is None else special_kind
-        group = groups.setdefault((kind, decay), {"params": [], "lr": rate, "weight_decay": decay, "kind": kind})
+        its = kind if other is None else special_kind
+        group = groups.setdefault((its, decay), {"params": [], "lr": rate, "weight_decay": decay, "kind": its})
         group["params"].append(parameter)
     return list(groups.values())
 

@@ -61,7 +61,7 @@ class Tally:
         values: dict[str, Any] = {"loss": loss / max(predicted, 1), "accuracy": correct / max(predicted, 1),
                                   "tokens_per_second": tokens / seconds, "seconds_per_step": seconds / self.steps}
         for group in learner.optimizer.param_groups:
-            values[group["kind"]] = group["base_lr"] * factor
+            values[group["kind"].removeprefix("student_")] = group["base_lr"] * factor
         line = (f"step {step}/{self.last} | loss {values['loss']:.4f} | {self.figure} {100 * values['accuracy']:.1f} % "
                 f"| {values['tokens_per_second']:,.0f} tokens/s")
         if isinstance(learner, WidLearner):

@@ -23,7 +23,7 @@ from uer.squeeze.mask_file import append_masks, masks_of, masks_sha256
 from uer.training.checkpoint import save_checkpoint
 from uer.training.compilation import compile_encoder
 from uer.training.delayed import sent
-from uer.training.judge import REMEDY, Judge
+from uer.training.judge import Judge, remedy
 from uer.training.layer_states import LayerTargets
 from uer.training.learner import Learner
 from uer.training.objective import Objective, evaluate, mlm_objective
@@ -89,6 +89,7 @@ class Trainer:
         self.figure = getattr(self.judged_by, "figure", "accuracy")
         self.precision = precision or Precision(place.device)
         self.signals = signals or StopSignals()
+        self.held_out: tuple[int, dict[str, Any]] = (0, {})  # a step and its figures on held-out data
         self.replica = self._wire()
         self.judge = Judge(learner, self.precision, reports, run.factor, run.output, place.device, lag)
         self.tally = Tally(reports, place.device, 0, run.total_steps, self.figure)
@@ -250,8 +251,8 @@ class Trainer:
                               objective=self.judged_by)
         self.reports.say(f"step {step}: held-out loss {result.loss:.4f}, {self.figure} {100 * result.accuracy:.2f} %, "
                          f"{result.predicted} {'predictions' if self.figure == 'accuracy' else 'texts'}")
-        self.card = {**self.card, "dev_loss": result.loss, "dev_accuracy": result.accuracy,
-                     **({} if self.figure == "accuracy" else {"figure": self.figure})}
+        self.held_out = step, {"dev_loss": result.loss, "dev_accuracy": result.accuracy,
+                               **({} if self.figure == "accuracy" else {"figure": self.figure})}
         self.reports.record(step, "dev", {"loss": result.loss, "accuracy": result.accuracy})
 
     # -- files -----------------------------------------------------------------------------------------------------
@@ -271,7 +272,7 @@ class Trainer:
         if self.place.leads:
             tensors = {**self.carried, **tensors}
             if not all(tensor.isfinite().all() for tensor in tensors.values()):
-                raise UserError(f"the weights are no finite numbers any more at step {step}; {REMEDY}")
+                raise UserError(f"the weights are no finite numbers any more at step {step}; {remedy(self.learner)}")
             groups = self.learner.groups()
             if any(group.keep is not None for group in groups.values()):
                 self._record_masks(step)
@@ -280,7 +281,9 @@ class Trainer:
             if isinstance(self.objective, LayerTargets):
                 resume["objective"] = self.objective.state()
             masks = masks_of(groups.values())
-            card = {**self.card, "squeezed": [name for name, group in groups.items() if group.squeezed],
+            judged, figures = self.held_out
+            card = {**self.card, **(figures if judged == step else {}),
+                    "squeezed": [name for name, group in groups.items() if group.squeezed],
                     "masks_sha256": masks_sha256(masks) if masks else None}
             path = save_checkpoint(self.run.output, step, tensors, card, resume, self.run.keep_checkpoints)
             self.reports.say(f"step {step}: wrote {path}")
