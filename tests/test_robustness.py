@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from uer.errors import UserError, run_script
 from uer.finetuning.heads import read_card
 from uer.formats.huggingface_config import parse_config
 from uer.formats.storage import PendingFiles, read_tensors
+from uer.report.writer import Reports
 from uer.training.lock import only_writer
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -127,6 +129,21 @@ def test_a_run_goes_on_when_readers_leave_and_other_scripts_end_like_every_comma
     assert (tmp_path / "m-3").exists() and (tmp_path / "n-3").exists() and said[1:] == ["", ""]
     assert "warning: /dev/full cannot be written" in said[0] and "warning: stdout cannot be written" in said[0]
     assert "Traceback" not in said[0] and said[0].count("\n") == 2
+
+
+@pytest.mark.parametrize("use", [
+    lambda reports: reports.record(1, "train", {"loss": 1.0}), lambda reports: reports.go_on_from(1), Reports.close,
+    lambda reports: reports.histogram(1, "weights", torch.ones(3))])
+def test_a_run_goes_on_without_tensorboard_where_its_disk_is_full(capsys, use):
+    def full(*values, **options):
+        raise OSError(28, "No space left on device")
+
+    reports = Reports(leads=True)
+    reports.board = SimpleNamespace(log_dir="logs", add_scalar=full, add_histogram=full, close=full)
+    use(reports)
+    reports.close()
+    assert capsys.readouterr().err == ("warning: TensorBoard's events in logs cannot be written (No space left on "
+                                       "device); the run goes on without it\n")
 
 
 def test_a_broken_pipe_that_is_not_stdout_is_no_secret(capsys):

@@ -100,9 +100,10 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         card |= {"objective": args.objective, "sentence": loaded.sentence and loaded.sentence.to_dict(),
                  **loaded.reading}
     objective = build_objective(args, loaded, text, vocab_size, place)
-    for loader in loaders if objective is not None else ():
-        loader.dataset.check_positions(objective.teacher.config.max_seq_length,
-                                       f"--soft_targets_teacher {args.soft_targets_teacher}")
+    if objective is not None:
+        for loader in loaders:
+            loader.dataset.check_positions(objective.teacher.config.max_seq_length,
+                                           f"--soft_targets_teacher {args.soft_targets_teacher}")
     if objective is not None and args.layer_weight:
         objective = with_layers(args, objective, config.layers_num)
     along = tensors_sha256(objective.teacher.state_dict()) if objective is not None else None
