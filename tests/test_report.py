@@ -17,7 +17,8 @@ from bench import WID, options, run
 
 from uer.errors import UserError, run_script
 from uer.report import __main__ as command
-from uer.report.log import current, mask_stability, names_for, read_run
+from uer.report import figures
+from uer.report.log import current, group_of, mask_stability, names_for, read_run
 from uer.report.page import SECTIONS, write_report
 from uer.report.story import story
 from uer.training.recorder import is_noted
@@ -147,9 +148,17 @@ def test_a_run_without_labels_is_told_by_its_own_figure(tmp_path):
     for line in lines:
         if "start" in line:
             line["start"] = {**line["start"], "figure": "cosine"}
-    (log / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    told = story(read_run(str(log), "a"))
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (log / "metrics.jsonl").write_text(re.sub(r'(["/])mlm"', r'\1cls"', text))  # the groups of a classifier
+    found = read_run(str(log), "a")
+    told = story(found)
     assert "cosine" in told["How good"] and "masked tokens" not in told["How good"]
+    assert list(found.kept()) == list(found.stability()) == ["hidden", "attention", "ffn", "cls"]
+    pictures = [figures.norms([found]), figures.dimensions([found])]
+    words = [text.get_text() for axes in pictures[0].axes for text in (axes.title, *axes.texts)]
+    assert "classifier" in words and "MLM head" not in words
+    assert "all squeezed" in [text.get_text() for text in pictures[1].axes[0].texts]
+    assert [group_of(f"target.{name}_left_compactor") for name in ("output_layer_2", "mlm_linear_2")] == ["cls", "mlm"]
 
 
 def test_results_that_are_none(tmp_path, monkeypatch, capsys):

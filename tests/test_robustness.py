@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from commands import ROOT, TEACHER, call, children, pretrain_options, refused, start
 
-from uer.errors import UserError, run_script
+from uer.errors import Stopped, UserError, run_script
 from uer.finetuning.heads import read_card
 from uer.formats.huggingface_config import parse_config
 from uer.formats.storage import PendingFiles, read_tensors
+from uer.parallel import spawn
+from uer.parallel.signals import SIGNALS
+from uer.report.writer import Reports
+from uer.system import signals_held
 from uer.training.lock import only_writer
 
 # -- values ------------------------------------------------------------------------------------------------------------
@@ -129,6 +135,21 @@ def test_a_run_goes_on_when_readers_leave_and_other_scripts_end_like_every_comma
     assert "Traceback" not in said[0] and said[0].count("\n") == 2
 
 
+@pytest.mark.parametrize("use", [
+    lambda reports: reports.record(1, "train", {"loss": 1.0}), lambda reports: reports.go_on_from(1), Reports.close,
+    lambda reports: reports.histogram(1, "weights", torch.ones(3))])
+def test_a_run_goes_on_without_tensorboard_where_its_disk_is_full(capsys, use):
+    def full(*values, **options):
+        raise OSError(28, "No space left on device")
+
+    reports = Reports(leads=True)
+    reports.board = SimpleNamespace(log_dir="logs", add_scalar=full, add_histogram=full, close=full)
+    use(reports)
+    reports.close()
+    assert capsys.readouterr().err == ("warning: TensorBoard's events in logs cannot be written (No space left on "
+                                       "device); the run goes on without it\n")
+
+
 def test_a_broken_pipe_that_is_not_stdout_is_no_secret(capsys):
     def main():
         raise BrokenPipeError(32, "Broken pipe")
@@ -172,6 +193,31 @@ def test_a_hang_up_ends_all_processes(files, tmp_path):
     while any(Path(f"/proc/{pid}").exists() for pid in started):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("codes", "code"), [((-2, -2), 130), ((143, 1), 143), ((143, 0), 143)])
+def test_signals_wait_while_processes_start(monkeypatch, codes, code):
+    """One that came meanwhile ends each process as soon as it can take note, and the run as a signal does."""
+    held, ends = [], iter(codes)
+
+    def process(**more) -> SimpleNamespace:
+        return SimpleNamespace(exitcode=next(ends), pid=None, is_alive=lambda: False,
+                               start=lambda: held.append(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+    context = SimpleNamespace(SimpleQueue=queue.SimpleQueue, Process=process)
+    monkeypatch.setattr(spawn.mp, "get_context", lambda method: context)
+    with pytest.raises(Stopped) as stopped:
+        spawn.spawn(print, SimpleNamespace(ranks=[0, 1]), print, None)
+    assert stopped.value.code == code and all(set(SIGNALS) <= signals for signals in held) and len(held) == 2
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with signals_held(SIGNALS), pytest.raises(SystemExit) as end:
+            os.kill(os.getpid(), stopped.value.number)
+            spawn._child(0, None, lambda *more: pytest.fail("it has begun"), SimpleNamespace(ranks=[0]), print, None)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert end.value.code == code
 
 
 def test_one_run_at_a_time_writes_to_an_output(files, tmp_path, capsys):

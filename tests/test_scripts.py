@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -151,6 +152,26 @@ def test_a_config_that_is_not_the_teachers(files, tmp_path, capsys, changed, mes
     options = pretrain_options(files, tmp_path / "m.bin", config_path=config,
                                batch_size=None if "batch_size" in changed else 4)
     assert message in refused(capsys, tmp_path, "pretrain.py", *options)
+
+
+@pytest.mark.parametrize(("more", "changed", "message"), [
+    (["--soft_targets_weight", 0.5, "--soft_targets_teacher", "SHORT"], {},
+     "--dataset_path {files}/data.pt: its seq_length is 32, --soft_targets_teacher {folder}/t.bin has 16 positions"),
+    (["--weight_squeeze", "--target_dim", 64, "--compactor_init", "calibrated", "--train", "student"],
+     {"pretrained_model_path": "SHORT", "config_path": None, "dataset_path": "DATA"},
+     "--calibration_path {files}/data.pt: its seq_length is 32, the model has 16 positions")])
+def test_text_that_is_too_long_for_one_of_the_models(files, tmp_path, capsys, more, changed, message):
+    config = replace(TEACHER, max_seq_length=16)
+    write_teacher(tmp_path / "t.bin", config)
+    (tmp_path / "t_config.json").write_text(config.to_json())
+    if changed:
+        call("preprocess.py", "--corpus_path", files / "corpus.txt", "--vocab_path", files / "vocab.txt",
+             "--dataset_path", tmp_path / "d.pt", "--dynamic_masking", "--seq_length", 16)
+        more = [*more, "--calibration_path", files / "data.pt"]
+    paths = {"SHORT": tmp_path / "t.bin", "DATA": tmp_path / "d.pt"}
+    options = pretrain_options(files, tmp_path / "m.bin", *(paths.get(word, word) for word in more),
+                               **{name: paths.get(value, value) for name, value in changed.items()})
+    assert message.format(files=files, folder=tmp_path) in refused(capsys, tmp_path, "pretrain.py", *options)
 
 
 def test_a_teacher_for_another_vocabulary(files, tmp_path, capsys):

@@ -46,7 +46,7 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     offered.clear()
     offered.update(vars(args))
     problems = [f"--{name} is empty; give a value, or leave it out" for name, value in vars(args).items()
-                if "" in _values(value)]
+                if any(isinstance(one, str) and not one.strip() for one in _values(value))]
     problems += [f"--{name} is {seed}, a whole number from 0 to 2^63 - 1 is needed" for name in ("seed", "seeds")
                  for seed in _values(getattr(args, name, None)) if seed is not None and not 0 <= seed <= LARGEST_SEED]
     if problems:

@@ -300,7 +300,7 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group.add_argument("--full_sentences", nargs="?", const="true", choices=("true", "false"),
                        help="with --corpus_path: join the lines of a document, instead of one instance a line "
                             "(default: true for a teacher with MLM head, false for others)")
-    group.add_argument("--seq_length", type=int, default=128, metavar="N",
+    group.add_argument("--seq_length", type=int, metavar="N",
                        help="with --corpus_path: tokens an instance (default: 128, or the teacher's positions)")
     group.add_argument("--dev_path", nargs="+", metavar="FILE",
                        help="held-out dataset to compare on (default: other parts of the text)")
@@ -326,7 +326,7 @@ def calibrate_parser() -> argparse.ArgumentParser:
                        help="batches of 16 instances to calibrate on (default: 4; 64 for a teacher without MLM head)")
     group.add_argument("--seed", type=int, default=7, help="of the choice of batches and a fresh head (default: 7)")
     group.add_argument("--output_model_path", metavar="FILE", help="student to write")
-    group.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS,
+    group.add_argument("--output_format", nargs="+", choices=FORMATS,
                        help="one or several, as convert.py has them (default: uer)")
     group.add_argument("--keep_embedding_size", action="store_true",
                        help="of a sentence encoder: let the Hugging Face folder and ONNX end with a map into the "

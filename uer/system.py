@@ -13,7 +13,8 @@ import platform
 import select
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import IO
@@ -90,6 +91,20 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def signals_held(numbers: Collection[int], held: bool = True) -> Iterator[None]:
+    """Hold signals back, or let them through, in here and in processes that are started here; where signals cannot be
+    held, they come."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK if held else signal.SIG_UNBLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ended_by(code: int) -> str | None:

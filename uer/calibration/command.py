@@ -25,6 +25,7 @@ from uer.data.builder import build_dataset
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
 from uer.data.options import masking_options, preprocess_parser
+from uer.data.sources import expand, total_bytes
 from uer.errors import UserError
 from uer.evaluation.agreement import agreement, in_words
 from uer.formats import LoadedModel, load_model
@@ -81,7 +82,7 @@ class Made(NamedTuple):
 def make_student(args: argparse.Namespace, command: str) -> Made:
     """Calibrate, compare teacher and student on held-out text unless that is not wanted, write the student."""
     check_wish(args)
-    paths = output_paths(args.output_model_path, args.output_format)
+    paths = output_paths(args.output_model_path, args.output_format or ["uer"])
     sizes = config_path_for(paths["uer"]) if "uer" in paths else \
         Path(f"{args.output_model_path.removesuffix('.onnx')}_layer_sizes.json")  # where --uneven leaves them
     refuse_overwriting(args, {"output_model_path": [*written_by(paths, bool(args.target_vocab)), sizes],
@@ -172,7 +173,7 @@ def check_wish(args: argparse.Namespace) -> None:
         raise UserError("--target_feedforward_size is of layers that are alike; --layer_sizes says it of each: leave "
                         "one of them out")
     read_layer_sizes(args.layer_sizes)
-    check_kept_size(args.keep_embedding_size, args.output_format)
+    check_kept_size(args.keep_embedding_size, args.output_format or ["uer"])
     if args.target_vocab and args.dataset_path and any(wish is not None for wish in wishes[:-1]):
         raise UserError("--target_vocab: after it, text is read anew with the words that stay; give it as "
                         "--corpus_path, or let --target_vocab be all that --dataset_path is for")
@@ -195,8 +196,12 @@ def check_text(args: argparse.Namespace) -> None:
         raise UserError("give the text either as --corpus_path or, preprocessed, as --dataset_path")
     if args.calibration_batches is not None and args.calibration_batches < 1:
         raise UserError(f"--calibration_batches is {args.calibration_batches}, at least 1 is needed")
-    if args.dataset_path and args.full_sentences:
-        raise UserError("--full_sentences says how text becomes instances; those of --dataset_path are made already")
+    idle = [f"--{name}" for name in ("full_sentences", "seq_length", "text_field") if getattr(args, name) is not None]
+    if args.dataset_path and idle:
+        raise UserError(f"{', '.join(idle)}: how text becomes instances; those of --dataset_path are made already")
+    if args.corpus_path and (args.target_vocab or "").isdecimal() and total_bytes(expand(args.corpus_path)) is None:
+        raise UserError(f"--target_vocab {args.target_vocab}: text is read twice, to count its words and with those "
+                        f"that stay, and standard input or a pipe only once; give --corpus_path a file")
     if args.target_vocab and args.dev_path:
         raise UserError("--dev_path has words that may leave with --target_vocab; without it, other parts of the text "
                         "are compared on")
@@ -251,7 +256,7 @@ def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) ->
     with tempfile.TemporaryDirectory() as folder:
         if args.target_vocab:
             counted = given.get("dataset_path")
-            if tokenizer is not None and args.target_vocab.isdigit():
+            if tokenizer is not None and args.target_vocab.isdecimal():
                 counted = _dataset(args, tokenizer, Path(folder), loaded.config)
             text = reduce_words(loaded, text, args.target_vocab, counted, print)
             tokenizer = build(text) if args.corpus_path else None
@@ -275,8 +280,9 @@ def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) ->
 def _dataset(args: argparse.Namespace, tokenizer: Tokenizer, folder: Path, config: ModelConfig) -> Dataset:
     """A dataset made of the corpus."""
     path = folder / f"{len(tokenizer.vocab)}.pt"
+    length = 128 if args.seq_length is None else args.seq_length
     words = ["--corpus_path", *args.corpus_path, "--dataset_path", str(path), "--dynamic_masking",
-             "--seq_length", str(min(args.seq_length, config.max_seq_length)),
+             "--seq_length", str(min(length, config.max_seq_length)),
              *(["--text_field", args.text_field] if args.text_field else [])]
     if args.full_sentences == "true" or (args.full_sentences is None and config.target == "mlm"):
         words.append("--full_sentences")

@@ -127,6 +127,7 @@ def _data_of_run(args: argparse.Namespace, config: ModelConfig, loader: MlmLoade
     """What a training run calibrates on: --calibration_path, or its own text."""
     path = args.calibration_path
     dataset = Dataset.open(path, option="--calibration_path") if path else loader.dataset
+    dataset.check_positions(config.max_seq_length)
     masking = None if path else masking_options(args)
     return calibration_batches(dataset, args.calibration_batches, args.seed, place, masking, config.target)
 

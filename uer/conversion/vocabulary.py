@@ -111,7 +111,7 @@ def reduce_words(model: LoadedModel, text: TextRules, wanted: str, dataset: Data
     if own:
         raise UserError(f"--target_vocab: {vocab.source} has added tokens ({shortened(own)}), which are no words and "
                         f"cannot be kept")
-    if dataset is not None and wanted.isdigit():
+    if dataset is not None and wanted.isdecimal():
         counts = token_counts(dataset, len(vocab))
         ids = words_to_keep(vocab, counts, int(wanted))
         say(f"{100 * counts[ids].sum() / max(1, counts.sum()):.2f} % of the text's tokens stay as they are")

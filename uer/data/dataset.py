@@ -181,12 +181,13 @@ class Dataset:
         """bool `[vocabulary]`: tokens that go on with the word before them."""
         return self._files[0].arrays["continues"].astype(bool)
 
-    def check_positions(self, positions: int) -> None:
-        """`UserError` where instances are longer than a model's table of `positions`."""
-        longest = self.header["seq_length"]
-        if longest > positions:
-            raise UserError(f"dataset {self.paths[0]}: its seq_length is {longest}, the model has {positions} "
-                            f"positions; build it again with a smaller  preprocess.py --seq_length")
+    def check_positions(self, positions: int, whose: str = "the model") -> None:
+        """`UserError` where instances are longer than a model's table of `positions`; `whose` names the model."""
+        for file in self._files:
+            longest = file.header["seq_length"]
+            if longest > positions:
+                raise UserError(f"{file.option} {file.path}: its seq_length is {longest}, {whose} has {positions} "
+                                f"positions; build it again with a smaller preprocess.py --seq_length")
 
     @property
     def rules(self) -> TextRules:

@@ -24,6 +24,7 @@ from uer.data.masking import MaskingOptions
 from uer.data.sources import BLOCK, Segment
 from uer.data.worker import Result, SegmentWorker
 from uer.errors import UserError
+from uer.system import signals_held
 from uer.tokenizers import TextRules, Tokenizer, build
 
 AHEAD = 2  # segments a worker has in hand, so that it never waits for the next
@@ -58,7 +59,7 @@ class _Workers:
         forked = _fork_is_safe()
         context: Any = multiprocessing.get_context("fork" if forked else "spawn")
         self.processes: dict[Connection, Any] = {}
-        with _interrupts_blocked():  # children inherit this: Ctrl-C is the parent's business
+        with signals_held([signal.SIGINT]):  # children inherit this: Ctrl-C is the parent's business
             for number in range(args.processes_num):
                 ours, theirs = context.Pipe()
                 work = (args, masking, folder, number, tokenizer if forked else tokenizer.rules)
@@ -129,18 +130,6 @@ class _Workers:
             f"a worker process {how}; if memory ran out (signal 9), use fewer workers than "
             f"--processes_num {self.args.processes_num}"
         )
-
-
-@contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _fork_is_safe() -> bool:

@@ -19,7 +19,7 @@ import torch.multiprocessing as mp
 from uer.errors import Stopped, UserError
 from uer.parallel.collectives import LostPeers
 from uer.parallel.signals import SIGNALS
-from uer.system import ended_by
+from uer.system import ended_by, signals_held
 
 GRACE = 5.0  # seconds that the others get after one has failed
 
@@ -48,8 +48,9 @@ def spawn(run: Callable, plan: Any, worker: Callable, args: argparse.Namespace) 
                  for index, rank in enumerate(plan.ranks)]
     with _passing_signals_on(processes):
         try:
-            for process in processes:
-                process.start()
+            with signals_held(SIGNALS):  # until they can take note
+                for process in processes:
+                    process.start()
             killed, failures = _wait(processes, said)
         except BaseException:  # a signal that is not passed on, say: nobody would watch the processes any more
             for process in processes:
@@ -87,9 +88,6 @@ def _wait(processes: list, said: Any) -> tuple[list, list[Failure]]:
 
 def _tell(codes: dict[int, int], failures: list[Failure]) -> None:
     """Raise what ended the run: first what a process found itself, then what became of one, then what others saw."""
-    signals = {code - 128 for code in codes.values()}
-    if len(signals) == 1 and signals <= set(SIGNALS):
-        raise Stopped(signals.pop())
     own = [failure for failure in failures if failure.kind != "lost"]
     if own and own[0].kind == "user":
         raise UserError(own[0].text)
@@ -98,10 +96,14 @@ def _tell(codes: dict[int, int], failures: list[Failure]) -> None:
         sys.exit(1)
     told = {failure.rank for failure in failures}
     for rank, code in codes.items():
-        if code < 0 and rank not in told:
+        if code < 0 and -code not in SIGNALS and rank not in told:
             name = ended_by(code)
             why = " (out of memory, perhaps: see the system's log)" if name == "SIGKILL" else ""
-            raise UserError(f"rank {rank} was ended by {name}{why}; all processes were ended; go on with --resume")
+            raise UserError(f"rank {rank} was ended by {name}{why}; all processes were ended; --resume goes on from "
+                            f"the newest checkpoint, if there is one")
+    for code in codes.values():
+        if (number := code - 128 if code > 0 else -code) in SIGNALS:
+            raise Stopped(number)
     raise UserError(failures[0].text if failures else f"rank {next(r for r, c in codes.items() if c)} ended without a "
                                                       f"word; all processes were ended")
 
@@ -113,8 +115,11 @@ def _child(index: int, said: Any, run: Callable, plan: Any, worker: Callable, ar
         said.put(Failure(rank, "lost", message))
         os._exit(1)
 
+    for number in SIGNALS:
+        signal.signal(number, _leave)
     try:
-        run(index, plan, worker, args, end)
+        with signals_held(SIGNALS, False):
+            run(index, plan, worker, args, end)
     except Stopped as stopped:
         sys.exit(stopped.code)
     except UserError as error:
@@ -126,6 +131,13 @@ def _child(index: int, said: Any, run: Callable, plan: Any, worker: Callable, ar
     except Exception:
         said.put(Failure(rank, "error", traceback.format_exc()))
         sys.exit(1)
+
+
+def _leave(number: int, frame: object) -> None:
+    """End before there is anything to save; Ctrl-C comes twice, from the terminal and from the parent."""
+    for other in SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    sys.exit(128 + number)
 
 
 @contextmanager

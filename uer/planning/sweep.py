@@ -110,7 +110,8 @@ def sweep(args: argparse.Namespace) -> list[Row]:
 def check_sweep(args: argparse.Namespace) -> None:
     """Everything that can be known to be wrong before any work."""
     single = ("target_dim", "target_feedforward_size", "target_heads", "layer_sizes", "target_layers", "keep_layers",
-              "compactors_path", "output_model_path", "keep_embedding_size", "skip_evaluation", "allow_missing_head")
+              "compactors_path", "output_model_path", "output_format", "keep_embedding_size", "skip_evaluation",
+              "allow_missing_head")
     idle = [f"--{name}" for name in single if getattr(args, name)]
     if idle:
         raise UserError(f"{', '.join(idle)}: for one student; --sweep and --budget compare several and write none")

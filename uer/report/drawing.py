@@ -19,8 +19,9 @@ from uer.report.log import KINDS, Curve, Run, kind_of
 INK, FAINT, GRID = "#1d2530", "#69737f", "#e3e7eb"
 BLUE, BRICK, GREEN, PURPLE, OCHRE, TEAL = "#2b6399", "#c0513b", "#5a8a57", "#84639f", "#c08a2d", "#3a8f96"
 RUN_COLOURS = (BLUE, BRICK, GREEN, PURPLE, OCHRE, TEAL)
-KIND_COLOURS = {"hidden": BLUE, "attention": BRICK, "ffn": GREEN, "mlm": PURPLE}
-KIND_WORDS = {"hidden": "residual stream", "attention": "attention", "ffn": "feed-forward", "mlm": "MLM head"}
+KIND_COLOURS = {"hidden": BLUE, "attention": BRICK, "ffn": GREEN, "mlm": PURPLE, "cls": PURPLE}
+KIND_WORDS = {"hidden": "residual stream", "attention": "attention", "ffn": "feed-forward", "mlm": "MLM head",
+              "cls": "classifier"}
 APPLIED = "teacher with compactors on activations"
 PART_COLOURS = {"embedding": "#9aa7b4", "attention": BRICK, "feed-forward": GREEN, "MLM head": PURPLE,
                 "composition": OCHRE, APPLIED: "#d5dade"}
@@ -102,7 +103,7 @@ def mark_squeezes(axes, run: Run, words: bool = False) -> None:
         if not words or (len(left) > SQUEEZES_NAMED and step != max(left)):
             continue
         named = ", ".join(KIND_WORDS[kind] for kind in KINDS if kind in kinds)
-        text = "all squeezed" if set(kinds) == set(KINDS) else f"squeezed: {named}"
+        text = "all squeezed" if set(kinds) == set(run.kept()) else f"squeezed: {named}"
         text = textwrap.fill(text, SQUEEZE_WIDTH) if len(left) <= SQUEEZES_NAMED else "last squeeze"
         axes.annotate(text, (step, 0.0), xycoords=("data", "axes fraction"), xytext=(3, 4), textcoords="offset points",
                       rotation=90, ha="left", va="bottom", fontsize=7.5, color=FAINT).set_in_layout(False)

@@ -101,13 +101,14 @@ def norms(runs: Sequence[Run]):
         figure, (axes,) = panels(1, width=7.6)
         nothing(axes, "no mask updates noted in these logs")
         return figure
-    figure, grid = pyplot.subplots(len(found), len(KINDS), figsize=(10.0, 0.7 + 2.4 * len(found)), squeeze=False,
+    kinds = [kind for kind in KINDS if any(kind in maps for _, maps in found)]
+    figure, grid = pyplot.subplots(len(found), len(kinds), figsize=(10.0, 0.7 + 2.4 * len(found)), squeeze=False,
                                    layout="constrained", sharey=True)
     highest = max(value for _, maps in found for columns in maps.values() for _, bins in columns for value in bins)
     mesh: Any = None
     for number, (row, (run, maps)) in enumerate(zip(grid, found)):
         end = max(step for columns in maps.values() for step, _ in columns)
-        for axes, kind in zip(row, KINDS):
+        for axes, kind in zip(row, kinds):
             columns = maps.get(kind, [])
             if not columns:
                 nothing(axes, "has left")

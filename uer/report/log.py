@@ -12,7 +12,7 @@ from typing import Any
 
 from uer.errors import UserError
 
-KINDS = ("hidden", "attention", "ffn", "mlm")  # groups, the layers' taken together
+KINDS = ("hidden", "attention", "ffn", "mlm", "cls")  # groups, the layers' taken together
 Curve = list[tuple[int, float]]
 
 
@@ -93,7 +93,7 @@ def is_number(value: Any) -> bool:
 
 
 def kind_of(group: str) -> str:
-    """hidden, attention, ffn or mlm: a group's name without the layer."""
+    """hidden, attention, ffn, mlm or cls: a group's name without the layer."""
     return group.partition(".")[0]
 
 
@@ -219,7 +219,7 @@ def mask_stability(path: str) -> dict[str, Curve]:
 def group_of(compactor: str) -> str:
     """The group that a compactor scores, from its published name."""
     if compactor.startswith("target."):
-        return "mlm"
+        return "mlm" if "mlm_linear" in compactor else "cls"
     layer = compactor.split(".")[2]
     if "feed_forward" in compactor:
         return f"ffn.{layer}"

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -44,12 +45,11 @@ class Reports:
                 Path(tb_path).mkdir(parents=True, exist_ok=True)
                 _end(Path(tb_path) / "metrics.jsonl")
                 self.metrics = open(Path(tb_path) / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise UserError(f"{log_path or tb_path}: cannot be written ({error.strerror})") from None
-        if tb_path:
-            from torch.utils.tensorboard import SummaryWriter
+                from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(tb_path)
+                self.board = SummaryWriter(tb_path)
+        except OSError as error:
+            raise UserError(f"{error.filename or tb_path}: cannot be written ({error.strerror})") from None
 
     def say(self, line: str) -> None:
         """A line for the reader."""
@@ -69,15 +69,17 @@ class Reports:
             return
         if self.metrics and not _written(self.metrics, json.dumps({"step": step, "kind": kind, **values}) + "\n"):
             self.metrics = None
-        if self.board:
+
+        def scalars(board: SummaryWriter) -> None:
             for name, value in values.items():
                 if isinstance(value, (int, float)):
-                    self.board.add_scalar(f"{kind}/{name}", value, step)
+                    board.add_scalar(f"{kind}/{name}", value, step)
+
+        self._draw(scalars)
 
     def histogram(self, step: int, name: str, values: torch.Tensor) -> None:
         """A distribution, for TensorBoard."""
-        if self.board:
-            self.board.add_histogram(name, values.float().cpu(), step)
+        self._draw(lambda board: board.add_histogram(name, values.float().cpu(), step))
 
     def go_on_from(self, step: int) -> None:
         """Drop what an interrupted run recorded after a step: it will be recorded again.
@@ -93,27 +95,43 @@ class Reports:
             kept = [line for number, line in enumerate(lines) if number < first or found[number][0] <= step]
             write_via(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
             self.metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        if self.board:
-            self.board.close()
-            self.board = type(self.board)(self.board.log_dir, purge_step=step + 1)
+
+        def begin_anew(board: SummaryWriter) -> None:
+            board.close()
+            self.board = type(board)(board.log_dir, purge_step=step + 1)
+
+        self._draw(begin_anew)
 
     def close(self) -> None:
         """Flush and close everything."""
-        for file in (self.log, self.metrics, self.board):
+        for file in (self.log, self.metrics):
             if file:
-                file.close()
+                _lasts(file.name, file.close)
+        self._draw(lambda board: board.close())
+
+    def _draw(self, work: Callable[[SummaryWriter], object]) -> None:
+        """Let TensorBoard's writer, if there is one, do its work."""
+        board = self.board
+        if board and not _lasts(f"TensorBoard's events in {board.log_dir}", lambda: work(board)):
+            self.board = None
 
 
 def _written(file: TextIO, text: str) -> bool:
-    """Write and flush; where that fails, for want of room say, a warning: no run ends for its log."""
+    """Write and flush; whether that can go on."""
+    if _lasts(file.name, lambda: (file.write(text), file.flush())):
+        return True
+    with suppress(OSError):
+        file.close()
+    return False
+
+
+def _lasts(where: str, work: Callable[[], object]) -> bool:
+    """Write; where that fails, for want of room say, a warning: no run ends for its log."""
     try:
-        file.write(text)
-        file.flush()
+        work()
         return True
     except OSError as error:
-        _warn(f"{file.name} cannot be written ({error.strerror}); the run goes on without it")
-        with suppress(OSError):
-            file.close()
+        _warn(f"{where} cannot be written ({error.strerror or error}); the run goes on without it")
         return False
 
 

@@ -94,10 +94,10 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     for line in (*loaded.notes, *slow_products(half_dtype(args), place.device)):
         reports.say(line)
     masked = args.objective == "mlm"
-    for loader in (dataset, dev):
-        if loader is not None:
-            loader.dataset.check_positions(loaded.config.max_seq_length)
-            loader.masked = masked
+    loaders = [loader for loader in (dataset, dev) if loader is not None]
+    for loader in loaders:
+        loader.dataset.check_positions(loaded.config.max_seq_length)
+        loader.masked = masked
     dataset.augment = args.augment_texts
     config = replace(loaded.config, layers_num=layers_to_keep(loaded.config.layers_num, args.target_layers,
                                                               args.keep_layers))
@@ -113,6 +113,10 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         card |= {"objective": args.objective, "sentence": loaded.sentence and loaded.sentence.to_dict(),
                  **loaded.reading}
     objective = build_objective(args, loaded, text, vocab_size, place)
+    if objective is not None:
+        for loader in loaders:
+            loader.dataset.check_positions(objective.teacher.config.max_seq_length,
+                                           f"--soft_targets_teacher {args.soft_targets_teacher}")
     if objective is not None and args.layer_weight:
         objective = with_layers(args, objective, config.layers_num)
     along = tensors_sha256(objective.teacher.state_dict()) if objective is not None else None

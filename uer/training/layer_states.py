@@ -21,6 +21,7 @@ from uer.errors import UserError
 from uer.layers.transformer import TransformerLayer
 from uer.models.bert import Bert
 from uer.parallel.collectives import sum_over_ranks
+from uer.training.relations import text_weights
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch
@@ -174,14 +175,6 @@ class LeastSquares:
 def with_one(z: torch.Tensor) -> torch.Tensor:
     """[n, d] -> [n, d + 1], the last a constant 1."""
     return torch.cat([z, torch.ones_like(z[:, :1])], 1)
-
-
-def text_weights(batch: MlmBatch, states: torch.Tensor) -> torch.Tensor:
-    """What tokens weigh, so that every text counts 1: [batch, seq], 0 of padding; [n] where states are of positions."""
-    if states.dim() == 2:
-        return torch.full((len(states),), len(batch.src) / max(len(states), 1), device=states.device)
-    real = batch.seg > 0
-    return real / real.sum(1, keepdim=True)
 
 
 @contextmanager

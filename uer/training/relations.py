@@ -54,9 +54,8 @@ def relation_loss(teacher: Bert, wanted: torch.Tensor, student: Bert, given: tor
         wanted, given: what the teacher's and the student's last layers are given, [batch, seq, hidden].
         heads: as for `RelationTargets`.
     """
-    real = batch.seg > 0
-    weights = real / real.sum(1, keepdim=True)  # [batch, seq], of a token in its text
-    padding = None if batch.tokens == batch.seg.numel() else ~real
+    weights = text_weights(batch, given)
+    padding = None if batch.tokens == batch.seg.numel() else batch.seg == 0
     with torch.no_grad():
         theirs = [linear(wanted) for linear in teacher.encoder.layers()[-1].self_attn.linears()]
     losses = []
@@ -65,6 +64,14 @@ def relation_loss(teacher: Bert, wanted: torch.Tensor, student: Bert, given: tor
         number = common_heads(heads, their.shape[-1], mine.shape[-1])
         losses.append(_Divergence.apply(mine, their, number, weights, padding))
     return torch.stack(losses).sum()
+
+
+def text_weights(batch: MlmBatch, states: torch.Tensor) -> torch.Tensor:
+    """What tokens weigh, so that every text counts 1: [batch, seq], 0 of padding; [n] where states are of positions."""
+    if states.dim() == 2:
+        return torch.full((len(states),), len(batch.src) / max(len(states), 1), device=states.device)
+    real = batch.seg > 0
+    return real / real.sum(1, keepdim=True)
 
 
 def common_heads(most: int, *widths: int) -> int:
