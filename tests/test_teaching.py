@@ -11,7 +11,9 @@ from commands import call, pretrain_options
 from test_calibration import batches
 from test_targets import encoder_file, headed
 
+from uer.evaluation.agreement import agreement
 from uer.formats import load_model
+from uer.formats.file_target import SPAN_LABELS, outputs_in_words
 from uer.models.bert import Bert, from_weights
 from uer.training.relations import RelationTargets, common_heads
 from uer.training.teaching import LogitTargets, StateTargets
@@ -21,9 +23,10 @@ def unmasked() -> list:
     return [replace(batch, masked=False) for batch in batches(2, rows=5)]
 
 
-def pair(target: str, outputs: int) -> tuple[Bert, Bert]:
+def pair(target: str, outputs: int, labels: tuple[str, ...] = ()) -> tuple[Bert, Bert]:
     """A teacher and another model of its size, in evaluation mode."""
-    return tuple(from_weights(*headed(target, "mean", outputs, seed=seed)).eval() for seed in (1, 2))
+    models = (headed(target, "mean", outputs, seed=seed) for seed in (1, 2))
+    return tuple(from_weights(replace(config, labels=labels), weights).eval() for config, weights in models)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "squared"])
@@ -93,6 +96,26 @@ def test_the_loss_of_logits(target, outputs):
             rows = (rows.view_as(real) * real).sum(1) / real.sum(1)
         wanted = rows.sum()
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-4) and 0 <= report[1] <= len(batch.src)
+    assert LogitTargets(teacher)(teacher, batch)[0].abs() < 1e-6
+
+
+def test_a_reader_finds_the_spans_that_its_teacher_finds():
+    """A text's tokens compete for start and end; a number added to both logits of a token is another span."""
+    teacher, student = pair("tokens", 2, SPAN_LABELS)
+    batch = unmasked()[0]
+    loss, report = LogitTargets(teacher, temperature=2.0)(student, batch)
+    q, p = (model(batch.src, batch.seg).float().view(*batch.src.shape, 2) for model in (student, teacher))
+    wanted, equal = 0.0, 0
+    for row, length in enumerate((batch.seg > 0).sum(1).tolist()):
+        ours, theirs = q[row, :length], p[row, :length]
+        parts = F.softmax(theirs / 2, 0) * (F.log_softmax(theirs / 2, 0) - F.log_softmax(ours / 2, 0))
+        wanted, equal = wanted + 4 * parts.sum(), equal + torch.equal(ours.argmax(0), theirs.argmax(0))
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-4) and report[1] == equal < len(batch.src)
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
+    found = agreement(teacher, student, [batch], torch.device("cpu"))
+    assert found["equal predictions"] == pytest.approx(equal / len(batch.src))
+    assert outputs_in_words(teacher.config) == "2 outputs of a reader" != outputs_in_words(pair("tokens", 2)[0].config)
     assert LogitTargets(teacher)(teacher, batch)[0].abs() < 1e-6
 
 

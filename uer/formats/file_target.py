@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from uer.config import POOLINGS
+from uer.config import POOLINGS, ModelConfig
 from uer.errors import UserError
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
@@ -22,6 +22,12 @@ OUTPUT = "target.output_layer"
 SPAN_LABELS = ("start", "end")
 TOKEN_TASKS = ("ForTokenClassification", "ForQuestionAnswering")
 UNLIKE = ("ForMultipleChoice", "ForNextSentencePrediction")
+
+
+def outputs_in_words(config: ModelConfig) -> str:
+    """What two models must have in common for the one to learn from the other or to be compared with it."""
+    kind = "a reader" if config.labels == SPAN_LABELS else f"target {config.target}"
+    return f"{config.outputs} outputs of {kind}"
 
 
 def settle_target(model: LoadedModel, wanted: str | None, where: str) -> None:
