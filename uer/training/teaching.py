@@ -47,6 +47,8 @@ def misplaced(args: argparse.Namespace) -> list[str]:
              "soft_targets_top_k": (TOP_K, args.soft_targets_weight)}
     wrong += [f"--{name} does nothing without --soft_targets_weight" for name, (usual, used) in needs.items()
               if getattr(args, name) != usual and not used]
+    if args.batch_size < 2 and (args.objective == "similarity" or args.similarity_weight):
+        wrong.append("--batch_size 1: similarities are of the texts within a micro-step, 2 at least are needed")
     if args.objective == "mlm" and args.relation_heads != HEADS and not args.relation_weight:
         wrong.append("--relation_heads does nothing without --relation_weight")
     return wrong
