@@ -7,14 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import call, pretrain_options
+from commands import TEACHER, call, pretrain_options
+from corpora import TOKENS
 from test_calibration import batches
 from test_targets import encoder_file, headed
 
 from uer.evaluation.agreement import agreement
 from uer.formats import load_model
+from uer.formats.export import save_uer
 from uer.formats.file_target import SPAN_LABELS, outputs_in_words
-from uer.models.bert import Bert, from_weights
+from uer.models.bert import Bert, from_scratch, from_weights
 from uer.training.relations import RelationTargets, common_heads
 from uer.training.teaching import LogitTargets, StateTargets
 
@@ -181,15 +183,22 @@ def test_a_run_learns_its_teachers_states_resumes_and_merges(files, tmp_path, mo
     assert (student.target, student.hidden_size, student.outputs) == ("states", 32, 128)
 
 
-def test_a_model_whose_head_has_not_followed_says_so(files, tmp_path, capsys):
+@pytest.mark.parametrize(("target", "head"), [("mlm", "MLM head"), ("cls", "classifier")])
+def test_a_model_whose_head_does_not_follow_says_so(files, tmp_path, capsys, target, head):
+    told, path = f"its {head} does not follow: fine-tune it", tmp_path / "teacher.bin"
+    config = replace(TEACHER, target=target, outputs=0 if target == "mlm" else 3, pooling="first")
+    save_uer(path, from_scratch(config, len(TOKENS), 1).state_dict())
+    (tmp_path / "config.json").write_text(config.to_json())
     call("pretrain.py", *pretrain_options(files, tmp_path / "run", "--weight_squeeze", "--target_dim", 48, "--target",
                                           "relations", "--compactor_init", "calibrated", "--train", "student",
-                                          total_steps=2, warmup=0))
+                                          total_steps=2, warmup=0, pretrained_model_path=path,
+                                          config_path=tmp_path / "config.json"))
+    assert told in capsys.readouterr().out
     call("convert.py", "--load_model_path", tmp_path / "run-2", "--output_model_path", tmp_path / "student.bin",
          "--output_format", "huggingface", "--vocab_path", files / "vocab.txt")
     said = capsys.readouterr().out
-    assert "its MLM head has not followed: fine-tune it" in said and "run_glue.py --data_dir" in said.splitlines()[-1]
-    assert "its MLM head has not followed: fine-tune it" in (tmp_path / "student" / "README.md").read_text()
+    assert told in said and "run_glue.py --data_dir" in said.splitlines()[-1]
+    assert told in (tmp_path / "student" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("more", "word"), [

@@ -46,7 +46,7 @@ from uer.training.lock import only_writer
 from uer.training.objective import TaughtMlm, Teaching, evaluate
 from uer.training.optimizers import schedule
 from uer.training.precision import Precision, slow_products
-from uer.training.relations import RelationTargets
+from uer.training.relations import RelationTargets, left_behind
 from uer.training.sharded_master import ShardedLearner
 from uer.training.teaching import LogitTargets, StateTargets, misplaced
 from uer.training.trainer import Run, Trainer
@@ -81,6 +81,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         raise UserError("; ".join(wrong))
     for line in (*loaded.notes, *slow_products(half_dtype(args), place.device)):
         reports.say(line)
+    if args.objective == "relations":
+        reports.say(f"note: {left_behind(loaded.config.target)}")
     masked = args.objective == "mlm"
     for loader in (dataset, dev):
         if loader is not None:
