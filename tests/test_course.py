@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from uer.errors import UserError
 from uer.made_from import differences
 from uer.opts import pretrain_parser
 from uer.training.checkpoint import load_checkpoint, read_card
-from uer.training.course import FREE, MODEL, MOMENTS, NEWER, SCHEDULE, compare_courses
+from uer.training.course import FREE, KEPT, MODEL, OPTIMIZER, NEWER, SCHEDULE, check_card, compare_courses
 from uer.training.judge import remedy
 
 MASKED = ["--weight_squeeze", "--target_dim", "16", "--mask_path", "masks.txt"]
@@ -104,13 +105,23 @@ def test_a_schedule_binds_where_there_is_one(card, refused):
     assert compare_courses(card, now, Path("m")) == ""  # an older checkpoint does not say
 
 
+def test_the_target_and_the_layers_stay():
+    """A card that says no target is of masked words."""
+    cards = [{"teacher": {}}, {"teacher": {}, "objective": "relations"}]
+    for found, wanted in itertools.product(cards, cards):
+        with nullcontext() if found is wanted else pytest.raises(UserError, match=r"objective \(\w+ there, \w+ here\)"):
+            check_card(found, {**wanted, "teacher": {"dropout": 0.1}}, Path("m"))
+    with pytest.raises(UserError, match=r"of other layers: --keep_layers \(\[0, 1\] there, \[0, 2\] here\)"):
+        compare_courses({"kind": "plain", "course": {"keep_layers": [0, 1]}}, {"keep_layers": [0, 2]}, Path("m"))
+
+
 def test_every_option_has_its_place():
     """A new option of pretrain.py is one that a run must keep, or whose change is said, or one that does not matter."""
     options = {action.dest for action in pretrain_parser()._actions if not action.dest.startswith("uer_")}
     elsewhere = {*WORDS, "dataset_path", "compactor_mask_strategy", *MODEL, *NEWER, *vars(MaskingOptions()),
                  "vocab_path", "tokenizer", "merges_path", "spm_model_path", "do_lower_case"}  # the text, its masks
-    assert options <= {*FREE, *SCHEDULE, *MOMENTS, *NO_MATTER, *elsewhere}
-    assert {*FREE, *SCHEDULE, *NO_MATTER} <= options
+    assert options <= {*FREE, *KEPT, *SCHEDULE, *OPTIMIZER, *NO_MATTER, *elsewhere}
+    assert {*FREE, *KEPT, *SCHEDULE, *NO_MATTER} <= options
 
 
 def test_rates_that_are_given_are_those_of_a_folded_student(bench, tmp_path, monkeypatch, capsys):

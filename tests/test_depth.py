@@ -23,6 +23,7 @@ from uer.config import ModelConfig
 from uer.data.dataset import Dataset
 from uer.errors import UserError
 from uer.formats import load_model
+from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert, from_scratch
 from uer.parallel.collectives import Place
 
@@ -131,9 +132,9 @@ def test_two_processes_find_what_one_finds(tmp_path):
             torch.testing.assert_close(found[name], tensor, rtol=1e-9, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize("target, outputs", [("states", 32), ("tokens", 3), ("cls", 3), ("cls", 1)])
+@pytest.mark.parametrize("target, outputs", [("states", 32), ("tokens", 3), ("tokens", 2), ("cls", 3), ("cls", 1)])
 def test_what_other_targets_say_is_compared(batches, target: str, outputs: int):
-    config = replace(DEEP, target=target, outputs=outputs, pooling="mean")
+    config = replace(DEEP, target=target, outputs=outputs, pooling="mean", labels=SPAN_LABELS if outputs == 2 else ())
     teacher = lively(config)
     shorter = shorten(teacher, batches, 3)
     assert len(shorter.kept) == 3 and 0 < shorter.lost < 1

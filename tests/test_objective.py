@@ -84,8 +84,9 @@ def test_evaluation_weighs_every_prediction_alike_and_restores_the_mode():
     assert result.predicted == len(labels) and tested.training
 
 
-def one_dropped_entry(l2_lambda: float, rate: float, steps: int) -> list[float]:
-    """A compactor's diagonal entry under the real penalty and optimizer, no gradient of the task, no decay."""
+def one_dropped_entry(l2_lambda: float, rate: float, steps: int, reached: bool) -> list[float]:
+    """A compactor's diagonal entry under the real penalty and optimizer, the gradient of the task 0 or (not reached by
+    the objective) None, no decay."""
     groups = build_groups(CONFIG, 8, "dim")
     weights = {name: tensor.detach() for name, tensor in model(4).state_dict().items()}
     master = Master(CONFIG, weights, groups)
@@ -98,7 +99,7 @@ def one_dropped_entry(l2_lambda: float, rate: float, steps: int) -> list[float]:
     path = []
     for step in range(2, steps + 2):
         for _, parameter in master.named_parameters():
-            parameter.grad = torch.zeros_like(parameter)
+            parameter.grad = torch.zeros_like(parameter) if reached else None
         penalty.before_update(step)
         optimizer.set_factor(1.0)
         optimizer.step()
@@ -106,9 +107,10 @@ def one_dropped_entry(l2_lambda: float, rate: float, steps: int) -> list[float]:
     return path
 
 
+@pytest.mark.parametrize("reached", [True, False])
 @pytest.mark.parametrize("l2_lambda", [0.5, 20.0])
-def test_simulated_decay_is_the_decay_of_the_real_update(l2_lambda):
-    real = one_dropped_entry(l2_lambda, 1e-3, 60)
+def test_simulated_decay_is_the_decay_of_the_real_update(l2_lambda, reached):
+    real = one_dropped_entry(l2_lambda, 1e-3, 60, reached)
     assert simulate_decay([1e-3] * 60, l2_lambda) == pytest.approx(real, rel=1e-9)
 
 

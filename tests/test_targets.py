@@ -154,9 +154,11 @@ def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path, ca
                      for answer in answers)
     torch.testing.assert_close(given, wanted, rtol=0, atol=1e-4)
     call("pretrain.py", *pretrain_options(
-        files, tmp_path / "run", "--weight_squeeze", "--target_dim", 64, "--compactor_init", "calibrated",
-        pretrained_model_path=tmp_path / "tuned.bin", total_steps=1))
+        files, tmp_path / "run", "--weight_squeeze", "--target_dim", 64, "--mlm_target_dim", 96, "--compactor_init",
+        "calibrated", pretrained_model_path=tmp_path / "tuned.bin", total_steps=1))
     call("convert.py", "--load_model_path", tmp_path / "run-1", "--output_model_path", tmp_path / "trained.bin")
+    call("inference/run_classifier_infer.py", "--load_model_path", tmp_path / "trained.bin", *vocab, "--test_path",
+         tmp_path / "test.tsv", "--prediction_path", tmp_path / "trained.tsv")
     call("convert.py", "--load_model_path", tmp_path / "tuned.bin", "--output_model_path", tmp_path / "as_is.bin")
     for name in ("student", "trained", "as_is"):  # length and pairs come along, and evaluate.py heeds them as well
         facts = json.loads((tmp_path / f"{name}.bin.json").read_text())

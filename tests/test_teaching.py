@@ -7,12 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from commands import call, pretrain_options
+from commands import TEACHER, call, pretrain_options
+from corpora import TOKENS
 from test_calibration import batches
 from test_targets import encoder_file, headed
 
+from uer.evaluation.agreement import agreement
 from uer.formats import load_model
-from uer.models.bert import Bert, from_weights
+from uer.formats.export import save_uer
+from uer.formats.file_target import SPAN_LABELS, outputs_in_words
+from uer.models.bert import Bert, from_scratch, from_weights
 from uer.training.relations import RelationTargets, common_heads
 from uer.training.teaching import LogitTargets, StateTargets
 
@@ -21,9 +25,10 @@ def unmasked() -> list:
     return [replace(batch, masked=False) for batch in batches(2, rows=5)]
 
 
-def pair(target: str, outputs: int) -> tuple[Bert, Bert]:
+def pair(target: str, outputs: int, labels: tuple[str, ...] = ()) -> tuple[Bert, Bert]:
     """A teacher and another model of its size, in evaluation mode."""
-    return tuple(from_weights(*headed(target, "mean", outputs, seed=seed)).eval() for seed in (1, 2))
+    models = (headed(target, "mean", outputs, seed=seed) for seed in (1, 2))
+    return tuple(from_weights(replace(config, labels=labels), weights).eval() for config, weights in models)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "squared"])
@@ -96,6 +101,26 @@ def test_the_loss_of_logits(target, outputs):
     assert LogitTargets(teacher)(teacher, batch)[0].abs() < 1e-6
 
 
+def test_a_reader_finds_the_spans_that_its_teacher_finds():
+    """A text's tokens compete for start and end; a number added to both logits of a token is another span."""
+    teacher, student = pair("tokens", 2, SPAN_LABELS)
+    batch = unmasked()[0]
+    loss, report = LogitTargets(teacher, temperature=2.0)(student, batch)
+    q, p = (model(batch.src, batch.seg).float().view(*batch.src.shape, 2) for model in (student, teacher))
+    wanted, equal = 0.0, 0
+    for row, length in enumerate((batch.seg > 0).sum(1).tolist()):
+        ours, theirs = q[row, :length], p[row, :length]
+        parts = F.softmax(theirs / 2, 0) * (F.log_softmax(theirs / 2, 0) - F.log_softmax(ours / 2, 0))
+        wanted, equal = wanted + 4 * parts.sum(), equal + torch.equal(ours.argmax(0), theirs.argmax(0))
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-4) and report[1] == equal < len(batch.src)
+    loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in student.parameters())
+    found = agreement(teacher, student, [batch], torch.device("cpu"))
+    assert found["equal predictions"] == pytest.approx(equal / len(batch.src))
+    assert outputs_in_words(teacher.config) == "2 outputs of a reader" != outputs_in_words(pair("tokens", 2)[0].config)
+    assert LogitTargets(teacher)(teacher, batch)[0].abs() < 1e-6
+
+
 def test_the_loss_of_relations_head_by_head_where_text_is():
     teacher, batch = pair("states", 24)[0], unmasked()[0]
     student = from_weights(*headed("states", "mean", 24, seed=2)).eval()
@@ -158,21 +183,31 @@ def test_a_run_learns_its_teachers_states_resumes_and_merges(files, tmp_path, mo
     assert (student.target, student.hidden_size, student.outputs) == ("states", 32, 128)
 
 
-def test_a_model_whose_head_has_not_followed_says_so(files, tmp_path, capsys):
+@pytest.mark.parametrize(("target", "head"), [("mlm", "MLM head"), ("cls", "classifier")])
+def test_a_model_whose_head_does_not_follow_says_so(files, tmp_path, capsys, target, head):
+    told, path = f"its {head} does not follow: fine-tune it", tmp_path / "teacher.bin"
+    config = replace(TEACHER, target=target, outputs=0 if target == "mlm" else 3, pooling="first")
+    save_uer(path, from_scratch(config, len(TOKENS), 1).state_dict())
+    (tmp_path / "config.json").write_text(config.to_json())
     call("pretrain.py", *pretrain_options(files, tmp_path / "run", "--weight_squeeze", "--target_dim", 48, "--target",
                                           "relations", "--compactor_init", "calibrated", "--train", "student",
-                                          total_steps=2, warmup=0))
+                                          total_steps=2, warmup=0, pretrained_model_path=path,
+                                          config_path=tmp_path / "config.json"))
+    assert told in capsys.readouterr().out
     call("convert.py", "--load_model_path", tmp_path / "run-2", "--output_model_path", tmp_path / "student.bin",
          "--output_format", "huggingface", "--vocab_path", files / "vocab.txt")
     said = capsys.readouterr().out
-    assert "its MLM head has not followed: fine-tune it" in said and "run_glue.py --data_dir" in said.splitlines()[-1]
-    assert "its MLM head has not followed: fine-tune it" in (tmp_path / "student" / "README.md").read_text()
+    assert told in said and "run_glue.py --data_dir" in said.splitlines()[-1]
+    assert told in (tmp_path / "student" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("more", "word"), [
     (["--target", "logits"], "states or similarity or relations would do"),
     (["--target", "states", "--relation_weight", 1], "--relation_weight goes with --target mlm"),
     (["--target", "mlm"], "has no MLM head"),
+    (["--target", "similarity", "--batch_size", 1], "--batch_size 1: similarities are of the texts within a micro"),
+    (["--similarity_weight", 1, "--batch_size", 1], "--batch_size 1: similarities are of the texts within a micro"),
+    (["--fix_state_map", "--compactor_init", "identity", "--mask_path", "masks.txt"], "--fix_state_map needs"),
     (["--target", "similarity", "--state_tokens"], "--state_tokens goes with --target states"),
     (["--relation_weight", 1], "--relation_weight goes with --target mlm"),
     (["--augment_texts", 2], "--augment_texts is 2.0, a number from 0 to 1 is needed"),

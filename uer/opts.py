@@ -117,8 +117,8 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
                        help="compress the teacher; without it, this is a plain MLM run")
     group.add_argument("--target_dim", type=int, metavar="D", help="hidden size of the student")
     group.add_argument("--mlm_target_dim", type=int, metavar="D",
-                       help="features of the student's MLM head (default: --target_dim); with another width, a student "
-                            "cannot be written for Hugging Face or UER-py")
+                       help="features inside the student's MLM head or classifier (default: --target_dim); with "
+                            "another width, it cannot be written for Hugging Face or UER-py")
     add_shape_options(group)
     group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
                        help="dim: every head gets thinner; head: whole heads leave (default: dim)")

@@ -143,6 +143,8 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
             problems.append(f"--{unused[0]} does nothing with --compactor_init calibrated, where nothing is masked")
         if args.compactors_path and args.compactor_init != "calibrated":
             problems.append("--compactors_path needs --compactor_init calibrated")
+        if args.fix_state_map and args.compactor_init != "calibrated":
+            problems.append("--fix_state_map needs --compactor_init calibrated: masks take columns out of the map")
         if args.target_heads and args.compactor_init != "calibrated":
             problems.append("--target_heads needs --compactor_init calibrated; masks leave heads by "
                             "--compactor_mask_strategy")

@@ -25,11 +25,13 @@ from uer.calibration.stream import Stream
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
 from uer.errors import UserError
+from uer.formats.file_target import SPAN_LABELS
 from uer.layers.layer_norm import LayerNorm, standardise
 from uer.layers.transformer import TransformerLayer
 from uer.models.bert import Bert
 from uer.parallel.collectives import sum_over_ranks
 from uer.progress import Progress
+from uer.targets.output_target import span_logits
 from uer.targets.pooling import pooled
 
 TRIAL_BATCHES = 2  # of a process, that layers are chosen on
@@ -211,12 +213,14 @@ class _Fitting:
 
 
 def said(teacher: Bert, batch: MlmBatch, real: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """What a target says of a batch's states: log-probabilities [n, classes], scores [n, 1], or vectors of length 1
-    [texts, d]."""
+    """What a target says of a batch's states: log-probabilities [n, classes], or a reader's of starts and ends
+    [2 * texts, tokens], scores [n, 1], or vectors of length 1 [texts, d]."""
     target, config = teacher.target, teacher.config
     if config.target == "mlm":
         return target(hidden.flatten(0, 1)[batch.positions]).log_softmax(-1)
-    if config.target == "tokens":
+    if config.labels == SPAN_LABELS:
+        outputs = span_logits(target(hidden), real).flatten(0, 1)
+    elif config.target == "tokens":
         outputs = target(hidden[real])
     else:
         outputs = target(pooled(hidden, real, config.pooling))

@@ -52,7 +52,7 @@ class Source:
         sentence: how an encoder alone embeds sentences; None: nothing says so.
         keep_embedding_size: whether its sentence-transformers folder maps into the teacher's space.
         new_words: whether the vocabulary is the model's own, to be written beside its files.
-        bare: whether it has an MLM head that was not trained with the rest.
+        bare: whether it has a head that was not trained with the rest.
         reading: how a fine-tuned model reads (`LoadedModel.reading`).
     """
 

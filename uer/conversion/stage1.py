@@ -27,13 +27,13 @@ from uer.layer_sizes import layers_in_words, wishes_from
 from uer.squeeze.mask_file import check_masks, read_masks
 from uer.tokenizers import TextRules, agreed_rules
 from uer.tokenizers.rules import KEY, recorded
+from uer.training.relations import left_behind
 
 RECORDED = {"loss": "MLM loss in training", "accuracy": "MLM accuracy in training", "dev_loss": "MLM loss, held-out",
             "dev_accuracy": "MLM accuracy, held-out"}
 STRATEGY_WORDS = {"dim": "every head made thinner (dim)", "head": "heads dropped (head)"}
 HOW_MERGED = ("A student by weight-inherited distillation: {compactors} around the teacher's linears, {strategy}, "
               "hidden size {teacher} to {size}, then merged into the teacher's weights{more}.")
-BARE_HEAD = "the encoder alone was trained (--target relations), its MLM head has not followed: fine-tune it for a task"
 SIZE_OPTIONS = ("layers_num", "hidden_size", "heads_num", "feedforward_size")
 
 
@@ -251,10 +251,10 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
         else:
             learnt = f"on a teacher's {facts['objective']}" if "objective" in facts else "by masked language modelling"
             how = f"A BERT{'' if 'config' in facts else f' trained {learnt}'}, converted as it is."
-    bare = facts.get("objective") == "relations" and config.target == "mlm"
+    bare = facts.get("objective") == "relations"
     if bare:
-        say(f"note: {BARE_HEAD}")
-        how += f" {BARE_HEAD[0].upper()}{BARE_HEAD[1:]}."
+        say(f"note: {left_behind(config.target)}")
+        how += f" Note: {left_behind(config.target)}."
     say(f"{config.layers_num} layers, hidden_size {config.hidden_size}, {layers_in_words(config)}, "
         f"{shapes.parameter_count(weights):,} parameters")
     for note in shapes.spare_words(weights, text.vocab_size if text else None):

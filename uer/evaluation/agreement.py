@@ -3,7 +3,8 @@
     states        mean cosine between the teacher's pooled states and the student's in the teacher's space; Spearman's
                   correlation of the two models' similarities of all pairs of texts; share of each text's ten nearest
                   that are the same (similarities of the vectors that each model gives by itself)
-    cls, tokens   share of equal predictions; of scores Pearson's correlation
+    cls, tokens   share of equal predictions (a reader's: of texts with equal start and end); of scores Pearson's
+                  correlation
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import torch.nn.functional as F
 
 from uer.data.loader import MlmBatch
 from uer.finetuning.metrics import pearson, spearman
+from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert
+from uer.targets.output_target import span_logits
 
 MOST_TEXTS = 2048  # whose pairs are compared
 NEAREST = 10
@@ -37,15 +40,19 @@ def agreement(teacher: Bert, student: Bert, batches: Sequence[MlmBatch], device:
 
 @torch.no_grad()
 def answers(model: Bert, batches: Sequence[MlmBatch], device: torch.device) -> torch.Tensor:
-    """What a model says of texts: its pooled states [texts, hidden]; classes or scores of texts or real tokens [n]"""
+    """What a model says of texts: its pooled states [texts, hidden]; classes or scores of texts or real tokens [n];
+    a reader's start and end in each text [texts, 2]"""
     model.eval()
     if model.config.target == "states":
         return torch.cat([model.pooled(batch.src, batch.seg) for batch in _on(batches, device)])
     found = []
     for batch in _on(batches, device):
-        real = (batch.seg > 0).flatten() if model.config.target == "tokens" else slice(None)
-        logits = model(batch.src, batch.seg)[real]
-        found.append(logits.argmax(1) if model.config.outputs > 1 else logits[:, 0])
+        real, logits = batch.seg > 0, model(batch.src, batch.seg)
+        if model.config.labels == SPAN_LABELS:
+            logits = span_logits(logits, real)
+        elif model.config.target == "tokens":
+            logits = logits[real.flatten()]
+        found.append(logits.argmax(-1) if model.config.outputs > 1 else logits[:, 0])
     return torch.cat(found)
 
 
@@ -59,7 +66,7 @@ def compare(teacher: Bert, student: Bert, wanted: torch.Tensor, given: torch.Ten
         return {"cosine": F.cosine_similarity(*through).mean().item(), **pairs(*own)}
     if teacher.config.outputs == 1:
         return {"correlation": pearson(given.double().cpu().numpy(), wanted.double().cpu().numpy())}
-    return {"equal predictions": (given == wanted).double().mean().item()}
+    return {"equal predictions": (given == wanted).view(len(given), -1).all(1).double().mean().item()}
 
 
 def rightness(said: torch.Tensor, labels: np.ndarray) -> float:

@@ -19,6 +19,7 @@ from uer.evaluation.texts import read_texts, wanted
 from uer.evaluation.vectors import Embedder, own_length
 from uer.finetuning.batches import Instance, collate
 from uer.formats import LoadedModel, load_model
+from uer.formats.file_target import outputs_in_words
 from uer.formats.storage import write_json, write_via
 from uer.formats.tokenizer_files import text_beside
 from uer.tokenizers import TextRules, Tokenizer, agreed_rules, build, merged
@@ -158,10 +159,9 @@ def _agree(args: argparse.Namespace, reads: Reader, taught: Reader, device: torc
     student, teacher = reads.loaded, taught.loaded
     if student.config.target == teacher.config.target == "mlm":
         raise UserError("--task agreement: these are models of masked words; --task mlm judges each of them")
-    if (student.config.target, student.config.outputs) != (teacher.config.target, teacher.config.outputs):
-        raise UserError(f"--teacher_path {args.teacher_path}: target {teacher.config.target} with "
-                        f"{teacher.config.outputs} outputs, the model has {student.config.target} with "
-                        f"{student.config.outputs}")
+    theirs, ours = outputs_in_words(teacher.config), outputs_in_words(student.config)
+    if theirs != ours:
+        raise UserError(f"--teacher_path {args.teacher_path}: {theirs}, the model has {ours}")
     if student.config.target == "tokens" and reads.tokenizer is not taught.tokenizer:
         raise UserError(f"--teacher_path {args.teacher_path}: its text becomes other tokens than the model's, so that "
                         f"what they say of tokens cannot be compared")

@@ -61,8 +61,8 @@ class Classifier(Encoder):
         assert pooling in POOLINGS
         self.pooling = pooling
         self.dropout = Dropout(config.dropout)
-        self.output_layer_1 = Linear(sizes.hidden, sizes.hidden)
-        self.output_layer_2 = Linear(sizes.hidden, outputs)
+        self.output_layer_1 = Linear(sizes.hidden, sizes.mlm)
+        self.output_layer_2 = Linear(sizes.mlm, outputs)
 
     def forward(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
         """src, seg int [batch, seq] -> [batch, outputs]"""
@@ -218,6 +218,7 @@ def load_classifier(path: str, card: dict[str, Any], config_path: str | None, ou
     absent = [name for name in (shapes.WORDS, shapes.POSITIONS, shapes.SEGMENTS) if name not in weights]
     if absent:
         raise UserError(f"model {path}: missing: {shortened(absent)}")
+    config = replace(config, mlm_size=len(weights.get("output_layer_1.bias", ())) or None)  # the width inside its head
     model = Classifier(_sizes(weights, config), config, found["--labels_num"][1], found["--pooling"][1])
     try:
         model.load_state_dict(weights)

@@ -25,6 +25,12 @@ TOKEN_TASKS = ("ForTokenClassification", "ForQuestionAnswering")
 UNLIKE = ("ForMultipleChoice", "ForNextSentencePrediction")
 
 
+def outputs_in_words(config: ModelConfig) -> str:
+    """What two models must have in common for the one to learn from the other or to be compared with it."""
+    kind = "a reader" if config.labels == SPAN_LABELS else f"target {config.target}"
+    return f"{config.outputs} outputs of {kind}"
+
+
 def settle_target(model: LoadedModel, wanted: str | None, where: str) -> None:
     """Give the model's config its target, and the model the tensors of that one alone.
 

@@ -87,14 +87,17 @@ class PublishedPenalty(Penalty):
             self._replace(list(self.masked(tensors)))
 
     def _replace(self, masked: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> None:
-        """Put the penalty in the place of dropped entries' gradients."""
-        graded = [(parameter.grad, parameter, *masks) for parameter, *masks in masked if parameter.grad is not None]
-        if graded:
-            gradients, parameters, kept, dropped = zip(*graded)
-            torch._foreach_mul_(gradients, kept)
-            torch._foreach_addcmul_(gradients, parameters, dropped, value=min(self.l2_lambda, 1.0))
-        if self.l2_lambda > 1 and masked:
-            parameters, _, dropped = zip(*masked)
+        """Put the penalty in the place of dropped entries' gradients, also where the objective gave none."""
+        if not masked:
+            return
+        parameters, kept, dropped = zip(*masked)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters]
+        torch._foreach_mul_(gradients, kept)
+        torch._foreach_addcmul_(gradients, parameters, dropped, value=min(self.l2_lambda, 1.0))
+        if self.l2_lambda > 1:
             torch._foreach_addcmul_([self._moment(parameter) for parameter in parameters], parameters, dropped,
                                     value=(1 - SURGERY) * (self.l2_lambda - 1))
 

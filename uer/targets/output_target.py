@@ -9,6 +9,8 @@ from uer.cpu.dropout import Dropout
 from uer.cpu.products import Linear
 from uer.sizes import BertSizes
 
+NOWHERE = -1e30  # logit of padding
+
 
 class OutputTarget(nn.Module):
     """output_layer(x). Of `states`, it is the map into the teacher's space (of the teacher itself: the identity)."""
@@ -34,3 +36,14 @@ class ClsTarget(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[batch, hidden] -> [batch, outputs]"""
         return self.output_layer_2(self.dropout(torch.tanh(self.output_layer_1(hidden))))
+
+
+def span_logits(logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """A reader's logits as a text's tokens compete in them, first starts, then ends; those of padding are no choice.
+
+    Args:
+        logits: [batch * seq, 2] or [batch, seq, 2]; real: bool [batch, seq].
+    Returns:
+        [batch, 2, seq]
+    """
+    return logits.view(*real.shape, 2).masked_fill(~real[..., None], NOWHERE).transpose(1, 2)

@@ -23,6 +23,7 @@ from uer.data.masking import MaskingOptions
 from uer.data.options import masking_options
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
+from uer.formats.file_target import outputs_in_words
 from uer.formats.storage import shortened, tensors_sha256
 from uer.formats.tokenizer_files import text_beside
 from uer.layer_sizes import read_layer_sizes
@@ -54,7 +55,7 @@ from uer.training.lock import only_writer
 from uer.training.objective import TaughtMlm, Teaching, evaluate
 from uer.training.optimizers import schedule
 from uer.training.precision import Precision, slow_products
-from uer.training.relations import RelationTargets
+from uer.training.relations import RelationTargets, left_behind
 from uer.training.sharded_master import ShardedLearner
 from uer.training.teaching import LogitTargets, StateTargets, misplaced
 from uer.training.trainer import Run, Trainer
@@ -93,6 +94,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         raise UserError("; ".join(wrong))
     for line in (*loaded.notes, *slow_products(half_dtype(args), place.device)):
         reports.say(line)
+    if args.objective == "relations":
+        reports.say(f"note: {left_behind(loaded.config.target)}")
     masked = args.objective == "mlm"
     loaders = [loader for loader in (dataset, dev) if loader is not None]
     for loader in loaders:
@@ -267,14 +270,14 @@ def build_objective(args: argparse.Namespace, loaded: LoadedModel, text: TextRul
     """What a step runs backward on; its teacher is --soft_targets_teacher or else the one that is compressed."""
     if args.objective == "mlm" and not (args.soft_targets_weight or args.relation_weight or args.layer_weight):
         return None
-    outputs, student = loaded.config.outputs, loaded
+    student = loaded
     if args.soft_targets_teacher:
         merged([text, *text_beside(args.soft_targets_teacher)], [])
         kind = loaded.config.target if loaded.config.target in ("mlm", "states") else None
         loaded = load_model(args.soft_targets_teacher, config=None, vocab_size=vocab_size, target=kind)
-    if loaded.config.outputs != outputs and args.objective != "relations":
-        raise UserError(f"--soft_targets_teacher {args.soft_targets_teacher}: {loaded.config.outputs} outputs, the "
-                        f"model has {outputs}")
+    theirs, ours = outputs_in_words(loaded.config), outputs_in_words(student.config)
+    if theirs != ours and args.objective != "relations":
+        raise UserError(f"--soft_targets_teacher {args.soft_targets_teacher}: {theirs}, the model has {ours}")
     teacher = from_weights(loaded.config, loaded.weights).to(place.device)
     if args.objective == "mlm":
         return TaughtMlm(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k,

@@ -19,11 +19,13 @@ from uer.training.checkpoint import find_checkpoint, read_card
 
 KEY = "course"  # under which a card has it
 MODEL = ("teacher", "strategy", "target_dim", "mlm_target_dim", "target_feedforward_size",
-         "target_heads", "layer_sizes", "tie_student")  # of the card itself
-NEWER = ("compactor_init", "teacher_sha256", "objective")  # which older checkpoints do not say
+         "target_heads", "layer_sizes", "tie_student", "objective")  # of the card itself
+NEWER = ("compactor_init", "teacher_sha256")  # which older checkpoints do not say
+USUAL = {"objective": "mlm"}  # of cards that do not say it
 SOFT = "soft_targets_teacher_sha256"
 SCHEDULE = ("w_step", "mask_scores")
-MOMENTS = {"bias_correction": "--bias_correction"}  # what the optimizer's state hangs on
+KEPT = ("keep_layers",)
+OPTIMIZER = ("bias_correction",)  # what the optimizer's state hangs on
 RATES = {"learning_rate", "compactor_learning_rate"}  # the folded student's hangs on them
 FORMATS = {"bf16", "fp16", "compose_dtype"}
 FREE = ("total_steps", "learning_rate", "head_learning_rate", "compactor_learning_rate", "student_learning_rate",
@@ -31,12 +33,12 @@ FREE = ("total_steps", "learning_rate", "head_learning_rate", "compactor_learnin
         "penalty", "l2_lambda", "squeeze_tolerance", "no_squeeze", "after_squeeze", "comp_only", "soft_targets_weight",
         "soft_targets_temperature", "soft_targets_top_k", "state_distance", "state_tokens", "similarity_weight",
         "fix_state_map", "relation_weight", "relation_heads", "layer_weight", "layer_signals", "layer_numbers",
-        "augment_texts", "target_layers", "keep_layers")
+        "augment_texts", "target_layers")
 
 
 def course(args: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:
     """The record of a run whose options are settled."""
-    return {**{name: getattr(args, name) for name in (*SCHEDULE, *MOMENTS, *FREE)}, "dropout": config.dropout}
+    return {**{name: getattr(args, name) for name in (*SCHEDULE, *KEPT, *OPTIMIZER, *FREE)}, "dropout": config.dropout}
 
 
 def run_dropout(args: argparse.Namespace, config: ModelConfig) -> float:
@@ -56,7 +58,7 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
     names = {key: key for key in (*MODEL, *(key for key in NEWER if key in found))}
     if found.get(SOFT) and wanted.get(SOFT):  # with and without soft labels is a matter of their weight
         names[SOFT] = "--soft_targets_teacher"
-    if differ := differences({**found, "teacher": teacher}, wanted, names):
+    if differ := differences({**USUAL, **found, "teacher": teacher}, {**USUAL, **wanted}, names):
         raise UserError(f"--resume: {path} is from another run: " + "; ".join(differ), page="cluster")
 
 
@@ -68,7 +70,7 @@ def keep_course(args: argparse.Namespace, said: Set[str]) -> None:
     """
     card = read_card(find_checkpoint(args.output_model_path, args.resume))
     was = {"objective": card.get("objective"), **card.get(KEY, {})}
-    kept = {"objective", *SCHEDULE, *MOMENTS, *FREE} - FORMATS - said
+    kept = {"objective", *KEPT, *SCHEDULE, *OPTIMIZER, *FREE} - FORMATS - said
     if said & RATES:
         kept -= {"student_learning_rate"} | (RATES if card.get("folded") == 0 else set())
     for name in kept & was.keys():
@@ -82,13 +84,13 @@ def compare_courses(found: Mapping[str, Any], now: Mapping[str, Any], path: Path
         found: the checkpoint's card.
         now: of `course`.
     Raises:
-        UserError: masks or moments would not go on from those that the checkpoint has.
+        UserError: masks, layers or moments would not go on from those that the checkpoint has.
     """
     was = {**now, **found.get(KEY, {})}  # older checkpoints do not say, or not everything
-    if differ := differences(was, now, MOMENTS):
-        raise UserError(f"--resume: {path} has the moments of another optimizer: {differ[0]}", page="cluster")
-    if found["kind"] == "wid" and found.get("compactor_init") == "identity" and (
-            differ := differences(was, now, {name: f"--{name}" for name in SCHEDULE})):
-        raise UserError(f"--resume: {path} is within another mask schedule: " + "; ".join(differ), page="cluster")
+    masked = found["kind"] == "wid" and found.get("compactor_init") == "identity"
+    for what, names in (("has the moments of another optimizer", OPTIMIZER), ("is of other layers", KEPT),
+                        ("is within another mask schedule", SCHEDULE if masked else ())):
+        if differ := differences(was, now, {name: f"--{name}" for name in names}):
+            raise UserError(f"--resume: {path} {what}: " + "; ".join(differ), page="cluster")
     idle = RATES if "folded" in found else set()
     return "; ".join(differences(was, now, {name: f"--{name}" for name in FREE if name not in idle}))

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from uer.data.loader import MlmBatch
 
 HEADS = 48
+LEFT = {"mlm": "MLM head", "states": "map into the teacher's space", "cls": "classifier", "tokens": "output layer"}
 IN_CACHE, AT_ONCE = 1 << 20, 1 << 26  # numbers of [rows, heads, seq, seq], on a CPU and on a GPU
+
+
+def left_behind(target: str) -> str:
+    """What is to be known of a model with this target that learns relations alone."""
+    return f"--target relations trains the encoder alone, its {LEFT[target]} does not follow: fine-tune it for a task"
 
 
 class RelationTargets:

@@ -4,7 +4,8 @@
                  comes with a calibrated student as its target and is trained along, or stays as it is
     similarity   (cos zᵢ zⱼ − cos xᵢ xⱼ)² over the pairs of a batch, of the vectors that each model gives by itself;
                  beside states also (cos yᵢ xⱼ − cos xᵢ xⱼ)², y the student's in the teacher's space
-    logits       T² · KL(teacher ‖ student) of a classifier's, tagger's or reader's softmax; squared error of scores
+    logits       T² · KL(teacher ‖ student) of a classifier's or tagger's softmax over classes, of a reader's two over a
+                 text's tokens; squared error of scores
 
 (Distances through a map: TinyBERT, Jiao et al. 2020, which learns its maps; similarities: Tung and Mori 2019.)
 """
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert
+from uer.targets.output_target import span_logits
 from uer.targets.pooling import pool, position_of
 from uer.training.objective import TOP_K
 from uer.training.relations import HEADS
@@ -44,6 +47,8 @@ def misplaced(args: argparse.Namespace) -> list[str]:
              "soft_targets_top_k": (TOP_K, args.soft_targets_weight)}
     wrong += [f"--{name} does nothing without --soft_targets_weight" for name, (usual, used) in needs.items()
               if getattr(args, name) != usual and not used]
+    if args.batch_size < 2 and (args.objective == "similarity" or args.similarity_weight):
+        wrong.append("--batch_size 1: similarities are of the texts within a micro-step, 2 at least are needed")
     if args.objective == "mlm" and args.relation_heads != HEADS and not args.relation_weight:
         wrong.append("--relation_heads does nothing without --relation_weight")
     return wrong
@@ -115,7 +120,7 @@ NEAR = 0.5  # a score that counts as the teacher's
 
 
 class LogitTargets:
-    """An `Objective`: the teacher's logits of texts (`cls`) or tokens (a reader's: over the tokens of a text).
+    """An `Objective`: the teacher's logits of texts (`cls`), of tokens, or of a text's start and end (a reader's).
 
     Args:
         teacher: run without gradients on the same batches.
@@ -131,19 +136,23 @@ class LogitTargets:
 
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed loss, and (it, texts or shares of tokens with equal predictions) to report."""
-        padded = batch.tokens < batch.seg.numel()
+        padded, real = batch.tokens < batch.seg.numel(), batch.seg > 0
+        reads = self.teacher.config.labels == SPAN_LABELS
         with torch.no_grad():
             wanted = self.teacher(batch.src, batch.seg, padded=padded).float()
         given = student(batch.src, batch.seg, padded=padded).float()
-        if wanted.shape[1] == 1:
+        if reads:
+            wanted, given = (span_logits(logits, real) for logits in (wanted, given))
+        if self.teacher.config.outputs == 1:
             loss = (given - wanted).pow(2)[:, 0]
             equal = (loss <= NEAR**2).to(loss.dtype)
         else:
-            theirs, mine = (F.log_softmax(logits / self.temperature, 1) for logits in (wanted, given))
-            loss = self.temperature**2 * F.kl_div(mine, theirs, reduction="none", log_target=True).sum(1)
-            equal = (given.argmax(1) == wanted.argmax(1)).to(loss.dtype)
-        if student.config.target == "tokens":
-            real = batch.seg > 0
+            theirs, mine = (F.log_softmax(logits / self.temperature, -1) for logits in (wanted, given))
+            loss = self.temperature**2 * F.kl_div(mine, theirs, reduction="none", log_target=True).sum(-1)
+            equal = (given.argmax(-1) == wanted.argmax(-1)).to(loss.dtype)
+        if reads:
+            loss, equal = loss.sum(1), equal.prod(1)
+        elif student.config.target == "tokens":
             loss, equal = ((rows.view_as(real) * real).sum(1) / real.sum(1) for rows in (loss, equal))
         loss = loss.sum()
         return loss, torch.stack([loss.detach(), equal.detach().sum()])
