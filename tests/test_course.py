@@ -19,7 +19,7 @@ from uer.errors import UserError
 from uer.made_from import differences
 from uer.opts import pretrain_parser
 from uer.training.checkpoint import load_checkpoint, read_card
-from uer.training.course import FREE, KEPT, MODEL, OPTIMIZER, NEWER, SCHEDULE, check_card, compare_courses
+from uer.training.course import FREE, KEPT, MODEL, NEWER, OPTIMIZER, SCHEDULE, check_card, compare_courses
 from uer.training.judge import remedy
 
 MASKED = ["--weight_squeeze", "--target_dim", "16", "--mask_path", "masks.txt"]
