@@ -18,6 +18,7 @@ from uer.errors import UserError
 from uer.finetuning.batches import by_length, collate, encode, kept_lengths, shuffled
 from uer.finetuning.options import TASKS
 from uer.finetuning.tasks import GLUE, read_glue, read_uer, uer_task
+from uer.formats.file_model import reading_of
 from uer.formats.tokenizer_files import write_tokenizer
 from uer.tokenizers.bert import BertTokenizer
 from uer.tokenizers.vocab import Vocab
@@ -197,6 +198,8 @@ def test_pairs_of_roberta(tmp_path):
     assert words == ["<s>low</s>", "<s>lower</s></s>ri\u0120the</s>", "<s>l\u0120l</s></s>r\u0120</s>"]
     assert collate([pair], 1).seg.tolist() == [[1] * len(pair.tokens)]
     assert XlmRobertaTokenizer.separators == 2
+    [before] = encode([("lower", "ri the", 0)], bpe, 9, reading_of({"kind": "classifier"})["separators"])
+    assert len(before.tokens) == len(pair.tokens) - 1 and before.first < len(before.tokens)
     write_tokenizer(tmp_path, bpe.rules, max_length=9)
     written = json.loads((tmp_path / "tokenizer.json").read_text())["post_processor"]["pair"]
     parts = [next(iter(part.values())) for part in written]

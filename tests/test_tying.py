@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,6 +33,7 @@ from uer.planning.plan import read_teacher
 from uer.squeeze.fold import fold
 from uer.squeeze.groups import build_groups
 from uer.squeeze.master import Master
+from uer.training.build_trainer import load_teacher
 
 
 def tied_teacher(config: ModelConfig) -> dict[str, torch.Tensor]:
@@ -160,6 +162,10 @@ def test_a_folder_with_one_table_keeps_it(bench, tmp_path, monkeypatch):
     call("convert.py", "--load_model_path", "model.bin-2", "--output_model_path", "on", "--output_format",
          "huggingface")
     assert json.loads((tmp_path / "on/config.json").read_text())["tie_word_embeddings"] is True
+    Path("before-1.json").write_text(json.dumps({"teacher": {"tie_weights": False}}))
+    for resumed in ("model.bin-2", "before-1"):
+        args, _ = parse_with_config(pretrain_parser, [*words, "--resume", resumed])
+        assert load_teacher(args, len(TOKENS)).config.tie_weights is (resumed == "model.bin-2")
     for kept in ("with its weights", "as config.json alone"):
         for more in ([], ["--weight_squeeze", "--target_dim", "16"]):
             planned, _ = parse_with_config(pretrain_parser, ["--plan", *words, *more])

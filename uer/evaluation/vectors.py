@@ -35,6 +35,7 @@ class Embedder:
         self.tokenizer, self.device, self.mapped, self.batch_size = tokenizer, device, mapped, batch_size
         self.normalize = loaded.sentence is not None and loaded.sentence.normalize
         self.seq_length = min(seq_length or own_length(loaded), loaded.config.max_seq_length)
+        self.separators = loaded.reading.get("separators")
         self.prompt = loaded.sentence.prompt(role) if loaded.sentence else ""
         pooled = loaded.config.pooling in ("mean", "max") and loaded.sentence and not loaded.sentence.include_prompt
         self.apart = 1 + len(tokenizer.encode(self.prompt)) if self.prompt and pooled else 0  # tokens not pooled
@@ -54,7 +55,7 @@ class Embedder:
             raise UserError("there is no text to embed")
         examples = [Example(text, None, None) if isinstance(text, str) else text for text in texts]
         return encode([example._replace(text_a=self.prompt + example.text_a) for example in examples], self.tokenizer,
-                      self.seq_length)
+                      self.seq_length, self.separators)
 
     @torch.no_grad()
     def pooled(self, instances: Sequence[Instance]) -> torch.Tensor:

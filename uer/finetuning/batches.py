@@ -48,10 +48,11 @@ def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
     return first - excess // 2, second - (excess + 1) // 2
 
 
-def encode(examples: Sequence[Example], tokenizer: Tokenizer, seq_length: int) -> list[Instance]:
+def encode(examples: Sequence[Example], tokenizer: Tokenizer, seq_length: int,
+           separators: int | None = None) -> list[Instance]:
     """[CLS] a [SEP] or [CLS] a [SEP] b [SEP], `seq_length` tokens at most; RoBERTa's <s> a </s></s> b </s> is all of
-    one segment."""
-    vocab, between, out = tokenizer.vocab, tokenizer.separators, []
+    one segment. `separators`: as the model was trained, where its file says so."""
+    vocab, between, out = tokenizer.vocab, separators or tokenizer.separators, []
     for text_a, text_b, label in examples:
         a, b = tokenizer.encode(text_a), None if text_b is None else tokenizer.encode(text_b)
         around = 2 if b is None else 2 + between

@@ -238,6 +238,7 @@ class ClassifierRun:
         task = self.data.task
         card = {"kind": "classifier", "config": self.loaded.config.to_dict(), "task": task.name,
                 "labels": list(task.labels), "pairs": len(task.texts) == 2, "pooling": self.args.pooling,
+                "separators": self.tokenizer.separators,
                 "seq_length": self.args.seq_length, KEY: self.tokenizer.rules.to_dict(), **combination._asdict(),
                 **outcome.to_dict()}
         save_tuned(self.args.output_model_path, outcome.weights, card)

@@ -14,6 +14,7 @@ from uer.finetuning.batches import encode
 from uer.finetuning.classify import check_length, predict
 from uer.finetuning.heads import load_classifier, read_card
 from uer.finetuning.tasks import Task, read_uer, texts_of
+from uer.formats.file_model import reading_of
 from uer.formats.storage import write_via
 from uer.formats.tokenizer_files import text_beside
 from uer.tokenizers import build_tokenizer
@@ -45,7 +46,8 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
     usual = min(card.get("seq_length", SEQ_LENGTH), positions)
     seq_length = usual if args.seq_length is None else args.seq_length
     check_length(seq_length, positions)
-    instances = encode(read_uer(task, args.test_path, labelled=False), tokenizer, seq_length)
+    instances = encode(read_uer(task, args.test_path, labelled=False), tokenizer, seq_length,
+                       reading_of(card).get("separators"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for warning in slow_products(torch.bfloat16 if args.bf16 else None, device, training=False):
         print(warning, flush=True)

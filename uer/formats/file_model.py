@@ -11,7 +11,7 @@ import torch
 from uer.config import ModelConfig
 from uer.formats.sentence import SentenceFacts
 
-READING = {"seq_length": int, "pairs": bool, "of_logits": dict}
+READING = {"seq_length": int, "pairs": bool, "of_logits": dict, "separators": int}
 
 
 @dataclass
@@ -46,7 +46,8 @@ class LoadedModel:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How a fine-tuned model reads and is read: `seq_length`, `pairs`, `of_logits`, as far as its JSON says so."""
+        """How a fine-tuned model reads and is read: `seq_length`, `pairs`, `of_logits`, `separators` in a pair, as far
+        as its JSON says so."""
         return reading_of(self.facts)
 
     @property
@@ -57,4 +58,5 @@ class LoadedModel:
 
 def reading_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What a JSON says of `READING`."""
-    return {key: facts[key] for key, kind in READING.items() if type(facts.get(key)) is kind}
+    before = {"separators": 1} if facts.get("kind") == "classifier" else {}  # in files that do not say
+    return {**before, **{key: facts[key] for key, kind in READING.items() if type(facts.get(key)) is kind}}

@@ -234,7 +234,8 @@ def open_data(args: argparse.Namespace, place: Place,
 def load_teacher(args: argparse.Namespace, vocab_size: int | None) -> LoadedModel:
     """The model at --pretrained_model_path, or one from scratch; --target is settled by it.
 
-    What has one table of words keeps it, but for --weight_squeeze, whose compactors take it apart.
+    What has one table of words keeps it, but for --weight_squeeze, whose compactors take it apart, and for a run that
+    goes on with the two tables that it began with.
     """
     config = load_config(args.config_path) if args.config_path else None
     if args.pretrained_model_path:
@@ -242,7 +243,8 @@ def load_teacher(args: argparse.Namespace, vocab_size: int | None) -> LoadedMode
                             allow_missing_head=args.allow_missing_head, seed=args.seed,
                             target=TARGET_FOR.get(args.objective))
         if loaded.tied and loaded.config.target == "mlm" and not args.weight_squeeze:
-            loaded.config = replace(loaded.config, tie_weights=True)
+            began = read_card(find_checkpoint(args.output_model_path, args.resume)) if args.resume else {}
+            loaded.config = replace(loaded.config, tie_weights=began.get("teacher", {}).get("tie_weights", True))
     else:
         assert config is not None and vocab_size is not None
         weights = dict(from_scratch(config, vocab_size, args.seed).state_dict())
