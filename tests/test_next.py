@@ -54,7 +54,7 @@ def test_after_a_student_that_is_onnx_alone(files, tmp_path, teacher, capsys):  
 
 
 def test_after_a_folder_that_ends_with_a_map(files, tmp_path, teacher, capsys):  # noqa: F811
-    """Such a folder is for sentence-transformers; the file beside it is what is read here."""
+    """A UER file beside it is what is read here, or else the folder itself."""
     call("preprocess.py", "--corpus_path", files / "corpus.txt", "--vocab_path", teacher, "--dataset_path",
          tmp_path / "data.pt", "--dynamic_masking", "--seq_length", 16)
     call("pretrain.py", "--dataset_path", tmp_path / "data.pt", "--vocab_path", teacher, "--pretrained_model_path",
@@ -63,12 +63,11 @@ def test_after_a_folder_that_ends_with_a_map(files, tmp_path, teacher, capsys): 
     (tmp_path / "text.txt").write_text(TEXT)
     words = ["--load_model_path", tmp_path / "run.bin-1", "--vocab_path", teacher, "--keep_embedding_size",
              "--output_model_path", tmp_path / "small.bin", "--output_format", "huggingface"]
-    call("convert.py", *words, "uer")
-    name, *options = following(capsys, TEACHER=teacher, TEXT=tmp_path / "text.txt")
-    assert name.endswith("evaluate.py") and str(tmp_path / "small.bin") in options
-    call("evaluate.py", *options)
-    call("convert.py", *words)
-    assert following(capsys)[-2:] == ["--output_format", "uer"]
+    for more, read in ((["uer"], "small.bin"), ([], "small")):
+        call("convert.py", *words, *more)
+        name, *options = following(capsys, TEACHER=teacher, TEXT=tmp_path / "text.txt")
+        assert name.endswith("evaluate.py") and str(tmp_path / read) in options
+        call("evaluate.py", *options)
 
 
 @pytest.mark.parametrize("other", [False, True])
