@@ -203,6 +203,16 @@ def test_what_is_done_with_logits_comes_along(files, tmp_path):
          "--output_model_path", tmp_path / "third")
     for name in ("s", "again", "third"):
         assert of_logits.items() <= json.loads((tmp_path / name / "config.json").read_text()).items()
+    assert load_model(tmp_path / "s.bin", config=None, vocab_size=None, target=None).config.multi_label
+    (tmp_path / "texts.tsv").write_text("text_a\n" + "the a\nof in\n" * 4)
+    call("inference/run_classifier_infer.py", "--load_model_path", tmp_path / "s.bin", "--vocab_path",
+         files / "vocab.txt", "--test_path", tmp_path / "texts.tsv", "--prediction_path", tmp_path / "p.tsv",
+         "--output_logits", "--output_prob")
+    for line in (tmp_path / "p.tsv").read_text().splitlines()[1:]:
+        label, *numbers = line.split("\t")
+        logits, shares = (torch.tensor([float(number) for number in part.split()]) for part in numbers)
+        torch.testing.assert_close(shares, logits.sigmoid(), rtol=0, atol=1e-5)
+        assert label == ",".join(str(number) for number in range(3) if logits[number] >= 0)
 
 
 def test_heads_that_are_none_of_these(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from corpora import TOKENS
 from test_calibration import batches
 from test_targets import encoder_file, headed
 
-from uer.evaluation.agreement import agreement
+from uer.evaluation.agreement import agreement, rightness
 from uer.formats import load_model
 from uer.formats.export import save_uer
 from uer.formats.file_target import SPAN_LABELS, outputs_in_words
@@ -99,6 +100,24 @@ def test_the_loss_of_logits(target, outputs):
         wanted = rows.sum()
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-4) and 0 <= report[1] <= len(batch.src)
     assert LogitTargets(teacher)(teacher, batch)[0].abs() < 1e-6
+
+
+def test_labels_that_may_hold_together_are_learnt_one_by_one():
+    """A number added to all logits of a text is another answer."""
+    models = pair("cls", 3)
+    for model in models:
+        model.config = replace(model.config, multi_label=True)
+    (teacher, student), batch = models, unmasked()[0]
+    loss, report = LogitTargets(teacher, temperature=2.0)(student, batch)
+    q, p = (model(batch.src, batch.seg).float() for model in (student, teacher))
+    theirs, wanted = p.div(2).sigmoid(), 0.0
+    for share, sign in ((theirs, 1), (1 - theirs, -1)):
+        wanted = wanted + 4 * (share * (F.logsigmoid(sign * p / 2) - F.logsigmoid(sign * q / 2))).sum()
+    equal = ((q > 0) == (p > 0)).all(1).sum().item()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-4) and report[1] == equal
+    found = agreement(teacher, student, [batch], torch.device("cpu"))
+    assert found["equal predictions"] == pytest.approx(equal / len(batch.src))
+    assert rightness(torch.tensor([[0, 1, 0], [1, 1, 0]]), np.array([1, 0])) == 0.5  # another holds as well
 
 
 def test_a_reader_finds_the_spans_that_its_teacher_finds():

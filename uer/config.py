@@ -49,7 +49,8 @@ class ModelConfig:
     `layernorm` is the form of the denominator (see `uer.layers.layer_norm`): `uer` for UER's own models, `huggingface`
     for models that were trained there. `mlm_size` is the width of the features inside the target, MLM's or a
     classifier's (None: hidden_size). `target` is one of `TARGETS`; `pooling` is how `states` and `cls` make one vector
-    of a text; all but MLM have `outputs` numbers for each, which `labels` names.
+    of a text; all but MLM have `outputs` numbers for each, which `labels` names (`multi_label`: several of a
+    classifier's may hold at once, or none).
     """
 
     hidden_size: int
@@ -67,6 +68,7 @@ class ModelConfig:
     pooling: str = "mean"
     outputs: int = 0
     labels: tuple[str, ...] = ()
+    multi_label: bool = False
     uneven_layers: tuple[LayerShape, ...] = ()
 
     @property
@@ -111,6 +113,8 @@ class ModelConfig:
         target = {key: fields.pop(key) for key in ("pooling", "outputs", "labels")}
         if self.target != "mlm":
             ours |= {**target, "labels": list(self.labels)}
+        if not self.multi_label:
+            del fields["multi_label"]
         uer = {"emb_size": self.hidden_size, **fields, "data_processor": "mlm", "embedding": "word_pos_seg",
                "encoder": "transformer", "target": self.target}
         return {**uer, **ours, **({"uneven_layers": uneven} if uneven else {})}
@@ -203,7 +207,8 @@ def _target(data: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         problems.append(f"labels is {labels!r}, a list of names is needed")
         labels = []
-    return {"target": target, "pooling": pooling, "outputs": outputs, "labels": tuple(labels)}
+    return {"target": target, "pooling": pooling, "outputs": outputs, "labels": tuple(labels),
+            "multi_label": data.get("multi_label") is True}
 
 
 def _foreign_parts(data: dict[str, Any]) -> list[str]:

@@ -31,7 +31,7 @@ from uer.layers.transformer import TransformerLayer
 from uer.models.bert import Bert
 from uer.parallel.collectives import sum_over_ranks
 from uer.progress import Progress
-from uer.targets.output_target import span_logits
+from uer.targets.output_target import one_by_one, span_logits
 from uer.targets.pooling import pooled
 
 TRIAL_BATCHES = 2  # of a process, that layers are chosen on
@@ -213,8 +213,9 @@ class _Fitting:
 
 
 def said(teacher: Bert, batch: MlmBatch, real: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """What a target says of a batch's states: log-probabilities [n, classes], or a reader's of starts and ends
-    [2 * texts, tokens], scores [n, 1], or vectors of length 1 [texts, d]."""
+    """What a target says of a batch's states: log-probabilities [n, classes], a reader's of starts and ends
+    [2 * texts, tokens], those of labels that may hold together [texts * labels, 2]; scores [n, 1], or vectors of length
+    1 [texts, d]."""
     target, config = teacher.target, teacher.config
     if config.target == "mlm":
         return target(hidden.flatten(0, 1)[batch.positions]).log_softmax(-1)
@@ -224,6 +225,8 @@ def said(teacher: Bert, batch: MlmBatch, real: torch.Tensor, hidden: torch.Tenso
         outputs = target(hidden[real])
     else:
         outputs = target(pooled(hidden, real, config.pooling))
+    if config.multi_label:
+        outputs = one_by_one(outputs).flatten(0, 1)
     if config.target == "states":
         return F.normalize(outputs, dim=1)
     return outputs if config.outputs == 1 else outputs.log_softmax(-1)

@@ -19,7 +19,7 @@ from uer.data.loader import MlmBatch
 from uer.finetuning.metrics import pearson, spearman
 from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert
-from uer.targets.output_target import span_logits
+from uer.targets.output_target import one_by_one, span_logits
 
 MOST_TEXTS = 2048  # whose pairs are compared
 NEAREST = 10
@@ -41,7 +41,7 @@ def agreement(teacher: Bert, student: Bert, batches: Sequence[MlmBatch], device:
 @torch.no_grad()
 def answers(model: Bert, batches: Sequence[MlmBatch], device: torch.device) -> torch.Tensor:
     """What a model says of texts: its pooled states [texts, hidden]; classes or scores of texts or real tokens [n];
-    a reader's start and end in each text [texts, 2]"""
+    a reader's start and end in each text [texts, 2]; which of the labels that may hold together do [texts, labels]"""
     model.eval()
     if model.config.target == "states":
         return torch.cat([model.pooled(batch.src, batch.seg) for batch in _on(batches, device)])
@@ -50,6 +50,8 @@ def answers(model: Bert, batches: Sequence[MlmBatch], device: torch.device) -> t
         real, logits = batch.seg > 0, model(batch.src, batch.seg)
         if model.config.labels == SPAN_LABELS:
             logits = span_logits(logits, real)
+        elif model.config.multi_label:
+            logits = one_by_one(logits)
         elif model.config.target == "tokens":
             logits = logits[real.flatten()]
         found.append(logits.argmax(-1) if model.config.outputs > 1 else logits[:, 0])
@@ -70,8 +72,10 @@ def compare(teacher: Bert, student: Bert, wanted: torch.Tensor, given: torch.Ten
 
 
 def rightness(said: torch.Tensor, labels: np.ndarray) -> float:
-    """Share of classes that are the labels; of scores Pearson's correlation with them."""
+    """Share of classes (or labels that hold alone) that are the labels; of scores Pearson's correlation with them."""
     found = said.cpu().numpy()
+    if found.ndim == 2:
+        found = np.where(found.sum(1) == 1, found.argmax(1), -1)
     return pearson(found.astype(np.float64), labels) if found.dtype.kind == "f" else float((found == labels).mean())
 
 

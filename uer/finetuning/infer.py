@@ -15,6 +15,7 @@ from uer.finetuning.classify import check_length, predict
 from uer.finetuning.heads import load_classifier, read_card
 from uer.finetuning.tasks import Task, read_uer, texts_of
 from uer.formats.file_model import reading_of
+from uer.formats.file_target import MULTI_LABEL
 from uer.formats.storage import write_via
 from uer.formats.tokenizer_files import text_beside
 from uer.tokenizers import build_tokenizer
@@ -54,17 +55,26 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
     model.to(device).eval()
     with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
         logits = predict(model, instances, tokenizer.vocab.pad_id, device, args.batch_size)
-    text = "".join(lines(task, logits, args.output_logits, args.output_prob))
+    several = reading_of(card).get("of_logits", {}).get("problem_type") == MULTI_LABEL
+    text = "".join(lines(task, logits, args.output_logits, args.output_prob, several))
     write_via(args.prediction_path, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"written: {args.prediction_path}, {len(instances):,} predictions")
     return len(instances)
 
 
-def lines(task: Task, logits: np.ndarray, with_logits: bool, with_prob: bool) -> Iterator[str]:
-    """UER's file: a header, then the label (or score) and what was asked for, numbers separated by spaces."""
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    columns = [("logits", logits)] * with_logits + [("prob", shifted / shifted.sum(1, keepdims=True))] * with_prob
+def lines(task: Task, logits: np.ndarray, with_logits: bool, with_prob: bool, several: bool = False) -> Iterator[str]:
+    """UER's file: a header, then the label (or score) and what was asked for, numbers separated by spaces.
+
+    `several`: labels may hold together: those with at least half, separated by commas.
+    """
+    highest = np.maximum(logits, 0) if several else logits.max(1, keepdims=True)  # of the label and of 0
+    shifted = np.exp(logits - highest)
+    whole = shifted + np.exp(-highest) if several else shifted.sum(1, keepdims=True)
+    columns = [("logits", logits)] * with_logits + [("prob", shifted / whole)] * with_prob
     yield "\t".join(["label", *(name for name, _ in columns)]) + "\n"
     for row in range(len(logits)):
-        label = f"{logits[row, 0]:.4f}" if task.regression else task.labels[logits[row].argmax()]
+        if several:
+            label = ",".join(name for name, logit in zip(task.labels, logits[row]) if logit >= 0)
+        else:
+            label = f"{logits[row, 0]:.4f}" if task.regression else task.labels[logits[row].argmax()]
         yield "\t".join([label, *(" ".join(f"{x:.6g}" for x in values[row]) for _, values in columns)]) + "\n"

@@ -22,12 +22,14 @@ HEAD_NOISE = 0.01
 OUTPUT = "target.output_layer"
 SPAN_LABELS = ("start", "end")
 TOKEN_TASKS = ("ForTokenClassification", "ForQuestionAnswering")
+MULTI_LABEL = "multi_label_classification"  # transformers' word
 UNLIKE = ("ForMultipleChoice", "ForNextSentencePrediction")
 
 
 def outputs_in_words(config: ModelConfig) -> str:
     """What two models must have in common for the one to learn from the other or to be compared with it."""
     kind = "a reader" if config.labels == SPAN_LABELS else f"target {config.target}"
+    kind += " whose labels may hold together" if config.multi_label else ""
     return f"{config.outputs} outputs of {kind}"
 
 
@@ -114,7 +116,9 @@ def _configure(model: LoadedModel, target: str) -> None:
         pooling = "first"
     inner = model.weights.get(f"{OUTPUT}_1.bias")
     features = None if inner is None or inner.numel() == model.config.hidden_size else inner.numel()
+    kind = model.reading.get("of_logits", {}).get("problem_type")
     model.config = replace(model.config, target=target, tie_weights=False, mlm_size=features, pooling=pooling,
+                           multi_label=target == "cls" and bias.numel() > 1 and kind == MULTI_LABEL,
                            outputs=bias.numel(), labels=tuple(labels) if len(labels) == bias.numel() else ())
 
 

@@ -38,6 +38,11 @@ class ClsTarget(nn.Module):
         return self.output_layer_2(self.dropout(torch.tanh(self.output_layer_1(hidden))))
 
 
+def one_by_one(logits: torch.Tensor) -> torch.Tensor:
+    """Logits of labels that may hold together, each as a choice against 0: [n, labels] -> [n, labels, 2]"""
+    return torch.stack([torch.zeros_like(logits), logits], -1)
+
+
 def span_logits(logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """A reader's logits as a text's tokens compete in them, first starts, then ends; those of padding are no choice.
 

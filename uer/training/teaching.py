@@ -5,7 +5,7 @@
     similarity   (cos zᵢ zⱼ − cos xᵢ xⱼ)² over the pairs of a batch, of the vectors that each model gives by itself;
                  beside states also (cos yᵢ xⱼ − cos xᵢ xⱼ)², y the student's in the teacher's space
     logits       T² · KL(teacher ‖ student) of a classifier's or tagger's softmax over classes, of a reader's two over a
-                 text's tokens; squared error of scores
+                 text's tokens, of labels that may hold together each against 0; squared error of scores
 
 (Distances through a map: TinyBERT, Jiao et al. 2020, which learns its maps; similarities: Tung and Mori 2019.)
 """
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert
-from uer.targets.output_target import span_logits
+from uer.targets.output_target import one_by_one, span_logits
 from uer.targets.pooling import pool, position_of
 from uer.training.objective import TOP_K
 from uer.training.relations import HEADS
@@ -137,12 +137,14 @@ class LogitTargets:
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed loss, and (it, texts or shares of tokens with equal predictions) to report."""
         padded, real = batch.tokens < batch.seg.numel(), batch.seg > 0
-        reads = self.teacher.config.labels == SPAN_LABELS
+        reads, several = self.teacher.config.labels == SPAN_LABELS, self.teacher.config.multi_label
         with torch.no_grad():
             wanted = self.teacher(batch.src, batch.seg, padded=padded).float()
         given = student(batch.src, batch.seg, padded=padded).float()
         if reads:
             wanted, given = (span_logits(logits, real) for logits in (wanted, given))
+        elif several:
+            wanted, given = one_by_one(wanted), one_by_one(given)
         if self.teacher.config.outputs == 1:
             loss = (given - wanted).pow(2)[:, 0]
             equal = (loss <= NEAR**2).to(loss.dtype)
@@ -150,7 +152,7 @@ class LogitTargets:
             theirs, mine = (F.log_softmax(logits / self.temperature, -1) for logits in (wanted, given))
             loss = self.temperature**2 * F.kl_div(mine, theirs, reduction="none", log_target=True).sum(-1)
             equal = (given.argmax(-1) == wanted.argmax(-1)).to(loss.dtype)
-        if reads:
+        if reads or several:
             loss, equal = loss.sum(1), equal.prod(1)
         elif student.config.target == "tokens":
             loss, equal = ((rows.view_as(real) * real).sum(1) / real.sum(1) for rows in (loss, equal))
