@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -212,7 +213,7 @@ def test_signals_wait_while_processes_start(monkeypatch, codes, code):
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         with signals_held(SIGNALS), pytest.raises(SystemExit) as end:
-            os.kill(os.getpid(), stopped.value.number)
+            signal.pthread_kill(threading.get_ident(), stopped.value.number)  # to this thread, which holds it
             spawn._child(0, None, lambda *more: pytest.fail("it has begun"), SimpleNamespace(ranks=[0]), print, None)
     finally:
         for number, handler in before.items():
