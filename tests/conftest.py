@@ -26,15 +26,6 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup's: kept here, but
 LIMIT, LONG_LIMIT = 300, 1800  # seconds of a test, whatever it waits for
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_cmdline_main(config):
-    """The whole suite in two processes, a file in one of them, where pytest-xdist is there; `-n 0` in one."""
-    option = config.option
-    whole = config.args_source == config.ArgsSource.TESTPATHS and option.markexpr == "not long" and not option.keyword
-    if whole and getattr(option, "numprocesses", 0) is None and not option.usepdb and (os.cpu_count() or 1) > 1:
-        option.numprocesses, option.dist = 2, "loadfile"
-
-
 @pytest.fixture(autouse=True)
 def limit(request):
     """A test that waits for ever fails instead, and what it has started ends."""
