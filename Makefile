@@ -1,7 +1,7 @@
 # make demo    a teacher, small students of it, a table and a plot; ten minutes at most.
 #              TEACHER=<Hugging Face folder or UER file> takes another teacher (with CONFIG=<json> and VOCAB=<txt> where
 #              they are not beside it)
-# make test    the tests, in two processes
+# make test    the tests
 # make lint    style and types
 # make clean   remove the virtual environment and the demo's files
 #
@@ -22,7 +22,7 @@ demo: $(VENV)/$(READY)
 	$(BIN)/python demo/run.py
 
 test: $(VENV)/$(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/$(READY)
 	$(BIN)/ruff check .
