@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -134,6 +135,20 @@ def test_a_run_goes_on_when_readers_leave_and_other_scripts_end_like_every_comma
     assert (tmp_path / "m-3").exists() and (tmp_path / "n-3").exists() and said[1:] == ["", ""]
     assert "warning: /dev/full cannot be written" in said[0] and "warning: stdout cannot be written" in said[0]
     assert "Traceback" not in said[0] and said[0].count("\n") == 2
+
+
+def test_a_run_that_is_done_has_ended_well_whoever_reads_its_last_lines(tmp_path):
+    (tmp_path / "m-1.json").write_text("{}")
+    work = ("import sys; from argparse import Namespace; from pathlib import Path; from uer.cli.pretrain import _end; "
+            "from uer.errors import run_script; args = Namespace(tb_path=None, mask_path=None, vocab_path='v', "
+            "spm_model_path=None, output_model_path='m'); sys.stdin.read(); "
+            "run_script(lambda: _end(args, Path(sys.argv[1])))")
+    with subprocess.Popen([sys.executable, "-c", work, tmp_path / "m-1"], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        process.stdin.close()
+        said = process.stderr.read()
+    assert process.returncode == 0 and "warning: stdout cannot be written" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("use", [

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 FIRST, LONGEST = 10.0, 640.0  # seconds between lines
@@ -101,6 +101,6 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def ending(made: str, good: str, following: str) -> None:
+def ending(made: str, good: str, following: str, tell: Callable[[str], object] = say) -> None:
     """The end of a script: what was made, how good it is, the command that comes next."""
-    say(f"made  {made}\ngood  {good}\nnext  {following}")
+    tell(f"made  {made}\ngood  {good}\nnext  {following}")

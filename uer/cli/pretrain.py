@@ -27,6 +27,8 @@ def main() -> None:
 
 def _end(args: argparse.Namespace, checkpoint: Path) -> None:
     """The last lines of a run."""
+    from uer.report.writer import Reports
+
     card = read_object(f"{checkpoint}.json")
     good = "unknown on text that it was not trained on; a --dev_path would tell"
     if "dev_accuracy" in card:
@@ -38,4 +40,5 @@ def _end(args: argparse.Namespace, checkpoint: Path) -> None:
     following = suggestion("convert", "--load_model_path", checkpoint, masks, same_tokenizer(args),
                            "--output_format", "uer", "huggingface", "--output_model_path",
                            f"{args.output_model_path.removesuffix('.bin')}-student.bin")
-    ending(f"{checkpoint}" + (f" and the log of the run in {args.tb_path}" if args.tb_path else ""), good, following)
+    ending(f"{checkpoint}" + (f" and the log of the run in {args.tb_path}" if args.tb_path else ""), good, following,
+           Reports(leads=True).say)  # a run that is done has ended well, whether or not anybody reads on
