@@ -47,15 +47,15 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
     usual = min(card.get("seq_length", SEQ_LENGTH), positions)
     seq_length = usual if args.seq_length is None else args.seq_length
     check_length(seq_length, positions)
-    instances = encode(read_uer(task, args.test_path, labelled=False), tokenizer, seq_length,
-                       reading_of(card).get("separators"))
+    reading = reading_of(card)
+    instances = encode(read_uer(task, args.test_path, labelled=False), tokenizer, seq_length, reading.get("separators"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for warning in slow_products(torch.bfloat16 if args.bf16 else None, device, training=False):
         print(warning, flush=True)
     model.to(device).eval()
     with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
         logits = predict(model, instances, tokenizer.vocab.pad_id, device, args.batch_size)
-    several = reading_of(card).get("of_logits", {}).get("problem_type") == MULTI_LABEL
+    several = reading.get("of_logits", {}).get("problem_type") == MULTI_LABEL
     text = "".join(lines(task, logits, args.output_logits, args.output_prob, several))
     write_via(args.prediction_path, lambda path: path.write_text(text, encoding="utf-8"))
     print(f"written: {args.prediction_path}, {len(instances):,} predictions")
