@@ -12,6 +12,7 @@ import pytest
 import torch
 from bench import make_bench
 from commands import make_files
+from sentence_folder import make_encoder
 from tuning import make_tuned
 
 from uer.arguments import offered
@@ -69,6 +70,12 @@ def bench(tmp_path_factory):
 def files(tmp_path_factory):
     """For the scripts as users call them."""
     return make_files(tmp_path_factory.mktemp("scripts"))
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """A folder of sentence-transformers with a random encoder."""
+    return make_encoder(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from corpora import described
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from sentence_folder import batch
 
 from uer.conversion.imports import import_lines
 from uer.conversion.merge import student_model
@@ -48,17 +49,9 @@ def stock_model(kind: str, folder: Path, dtype: torch.dtype = torch.float32, see
     return model
 
 
-def batch(vocab: int = VOCAB) -> tuple[torch.Tensor, torch.Tensor]:
-    src = torch.randint(5, vocab, (3, 15), generator=torch.Generator().manual_seed(2))
-    seg = torch.ones_like(src)
-    seg[1, 6:] = 2
-    seg[2, 9:] = 0
-    return src, seg
-
-
 @torch.no_grad()
 def difference(model, loaded, hidden: bool = False) -> float:
-    src, seg = batch()
+    src, seg = batch(VOCAB)
     ids, mask, types = stock.model_inputs(src, seg)
     if model.config.type_vocab_size == 1:
         types, seg = torch.zeros_like(types), seg.clamp(max=1)

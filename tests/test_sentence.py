@@ -10,41 +10,23 @@ from itertools import pairwise
 import pytest
 import torch
 from commands import call
-from corpora import TOKENS, described, write_vocab
-from test_formats_huggingface import batch, stock_model
-from test_targets import encoder_file
+from corpora import TOKENS
+from sentence_folder import FACTS, TEXTS, batch, edit
 
 from uer.errors import UserError
 from uer.formats import load_model, stock
 from uer.formats.file_target import OUTPUT
-from uer.formats.sentence import SentenceFacts, read_sentence_facts, write_sentence_files
+from uer.formats.sentence import read_sentence_facts
 from uer.formats.storage import read_tensors, save_safetensors
 from uer.models.bert import from_weights
 
-transformers = pytest.importorskip("transformers")
 MAP = f"{OUTPUT}.weight"
-TEXTS = ["the river", "new cafe running low", "a b c . the unwanted", "un"]
-FACTS = SentenceFacts("mean", True, 24, {"query": "the "}, None, "cosine")
-
-
-@pytest.fixture
-def teacher(tmp_path):
-    """A folder of sentence-transformers with a random encoder."""
-    vocab, (path, _) = write_vocab(tmp_path), encoder_file(tmp_path, pooling="mean", dropout=0.0)
-    loaded = load_model(path, config=None, vocab_size=len(TOKENS), target=None)
-    from uer.formats.export import save_huggingface
-
-    weights = {name: tensor * (6 if tensor.dim() == 2 and "output" not in name else 1)
-               for name, tensor in loaded.weights.items()}
-    save_huggingface(tmp_path / "teacher", loaded.config, weights, text=described(vocab))
-    write_sentence_files(tmp_path / "teacher", FACTS, 128, 64)
-    return tmp_path / "teacher"
 
 
 def calibrated(files, folder, teacher, target, *more):
     call("calibrate.py", "--pretrained_model_path", teacher, "--corpus_path", files / "corpus.txt", "--vocab_path",
          files / "vocab.txt", "--target_dim", target, "--output_model_path", folder / "student.bin", "--output_format",
-         "uer", "huggingface", *more)
+         "uer", "huggingface", "--calibration_batches", 2, *more)
     return folder / "student"
 
 
@@ -143,6 +125,9 @@ def test_onnx_pools_maps_and_normalises(files, tmp_path, teacher, more, capsys):
 @pytest.mark.parametrize("kind", ["BertForSequenceClassification", "BertForTokenClassification",
                                   "BertForQuestionAnswering", "RobertaForSequenceClassification"])
 def test_stock_classifiers_in_and_out(files, tmp_path, kind):
+    pytest.importorskip("transformers")
+    from test_formats_huggingface import stock_model
+
     labels = {} if "Question" in kind else {"id2label": {0: "bad", 1: "fair", 2: "good"}}
     model = stock_model(kind, tmp_path / "teacher", vocab_size=len(TOKENS), max_position_embeddings=40, **labels)
     src, seg = batch(len(TOKENS))
@@ -168,12 +153,6 @@ def test_stock_classifiers_in_and_out(files, tmp_path, kind):
     assert settings["architectures"] == [kind.replace("Roberta", "Bert")]
     assert settings["id2label"] == ({"0": "start", "1": "end"} if "Question" in kind
                                     else {"0": "bad", "1": "fair", "2": "good"})
-
-
-def edit(path, change) -> None:
-    data = json.loads(path.read_text())
-    change(data)
-    path.write_text(json.dumps(data))
 
 
 @pytest.mark.parametrize(("file", "change", "words"), [

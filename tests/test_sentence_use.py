@@ -9,8 +9,8 @@ import torch
 from commands import call
 from corpora import TOKENS, write_vocab
 from folders import roberta
+from sentence_folder import edit
 from test_ranking import beir
-from test_sentence import edit, teacher  # noqa: F401 (a fixture)
 
 from uer.errors import UserError
 from uer.evaluation.ranking import read_beir, retrieval
@@ -33,7 +33,7 @@ def without(key):
     return lambda data: data.pop(key)
 
 
-def test_the_newest_folders_say_their_length_in_the_tokenizer_config(teacher):  # noqa: F811
+def test_the_newest_folders_say_their_length_in_the_tokenizer_config(teacher):
     assert embedder(teacher).seq_length == 24
     edit(teacher / "sentence_bert_config.json", without("max_seq_length"))
     edit(teacher / "tokenizer_config.json", lambda data: data.update(model_max_length=19))
@@ -44,7 +44,7 @@ def test_the_newest_folders_say_their_length_in_the_tokenizer_config(teacher):  
         assert embedder(teacher).seq_length == 64  # the positions
 
 
-def test_case_may_be_folded_before_the_tokenizer(tmp_path, teacher):  # noqa: F811
+def test_case_may_be_folded_before_the_tokenizer(tmp_path, teacher):
     edit(teacher / "tokenizer_config.json", lambda data: data.update(do_lower_case=False))
     kept = build(text_beside(teacher)[0])
     edit(teacher / "sentence_bert_config.json", lambda data: data.update(do_lower_case=True))
@@ -57,7 +57,7 @@ def test_case_may_be_folded_before_the_tokenizer(tmp_path, teacher):  # noqa: F8
         text_beside(other)
 
 
-def test_prompts_stand_before_the_texts(teacher):  # noqa: F811
+def test_prompts_stand_before_the_texts(teacher):
     facts = SentenceFacts(prompts={"query": "q ", "passage": "p ", "x": "the "}, default_prompt_name="x")
     assert [facts.prompt(role) for role in (None, "query", "document")] == ["the ", "q ", "p "]
     assert SentenceFacts(prompts={"document": "", "passage": "p "}).prompt("document") == ""
@@ -76,7 +76,7 @@ def test_prompts_stand_before_the_texts(teacher):  # noqa: F811
         read_sentence_facts(teacher)
 
 
-def test_sentence_transformers_agrees(teacher):  # noqa: F811
+def test_sentence_transformers_agrees(teacher):
     package = pytest.importorskip("sentence_transformers")
     edit(teacher / "sentence_bert_config.json", lambda data: data.update(do_lower_case=True))
     edit(teacher / "config_sentence_transformers.json", lambda data: data.update(default_prompt_name="query"))
@@ -87,7 +87,7 @@ def test_sentence_transformers_agrees(teacher):  # noqa: F811
     torch.testing.assert_close(embedder(teacher)(TEXTS), torch.tensor(wanted), rtol=0, atol=1e-5)
 
 
-def test_prompts_and_pooling_come_along(files, tmp_path, teacher):  # noqa: F811
+def test_prompts_and_pooling_come_along(files, tmp_path, teacher):
     edit(teacher / "1_Pooling" / "config.json", lambda data: data.update(include_prompt=False))
     call("calibrate.py", "--pretrained_model_path", teacher, "--corpus_path", files / "corpus.txt", "--vocab_path",
          teacher / "vocab.txt", "--target_dim", 64, "--output_model_path", tmp_path / "small.bin", "--output_format",
@@ -135,7 +135,7 @@ def test_beir_folders_as_people_have_them(tmp_path):
             read_beir(folder)
 
 
-def test_agreement_reads_as_much_as_the_model_does(tmp_path, teacher, capsys):  # noqa: F811
+def test_agreement_reads_as_much_as_the_model_does(tmp_path, teacher, capsys):
     words, out = write_vocab(tmp_path), tmp_path / "out.json"
     other = tmp_path / "other"
     loaded = load_model(teacher, config=None, vocab_size=None, target=None)

@@ -6,7 +6,6 @@ import json
 
 from bench import assert_same
 from commands import call
-from test_sentence import teacher  # noqa: F401 (a fixture)
 
 from uer.formats import load_model
 from uer.formats.sentence import read_sentence_facts
@@ -31,7 +30,7 @@ def test_a_folder_keeps_what_is_no_part_of_a_model(tmp_path):
     assert not (there / "2_Dense").exists()
 
 
-def test_a_sentence_encoder_twice(files, tmp_path, teacher):  # noqa: F811
+def test_a_sentence_encoder_twice(files, tmp_path, teacher):
     words = ["--pretrained_model_path", teacher, "--corpus_path", files / "corpus.txt", "--calibration_batches", 2,
              "--output_model_path", tmp_path / "small.bin", "--output_format", "uer", "huggingface"]
     call("calibrate.py", *words, "--vocab_path", teacher, "--target_dim", 64, "--keep_embedding_size")
@@ -42,7 +41,7 @@ def test_a_sentence_encoder_twice(files, tmp_path, teacher):  # noqa: F811
     assert load_model(tmp_path / "small", config=None, vocab_size=None, target=None).config.hidden_size == 32
 
 
-def test_a_model_with_a_head_where_an_encoder_was(files, tmp_path, teacher):  # noqa: F811
+def test_a_model_with_a_head_where_an_encoder_was(files, tmp_path, teacher):
     words = ["--corpus_path", files / "corpus.txt", "--vocab_path", files / "vocab.txt", "--calibration_batches", 2,
              "--output_model_path", tmp_path / "small.bin", "--output_format", "uer", "huggingface"]
     mlm = ["--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from uer.cli import importing, same_tokenizer, suggestion
-from uer.config import parse_with_config
+from uer.config import config_from_dict, parse_with_config
+from uer.errors import UserError
 from uer.files import read_object
 from uer.opts import pretrain_parser as parser
 from uer.progress import ending
@@ -25,9 +27,21 @@ def main() -> None:
         _end(args, checkpoint)
 
 
+def _stock(card: dict[str, Any]) -> bool:
+    """Whether Hugging Face's stock BERT has a place for the student of a checkpoint."""
+    from uer.formats.export import check_head
+
+    try:
+        check_head(config_from_dict(card["teacher"], "checkpoint"), "huggingface")
+    except UserError:
+        return False
+    alike = not card["layer_sizes"] and card["mlm_target_dim"] in (None, card["target_dim"])
+    return alike or card.get("kind") != "wid"
+
+
 def _end(args: argparse.Namespace, checkpoint: Path) -> None:
     """The last lines of a run."""
-    from uer.report.writer import Reports
+    from uer.report.writer import Reports, note
 
     card = read_object(f"{checkpoint}.json")
     good = "unknown on text that it was not trained on; a --dev_path would tell"
@@ -38,7 +52,10 @@ def _end(args: argparse.Namespace, checkpoint: Path) -> None:
         good += f"; the teacher's {100 * card['teacher_accuracy']:.2f} %, {card['teacher_loss']:.4f}"
     masks = ["--mask_path", args.mask_path] if card.get("kind") == "wid" and args.mask_path else None
     following = suggestion("convert", "--load_model_path", checkpoint, masks, same_tokenizer(args),
-                           "--output_format", "uer", "huggingface", "--output_model_path",
+                           "--output_format", "uer", "huggingface" if _stock(card) else None, "--output_model_path",
                            f"{args.output_model_path.removesuffix('.bin')}-student.bin")
+    reports = Reports(leads=True)  # a run that is done has ended well, whether or not anybody reads on
+    if args.tb_path:
+        note(Path(args.tb_path), card["step"], "end", {"next": following})
     ending(f"{checkpoint}" + (f" and the log of the run in {args.tb_path}" if args.tb_path else ""), good, following,
-           Reports(leads=True).say)  # a run that is done has ended well, whether or not anybody reads on
+           reports.say)

@@ -36,7 +36,6 @@ STYLE: Any = {
 LABEL_GAP = 0.062  # a line of a label at the end of a curve, as a share of an axes' height
 LABEL_WIDTH = 27  # characters
 SQUEEZE_WIDTH = 20
-EMPTY_HEIGHT = 1.5  # inches
 NAME_WIDTH = 20  # of a run, beside its bars
 SQUEEZES_NAMED = 3
 LOG_FROM = 6  # ratio of the largest to the smallest step time from which the axis is logarithmic
@@ -127,8 +126,6 @@ def nothing(axes, why: str) -> None:
     axes.grid(False)
     axes.set(xticks=[], yticks=[], xlabel="")
     axes.spines[["left", "bottom"]].set_visible(False)
-    if len(axes.figure.axes) == 1:
-        axes.figure.set_figheight(EMPTY_HEIGHT)
 
 
 def lines(axes, curves: Sequence[tuple[str, str, Curve]], last_step: int, form: Callable[[float], str],

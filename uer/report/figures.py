@@ -1,4 +1,7 @@
-"""The pictures of a report. One run is shown in detail, several are laid over each other."""
+"""The pictures of a report. One run is shown in detail, several are laid over each other.
+
+A picture of what the logs do not tell is None.
+"""
 
 from __future__ import annotations
 
@@ -72,11 +75,10 @@ def learning(runs: Sequence[Run]):
 def dimensions(runs: Sequence[Run]):
     """Share of the teacher's dimensions that are kept: by kind of group, or of all kinds for several runs."""
     several = [(i, run, run.kept()) for i, run in enumerate(runs) if run.kept()]
+    if not several:
+        return None
     if len(runs) == 1:
         figure, (axes,) = panels(1, width=7.6)
-        if not several:
-            nothing(axes, "no dimensions leave in this run")
-            return figure
         _, run, kept = several[0]
         curves = [(f"{KIND_WORDS[kind]}", KIND_COLOURS[kind], curve) for kind, curve in kept.items()]
         share_axis(axes, "Dimensions kept, of the teacher's")
@@ -98,9 +100,7 @@ def norms(runs: Sequence[Run]):
     """Heat maps of the sorted column norms of the scoring compactors over time, a row for each run."""
     found = [(run, run.norms()) for run in runs if run.norms()]
     if not found:
-        figure, (axes,) = panels(1, width=7.6)
-        nothing(axes, "no mask updates noted in these logs")
-        return figure
+        return None
     kinds = [kind for kind in KINDS if any(kind in maps for _, maps in found)]
     figure, grid = pyplot.subplots(len(found), len(kinds), figsize=(10.0, 0.7 + 2.4 * len(found)), squeeze=False,
                                    layout="constrained", sharey=True)
@@ -133,15 +133,14 @@ def norms(runs: Sequence[Run]):
 
 def stability(runs: Sequence[Run]):
     """Share of the dropped dimensions that the next mask update drops again."""
-    figure, (axes,) = panels(1, width=7.6)
     if len(runs) == 1:
         curves = [(KIND_WORDS[kind], KIND_COLOURS[kind], curve) for kind, curve in runs[0].stability().items()]
     else:
         curves = [(run.name, colour_of(i), together(list(run.stability().values())))
                   for i, run in enumerate(runs) if run.stability()]
     if not curves:
-        nothing(axes, "no two masks to compare in these logs")
-        return figure
+        return None
+    figure, (axes,) = panels(1, width=7.6)
     share_axis(axes, "Dropped dimensions that stay dropped at the next update")
     lines(axes, curves, max(step for _, _, curve in curves for step, _ in curve), "{:.0%}".format, marker="o",
           markersize=3)
@@ -159,12 +158,11 @@ def together(curves: Sequence[Curve]) -> Curve:
 
 def step_time(runs: Sequence[Run]):
     """Seconds of an optimizer step."""
-    figure, (axes,) = panels(1, width=7.6)
     timed = [(i, run, run.curve("train", "seconds_per_step")) for i, run in enumerate(runs)
              if run.curve("train", "seconds_per_step")]
     if not timed:
-        nothing(axes, "these logs do not say how long a step took")
-        return figure
+        return None
+    figure, (axes,) = panels(1, width=7.6)
     values = [value for _, _, curve in timed for _, value in curve]
     axes.set_title("Time of a step")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value) if value else "0"))
@@ -186,8 +184,8 @@ def step_time(runs: Sequence[Run]):
 
 
 def last_median(curve: Curve) -> float:
-    """The median of the last fifth of a curve."""
-    return median(value for _, value in curve[-max(1, len(curve) // 5):])
+    """The median of the last fifth of a curve, of five values at least: one may have an evaluation in it."""
+    return median(value for _, value in curve[-max(5, len(curve) // 5):])
 
 
 def first_median(curve: Curve) -> float:
@@ -204,9 +202,7 @@ def costs(runs: Sequence[Run]):
     """Parameters and operations a step by part, at the start and at the end."""
     known = [run for run in runs if run.model]
     if not known:
-        figure, (axes,) = panels(1, width=7.6)
-        nothing(axes, "these logs do not say what the model costs")
-        return figure
+        return None
     rows: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
     for run in known:
         name = f"{textwrap.shorten(run.name, NAME_WIDTH, placeholder=' …')}: " if len(runs) > 1 else ""

@@ -24,6 +24,7 @@ class Run:
         train, dev, masks, squeeze, fold, model: the lines of each kind, by step.
         facts: what the run started with ({} in logs that do not say).
         card: of its newest checkpoint ({} if there is none).
+        following: the command that its end named.
         stable: (step, share) by group, of a mask file, for logs that do not say it.
     """
 
@@ -36,6 +37,7 @@ class Run:
     model: list[dict[str, Any]] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
+    following: str = ""
 
     @property
     def figure(self) -> str:
@@ -128,6 +130,7 @@ def read_run(path: str, name: str, mask_path: str | None = None) -> Run:
         raise UserError(f"{file}: no training report in there (yet); a run writes one every --report_steps")
     run = Run(name, train, dev, masks, squeeze, fold, model)
     run.facts = next((line["start"] for line in reversed(run.model) if "start" in line), {})
+    run.following = next((str(line.get("next", "")) for line in reversed(lines) if line["kind"] == "end"), "")
     run.card = newest_card(run.facts.get("output"))
     mask_file = mask_path or run.facts.get("mask_path")
     if mask_file and (mask_path or Path(mask_file).exists()):

@@ -39,7 +39,7 @@ SECTIONS = (
             "they leave for good (dashed).", figures.dimensions),
     Section("norms", "Column norms",
             "The norms that score the dimensions, sorted at each mask update, largest at the bottom, means of the "
-            "layers. White is gone: a sharp edge means that the choice is clear.", figures.norms),
+            "layers. What is blank is gone: a sharp edge means that the choice is clear.", figures.norms),
     Section("stability", "Mask stability",
             "Masks are chosen from scratch at each update. Near 100 %, the choice no longer hangs on noise.",
             figures.stability),
@@ -117,6 +117,8 @@ def write_report(paths: Sequence[str], names: Sequence[str] | None = None, mask_
     with PendingFiles() as pending, drawing.style():
         for section in SECTIONS:
             figure = section.draw(runs)
+            if figure is None:
+                continue
             figure.savefig(pending.add(folder / f"{section.key}.png"), dpi=PNG_DPI, format="png", bbox_inches="tight")
             text = io.BytesIO()
             figure.savefig(text, format="svg", bbox_inches="tight", dpi=PNG_DPI, metadata={"Date": None})
@@ -141,7 +143,7 @@ def page(runs: Sequence[Run], pictures: dict[str, str], tables: Sequence[Table] 
     top += "".join(results_table(one) for one in tables)
     parts = [f'<section id="{x.key}"><h2>{x.heading}</h2><p class="words">{x.words}</p>'
              f'<div class="scroll"><img alt="{x.heading}" src="data:image/svg+xml;base64,{pictures[x.key]}"></div>'
-             f'</section>' for x in SECTIONS]
+             f'</section>' for x in SECTIONS if x.key in pictures]
     return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
             f"<title>{html.escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
@@ -155,7 +157,7 @@ def told(run: Run) -> str:
     lines = []
     for question, answer in story(run).items():
         text = html.escape(answer)
-        if text.startswith("python3 "):
+        if question == "Next" and run.following:
             text = "<code>" + " ".join(f"<span>{word}</span>" for word in text.split()) + "</code>"
         lines.append(f"<dt>{question}</dt><dd>{text}</dd>")
     return f'<dl>{"".join(lines)}</dl>'

@@ -37,7 +37,7 @@ def verdict(run: Run) -> str:
         return "Not known: no evaluation on held-out text in this log. A --dev_path brings it."
     last, best = run.dev[-1], max(run.dev, key=lambda line: line["accuracy"])
     text = f"{100 * last['accuracy']:.1f} % of the masked tokens of held-out text right" \
-        if run.figure == "accuracy" else f"{run.figure} {100 * last['accuracy']:.1f} % on held-out text"
+        if run.figure == "accuracy" else f"{run.figure.capitalize()} {100 * last['accuracy']:.1f} % on held-out text"
     teacher = run.facts.get("teacher_accuracy")
     if teacher:
         text += f", {100 * last['accuracy'] / teacher:.0f} % of what its teacher gets right ({100 * teacher:.1f} %)"
@@ -67,9 +67,7 @@ def following(run: Run) -> str:
         return "convert.py, of the newest checkpoint."
     if run.last_step < facts.get("total_steps", 0):
         return f"The same command with --resume: {facts['total_steps'] - run.last_step:,} steps are left."
-    masks = f" --mask_path {facts['mask_path']}" if facts.get("mask_path") else ""
-    return (f"python3 convert.py --load_model_path {facts['output']}-{run.last_step}{masks} --output_format uer "
-            f"huggingface --output_model_path {str(facts['output']).removesuffix('.bin')}-student.bin")
+    return run.following or f"convert.py --load_model_path {facts['output']}-{run.last_step}"
 
 
 def figures_of(run: Run) -> dict[str, str]:

@@ -116,6 +116,15 @@ class Reports:
             self.board = None
 
 
+def note(folder: Path, step: int, kind: str, values: dict[str, Any]) -> None:
+    """A line more in the metrics.jsonl of a run that has closed it."""
+    def append() -> None:
+        with open(folder / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+
+    _lasts(str(folder / "metrics.jsonl"), append)
+
+
 def _written(file: TextIO, text: str) -> bool:
     """Write and flush; whether that can go on."""
     if _lasts(file.name, lambda: (file.write(text), file.flush())):
