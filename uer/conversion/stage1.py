@@ -37,6 +37,16 @@ HOW_MERGED = ("A student by weight-inherited distillation: {compactors} around t
 SIZE_OPTIONS = ("layers_num", "hidden_size", "heads_num", "feedforward_size")
 
 
+def recorded_figures(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(what, value) of the losses and accuracies in a checkpoint's facts; of a run without labels, whose loss says
+    nothing by itself, the figure that it was judged by on held-out text."""
+    labelless = "objective" in facts
+    names = {"dev_accuracy": f"{facts.get('figure')}, held-out"} if labelless else RECORDED
+    found = [(words, f"{100 * facts[key]:.2f} %" if "accuracy" in key else f"{facts[key]:.4g}")
+             for key, words in names.items() if isinstance(facts.get(key), float)]
+    return found or ([] if labelless or "config" in facts else [("MLM loss", "not recorded with the checkpoint")])
+
+
 def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The tensors of a checkpoint (published names, at least float32) and the facts in the JSON beside it.
 
@@ -228,11 +238,7 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
     state, facts = read_checkpoint(options.load_model_path)
     pooler = take_pooler(state)
     text = text_of(options, facts, say)
-    labelless = "objective" in facts or "config" in facts  # figures of a loss that says nothing by itself, or none
-    recorded = {} if labelless else RECORDED
-    figures = [(words, f"{facts[key]:.4g}") for key, words in recorded.items() if isinstance(facts.get(key), float)]
-    if not figures and not labelless:
-        figures = [("MLM loss", "not recorded with the checkpoint")]
+    figures = recorded_figures(facts)
     teacher = None
     if has_compactors(state):
         merged, teacher, strategy = merge_checkpoint(state, facts, options, say, pooler)
