@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from uer.data.records import TEXT_FIELD, is_json_lines, is_parquet, parquet_documents
+from uer.data.zstd import reader as zstd_reader
 from uer.errors import UserError
 from uer.files import HEAD, head_of, refuse_foreign
 
 SEGMENT = 1 << 20  # bytes of text
 BLOCK = 1 << 20
-_MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+          b"\x50\x2a\x4d\x18": "zstd"}  # the last begins what pzstd writes
 _DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 
@@ -246,20 +248,5 @@ def _decompressed(raw: BinaryIO, kind: str | None, name: str) -> IO[bytes]:
     if kind == "xz":
         return lzma.LZMAFile(raw)
     if kind == "zstd":
-        return _zstd(raw, name)
+        return io.BufferedReader(zstd_reader(raw, name), BLOCK)
     return raw
-
-
-def _zstd(raw: BinaryIO, name: str) -> IO[bytes]:
-    try:
-        from compression import zstd  # Python 3.14
-
-        return zstd.ZstdFile(raw)
-    except ImportError:
-        pass
-    try:
-        import zstandard
-    except ImportError:
-        raise UserError(f"{name}: zstd data need the package zstandard (pip install zstandard)") from None
-    reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-    return io.BufferedReader(reader, BLOCK)
