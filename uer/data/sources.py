@@ -17,7 +17,7 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
@@ -67,6 +67,8 @@ class Segment:
 def expand(paths: list[str]) -> list[Path | None]:
     """The files that --corpus_path names; None stands for standard input. Folders and globs in sorted order.
 
+    A folder stands for all files in it and below, behind links too, hidden ones apart.
+
     Raises:
         UserError: something that is not there, a glob or a folder without files, or standard input twice.
     """
@@ -76,11 +78,11 @@ def expand(paths: list[str]) -> list[Path | None]:
         if name == "-":
             found.append(None)
         elif path.is_dir():
-            found += _files(name, sorted(p for p in path.rglob("*") if not _hidden(p.relative_to(path))))
+            found += _files(name, [path])
         elif path.exists():
             found.append(path)
         elif glob.has_magic(name):
-            found += _files(name, sorted(map(Path, glob.glob(name, recursive=True))))
+            found += _files(name, map(Path, sorted(glob.glob(name, recursive=True))))
         else:
             raise UserError(f"--corpus_path {name}: no such file or folder")
     if found.count(None) > 1:
@@ -91,15 +93,33 @@ def expand(paths: list[str]) -> list[Path | None]:
     return found
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _files(name: str, paths: list[Path]) -> list[Path]:
-    files = [path for path in paths if path.is_file()]
+def _files(name: str, paths: Iterable[Path]) -> list[Path]:
+    """The files of these names, and below them, each once."""
+    files = [file for path in paths for file in (_below(path) if path.is_dir() else [path])]
+    for file in files:
+        if not file.exists():
+            raise UserError(f"--corpus_path {name}: {file} is a link to {os.readlink(file)}, which is not there")
+    files = [file for file in dict.fromkeys(files) if file.is_file()]
     if not files:
         raise UserError(f"--corpus_path {name}: no file there")
     return files
+
+
+def _below(folder: Path) -> list[Path]:
+    """All names of files in a folder and its subfolders, sorted; a folder that two links lead to comes once."""
+    found, seen = [], set()
+    for path, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if (real := os.path.realpath(path)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(path, name) for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(f"--corpus_path {error.filename}: the folder cannot be read ({error.strerror})")
 
 
 def total_bytes(sources: list[Path | None]) -> int | None:
