@@ -28,6 +28,7 @@ def test_texts_as_people_have_them(tmp_path, content, texts, labels):
 
 @pytest.mark.parametrize(("content", "words"), [
     ("", "no text"), ("\n \n", "no text"), ("label\ttext_a\n1\t \n", "line 2: a text is empty"),
+    ('{"text": "one"}\n{"text": "two"}\n', "JSON lines; one text a line"), ("one\rtwo\r", "a CR alone ends"),
     ("label\ttext_a\n1\n", "line 2: column text_a is missing"), ("label\ttext_a\n", "a header and nothing else")])
 def test_what_is_no_text_is_refused(tmp_path, content, words):
     (tmp_path / "t").write_text(content)

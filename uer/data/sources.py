@@ -25,7 +25,7 @@ from typing import IO, BinaryIO, cast
 from uer.data.records import TEXT_FIELD, is_json_lines, is_parquet, parquet_documents
 from uer.data.zstd import reader as zstd_reader
 from uer.errors import UserError
-from uer.files import HEAD, head_of, refuse_foreign
+from uer.files import HEAD, PARQUET, head_of, refuse_foreign
 
 SEGMENT = 1 << 20  # bytes of text
 BLOCK = 1 << 20
@@ -143,14 +143,15 @@ def segments(
     for source_number, source in enumerate(sources):
         name = "standard input" if source is None else str(source)
         field = text_field or TEXT_FIELD
-        records = is_json_lines(source) or (source is None and text_field is not None)
+        parquet = is_parquet(source)
+        records = not parquet and (is_json_lines(source) or (source is None and text_field is not None))
         with _opened(source) as raw:
             head = raw.peek(HEAD)[:HEAD] if isinstance(raw, io.BufferedReader) else b""
             kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
-            if kind is None:
+            if kind is None and not (parquet and head.startswith(PARQUET)):
                 refuse_foreign(head, name, "text")
             plain = source is not None and kind is None and stat.S_ISREG(source.stat().st_mode)
-            if source is not None and is_parquet(source):
+            if source is not None and parquet:
                 plain, cuts = False, _cut_parquet(source, field, folder, number)
             elif plain:
                 assert source is not None
