@@ -74,6 +74,10 @@ class Finder:
                 parts[i + 1] = parts[i + 1].lstrip() if token.rstrip else parts[i + 1]
         return parts
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """(first, last + 1) character of every token in a text."""
+        return [found.span() for found in self._pattern.finditer(text)]
+
     def id(self, text: str) -> int:
         """The id of a token in what `cut` gives."""
         return self._tokens[text].id
