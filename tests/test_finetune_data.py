@@ -145,6 +145,9 @@ def test_uers_files(tmp_path):
     ("label\ttext_a\n1\tx\n1\ty\n", r"all lines have the label '1'"),
     ("label\ttext_a\n1\tx\n0\n", r"line 3: column text_a is missing"),
     ("label\ttext_a\n1\tx\n0\ty\0\n", r"line 3: holds a NUL"),
+    ("label\ttext_a\na\tx\nb\ty\nlabel\ttext_a\nb\tz\n", r"line 4: the header once more"),
+    ("label\ttext_a\na\tx\nb\ty\nb\u200b\tz\n", r"line 4: label .* differs from 'b' \(line 3\)"),
+    ("label\ttext_a\ra\tx\rb\ty\r", r": a CR alone ends its lines"),
 ])
 def test_faults_in_uers_files(tmp_path, text, words):
     (tmp_path / "t.tsv").write_text(text)

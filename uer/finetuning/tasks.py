@@ -194,9 +194,11 @@ def uer_task(path: str | Path) -> Task:
 
 
 def _slip(label: str, found: dict[str, int]) -> str:
-    """What makes a label no class of its own: it is empty, or another one but for case and kinds of characters."""
+    """What makes a label no class of its own: it is empty, or another one but for case, kinds of characters and what
+    nobody sees (a zero-width space)."""
     def folded(text: str) -> str:
-        return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+        seen = "".join(character for character in text if unicodedata.category(character) != "Cf")
+        return " ".join(unicodedata.normalize("NFKC", seen).casefold().split())
 
     if not label:
         return "is empty"

@@ -44,20 +44,24 @@ class Table:
     Args:
         names: the columns of a file without header; None: the first line names them.
     Raises:
-        UserError: a file without rows, or with two columns of one name.
+        UserError: a file without rows, with two columns of one name, or with the header once more in the middle.
     """
 
     def __init__(self, path: str | Path, names: dict[str, int] | None = None):
         self.path = path
         self.rows = read_rows(path)
         if names is None:
-            head = [name.strip() for name in self.rows.pop(0).fields]
+            first = self.rows.pop(0).fields
+            head = [name.strip() for name in first]
             self.columns, self.width = {name: index for index, name in enumerate(head)}, len(head)
             twice = [name for name in self.columns if head.count(name) > 1]
             if twice:
                 raise UserError(f"{path}, line 1: more than one column is called {twice[0]!r}")
             if not self.rows:
                 raise UserError(f"{path}: there is a header and nothing else")
+            again = next((row.number for row in self.rows if row.fields == first), None)
+            if again:
+                raise UserError(f"{path}, line {again}: the header once more; files that were put together keep one")
         else:
             self.columns, self.width = names, max(names.values()) + 1
 
