@@ -94,15 +94,16 @@ def expand(paths: list[str]) -> list[Path | None]:
 
 
 def _files(name: str, paths: Iterable[Path]) -> list[Path]:
-    """The files of these names, and below them, each once."""
-    files = [file for path in paths for file in (_below(path) if path.is_dir() else [path])]
-    for file in files:
+    """The files of these names, and below them, each once, under however many names."""
+    files: dict[str, Path] = {}
+    for file in (file for path in paths for file in (_below(path) if path.is_dir() else [path])):
         if not file.exists():
             raise UserError(f"--corpus_path {name}: {file} is a link to {os.readlink(file)}, which is not there")
-    files = [file for file in dict.fromkeys(files) if file.is_file()]
+        if file.is_file():
+            files.setdefault(os.path.realpath(file), file)
     if not files:
         raise UserError(f"--corpus_path {name}: no file there")
-    return files
+    return list(files.values())
 
 
 def _below(folder: Path) -> list[Path]:
