@@ -199,6 +199,10 @@ def test_vocabulary_does_not_depend_on_line_ends(tmp_path):
     (tmp_path / "dos").mkdir()
     unix, dos = Vocab.load(write_vocab(tmp_path)), Vocab.load(write_vocab(tmp_path / "dos", end="\r\n"))
     assert unix.tokens == dos.tokens == TOKENS
+    odd = [*TOKENS, "a\u00a0b", "\u2028", "x\u3000", "last"]  # a count behind a space or tab is none of the token
+    counted = "".join(f"{token}{' '[number % 2:] or chr(9)}{number}\n" for number, token in enumerate(odd))
+    (tmp_path / "counted.txt").write_bytes(counted.encode())
+    assert Vocab.load(tmp_path / "counted.txt").tokens == odd
     assert unix.sha256 == dos.sha256 != Vocab([*TOKENS, "more"]).sha256
     assert (unix.pad_id, unix.unk_id, unix.cls_id, unix.sep_id, unix.mask_id) == (0, 1, 2, 3, 4)
     assert unix.special_ids == [0, 1, 2, 3, 4]
