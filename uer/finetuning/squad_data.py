@@ -69,7 +69,7 @@ def _question(entry: dict[str, Any], context: str, path: str | Path) -> Question
         raise UserError(f"{path}: question {entry['id']}: is_impossible is {impossible!r}; true or false is needed")
     answers = () if impossible else tuple((answer["text"], answer["answer_start"]) for answer in entry["answers"])
     for text, start in answers:
-        if not isinstance(start, int) or start < 0 or context[start:start + len(text)] != text or not text:
+        if not isinstance(start, int) or start < 0 or context[start:start + len(text)] != text or not text.strip():
             raise UserError(f"{path}: question {entry['id']}: the answer {text!r} is not at character {start!r} of the "
                             f"text")
     return Question(str(entry["id"]), entry["question"], context, answers)
