@@ -192,6 +192,7 @@ def test_xlmroberta_ids_are_the_models_moved_up(tmp_path):
     ids = tokenizer.encode("the lowest river")
     assert [tokenizer.vocab.tokens[i] for i in ids] == model.encode("the lowest river", out_type=str)
     assert tokenizer.encode("你")[-1] == tokenizer.vocab.unk_id
+    assert tokenizer.encode("the\x85river") == tokenizer.encode("the river")  # as the fast tokenizers split it
     assert tokenizer.decode(ids) == "the lowest river"
 
 
