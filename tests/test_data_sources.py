@@ -57,7 +57,7 @@ def test_zstd_that_is_whole_or_not(tmp_path):
     ("the river\rlow\r\rnew\r", "line 1: a CR alone ends its lines"),
     ('\ufeff{"text": "low"}\n\n {"text": "new"}\r\nlow\n', r"line 1: JSON lines, read as plain text; .*\.jsonl"),
     ('{"text": "low"}', "line 1: JSON lines, read as plain text"),
-    ("мир и река\nриф\n".encode("utf-16-le"), "text in UTF-16")])
+    ("мир и река\nриф\n".encode("utf-16-le"), "line 1: full of NULs, so text in UTF-16")])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_what_only_looks_like_plain_text(tmp_path, content, message, pack):
     write_vocab(tmp_path)

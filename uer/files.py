@@ -18,7 +18,6 @@ HEAD = 512  # bytes of a file's beginning that tell what it is
 BYTE_ORDER_MARK = "\ufeff"
 UNPACK, AGAIN = "unpack it", "download it again"
 PARQUET = b"PAR1"
-NULS = 1 / 32  # of the bytes of a text in UTF-16 are more than these; in a text in UTF-8 one may be by mistake
 
 
 class Foreign(NamedTuple):
@@ -56,8 +55,6 @@ def foreign(head: bytes) -> Foreign | None:
         return Foreign("a PDF document", "take the text out of it")
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return Foreign("an HTML page", AGAIN)
-    if head.count(0) > max(1, NULS * len(head)):
-        return Foreign("text in UTF-16 or no text at all (it is full of NULs)", "convert it to UTF-8")
     return None
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from uer.data.records import json_document
 from uer.data.sources import BLOCK, Segment
 from uer.errors import UserError
-from uer.files import CR_ALONE, begins_with_objects, ends_in_cr
+from uer.files import CR_ALONE, HEAD, begins_with_objects, ends_in_cr
 
+NULS = 1 / 32  # of the bytes of a text in UTF-16 are more than these; in a text in UTF-8 one may be by mistake
 LONGEST_WORD = 64 << 20  # bytes of text without any space or line end, or of a record
 
 
@@ -109,6 +110,8 @@ def _read_text(segment: Segment, space: bytes | None) -> Iterator[tuple[str, boo
 
 def _mistaken(text: str) -> str:
     """What the beginning of a plain text says that it is instead; "": nothing."""
+    if text.count("\0", 0, HEAD) > max(1, NULS * len(text[:HEAD])):
+        return "full of NULs, so text in UTF-16 or no text at all; convert it to UTF-8"
     if ends_in_cr(text):
         return CR_ALONE
     if begins_with_objects(text):
