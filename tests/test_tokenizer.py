@@ -162,6 +162,8 @@ def test_bpe_joins_the_first_pair_first():
     assert [tokens[i] for i in bpe.encode("éz")] == ["Ã", "©", "<unk>"]
     assert bpe.decode(bpe.encode("lower low é")) == "lower low é"
     assert len(set(byte_characters())) == 256
+    going_on = [token for token, flag in zip(tokens, bpe.continues()) if flag]  # for --whole_word_masking
+    assert going_on == [*"lower", "lo", "low", "er", "Ã", "©"]
 
 
 def test_bpe_agrees_with_the_tokenizers_library(tmp_path):
