@@ -13,13 +13,13 @@ from uer.errors import UserError
 
 def words(folder, corpus):
     """What is read of a corpus, a list an instance."""
+    write_vocab(folder)
     build_dataset(options(folder, "--dynamic_masking", corpus=corpus))
     return [[TOKENS[i] for i in instance[1:-1]] for instance in instances(Dataset.open(folder / "dataset.pt"))]
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links")
 def test_links_are_followed_and_must_lead_somewhere(tmp_path):
-    write_vocab(tmp_path)
     for name, text in (("in/a.txt", "the\n"), ("elsewhere/deep/b.txt", "river\n"), ("c.txt", "low\n")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -36,7 +36,6 @@ def test_links_are_followed_and_must_lead_somewhere(tmp_path):
 
 def test_zstd_that_is_whole_or_not(tmp_path):
     zstandard = pytest.importorskip("zstandard")
-    write_vocab(tmp_path)
     text = random_corpus(4, 30).encode("utf-8")
     wide = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=28)).compressobj()
     whole = [text, b"".join(map(zstandard.compress, (text[:999], b"", text[999:]))),
@@ -60,11 +59,19 @@ def test_zstd_that_is_whole_or_not(tmp_path):
     ("мир и река\nриф\n".encode("utf-16-le"), "line 1: full of NULs, so text in UTF-16")])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_what_only_looks_like_plain_text(tmp_path, content, message, pack):
-    write_vocab(tmp_path)
     data = content if isinstance(content, bytes) else content.encode("utf-8")
     (tmp_path / "c.txt").write_bytes(pack(data))
     with pytest.raises(UserError, match=r"c\.txt: " + message):
         words(tmp_path, tmp_path / "c.txt")
+
+
+@pytest.mark.parametrize("name", ["reviews.csv", "train.TSV", "in/train.tsv.gz"])
+def test_a_table_is_no_text(tmp_path, name):
+    """Identifiers, labels and quotes would be words."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / name).write_text("label\ttext_a\n1\tthe river\n")
+    with pytest.raises(UserError, match=rf"{name}: a table, .*\.jsonl"):
+        words(tmp_path, tmp_path / name.partition("/")[0])
 
 
 @pytest.mark.parametrize("text", ["the river\rlow\nnew\n", '{"text": "low"}\nnew\n', "low {1}\0new\n", "low \r new"])

@@ -36,6 +36,14 @@ def test_what_is_no_text_is_refused(tmp_path, content, words):
         read_texts(tmp_path / "t")
 
 
+def test_a_table_without_known_columns_is_refused(tmp_path):
+    """Its numbers and header would be texts."""
+    for name, content in (("t.tsv", "id\ttext\n1\tone\n"), ("t.csv", "id,sentence\n1,one\n")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=r", line 1: no header with one of text_a and text_b, .*, sentence, sep"):
+            read_texts(tmp_path / name)
+
+
 def test_labels_are_names_or_where_the_names_are_none_numbers():
     rows = [(2, "good"), (3, "bad"), (4, "0")]
     assert wanted("f", rows[:2], ["bad", "good"], 2).tolist() == [1, 0]

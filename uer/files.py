@@ -110,6 +110,11 @@ def read_lines(path: str | Path, what: str = "", wanted: str = "text") -> list[s
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
+def is_table(path: str | Path) -> bool:
+    """Whether a file's name says that its lines are rows of a table, packed or not."""
+    return re.search(r"\.[ct]sv(\.\w+)?$", str(path), re.IGNORECASE) is not None
+
+
 def ends_in_cr(text: str) -> bool:
     """Whether the lines of a text end in CR alone, so that it would be one line."""
     return "\n" not in text and re.search(r"\r\S", text) is not None

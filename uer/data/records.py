@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
-from uer.files import PARQUET, head_of
+from uer.files import PARQUET, head_of, is_table
 
 TEXT_FIELD = "text"
 _JSON_LINES = re.compile(r"\.(jsonl|ndjson|json)(\.(gz|bz2|xz|zst))?$", re.IGNORECASE)
@@ -34,11 +34,15 @@ def is_parquet(source: Path | None) -> bool:
 
 
 def check_records(sources: list[Path | None], field: str | None) -> None:
-    """Say early what is missing.
+    """Say early what is missing, or cannot be read as text.
 
     Raises:
-        UserError: Parquet without pyarrow, or a field to read where nothing has fields.
+        UserError: a table, Parquet without pyarrow, or a field to read where nothing has fields.
     """
+    table = next((source for source in sources if source is not None and is_table(source)), None)
+    if table:
+        raise UserError(f"--corpus_path {table}: a table, of which no column would be told from another; take the text "
+                        f"out of it, a line each (.txt) or as records (.jsonl, .parquet)", page="compress")
     parquet = next(filter(is_parquet, sources), None)
     if parquet and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"--corpus_path {parquet}: Parquet needs the package pyarrow (pip install pyarrow)",
