@@ -7,12 +7,15 @@ up or renumbered. A published file may be known for a few flaws (`Task.flawed`),
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from uer.errors import UserError
 from uer.files import read_lines
+
+QUOTED = re.compile(r'"(?:[^"]|"")*"')  # a field as CSV writes it; among texts that are not, it is one of them
 
 
 class Row(NamedTuple):
@@ -44,7 +47,8 @@ class Table:
     Args:
         names: the columns of a file without header; None: the first line names them.
     Raises:
-        UserError: a file without rows, with two columns of one name, or with the header once more in the middle.
+        UserError: a file without rows, with two columns of one name, with the header once more in the middle, or quoted
+            as CSV is.
     """
 
     def __init__(self, path: str | Path, names: dict[str, int] | None = None):
@@ -64,6 +68,11 @@ class Table:
                 raise UserError(f"{path}, line {again}: the header once more; files that were put together keep one")
         else:
             self.columns, self.width = names, max(names.values()) + 1
+        quoted = [(row.number, field) for row in self.rows for field in row.fields if '"' in field]
+        number = next((number for number, field in quoted if '""' in field[1:-1]), None)
+        if number and all(QUOTED.fullmatch(field) for _, field in quoted):
+            raise UserError(f'{path}, line {number}: quoted as in CSV, with "" for a quote; nothing is quoted here: '
+                            'write the fields as they are')
 
     def require(self, *names: str) -> None:
         """`UserError` where the header lacks one of these columns."""
