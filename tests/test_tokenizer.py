@@ -14,6 +14,7 @@ from uer.tokenizers.base import Cache
 from uer.tokenizers.bert import BertTokenizer
 from uer.tokenizers.bpe import BpeTokenizer, byte_characters
 from uer.tokenizers.simple import CharTokenizer, SpaceTokenizer
+from uer.tokenizers.vocab import AddedToken
 
 VOCAB = Vocab(TOKENS)
 UNCASED, CASED = BertTokenizer(VOCAB), BertTokenizer(VOCAB, do_lower_case=False)
@@ -103,6 +104,13 @@ def test_lines_together_are_as_each_alone(lines):
         ids, lengths = tokenizer.encode_lines(lines)
         parts = np.split(ids, np.cumsum(lengths)[:-1])
         assert [part.tolist() for part in parts] == [tokenizer.encode(line) for line in lines]
+
+
+def test_special_tokens_with_marks_in_them_are_found_in_a_corpus_too():
+    """Common marks are set apart before the lines of a corpus are looked at."""
+    tokenizer = BertTokenizer(Vocab(TOKENS, added=[AddedToken("[E-1]", len(TOKENS))]))
+    ids = tokenizer.encode("the [E-1], low")
+    assert len(TOKENS) in ids and tokenizer.encode_lines(["the [E-1], low"])[0].tolist() == ids
 
 
 def check_against_the_fast_tokenizer(folder, characters, lower):

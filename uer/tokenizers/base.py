@@ -52,7 +52,7 @@ class Cache(dict[str, bytes]):
 class Finder:
     """Finds special and added tokens in a text: of two that begin at one place the longer one.
 
-    Attributes: `starts`, the characters that they begin with.
+    Attributes: `starts`, the characters that they begin with; `characters`, all that are in them.
     """
 
     def __init__(self, tokens: Iterable[tuple[str, AddedToken]]) -> None:
@@ -63,6 +63,7 @@ class Finder:
         self._pattern = re.compile("(" + "|".join(patterns) + ")")
         self._greedy = any(token.lstrip or token.rstrip for token in self._tokens.values())
         self.starts = "".join(sorted({text[0] for text in self._tokens}))
+        self.characters = frozenset("".join(self._tokens))
 
     def cut(self, text: str) -> list[str]:
         """text, token, text, token, text, …"""

@@ -132,7 +132,8 @@ class BertTokenizer(Tokenizer):
     def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         text = "\n".join(lines)
         starts = self.special.starts
-        if len(starts) > 1 or self._added is not None or any(space in text for space in _FALSE_SPACES):
+        if len(starts) > 1 or self._added is not None or not self.special.characters.isdisjoint(_COMMON_MARKS) or \
+                any(space in text for space in _FALSE_SPACES):
             return super().encode_lines(lines)
         for mark in _COMMON_MARKS:
             text = text.replace(mark, f" {mark} ")
