@@ -166,7 +166,7 @@ def test_several_files_folders_and_globs(tmp_path):
     (tmp_path / "in" / ".hidden").write_text("not this\n")
     whole = expected_instances("\n".join(parts), 128, False)
     write_vocab(tmp_path)
-    for corpus in (["in"], ["in/*.txt", "in/deep/*"], ["in/a.txt", "in/b.txt", "in/deep/c.txt"]):
+    for corpus in (["in"], ["in/*"], ["in/**"], ["in/*.txt", "in/deep/*"], ["in/a.txt", "in/b.txt", "in/deep/c.txt"]):
         args = options(tmp_path, "--dynamic_masking")
         args.corpus_path = [str(tmp_path / path) for path in corpus]
         header = build_dataset(args)

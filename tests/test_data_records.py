@@ -200,6 +200,17 @@ def test_parquet_that_cannot_be_used_is_named(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.parquet", "vocab.txt"]
 
 
+@pytest.mark.parametrize("name", ["corpus.pq", "corpus", "corpus.jsonl"])
+def test_parquet_under_any_name(tmp_path, name):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"text": pyarrow.array(["the river", None], pyarrow.string_view())}),
+                        tmp_path / name)
+    write_vocab(tmp_path)
+    header, dataset = build_from(tmp_path, "--dynamic_masking", "--corpus_path", str(tmp_path / name))
+    assert len(instances(dataset)) == 1 and header["without_text"] == 1
+
+
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     write_vocab(tmp_path)
     (tmp_path / "a.parquet").write_bytes(b"PAR1")

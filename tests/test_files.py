@@ -40,6 +40,7 @@ OTHERS = {
     "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(50), "a 7z archive"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "a Git LFS pointer"),
     "html": (b"\n<!DOCTYPE html>\n<html><body>404</body></html>\n", "an HTML page"),
+    "parquet": (b"PAR1" + bytes(50), "a Parquet file"),
     "utf16": ("[PAD]\n".encode("utf-16"), "text in UTF-16")}
 
 

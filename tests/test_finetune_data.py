@@ -73,6 +73,8 @@ def test_windows_line_ends_and_a_byte_order_mark(tmp_path):
 def test_quotes_are_characters(tmp_path):
     (tmp_path / "train.tsv").write_text('sentence\tlabel\n"one\t1\ntwo" three\t0\n""\t1\n\'x\t0\n')
     examples = read_glue(GLUE["SST-2"], tmp_path, "train")[0].examples
+    (tmp_path / "stars.tsv").write_text("label\ttext_a\n" + "".join(f'{i / 2}\t"x ""y"" {i}\n' for i in range(11)))
+    assert len(uer_task(tmp_path / "stars.tsv").labels) == 11
     assert [(example.text_a, example.label) for example in examples] == [('"one', 1), ('two" three', 0), ('""', 1),
                                                                          ("'x", 0)]
 
@@ -145,6 +147,11 @@ def test_uers_files(tmp_path):
     ("label\ttext_a\n1\tx\n1\ty\n", r"all lines have the label '1'"),
     ("label\ttext_a\n1\tx\n0\n", r"line 3: column text_a is missing"),
     ("label\ttext_a\n1\tx\n0\ty\0\n", r"line 3: holds a NUL"),
+    ("label\ttext_a\na\tx\nb\ty\nlabel\ttext_a\nb\tz\n", r"line 4: the header once more"),
+    ("label\ttext_a\na\tx\nb\ty\nb\u200b\tz\n", r"line 4: label .* differs from 'b' \(line 3\)"),
+    ('label\ttext_a\na\t"x ""y"""\nb\tz\nb\t"a, b"\n', r"line 2: quoted as in CSV"),
+    ("label\ttext_a\n" + "".join(f"{i / 7:.3f}\tx\n" for i in range(40)), r"40 labels, numbers like 0\.143: scores"),
+    ("label\ttext_a\ra\tx\rb\ty\r", r": a CR alone ends its lines"),
 ])
 def test_faults_in_uers_files(tmp_path, text, words):
     (tmp_path / "t.tsv").write_text(text)

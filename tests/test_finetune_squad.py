@@ -20,7 +20,7 @@ from uer.tokenizers.bert import BertTokenizer
 from uer.tokenizers.vocab import Vocab
 
 TOKENIZERS = {lower: BertTokenizer(Vocab(TOKENS), do_lower_case=lower) for lower in (True, False)}
-ALPHABET = "abrun theRUN éÉ(){}.,-\t\n 你好\u0301\u0327½ﬁΣςß\u00a0\u200dЖ😀"
+ALPHABET = "abrun theRUN éÉ(){}.,-\t\n 你好\u0301\u0327½ﬁΣςß\u00a0\u200dЖ😀\x0b\x0c\x1c\x85\u2028"
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -51,10 +51,14 @@ def test_offsets_like_the_fast_tokenizers(tmp_path):
         assert list(zip(found.starts, found.ends)) == [tuple(pair) for pair in wanted.offsets], text
 
 
-def test_a_special_token_in_the_text_stands_for_its_whole_chunk():
-    found = tokenize(TOKENIZERS[True], "the a[MASK]b run")
-    assert [TOKENS[i] for i in found.ids] == ["the", "a", "[MASK]", "b", "run"]
-    assert list(zip(found.starts, found.ends)) == [(0, 3), (4, 12), (4, 12), (4, 12), (13, 16)]
+def test_special_tokens_and_white_space_that_is_none_to_bert():
+    """Chinese is one chunk: an answer must not be all of it because of one [UNK]."""
+    for text, places in (("the a[MASK]b run", [(0, 3), (4, 5), (5, 11), (11, 12), (13, 16)]),
+                         ("你[UNK]好", [(0, 1), (1, 6), (6, 7)]), ("[SEP]", [(0, 5)]),
+                         ("lo\x0cwe\x1cst the\x85", [(0, 8), (9, 12)])):
+        found = tokenize(TOKENIZERS[True], text)
+        assert found.ids == TOKENIZERS[True].encode(text)
+        assert list(zip(found.starts, found.ends)) == places
 
 
 @given(st.integers(0, 200), st.integers(1, 60), st.integers(1, 80))

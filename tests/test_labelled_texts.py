@@ -28,11 +28,20 @@ def test_texts_as_people_have_them(tmp_path, content, texts, labels):
 
 @pytest.mark.parametrize(("content", "words"), [
     ("", "no text"), ("\n \n", "no text"), ("label\ttext_a\n1\t \n", "line 2: a text is empty"),
+    ('{"text": "one"}\n{"text": "two"}\n', "JSON lines; one text a line"), ("one\rtwo\r", "a CR alone ends"),
     ("label\ttext_a\n1\n", "line 2: column text_a is missing"), ("label\ttext_a\n", "a header and nothing else")])
 def test_what_is_no_text_is_refused(tmp_path, content, words):
     (tmp_path / "t").write_text(content)
     with pytest.raises(UserError, match=words):
         read_texts(tmp_path / "t")
+
+
+def test_a_table_without_known_columns_is_refused(tmp_path):
+    """Its numbers and header would be texts."""
+    for name, content in (("t.tsv", "id\ttext\n1\tone\n"), ("t.csv", "id,sentence\n1,one\n")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=r", line 1: no header with one of text_a and text_b, .*, sentence, sep"):
+            read_texts(tmp_path / name)
 
 
 def test_labels_are_names_or_where_the_names_are_none_numbers():

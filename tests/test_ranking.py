@@ -55,6 +55,28 @@ def test_retrieval_on_a_small_folder(tmp_path):
     assert found["recall@100"] == 1
 
 
+def test_a_query_does_not_find_itself(tmp_path):
+    """As in BEIR: the queries of ArguAna and Quora are documents too. Of numbered ones the judged answer stays."""
+    folder = beir(tmp_path / "set")
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        (folder / name).write_text((folder / name).read_text().replace('"d', '"q'))
+    judged = folder / "qrels" / "test.tsv"
+    judged.write_text("query-id\tcorpus-id\tscore\nq0\tq2\t1\nq1\tq2\t1\n")
+    assert retrieval(letters, letters, folder) == {"nDCG@10": 1.0, "recall@100": 1.0}
+    judged.write_text("query-id\tcorpus-id\tscore\nq0\tq0\t1\nq1\tq1\t1\n")
+    assert retrieval(letters, letters, folder)["nDCG@10"] == 1
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [
+    ("corpus.jsonl", '{"_id": "d0", "text": "a\\ud83d"}\n', r"corpus\.jsonl, line 1: half of a character, '\\ud83d'"),
+    ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\td0\t1_0\n", "line 2: grade '1_0'"),
+    ("qrels/test.tsv", "q0\td0\t1\nq1\td1\t1\n", "line 1: the header lacks")])
+def test_retrieval_refuses(tmp_path, name, content, words):
+    (beir(tmp_path / "set") / name).write_text(content)
+    with pytest.raises(UserError, match=words):
+        retrieval(letters, letters, tmp_path / "set")
+
+
 def test_sts_reads_the_usual_files(tmp_path):
     rows = [("aa", "ab", "4"), ("ab", "ab", "5"), ("a", "c", "0"), ("abc", "a", "2.5")]
     for name, header in (("glue.tsv", "index\tsentence1\tsentence2\tscore"),
@@ -64,6 +86,9 @@ def test_sts_reads_the_usual_files(tmp_path):
         assert len(read_pairs(tmp_path / name)[0]) == 4
     (tmp_path / "bad.tsv").write_text("sentence1\tsentence2\tscore\na\tb\tmuch\n")
     with pytest.raises(UserError, match="line 2: score 'much'"):
+        read_pairs(tmp_path / "bad.tsv")
+    (tmp_path / "bad.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t1\nb\tc\t1.0\n")
+    with pytest.raises(UserError, match="all scores are 1; nothing"):
         read_pairs(tmp_path / "bad.tsv")
     (tmp_path / "bad.tsv").write_text("sentence1\tsentence2\tscore\na\tb\t1\na\t \t2\n")
     with pytest.raises(UserError, match="line 3: a text is empty"):

@@ -75,6 +75,12 @@ def test_where_nothing_says_the_case_the_vocabulary_does(tmp_path):
     cased = write_vocab(tmp_path, [*TOKENS, *(f"Word{i}" for i in range(9))])
     assert described(cased).lower_case is False
     assert described(cased, "--do_lower_case").lower_case is True
+    # in scripts without capitals, folding case would take vowels (Hindi) and take Hangul apart
+    accented = write_vocab(tmp_path, [*TOKENS, "नदी", "की", "हिन्दी", "कि", "한국", "##어"])
+    assert described(accented).lower_case is True and described(accented).accents is False
+    assert tokens(build_tokenizer(arguments("--vocab_path", accented)), "The हिन्दी 한국어") == [
+        "the", "हिन्दी", "한국", "##어"]
+    assert described(accented, "--do_lower_case").accents is True
     assert described(wordpiece(tmp_path, {}, [*TOKENS, *"ABCDEFGHIJ"]) / "vocab.txt").lower_case is True  # as theirs
 
 

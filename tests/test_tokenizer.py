@@ -14,6 +14,7 @@ from uer.tokenizers.base import Cache
 from uer.tokenizers.bert import BertTokenizer
 from uer.tokenizers.bpe import BpeTokenizer, byte_characters
 from uer.tokenizers.simple import CharTokenizer, SpaceTokenizer
+from uer.tokenizers.vocab import AddedToken
 
 VOCAB = Vocab(TOKENS)
 UNCASED, CASED = BertTokenizer(VOCAB), BertTokenizer(VOCAB, do_lower_case=False)
@@ -105,6 +106,13 @@ def test_lines_together_are_as_each_alone(lines):
         assert [part.tolist() for part in parts] == [tokenizer.encode(line) for line in lines]
 
 
+def test_special_tokens_with_marks_in_them_are_found_in_a_corpus_too():
+    """Common marks are set apart before the lines of a corpus are looked at."""
+    tokenizer = BertTokenizer(Vocab(TOKENS, added=[AddedToken("[E-1]", len(TOKENS))]))
+    ids = tokenizer.encode("the [E-1], low")
+    assert len(TOKENS) in ids and tokenizer.encode_lines(["the [E-1], low"])[0].tolist() == ids
+
+
 def check_against_the_fast_tokenizer(folder, characters, lower):
     """Each character inside and outside a word, and random mixtures of them."""
     transformers = pytest.importorskip("transformers")
@@ -162,6 +170,8 @@ def test_bpe_joins_the_first_pair_first():
     assert [tokens[i] for i in bpe.encode("éz")] == ["Ã", "©", "<unk>"]
     assert bpe.decode(bpe.encode("lower low é")) == "lower low é"
     assert len(set(byte_characters())) == 256
+    going_on = [token for token, flag in zip(tokens, bpe.continues()) if flag]  # for --whole_word_masking
+    assert going_on == [*"lower", "lo", "low", "er", "Ã", "©"]
 
 
 def test_bpe_agrees_with_the_tokenizers_library(tmp_path):
@@ -192,6 +202,7 @@ def test_xlmroberta_ids_are_the_models_moved_up(tmp_path):
     ids = tokenizer.encode("the lowest river")
     assert [tokenizer.vocab.tokens[i] for i in ids] == model.encode("the lowest river", out_type=str)
     assert tokenizer.encode("你")[-1] == tokenizer.vocab.unk_id
+    assert tokenizer.encode("the\x85river") == tokenizer.encode("the river")  # as the fast tokenizers split it
     assert tokenizer.decode(ids) == "the lowest river"
 
 
@@ -199,6 +210,10 @@ def test_vocabulary_does_not_depend_on_line_ends(tmp_path):
     (tmp_path / "dos").mkdir()
     unix, dos = Vocab.load(write_vocab(tmp_path)), Vocab.load(write_vocab(tmp_path / "dos", end="\r\n"))
     assert unix.tokens == dos.tokens == TOKENS
+    odd = [*TOKENS, "a\u00a0b", "\u2028", "x\u3000", "last"]  # a count behind a space or tab is none of the token
+    counted = "".join(f"{token}{' '[number % 2:] or chr(9)}{number}\n" for number, token in enumerate(odd))
+    (tmp_path / "counted.txt").write_bytes(counted.encode())
+    assert Vocab.load(tmp_path / "counted.txt").tokens == odd
     assert unix.sha256 == dos.sha256 != Vocab([*TOKENS, "more"]).sha256
     assert (unix.pad_id, unix.unk_id, unix.cls_id, unix.sep_id, unix.mask_id) == (0, 1, 2, 3, 4)
     assert unix.special_ids == [0, 1, 2, 3, 4]

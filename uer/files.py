@@ -6,7 +6,9 @@ called what it is. Nothing here needs torch.
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from uer.errors import UserError
 HEAD = 512  # bytes of a file's beginning that tell what it is
 BYTE_ORDER_MARK = "\ufeff"
 UNPACK, AGAIN = "unpack it", "download it again"
+PARQUET = b"PAR1"
 
 
 class Foreign(NamedTuple):
@@ -28,6 +31,7 @@ COMPRESSED = {b"\x1f\x8b": "gzip data (.gz, .tar.gz)", b"BZh": "bzip2 data", b"\
               b"\x28\xb5\x2f\xfd": "zstd data"}
 ARCHIVES = {b"PK\x03\x04": "a zip archive", b"PK\x05\x06": "an empty zip archive",
             b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!\x1a\x07": "a rar archive"}
+CR_ALONE = "a CR alone ends its lines, as on old Macs; save it with LF or CRLF"
 TAR = slice(257, 262)  # where a tar archive says "ustar"
 
 
@@ -45,6 +49,8 @@ def foreign(head: bytes) -> Foreign | None:
         return Foreign("a Git LFS pointer", "fetch the file that it stands for with  git lfs pull")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return Foreign("text in UTF-16", "convert it to UTF-8")
+    if head.startswith(PARQUET):
+        return Foreign("a Parquet file", "take the text out of it")
     if head.startswith(b"%PDF-"):
         return Foreign("a PDF document", "take the text out of it")
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
@@ -96,9 +102,35 @@ def read_lines(path: str | Path, what: str = "", wanted: str = "text") -> list[s
     """The lines of a text file, LF or CRLF; no other character ends one (a JSON line may well hold U+2028).
 
     Raises:
-        UserError: as `read_text`.
+        UserError: as `read_text`; a CR alone ends the lines.
     """
-    return [line.removesuffix("\r") for line in read_text(path, what, wanted).removesuffix("\n").split("\n")]
+    text = read_text(path, what, wanted)
+    if ends_in_cr(text):
+        raise UserError(f"{what} {path}".strip() + f": {CR_ALONE}")
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def is_table(path: str | Path) -> bool:
+    """Whether a file's name says that its lines are rows of a table, packed or not."""
+    return re.search(r"\.[ct]sv(\.\w+)?$", str(path), re.IGNORECASE) is not None
+
+
+def ends_in_cr(text: str) -> bool:
+    """Whether the lines of a text end in CR alone, so that it would be one line."""
+    return "\n" not in text and re.search(r"\r\S", text) is not None
+
+
+def begins_with_objects(text: str) -> bool:
+    """Whether the first lines of a text, two where it has two, are JSON objects."""
+    lines = (line for line in text.split("\n", 50) if line and not line.isspace())
+    return all(map(_is_object, [next(lines, ""), *itertools.islice(lines, 1)]))
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return line.lstrip().startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _line_of(data: bytes, position: int) -> int:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from uer.data.records import json_document
 from uer.data.sources import BLOCK, Segment
 from uer.errors import UserError
+from uer.files import CR_ALONE, HEAD, begins_with_objects, ends_in_cr
 
+NULS = 1 / 32  # of the bytes of a text in UTF-16 are more than these; in a text in UTF-8 one may be by mistake
 LONGEST_WORD = 64 << 20  # bytes of text without any space or line end, or of a record
 
 
@@ -25,7 +27,7 @@ def read_blocks(segment: Segment) -> Iterator[tuple[str, bool, int]]:
     Yields (text, whether its last line ends there, records without text that were left out).
 
     Raises:
-        BadLine: not UTF-8, or no record.
+        BadLine: not UTF-8, no record, or records where text was to be.
         UserError: a word without end.
     """
     if segment.text_field is None:
@@ -98,6 +100,20 @@ def _read_text(segment: Segment, space: bytes | None) -> Iterator[tuple[str, boo
                 raise BadLine(segment, lines + data[: error.start].count(b"\n"), problem) from None
             if segment.offset == 0 and offset == segment.start:
                 text = text.removeprefix("\ufeff")
+                problem = _mistaken(text) if segment.text_field is None else ""
+                if problem:
+                    raise BadLine(segment, 0, problem)
             yield text, ended, lines
             offset += len(data)
             lines += data.count(b"\n")
+
+
+def _mistaken(text: str) -> str:
+    """What the beginning of a plain text says that it is instead; "": nothing."""
+    if text.count("\0", 0, HEAD) > max(1, NULS * len(text[:HEAD])):
+        return "full of NULs, so text in UTF-16 or no text at all; convert it to UTF-8"
+    if ends_in_cr(text):
+        return CR_ALONE
+    if begins_with_objects(text):
+        return "JSON lines, read as plain text; name the file .jsonl (standard input: give --text_field)"
+    return ""

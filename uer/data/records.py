@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
+from uer.files import PARQUET, head_of, is_table
 
 TEXT_FIELD = "text"
 _JSON_LINES = re.compile(r"\.(jsonl|ndjson|json)(\.(gz|bz2|xz|zst))?$", re.IGNORECASE)
@@ -27,16 +28,21 @@ def is_json_lines(source: Path | None) -> bool:
 
 
 def is_parquet(source: Path | None) -> bool:
-    """Whether a file's name says that it is Parquet."""
-    return source is not None and source.suffix.lower() == ".parquet"
+    """Whether a file's name or beginning says that it is Parquet."""
+    return source is not None and (source.suffix.lower() == ".parquet" or (
+        source.is_file() and head_of(source).startswith(PARQUET)))
 
 
 def check_records(sources: list[Path | None], field: str | None) -> None:
-    """Say early what is missing.
+    """Say early what is missing, or cannot be read as text.
 
     Raises:
-        UserError: Parquet without pyarrow, or a field to read where nothing has fields.
+        UserError: a table, Parquet without pyarrow, or a field to read where nothing has fields.
     """
+    table = next((source for source in sources if source is not None and is_table(source)), None)
+    if table:
+        raise UserError(f"--corpus_path {table}: a table, of which no column would be told from another; take the text "
+                        f"out of it, a line each (.txt) or as records (.jsonl, .parquet)", page="compress")
     parquet = next(filter(is_parquet, sources), None)
     if parquet and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"--corpus_path {parquet}: Parquet needs the package pyarrow (pip install pyarrow)",
@@ -98,7 +104,7 @@ def parquet_documents(path: Path, field: str) -> Iterator[tuple[str, int]]:
             kind = schema.field(field).type
             if pyarrow.types.is_dictionary(kind):
                 kind = kind.value_type
-            if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            if str(kind) not in ("string", "large_string", "string_view"):
                 raise UserError(f"{path}: its {field!r} is {kind}; text is needed")
             rows, size, done = max(1, file.metadata.num_rows), path.stat().st_size, 0
             for batch in file.iter_batches(_ROWS, columns=[field], use_threads=False):

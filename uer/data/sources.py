@@ -17,18 +17,20 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from uer.data.records import TEXT_FIELD, is_json_lines, is_parquet, parquet_documents
+from uer.data.zstd import reader as zstd_reader
 from uer.errors import UserError
-from uer.files import HEAD, head_of, refuse_foreign
+from uer.files import HEAD, PARQUET, head_of, refuse_foreign
 
 SEGMENT = 1 << 20  # bytes of text
 BLOCK = 1 << 20
-_MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd",
+          b"\x50\x2a\x4d\x18": "zstd"}  # the last begins what pzstd writes
 _DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 
@@ -65,6 +67,8 @@ class Segment:
 def expand(paths: list[str]) -> list[Path | None]:
     """The files that --corpus_path names; None stands for standard input. Folders and globs in sorted order.
 
+    A folder stands for all files in it and below, behind links too, hidden ones apart.
+
     Raises:
         UserError: something that is not there, a glob or a folder without files, or standard input twice.
     """
@@ -74,11 +78,11 @@ def expand(paths: list[str]) -> list[Path | None]:
         if name == "-":
             found.append(None)
         elif path.is_dir():
-            found += _files(name, sorted(p for p in path.rglob("*") if not _hidden(p.relative_to(path))))
+            found += _files(name, [path])
         elif path.exists():
             found.append(path)
         elif glob.has_magic(name):
-            found += _files(name, sorted(map(Path, glob.glob(name, recursive=True))))
+            found += _files(name, map(Path, sorted(glob.glob(name, recursive=True))))
         else:
             raise UserError(f"--corpus_path {name}: no such file or folder")
     if found.count(None) > 1:
@@ -89,15 +93,34 @@ def expand(paths: list[str]) -> list[Path | None]:
     return found
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
-def _files(name: str, paths: list[Path]) -> list[Path]:
-    files = [path for path in paths if path.is_file()]
+def _files(name: str, paths: Iterable[Path]) -> list[Path]:
+    """The files of these names, and below them, each once, under however many names."""
+    files: dict[str, Path] = {}
+    for file in (file for path in paths for file in (_below(path) if path.is_dir() else [path])):
+        if not file.exists():
+            raise UserError(f"--corpus_path {name}: {file} is a link to {os.readlink(file)}, which is not there")
+        if file.is_file():
+            files.setdefault(os.path.realpath(file), file)
     if not files:
         raise UserError(f"--corpus_path {name}: no file there")
-    return files
+    return list(files.values())
+
+
+def _below(folder: Path) -> list[Path]:
+    """All names of files in a folder and its subfolders, sorted; a folder that two links lead to comes once."""
+    found, seen = [], set()
+    for path, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if (real := os.path.realpath(path)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(path, name) for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(f"--corpus_path {error.filename}: the folder cannot be read ({error.strerror})")
 
 
 def total_bytes(sources: list[Path | None]) -> int | None:
@@ -121,14 +144,15 @@ def segments(
     for source_number, source in enumerate(sources):
         name = "standard input" if source is None else str(source)
         field = text_field or TEXT_FIELD
-        records = is_json_lines(source) or (source is None and text_field is not None)
+        parquet = is_parquet(source)
+        records = not parquet and (is_json_lines(source) or (source is None and text_field is not None))
         with _opened(source) as raw:
             head = raw.peek(HEAD)[:HEAD] if isinstance(raw, io.BufferedReader) else b""
             kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
-            if kind is None:
+            if kind is None and not (parquet and head.startswith(PARQUET)):
                 refuse_foreign(head, name, "text")
             plain = source is not None and kind is None and stat.S_ISREG(source.stat().st_mode)
-            if source is not None and is_parquet(source):
+            if source is not None and parquet:
                 plain, cuts = False, _cut_parquet(source, field, folder, number)
             elif plain:
                 assert source is not None
@@ -246,20 +270,5 @@ def _decompressed(raw: BinaryIO, kind: str | None, name: str) -> IO[bytes]:
     if kind == "xz":
         return lzma.LZMAFile(raw)
     if kind == "zstd":
-        return _zstd(raw, name)
+        return io.BufferedReader(zstd_reader(raw, name), BLOCK)
     return raw
-
-
-def _zstd(raw: BinaryIO, name: str) -> IO[bytes]:
-    try:
-        from compression import zstd  # Python 3.14
-
-        return zstd.ZstdFile(raw)
-    except ImportError:
-        pass
-    try:
-        import zstandard
-    except ImportError:
-        raise UserError(f"{name}: zstd data need the package zstandard (pip install zstandard)") from None
-    reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-    return io.BufferedReader(reader, BLOCK)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,11 +21,13 @@ import torch.nn.functional as F
 from uer.errors import UserError
 from uer.files import read_lines
 from uer.finetuning.metrics import pearson, spearman
+from uer.finetuning.tasks import NUMBER
 from uer.finetuning.tsv import Table
 
 Embed = Callable[[list[str]], torch.Tensor]
 COLUMNS = (("sentence1", "sentence2", "score"), ("text_a", "text_b", "label"), ("text_a", "text_b", "score"))
 NEAREST, FOUND = 10, 100
+HALF = re.compile("[\ud800-\udfff]")  # a surrogate without its other half, which JSON can spell
 SPLITS = ("test.tsv", "dev.tsv", "train.tsv")
 COMPARED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {  # [n, width], [m, width] -> [n, m]
     "cosine": lambda queries, documents: F.normalize(queries, dim=1) @ F.normalize(documents, dim=1).T,
@@ -37,7 +40,7 @@ def read_pairs(path: str | Path) -> tuple[list[str], list[str], np.ndarray]:
     """The texts and scores of a TSV: STS-B's own, or one whose header is that of UER (text_a, text_b, label or score).
 
     Raises:
-        UserError: other columns; a score that is no number.
+        UserError: other columns; a score that is no number; one score for all.
     """
     table = Table(path)
     names = next((names for names in COLUMNS if all(name in table.columns for name in names)), None)
@@ -54,15 +57,14 @@ def read_pairs(path: str | Path) -> tuple[list[str], list[str], np.ndarray]:
         first.append(a)
         second.append(b)
         scores.append(value)
+    if len(set(scores)) < 2:
+        raise UserError(f"{path}: all scores are {scores[0]:g}; nothing correlates with that")
     return first, second, np.array(scores)
 
 
 def number_of(text: str) -> float | None:
     """A finite number as text; None: it is none."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
+    value = float(text) if NUMBER.fullmatch(text.strip()) else math.nan
     return value if math.isfinite(value) else None
 
 
@@ -115,6 +117,8 @@ def _texts(path: Path) -> dict[str, str]:
             raise UserError(f"{path}, line {number}: _id, title or text is no text")
         if found.setdefault(str(name), whole := f"{title} {text}".strip()) != whole:
             raise UserError(f"{path}, line {number}: _id {name!r} has another text further up")
+        if HALF.search(whole):
+            raise UserError(f"{path}, line {number}: half of a character, {HALF.findall(whole)[0]!a}, in the text")
     if not found:
         raise UserError(f"{path}: the file is empty")
     return found
@@ -123,6 +127,9 @@ def _texts(path: Path) -> dict[str, str]:
 def retrieval(queries_by: Embed, documents_by: Embed, folder: str | Path,
               similarity: str | None = None) -> dict[str, float]:
     """nDCG@10 and recall@100 of a folder, its queries and documents embedded by one model or two.
+
+    A document with the query's own id is the query itself (in ArguAna and Quora), and not found, as in BEIR's own
+    evaluation; unless it is judged to answer it.
 
     Args:
         similarity: what their vectors are compared by, of `COMPARED` (default: cosine).
@@ -133,6 +140,10 @@ def retrieval(queries_by: Embed, documents_by: Embed, folder: str | Path,
     ids, asked = list(corpus), list(grades)
     documents = documents_by([corpus[name] for name in ids])
     scores = COMPARED[similarity or "cosine"](queries_by([queries[name] for name in asked]), documents)
+    places = {name: j for j, name in enumerate(ids)}
+    for i, query in enumerate(asked):
+        if query in places and query not in grades[query]:
+            scores[i, places[query]] = -math.inf
     most = min(FOUND, len(ids))
     best = scores.topk(most, dim=1).indices.tolist()
     ranked = {query: [ids[j] for j in row] for query, row in zip(asked, best)}

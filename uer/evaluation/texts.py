@@ -10,7 +10,7 @@ import numpy as np
 
 from uer.errors import UserError
 from uer.evaluation.ranking import number_of
-from uer.files import read_lines
+from uer.files import begins_with_objects, is_table, read_lines
 from uer.finetuning.tasks import Example
 from uer.finetuning.tsv import Table
 
@@ -33,6 +33,11 @@ def read_texts(path: str | Path) -> Texts:
     lines = read_lines(path)
     head = [name.strip() for name in lines[0].split("\t")] if lines else []
     names = next((names for names in COLUMNS if all(name in head for name in names)), None)
+    if begins_with_objects("\n".join(lines)):
+        raise UserError(f"--test_path {path}: JSON lines; one text a line is needed, or a TSV")
+    if names is None and is_table(path):
+        raise UserError(f"--test_path {path}, line 1: no header with one of {', '.join(map(' and '.join, COLUMNS))}, "
+                        f"separated by tabs")
     if names is None or head == ["sentence"]:
         examples = [Example(line, None, None) for line in lines if line.strip()]
         if not examples:

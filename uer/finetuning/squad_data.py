@@ -8,6 +8,7 @@ Every token of a window knows which characters of the text it stands for, so an 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 
 from uer.errors import UserError
 from uer.files import read_json
-from uer.tokenizers.bert import BertTokenizer
+from uer.tokenizers.bert import FIND_CHUNKS, BertTokenizer
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def _question(entry: dict[str, Any], context: str, path: str | Path) -> Question
         raise UserError(f"{path}: question {entry['id']}: is_impossible is {impossible!r}; true or false is needed")
     answers = () if impossible else tuple((answer["text"], answer["answer_start"]) for answer in entry["answers"])
     for text, start in answers:
-        if not isinstance(start, int) or start < 0 or context[start:start + len(text)] != text or not text:
+        if not isinstance(start, int) or start < 0 or context[start:start + len(text)] != text or not text.strip():
             raise UserError(f"{path}: question {entry['id']}: the answer {text!r} is not at character {start!r} of the "
                             f"text")
     return Question(str(entry["id"]), entry["question"], context, answers)
@@ -89,11 +90,11 @@ class Tokens(NamedTuple):
 def tokenize(tokenizer: BertTokenizer, text: str) -> Tokens:
     """The tokenizer's ids with their places.
 
-    A text is taken apart at white space. Where the characters of a chunk cannot be told apart (a special token in it,
-    or a normalisation that is not one of single characters), its tokens stand for the whole chunk.
+    A text is taken apart at white space and special tokens. Where the characters of a chunk cannot be told apart (an
+    added token in it, or a normalisation that is not one of single characters), its tokens stand for the whole chunk.
     """
     out = Tokens([], [], [])
-    for start, end in _chunks(text):
+    for start, end in _chunks(tokenizer, text):
         ids = tokenizer.encode(text[start:end])
         places = _places(tokenizer, text[start:end], ids)
         for i, number in enumerate(ids):
@@ -104,13 +105,13 @@ def tokenize(tokenizer: BertTokenizer, text: str) -> Tokens:
     return out
 
 
-def _chunks(text: str) -> list[tuple[int, int]]:
-    out, start = [], 0
-    for chunk in text.split():
-        start = text.index(chunk, start)
-        out.append((start, start + len(chunk)))
-        start += len(chunk)
-    return out
+def _chunks(tokenizer: BertTokenizer, text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    for first, last in [*tokenizer.special.places(text), (len(text), len(text))]:
+        yield from (chunk.span() for chunk in FIND_CHUNKS.finditer(text, start, first))
+        if first < last:
+            yield first, last
+        start = last
 
 
 def _places(tokenizer: BertTokenizer, chunk: str, ids: list[int]) -> list[tuple[int, int]] | None:

@@ -174,7 +174,7 @@ def uer_task(path: str | Path) -> Task:
     """The task of UER's files (header `label text_a [text_b]`), read off the training file: texts and labels, sorted.
 
     Raises:
-        UserError: a malformed file, fewer than two labels, or labels that look like slips of others.
+        UserError: a malformed file, fewer than two labels, scores, or labels that look like slips of others.
     """
     table = Table(path)
     table.require("label", "text_a")
@@ -183,6 +183,9 @@ def uer_task(path: str | Path) -> Task:
         found.setdefault(label.strip(), number)
     if len(found) < 2:
         raise UserError(f"{path}: all lines have the label {next(iter(found))!r}; at least two labels are needed")
+    fractions = [label for label in found if NUMBER.fullmatch(label) and not float(label).is_integer()]
+    if len(fractions) > 2 * SHOWN:
+        raise UserError(f"{path}: {len(found)} labels, numbers like {fractions[0]}: scores, not classes")
     numbers = any(WHOLE.fullmatch(label) for label in found)
     for label, number in found.items():
         wrong = "is no whole number, as others are" if numbers and not WHOLE.fullmatch(label) else _slip(label, found)
@@ -194,9 +197,11 @@ def uer_task(path: str | Path) -> Task:
 
 
 def _slip(label: str, found: dict[str, int]) -> str:
-    """What makes a label no class of its own: it is empty, or another one but for case and kinds of characters."""
+    """What makes a label no class of its own: it is empty, or another one but for case, kinds of characters and what
+    nobody sees (a zero-width space)."""
     def folded(text: str) -> str:
-        return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+        seen = "".join(character for character in text if unicodedata.category(character) != "Cf")
+        return " ".join(unicodedata.normalize("NFKC", seen).casefold().split())
 
     if not label:
         return "is empty"

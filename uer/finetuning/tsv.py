@@ -7,12 +7,15 @@ up or renumbered. A published file may be known for a few flaws (`Task.flawed`),
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from uer.errors import UserError
 from uer.files import read_lines
+
+QUOTED = re.compile(r'"(?:[^"]|"")*"')  # a field as CSV writes it; among texts that are not, it is one of them
 
 
 class Row(NamedTuple):
@@ -44,22 +47,32 @@ class Table:
     Args:
         names: the columns of a file without header; None: the first line names them.
     Raises:
-        UserError: a file without rows, or with two columns of one name.
+        UserError: a file without rows, with two columns of one name, with the header once more in the middle, or quoted
+            as CSV is.
     """
 
     def __init__(self, path: str | Path, names: dict[str, int] | None = None):
         self.path = path
         self.rows = read_rows(path)
         if names is None:
-            head = [name.strip() for name in self.rows.pop(0).fields]
+            first = self.rows.pop(0).fields
+            head = [name.strip() for name in first]
             self.columns, self.width = {name: index for index, name in enumerate(head)}, len(head)
             twice = [name for name in self.columns if head.count(name) > 1]
             if twice:
                 raise UserError(f"{path}, line 1: more than one column is called {twice[0]!r}")
             if not self.rows:
                 raise UserError(f"{path}: there is a header and nothing else")
+            again = next((row.number for row in self.rows if row.fields == first), None)
+            if again:
+                raise UserError(f"{path}, line {again}: the header once more; files that were put together keep one")
         else:
             self.columns, self.width = names, max(names.values()) + 1
+        quoted = [(row.number, field) for row in self.rows for field in row.fields if '"' in field]
+        number = next((number for number, field in quoted if '""' in field[1:-1]), None)
+        if number and all(QUOTED.fullmatch(field) for _, field in quoted):
+            raise UserError(f'{path}, line {number}: quoted as in CSV, with "" for a quote; nothing is quoted here: '
+                            'write the fields as they are')
 
     def require(self, *names: str) -> None:
         """`UserError` where the header lacks one of these columns."""

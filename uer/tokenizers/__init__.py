@@ -9,7 +9,7 @@ from pathlib import Path
 
 from uer.errors import UserError
 from uer.tokenizers.base import Tokenizer
-from uer.tokenizers.rules import COMMAND_LINE, KINDS, TextRules, is_cased, merged
+from uer.tokenizers.rules import COMMAND_LINE, KINDS, TextRules, is_accented, is_cased, merged
 from uer.tokenizers.vocab import Vocab
 
 __all__ = ["NAMES", "TextRules", "Tokenizer", "Vocab", "agreed_rules", "build", "build_tokenizer"]
@@ -79,6 +79,8 @@ def _completed(rules: TextRules) -> TextRules:
     if values["kind"] == "bert":
         if rules.lower_case is None and rules.vocab is not None:
             values["lower_case"] = not is_cased(rules.vocab)
+            if values["lower_case"] and rules.strip_accents is None and is_accented(rules.vocab):
+                values["strip_accents"] = False
         values["split_ideographs"] = rules.split_ideographs is not False
     elif values["kind"] == "bpe":
         values["prefix_space"] = bool(rules.prefix_space)

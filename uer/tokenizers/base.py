@@ -52,7 +52,7 @@ class Cache(dict[str, bytes]):
 class Finder:
     """Finds special and added tokens in a text: of two that begin at one place the longer one.
 
-    Attributes: `starts`, the characters that they begin with.
+    Attributes: `starts`, the characters that they begin with; `characters`, all that are in them.
     """
 
     def __init__(self, tokens: Iterable[tuple[str, AddedToken]]) -> None:
@@ -63,6 +63,7 @@ class Finder:
         self._pattern = re.compile("(" + "|".join(patterns) + ")")
         self._greedy = any(token.lstrip or token.rstrip for token in self._tokens.values())
         self.starts = "".join(sorted({text[0] for text in self._tokens}))
+        self.characters = frozenset("".join(self._tokens))
 
     def cut(self, text: str) -> list[str]:
         """text, token, text, token, text, …"""
@@ -73,6 +74,10 @@ class Finder:
                 parts[i - 1] = parts[i - 1].rstrip() if token.lstrip else parts[i - 1]
                 parts[i + 1] = parts[i + 1].lstrip() if token.rstrip else parts[i + 1]
         return parts
+
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """(first, last + 1) character of every token in a text."""
+        return [found.span() for found in self._pattern.finditer(text)]
 
     def id(self, text: str) -> int:
         """The id of a token in what `cut` gives."""

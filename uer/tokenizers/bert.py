@@ -35,6 +35,7 @@ _COMMON_MARKS = ",.\"'-;:?!()“”’—"
 # White space to str.split(), but removed by BERT: "a\x0bb" is one word.
 _FALSE_SPACES = "\x0b\x0c\x1c\x1d\x1e\x1f\x85"
 _FIND_FALSE_SPACES = re.compile(f"[{_FALSE_SPACES}]+")
+FIND_CHUNKS = re.compile(rf"(?:\S|[{_FALSE_SPACES}])+")  # what white space delimits
 
 
 def strip_accents(text: str) -> str:
@@ -64,6 +65,8 @@ class BertTokenizer(Tokenizer):
         do_lower_case: fold case (the uncased models).
         strip_accents: take accents away; None: as case is folded.
         split_ideographs: every ideograph is a word of its own.
+
+    Attributes: `special`, which finds special tokens.
     """
 
     def __init__(self, vocab: Vocab, do_lower_case: bool = True, strip_accents: bool | None = None,
@@ -79,7 +82,7 @@ class BertTokenizer(Tokenizer):
         self._later = {token[2:]: i for token, i in self._known.items() if token.startswith("##")}
         self._longest_start = max(map(len, self._known))
         self._longest_later = max(map(len, self._later), default=0)
-        self._special = special_finder(vocab)
+        self.special = special_finder(vocab)
         self._added = self._folded_tokens()
         self._words = Cache(self._word)
         self._chunks = Cache(self._chunk if self._added is None else self._chunk_with_added)
@@ -116,20 +119,21 @@ class BertTokenizer(Tokenizer):
 
     def encode_raw(self, text: str) -> bytes:
         parts = [text]  # text, special token, text, …: special tokens are found before anything is removed
-        if any(start in text for start in self._special.starts):
-            parts = self._special.cut(text)
+        if any(start in text for start in self.special.starts):
+            parts = self.special.cut(text)
         if any(space in text for space in _FALSE_SPACES):
             parts[::2] = [_FIND_FALSE_SPACES.sub("", part) for part in parts[::2]]
         chunk = self._chunks.__getitem__
         raw: list[bytes] = []
         for index, part in enumerate(parts):
-            raw += [self.raw[self._special.id(part)]] if index % 2 else map(chunk, part.split())
+            raw += [self.raw[self.special.id(part)]] if index % 2 else map(chunk, part.split())
         return b"".join(raw)
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         text = "\n".join(lines)
-        starts = self._special.starts
-        if len(starts) > 1 or self._added is not None or any(space in text for space in _FALSE_SPACES):
+        starts = self.special.starts
+        if len(starts) > 1 or self._added is not None or not self.special.characters.isdisjoint(_COMMON_MARKS) or \
+                any(space in text for space in _FALSE_SPACES):
             return super().encode_lines(lines)
         for mark in _COMMON_MARKS:
             text = text.replace(mark, f" {mark} ")

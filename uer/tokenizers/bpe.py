@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import regex
 
 from uer.errors import UserError
@@ -65,6 +66,13 @@ class BpeTokenizer(Tokenizer):
                 break
             symbols = _joined(symbols, min(known)[1])
         return self.pack([self.vocab.id(symbol) for symbol in symbols])
+
+    def continues(self) -> np.ndarray:
+        """A word is what stands between spaces, with its punctuation, as in fairseq."""
+        spaces = tuple(self._byte_characters[byte] for byte in b" \t\n\r")
+        flags = np.array([not token.startswith(spaces) for token in self.vocab.tokens])
+        flags[self.vocab.special_ids] = False
+        return flags
 
     def decode(self, ids: Sequence[int]) -> str:
         characters = "".join(self.vocab.tokens[i] for i in ids)

@@ -7,6 +7,7 @@ and refuses what contradicts; `TextRules.to_dict` is what datasets, checkpoints 
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ from uer.tokenizers.vocab import Vocab
 KEY = "text"  # under which a JSON or a dataset's header has the description
 PAD = 2  # where `special_ids` have it
 COMMAND_LINE = "the command line"
-CASED_SHARE = 0.03  # of tokens with capital letters, from which a vocabulary is one for text that keeps its case
+CASED_SHARE = 0.03  # of tokens with capital letters (accents): from there on a vocabulary is for text that keeps them
 KINDS = {"bert": "WordPiece", "char": "characters", "space": "words between spaces", "bpe": "byte-level BPE",
          "xlmroberta": "sentencepiece"}
 
@@ -143,6 +144,16 @@ def is_cased(vocab: Vocab) -> bool:
     """Whether a vocabulary has tokens with capital letters, more than a few; special ones apart."""
     tokens = [token for token in vocab.tokens if not (token[:1] in "[<" and token[-1:] in "]>")]
     return sum(token != token.lower() for token in tokens) > CASED_SHARE * len(tokens)
+
+
+def is_accented(vocab: Vocab) -> bool:
+    """Whether a vocabulary has tokens that no text without accents becomes, more than a few: Hindi's vowels, Hangul."""
+    return sum(not token.isascii() and _without_accents(token) != token
+               for token in vocab.tokens) > CASED_SHARE * len(vocab)
+
+
+def _without_accents(token: str) -> str:
+    return "".join(x for x in unicodedata.normalize("NFD", token) if unicodedata.category(x) != "Mn")
 
 
 # -- where several meet ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,9 +100,9 @@ def read_tokens(path: str | Path) -> list[str]:
 
 
 def _from_lines(text: str) -> list[str]:
-    """As UER reads it: what stands before the first white space of a line (a count may follow); blank lines at the end
+    """As UER reads it: what stands before the first space or tab of a line (a count may follow); blank lines at the end
     are no tokens, one amid the others keeps its number."""
-    tokens = [(line.split(maxsplit=1) or [line.rstrip("\r")])[0] for line in text.split("\n")]
+    tokens = [re.split("[ \t]", line.strip(" \t\r"), maxsplit=1)[0] or line.rstrip("\r") for line in text.split("\n")]
     while tokens and not tokens[-1].strip():
         tokens.pop()
     return tokens

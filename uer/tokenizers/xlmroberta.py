@@ -13,6 +13,7 @@ from uer.tokenizers.pieces import Pieces
 from uer.tokenizers.vocab import Vocab
 
 _SPACE = "\u2581"
+_NEXT_LINE = "\x85"  # no space to sentencepiece's own normalisation, but to the fast tokenizers, which split after it
 _WHITE = re.compile(r"[^\S\x1c-\x1f]")
 
 
@@ -33,7 +34,7 @@ class XlmRobertaTokenizer(Tokenizer):
             if index % 2:
                 raw.append(self.raw[self._special.id(part)])
             else:
-                spaced = part if self._normalized else _WHITE.sub(" ", part)
+                spaced = part.replace(_NEXT_LINE, " ") if self._normalized else _WHITE.sub(" ", part)
                 ids = self._ids[np.array(self._model.encode(spaced), dtype=np.int64)]
                 raw.append(ids.astype(self.dtype).tobytes())
         return b"".join(raw)
