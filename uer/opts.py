@@ -17,6 +17,7 @@ COMPACTOR_INITS = ("identity", "calibrated")
 MASK_SCORES = ("norm", "taylor")
 AFTER_SQUEEZE = ("compactors", "student")
 COMPOSE_DTYPES = ("float32", "tf32")
+TOP_K, RELATION_HEADS = 128, 48
 
 
 class _Objective(argparse.Action):
@@ -108,6 +109,8 @@ def add_shape_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--tie_student", action="store_true",
                        help="one table for embedding and decoder, the one that fits both best; with a calibrated "
                             "start, of a student that is trained by itself (default: two)")
+    group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
+                       help="dim: every head gets thinner; head: whole heads leave (default: dim)")
 
 
 def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
@@ -120,8 +123,6 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
                        help="features inside the student's MLM head or classifier (default: --target_dim); with "
                             "another width, it cannot be written for Hugging Face or UER-py")
     add_shape_options(group)
-    group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
-                       help="dim: every head gets thinner; head: whole heads leave (default: dim)")
     group.add_argument("--compactor_init", choices=COMPACTOR_INITS, default="identity",
                        help="identity: the published start, dimensions fade during the run; calibrated: closed-form "
                             "compactors from a few batches, the student has its size from the first step "
@@ -170,8 +171,8 @@ def add_soft_target_options(parser: argparse.ArgumentParser) -> None:
                        help="that teacher (default: with --weight_squeeze the one at --pretrained_model_path)")
     group.add_argument("--soft_targets_temperature", type=float, default=1.0, metavar="T",
                        help="softens both distributions (default: 1)")
-    group.add_argument("--soft_targets_top_k", type=int, default=128, metavar="K",
-                       help="tokens of the teacher's distribution that count (default: 128)")
+    group.add_argument("--soft_targets_top_k", type=int, default=TOP_K, metavar="K",
+                       help=f"tokens of the teacher's distribution that count (default: {TOP_K})")
 
 
 def add_teaching_options(parser: argparse.ArgumentParser) -> None:
@@ -185,9 +186,9 @@ def add_teaching_options(parser: argparse.ArgumentParser) -> None:
                        help="with --target states: add W times the loss of --target similarity (default: 0)")
     group.add_argument("--relation_weight", type=float, default=0.0, metavar="W",
                        help="with --target mlm: add W times the loss of --target relations (default: 0)")
-    group.add_argument("--relation_heads", type=int, default=48, metavar="N",
+    group.add_argument("--relation_heads", type=int, default=RELATION_HEADS, metavar="N",
                        help="heads that queries, keys and values are split into for relations, at most; as many as "
-                            "divide both models' widths (default: 48)")
+                            f"divide both models' widths (default: {RELATION_HEADS})")
     group.add_argument("--augment_texts", type=float, default=0.0, metavar="SHARE",
                        help="end this share of the texts as others do, and replace tokens in this share (default: 0)")
     group.add_argument("--layer_weight", type=float, default=0.0, metavar="W",
@@ -320,8 +321,6 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group.add_argument("--target_vocab", metavar="N|FILE",
                        help="words to keep: the N most frequent of the text, or those of a vocabulary file, in its "
                             "order; others are spelt with them (default: all)")
-    group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
-                       help="dim: every head gets thinner; head: whole heads leave (default: dim)")
     group.add_argument("--calibration_batches", type=int, metavar="N",
                        help="batches of 16 instances to calibrate on (default: 4; 64 for a teacher without MLM head)")
     group.add_argument("--seed", type=int, default=7, help="of the choice of batches and a fresh head (default: 7)")

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from uer.models.bert import Bert, mlm_loss
+from uer.opts import RELATION_HEADS, TOP_K
 from uer.parallel.collectives import sum_over_ranks
 from uer.targets.mlm_target import MlmTarget
-from uer.training.relations import HEADS, relation_loss
+from uer.training.relations import relation_loss
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch
@@ -25,9 +26,6 @@ def logits_of(model: Bert, batch: MlmBatch) -> torch.Tensor:
 def loss_of(model: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed cross entropy and number of right predictions of a batch."""
     return model.loss(batch.src, batch.seg, batch.positions, batch.labels, batch.tokens < batch.seg.numel())
-
-
-TOP_K = 128
 
 
 class Objective(Protocol):
@@ -57,7 +55,7 @@ class TaughtMlm:
     """
 
     def __init__(self, teacher: Bert, weight: float = 0.0, temperature: float = 1.0, top_k: int = TOP_K,
-                 relations: float = 0.0, heads: int = HEADS):
+                 relations: float = 0.0, heads: int = RELATION_HEADS):
         self.teacher = teacher.eval()
         self.weight, self.temperature, self.top_k = weight, temperature, top_k
         self.relations, self.heads = relations, heads

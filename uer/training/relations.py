@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from uer.models.bert import Bert
+from uer.opts import RELATION_HEADS
 from uer.targets.pooling import position_of
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch
 
-HEADS = 48
 LEFT = {"mlm": "MLM head", "states": "map into the teacher's space", "cls": "classifier", "tokens": "output layer"}
 IN_CACHE, AT_ONCE = 1 << 20, 1 << 26  # numbers of [rows, heads, seq, seq], on a CPU and on a GPU
 
@@ -38,7 +38,7 @@ class RelationTargets:
     figure = "relation likeness"
     partial = True
 
-    def __init__(self, teacher: Bert, heads: int = HEADS):
+    def __init__(self, teacher: Bert, heads: int = RELATION_HEADS):
         self.teacher, self.heads = teacher.eval(), heads
 
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,7 +53,7 @@ class RelationTargets:
 
 
 def relation_loss(teacher: Bert, wanted: torch.Tensor, student: Bert, given: torch.Tensor, batch: MlmBatch,
-                  heads: int = HEADS) -> torch.Tensor:
+                  heads: int = RELATION_HEADS) -> torch.Tensor:
     """Divergence of relations, mean over a text's tokens and the heads, summed over queries, keys, values and texts.
 
     Args:

@@ -20,10 +20,9 @@ import torch.nn.functional as F
 
 from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert
+from uer.opts import RELATION_HEADS, TOP_K
 from uer.targets.output_target import one_by_one, span_logits
 from uer.targets.pooling import pool, position_of
-from uer.training.objective import TOP_K
-from uer.training.relations import HEADS
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch
@@ -35,7 +34,7 @@ DISTANCES = {"cosine": lambda given, wanted: 1 - F.cosine_similarity(given, want
 OPTIONS = {  # of pretrain.py -> what it is where it does nothing, and the targets that it is for
     "state_distance": ("cosine", ("states",)), "state_tokens": (False, ("states",)),
     "similarity_weight": (0.0, ("states",)), "fix_state_map": (False, ("states", "similarity")),
-    "relation_weight": (0.0, ("mlm",)), "relation_heads": (HEADS, ("relations", "mlm")),
+    "relation_weight": (0.0, ("mlm",)), "relation_heads": (RELATION_HEADS, ("relations", "mlm")),
     "augment_texts": (0.0, ("states", "similarity", "logits", "relations"))}
 
 
@@ -49,7 +48,7 @@ def misplaced(args: argparse.Namespace) -> list[str]:
               if getattr(args, name) != usual and not used]
     if args.batch_size < 2 and (args.objective == "similarity" or args.similarity_weight):
         wrong.append("--batch_size 1: similarities are of the texts within a micro-step, 2 at least are needed")
-    if args.objective == "mlm" and args.relation_heads != HEADS and not args.relation_weight:
+    if args.objective == "mlm" and args.relation_heads != RELATION_HEADS and not args.relation_weight:
         wrong.append("--relation_heads does nothing without --relation_weight")
     return wrong
 
