@@ -20,6 +20,7 @@ from uer.finetuning.metrics import pearson, spearman
 from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert
 from uer.targets.output_target import one_by_one, span_logits
+from uer.targets.pooling import cosines
 
 MOST_TEXTS = 2048  # whose pairs are compared
 NEAREST = 10
@@ -85,7 +86,7 @@ def _on(batches: Iterable[MlmBatch], device: torch.device) -> Iterable[MlmBatch]
 
 def pairs(wanted: torch.Tensor, given: torch.Tensor) -> dict[str, float]:
     """How alike two sets of embeddings of the same texts see all pairs: float [texts, width], widths may differ."""
-    first, second = (_similarities(rows[:MOST_TEXTS]) for rows in (wanted, given))
+    first, second = (cosines(rows[:MOST_TEXTS].double()).cpu().numpy() for rows in (wanted, given))
     above = np.triu_indices(len(first), 1)
     nearest = min(NEAREST, len(first) - 1)
     if nearest < 1:
@@ -95,12 +96,6 @@ def pairs(wanted: torch.Tensor, given: torch.Tensor) -> dict[str, float]:
     shared = [len(np.intersect1d(a, b)) for a, b in zip(*tops)]
     return {"similarities": spearman(second[above], first[above]),
             f"nearest {nearest}": float(np.mean(shared) / nearest)}
-
-
-def _similarities(rows: torch.Tensor) -> np.ndarray:
-    """Cosines of all pairs, [n, n]"""
-    rows = F.normalize(rows.double(), dim=1)
-    return (rows @ rows.T).cpu().numpy()
 
 
 def in_words(figures: dict[str, float]) -> str:

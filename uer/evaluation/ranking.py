@@ -21,13 +21,14 @@ from uer.errors import UserError
 from uer.files import read_lines
 from uer.finetuning.metrics import pearson, spearman
 from uer.finetuning.tsv import Table
+from uer.targets.pooling import cosines
 
 Embed = Callable[[list[str]], torch.Tensor]
 COLUMNS = (("sentence1", "sentence2", "score"), ("text_a", "text_b", "label"), ("text_a", "text_b", "score"))
 NEAREST, FOUND = 10, 100
 SPLITS = ("test.tsv", "dev.tsv", "train.tsv")
 COMPARED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {  # [n, width], [m, width] -> [n, m]
-    "cosine": lambda queries, documents: F.normalize(queries, dim=1) @ F.normalize(documents, dim=1).T,
+    "cosine": cosines,
     "dot": lambda queries, documents: queries @ documents.T,
     "euclidean": lambda queries, documents: -torch.cdist(queries, documents),
     "manhattan": lambda queries, documents: -torch.cdist(queries, documents, p=1)}

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 def logits_of(model: Bert, batch: MlmBatch) -> torch.Tensor:
     """Logits [n, vocab] of the positions that a batch asks for; no attention mask where nothing is padding."""
-    return model(batch.src, batch.seg, batch.positions, batch.tokens < batch.seg.numel())
+    return model(batch.src, batch.seg, batch.positions, batch.padded)
 
 
 def loss_of(model: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed cross entropy and number of right predictions of a batch."""
-    return model.loss(batch.src, batch.seg, batch.positions, batch.labels, batch.tokens < batch.seg.numel())
+    return model.loss(batch.src, batch.seg, batch.positions, batch.labels, batch.padded)
 
 
 class Objective(Protocol):
@@ -62,7 +62,7 @@ class TaughtMlm:
 
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """An `Objective`: all losses by their weights."""
-        passed = batch.src, batch.seg, batch.tokens < batch.seg.numel(), batch.positions
+        passed = batch.src, batch.seg, batch.padded, batch.positions
         with torch.no_grad():
             wanted, their_states = self.teacher.encode(*passed)
         given, states = student.encode(*passed)

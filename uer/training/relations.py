@@ -43,10 +43,10 @@ class RelationTargets:
 
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed loss, and (it, exp(−mean divergence) a text, summed) to report."""
-        padded, first = batch.tokens < batch.seg.numel(), position_of(batch.seg, "first")
+        passed = batch.src, batch.seg, batch.padded, position_of(batch.seg, "first")
         with torch.no_grad():
-            wanted = self.teacher.encode(batch.src, batch.seg, padded, first)[0]
-        given = student.encode(batch.src, batch.seg, padded, first)[0]
+            wanted = self.teacher.encode(*passed)[0]
+        given = student.encode(*passed)[0]
         loss = relation_loss(self.teacher, wanted, student, given, batch, self.heads)
         texts = len(batch.src)
         return loss, torch.stack([loss.detach(), texts * torch.exp(loss.detach() / (-3 * texts))])
@@ -61,7 +61,7 @@ def relation_loss(teacher: Bert, wanted: torch.Tensor, student: Bert, given: tor
         heads: as for `RelationTargets`.
     """
     weights = text_weights(batch, given)
-    padding = None if batch.tokens == batch.seg.numel() else batch.seg == 0
+    padding = batch.seg == 0 if batch.padded else None
     with torch.no_grad():
         theirs = [linear(wanted) for linear in teacher.encoder.layers()[-1].self_attn.linears()]
     losses = []

@@ -22,7 +22,7 @@ from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert
 from uer.opts import RELATION_HEADS, TOP_K
 from uer.targets.output_target import one_by_one, span_logits
-from uer.targets.pooling import pool, position_of
+from uer.targets.pooling import cosines, pooled
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch
@@ -90,9 +90,9 @@ class StateTargets:
         if self.similarity and len(given) > 1:
             theirs, mine = (mapped if through else states.float() for through, mapped, states in
                             zip(self.mapped, (pooled, given), (their_pooled, own_pooled)))
-            apart = _cosines(mine) - _cosines(theirs)
+            apart = cosines(mine) - cosines(theirs)
             if self.states:  # a student that is to be found among the teacher's vectors, too
-                across = F.normalize(given, dim=1) @ F.normalize(pooled, dim=1).T - _cosines(pooled)
+                across = cosines(given, pooled) - cosines(pooled)
                 loss = loss + self.similarity * across.pow(2).sum() / (len(given) - 1)
             loss = loss + self.similarity * apart.pow(2).sum() / (len(given) - 1)
         cosine = F.cosine_similarity(given.detach(), pooled).sum()
@@ -100,19 +100,10 @@ class StateTargets:
 
     def _states(self, model: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """States of all tokens [batch, seq, hidden] (if they are asked for) and pooled ones [batch, hidden]."""
-        padded = batch.tokens < batch.seg.numel()
         if not self.per_token:
-            pooled = model.pooled(batch.src, batch.seg, padded)
-            return pooled, pooled
-        states, pooling = model.hidden_states(batch.src, batch.seg, padded), model.config.pooling
-        positions = position_of(batch.seg, pooling)
-        return states, pool(states, batch.seg, pooling) if positions is None else states.flatten(0, 1)[positions]
-
-
-def _cosines(rows: torch.Tensor) -> torch.Tensor:
-    """Cosines of all pairs of rows, [n, n]"""
-    rows = F.normalize(rows, dim=1)
-    return rows @ rows.T
+            return (model.pooled(batch.src, batch.seg, batch.padded),) * 2
+        states = model.hidden_states(batch.src, batch.seg, batch.padded)
+        return states, pooled(states, batch.seg, model.config.pooling)
 
 
 NEAR = 0.5  # a score that counts as the teacher's
@@ -135,11 +126,11 @@ class LogitTargets:
 
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed loss, and (it, texts or shares of tokens with equal predictions) to report."""
-        padded, real = batch.tokens < batch.seg.numel(), batch.seg > 0
+        real = batch.seg > 0
         reads, several = self.teacher.config.labels == SPAN_LABELS, self.teacher.config.multi_label
         with torch.no_grad():
-            wanted = self.teacher(batch.src, batch.seg, padded=padded).float()
-        given = student(batch.src, batch.seg, padded=padded).float()
+            wanted = self.teacher(batch.src, batch.seg, padded=batch.padded).float()
+        given = student(batch.src, batch.seg, padded=batch.padded).float()
         if reads:
             wanted, given = (span_logits(logits, real) for logits in (wanted, given))
         elif several:
