@@ -26,6 +26,7 @@ from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings, in
 from uer.formats import LoadedModel
 from uer.formats.storage import PendingFiles, read_tensors, tensors_sha256
 from uer.formats.tokenizer_files import text_beside
+from uer.formats.uer_names import heads_in
 from uer.report.writer import Reports
 from uer.tokenizers import Tokenizer, build_tokenizer
 from uer.tokenizers.rules import KEY
@@ -247,7 +248,7 @@ class ClassifierRun:
         """Evaluate or predict the test data with the best model, as it was saved."""
         args, task = self.args, self.data.task
         model = self._start(combination.seed)
-        model.load_state_dict(read_tensors(args.output_model_path))
+        model.load_state_dict(heads_in(read_tensors(args.output_model_path)))
         model.to(self.device).eval()
         written: list[str] = []
         with PendingFiles() as pending:

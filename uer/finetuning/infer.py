@@ -38,12 +38,12 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
     tokenizer = build_tokenizer(args, *text_beside(args.load_model_path), say=print)
     model = load_classifier(args.load_model_path, card, args.config_path, args.labels_num, args.pooling,
                             len(tokenizer.vocab))
-    outputs = model.output_layer_2.out_features
+    outputs = model.config.outputs
     labels = tuple(card.get("labels") or map(str, range(outputs)))  # a file need not name them
     if len(labels) != outputs:
         raise UserError(f"{args.load_model_path}.json: {len(labels)} labels for a model of {outputs}")
     task = Task("", labels if outputs > 1 else (), texts_of(args.test_path, card.get("pairs")))  # one is a score
-    positions = model.embedding.position_embedding.num_embeddings
+    positions = model.sizes.positions
     usual = min(card.get("seq_length", SEQ_LENGTH), positions)
     seq_length = usual if args.seq_length is None else args.seq_length
     check_length(seq_length, positions)

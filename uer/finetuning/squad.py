@@ -27,7 +27,9 @@ from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings
 from uer.formats.file_target import SPAN_LABELS
 from uer.formats.storage import PendingFiles, write_json
 from uer.formats.tokenizer_files import text_beside
+from uer.formats.uer_names import heads_in
 from uer.report.writer import Reports
+from uer.targets.output_target import span_logits
 from uer.tokenizers import build_tokenizer
 from uer.tokenizers.bert import BertTokenizer
 from uer.tokenizers.rules import KEY
@@ -116,9 +118,9 @@ class Reading:
         """Mean cross entropy of the answer's first and last position; where it is not in the window, of [CLS]."""
         chosen = [self.train[i] for i in batch]
         padded = self._collate(chosen)
-        logits = model(padded.src, padded.seg).float().masked_fill((padded.seg == 0)[..., None], NOWHERE)
+        logits = span_logits(model(padded.src, padded.seg).float(), padded.seg > 0)
         ends = sent(torch.tensor([window.answer for window in chosen]), self.device)
-        return (F.cross_entropy(logits[..., 0], ends[:, 0]) + F.cross_entropy(logits[..., 1], ends[:, 1])) / 2
+        return (F.cross_entropy(logits[:, 0], ends[:, 0]) + F.cross_entropy(logits[:, 1], ends[:, 1])) / 2
 
     def _collate(self, chosen: Sequence[Window]) -> Batch:
         return collate([instance(window) for window in chosen], self.pad_id).to(self.device)
@@ -129,7 +131,8 @@ class Reading:
         out: list[np.ndarray] = [np.empty(0)] * len(chosen)
         for index in by_length([instance(window) for window in chosen], EVALUATION_BATCH):
             batch = self._collate([chosen[i] for i in index])
-            for i, scores in zip(index, model(batch.src, batch.seg).float().cpu().numpy()):
+            found = model(batch.src, batch.seg).float().view(*batch.src.shape, 2)
+            for i, scores in zip(index, found.cpu().numpy()):
                 out[i] = scores[:len(chosen[i].tokens)]
         return out
 
@@ -235,7 +238,7 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
 
     def keep(outcome: Outcome, combination: Combination) -> None:
         model = build_span_finder(loaded, combination.seed).to(device).eval()
-        model.load_state_dict(outcome.weights)
+        model.load_state_dict(heads_in(outcome.weights))
         with torch.no_grad(), settings.autocast(device):
             reading.evaluate(model)  # of the best epoch, which need not be the last one
         card = {"kind": "span finder", "labels": list(SPAN_LABELS), "config": loaded.config.to_dict(),
