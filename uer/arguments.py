@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,27 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     if problems:
         raise UserError("; ".join(problems))
     return args
+
+
+def outside(args: argparse.Namespace, names: Iterable[str], right: Callable[[float], bool], needed: str) -> list[str]:
+    """The options of which a value is given that is not `right`, in words; `needed` says what would be."""
+    return [f"--{name} is {value}, {needed}" for name in names for value in _values(getattr(args, name))
+            if value is not None and not right(value)]
+
+
+def too_small(args: argparse.Namespace, names: Iterable[str], least: int = 1) -> list[str]:
+    """The options with a value below the `least`, in words."""
+    return outside(args, names, lambda value: value >= least, f"at least {least} is needed")
+
+
+def not_from_zero(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """The options with a value that is no finite number from 0, in words."""
+    return outside(args, names, lambda value: 0 <= value < float("inf"), "a number from 0 is needed")
+
+
+def no_shares(args: argparse.Namespace, names: Iterable[str], most: float = 1.0) -> list[str]:
+    """The options with a value that is none from 0 to `most`, in words."""
+    return outside(args, names, lambda value: 0 <= value <= most, f"a number from 0 to {most:g} is needed")
 
 
 def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[str | Path | None]]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from uer.arguments import check_writable, refuse_overwriting
+from uer.arguments import check_writable, refuse_overwriting, too_small
 from uer.errors import UserError
 from uer.finetuning.batches import encode
 from uer.finetuning.classify import check_length, predict
@@ -30,8 +30,8 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
     Raises:
         UserError: a model, vocabulary or file that cannot be used.
     """
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size is {args.batch_size}, at least 1 is needed")
+    if problems := too_small(args, ("batch_size",)):
+        raise UserError(problems[0])
     refuse_overwriting(args, {"prediction_path": [args.prediction_path]})
     check_writable(args.prediction_path)
     card = read_card(args.load_model_path)

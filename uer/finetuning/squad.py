@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from uer.arguments import refuse_overwriting
+from uer.arguments import outside, refuse_overwriting, too_small
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
@@ -185,12 +185,9 @@ def nbest_of(found: Answers, nullable: bool) -> list[dict[str, Any]]:
 def run_squad(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     """finetune/run_squad.py with parsed options; returns the best run."""
     flush_denormals()
-    problems = check_tuning_options(args)
-    for name in ("max_query_length", "doc_stride", "n_best_size", "max_answer_length"):
-        if getattr(args, name) < 1:
-            problems.append(f"--{name} is {getattr(args, name)}, at least 1 is needed")
-    if args.null_score_diff_threshold is not None and not math.isfinite(args.null_score_diff_threshold):
-        problems.append(f"--null_score_diff_threshold is {args.null_score_diff_threshold}, a number is needed")
+    problems = [*check_tuning_options(args),
+                *too_small(args, ("max_query_length", "doc_stride", "n_best_size", "max_answer_length")),
+                *outside(args, ("null_score_diff_threshold",), math.isfinite, "a number is needed")]
     if problems:
         raise UserError("; ".join(problems))
     refuse_overwriting(args, {name: [getattr(args, name)] for name in ("output_model_path", "log_path")})
