@@ -18,7 +18,7 @@ the teacher.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -102,9 +102,9 @@ class Calibrator:
     def _moments(self, **widths: int) -> Moments:
         return Moments(self.device, **widths)
 
-    def _numbered(self):
-        for number, batch in enumerate(self.batches):
-            yield number, batch, self.stream.real[number]
+    def _numbered(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Every batch's number and real tokens."""
+        return enumerate(self.stream.real)
 
     def _state(self, number: int, name: str) -> torch.Tensor:
         return self.spool.get(number, name).to(self.device)
@@ -157,7 +157,7 @@ class Calibrator:
         """
         width, kept = len(norm.gamma), len(index)
         moments = self._moments(z=kept, x=width)
-        for number, _, real in self._numbered():
+        for number, real in self._numbered():
             before, mine = states(number)
             x, z = norm(before), standardise(mine, norm.style, norm.eps)
             self._count(moments, real, z=z, x=x)
@@ -170,7 +170,7 @@ class Calibrator:
         prior = self._select(index[told], width).T * gamma[told]
         onto = regress(moments, "z", "x", prior, index=told)
         self._report(name, onto.explained)
-        for number, _, _ in self._numbered():
+        for number, _ in self._numbered():
             self._put(number, z=self._state(number, "z") * gamma + beta)
         matrix = torch.zeros(width, kept, dtype=torch.float64, device=self.device)
         matrix[:, told] = onto.matrix / gamma[told]
@@ -244,7 +244,7 @@ class Calibrator:
     def _seen(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Covariance and mean of the student's states."""
         moments = self._moments(z=len(self.hidden))
-        for number, _, real in self._numbered():
+        for number, real in self._numbered():
             self._count(moments, real, z=self._state(number, "z"))
         moments.share()
         return moments.covariance("z"), moments.mean("z")
@@ -252,7 +252,7 @@ class Calibrator:
     def _contexts(self, i: int, weights, biases, maps_q, maps_k) -> Moments:
         """Moments of the student's contexts (values at full width) and the residual error they are to explain."""
         moments = self._moments(context=self.heads * self.size, error=len(self.hidden))
-        for number, _, real in self._numbered():
+        for number, real in self._numbered():
             z, u = self._state(number, "z"), self.stream.sum(number, 2 * i + 1)
             mask = real[:, None, None, :]
             q, k, v = (self._heads_of(F.linear(z, w, b)) for w, b in zip(weights, biases))
@@ -272,7 +272,7 @@ class Calibrator:
         first, second = layer.feed_forward.linear_1, layer.feed_forward.linear_2
         weight, bias = first.weight @ into.matrix, first.bias + first.weight @ into.offset
         moments = self._moments(a=len(bias), error=len(self.hidden))
-        for number, _, real in self._numbered():
+        for number, real in self._numbered():
             z, u = self._state(number, "z"), self.stream.sum(number, 2 * i + 2)
             a = layer.feed_forward.act(F.linear(z, weight, bias))
             self._count(moments, real, a=a, error=u[..., self.hidden] - z)
