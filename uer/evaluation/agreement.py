@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -44,10 +44,10 @@ def answers(model: Bert, batches: Sequence[MlmBatch], device: torch.device) -> t
     """What a model says of texts: its pooled states [texts, hidden]; classes or scores of texts or real tokens [n];
     a reader's start and end in each text [texts, 2]; which of the labels that may hold together do [texts, labels]"""
     model.eval()
+    found, moved = [], (batch.to(device) for batch in batches)
     if model.config.target == "states":
-        return torch.cat([model.pooled(batch.src, batch.seg) for batch in _on(batches, device)])
-    found = []
-    for batch in _on(batches, device):
+        return torch.cat([model.pooled(batch.src, batch.seg) for batch in moved])
+    for batch in moved:
         real, logits = batch.seg > 0, model(batch.src, batch.seg)
         if model.config.labels == SPAN_LABELS:
             logits = span_logits(logits, real)
@@ -78,10 +78,6 @@ def rightness(said: torch.Tensor, labels: np.ndarray) -> float:
     if found.ndim == 2:
         found = np.where(found.sum(1) == 1, found.argmax(1), -1)
     return pearson(found.astype(np.float64), labels) if found.dtype.kind == "f" else float((found == labels).mean())
-
-
-def _on(batches: Iterable[MlmBatch], device: torch.device) -> Iterable[MlmBatch]:
-    return (batch.to(device) for batch in batches)
 
 
 def pairs(wanted: torch.Tensor, given: torch.Tensor) -> dict[str, float]:

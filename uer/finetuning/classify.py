@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -186,11 +187,8 @@ def run_classifier(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     if args.prediction_path:
         check_writable(predictions)
     data = read_data(args, bool(args.prediction_path))
-    reports = Reports(True, args.log_path)
-    try:
+    with closing(Reports(True, args.log_path)) as reports:
         return ClassifierRun(args, given, data, reports).run()
-    finally:
-        reports.close()
 
 
 class ClassifierRun:
@@ -229,7 +227,7 @@ class ClassifierRun:
         return {"task": self.data.task.name, "labels": list(self.data.task.labels), "pooling": args.pooling,
                 **model_facts(args.pretrained_model_path, self.loaded), "vocab_sha256": self.tokenizer.vocab.sha256,
                 "seq_length": args.seq_length, "dropout": self.loaded.config.dropout,
-                **{key: value for key, value in vars(self.settings).items() if key != "report_steps"},
+                **self.settings.facts(),
                 "train": digest(self.train), "dev": {name: digest(x) for name, x in self.problem.dev.items()}}
 
     def _start(self, seed: int) -> nn.Module:

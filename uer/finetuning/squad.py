@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,11 +194,8 @@ def run_squad(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     refuse_overwriting(args, {name: [getattr(args, name)] for name in ("output_model_path", "log_path")})
     check_outputs(args, ".predictions.json", ".nbest.json", ".null_odds.json")
     train, dev = read_squad(args.train_path), read_squad(args.dev_path)
-    reports = Reports(True, args.log_path)
-    try:
+    with closing(Reports(True, args.log_path)) as reports:
         return _run(args, given, train, dev, reports)
-    finally:
-        reports.close()
 
 
 def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: list[Question],
@@ -229,8 +227,7 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
              **{name: getattr(args, name) for name in ("seq_length", "doc_stride", "max_query_length", "n_best_size",
                                                        "max_answer_length", "null_score_diff_threshold")},
              "dropout": loaded.config.dropout,
-             **{key: value for key, value in vars(settings).items() if key != "report_steps"},
-             "train": _digest(train), "dev": _digest(dev)}
+             **settings.facts(), "train": _digest(train), "dev": _digest(dev)}
     results = Results(args.output_model_path, facts, args.resume)
 
     def keep(outcome: Outcome, combination: Combination) -> None:

@@ -60,6 +60,10 @@ class Settings:
         return cls(args.epochs_num, args.warmup, args.scheduler, args.weight_decay, args.max_grad_norm,
                    args.bias_correction, precision, args.report_steps, args.group_by_length)
 
+    def facts(self) -> dict[str, Any]:
+        """What a run's figures hang on."""
+        return {key: value for key, value in vars(self).items() if key != "report_steps"}
+
     @property
     def half(self) -> torch.dtype | None:
         """The dtype of matrix products, None = float32."""

@@ -31,7 +31,14 @@ from uer.report.drawing import (
     share_axis,
     step_axis,
 )
-from uer.report.log import KINDS, Curve, Run
+from uer.report.log import KINDS, Curve, Run, together
+
+
+def empty(why: str):
+    """A picture that says why there is none."""
+    figure, (axes,) = panels(1, width=7.6)
+    nothing(axes, why)
+    return figure
 
 
 def learning(runs: Sequence[Run]):
@@ -43,22 +50,20 @@ def learning(runs: Sequence[Run]):
     masked, named = judged == {"accuracy"}, " or ".join(sorted(judged)).capitalize()
     for one, key, title, form in ((axes[0], "loss", "Masked-token loss (nats)" if masked else "Loss", "{:.2f}".format),
                                   (axes[1], "accuracy", "Masked-token accuracy" if masked else named, "{:.1%}".format)):
+        labels, kind = [], "dev" if held_out or len(runs) == 1 else "train"
+        told = [(run, run.name, colour_of(i), 3.5) for i, run in enumerate(runs)]
         if len(runs) == 1:
-            one.plot(*zip(*runs[0].curve("train", key)), color=BLUE, alpha=0.75, linewidth=1.3)
-            labels = [(runs[0].curve("train", key)[-1][1], "training", BLUE)]
-            if runs[0].dev:
-                curve = runs[0].curve("dev", key)
-                one.plot(*zip(*curve), color=BRICK, marker="o", markersize=4)
-                labels.append((curve[-1][1], f"held-out {form(curve[-1][1])}", BRICK))
-            one.set_xlim(0, last)
+            curve = runs[0].curve("train", key)
+            one.plot(*zip(*curve), color=BLUE, alpha=0.75, linewidth=1.3)
+            labels.append((curve[-1][1], "training", BLUE))
+            told = [(run, "held-out", BRICK, 4) for run in runs if run.dev]
         else:
-            labels = []
-            for i, run in enumerate(runs):
-                curve = run.curve("dev" if held_out else "train", key)
-                one.plot(*zip(*curve), color=colour_of(i), marker="o" if held_out else "", markersize=3.5)
-                labels.append((curve[-1][1], f"{run.name} {form(curve[-1][1])}", colour_of(i)))
-            one.set_xlim(0, last)
             title += ", held-out" if held_out else ", training"
+        for run, name, colour, size in told:
+            curve = run.curve(kind, key)
+            one.plot(*zip(*curve), color=colour, marker="o" if kind == "dev" else "", markersize=size)
+            labels.append((curve[-1][1], f"{name} {form(curve[-1][1])}", colour))
+        one.set_xlim(0, last)
         if key == "accuracy":
             one.set_ylim(bottom=0)
             one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
@@ -73,10 +78,9 @@ def dimensions(runs: Sequence[Run]):
     """Share of the teacher's dimensions that are kept: by kind of group, or of all kinds for several runs."""
     several = [(i, run, run.kept()) for i, run in enumerate(runs) if run.kept()]
     if len(runs) == 1:
-        figure, (axes,) = panels(1, width=7.6)
         if not several:
-            nothing(axes, "no dimensions leave in this run")
-            return figure
+            return empty("no dimensions leave in this run")
+        figure, (axes,) = panels(1, width=7.6)
         _, run, kept = several[0]
         curves = [(f"{KIND_WORDS[kind]}", KIND_COLOURS[kind], curve) for kind, curve in kept.items()]
         share_axis(axes, "Dimensions kept, of the teacher's")
@@ -98,9 +102,7 @@ def norms(runs: Sequence[Run]):
     """Heat maps of the sorted column norms of the scoring compactors over time, a row for each run."""
     found = [(run, run.norms()) for run in runs if run.norms()]
     if not found:
-        figure, (axes,) = panels(1, width=7.6)
-        nothing(axes, "no mask updates noted in these logs")
-        return figure
+        return empty("no mask updates noted in these logs")
     kinds = [kind for kind in KINDS if any(kind in maps for _, maps in found)]
     figure, grid = pyplot.subplots(len(found), len(kinds), figsize=(10.0, 0.7 + 2.4 * len(found)), squeeze=False,
                                    layout="constrained", sharey=True)
@@ -133,38 +135,27 @@ def norms(runs: Sequence[Run]):
 
 def stability(runs: Sequence[Run]):
     """Share of the dropped dimensions that the next mask update drops again."""
-    figure, (axes,) = panels(1, width=7.6)
     if len(runs) == 1:
         curves = [(KIND_WORDS[kind], KIND_COLOURS[kind], curve) for kind, curve in runs[0].stability().items()]
     else:
         curves = [(run.name, colour_of(i), together(list(run.stability().values())))
                   for i, run in enumerate(runs) if run.stability()]
     if not curves:
-        nothing(axes, "no two masks to compare in these logs")
-        return figure
+        return empty("no two masks to compare in these logs")
+    figure, (axes,) = panels(1, width=7.6)
     share_axis(axes, "Dropped dimensions that stay dropped at the next update")
     lines(axes, curves, max(step for _, _, curve in curves for step, _ in curve), "{:.0%}".format, marker="o",
           markersize=3)
     return figure
 
 
-def together(curves: Sequence[Curve]) -> Curve:
-    """The mean of curves at each step that one of them has."""
-    values: dict[int, list[float]] = {}
-    for curve in curves:
-        for step, value in curve:
-            values.setdefault(step, []).append(value)
-    return [(step, sum(x) / len(x)) for step, x in sorted(values.items())]
-
-
 def step_time(runs: Sequence[Run]):
     """Seconds of an optimizer step."""
-    figure, (axes,) = panels(1, width=7.6)
     timed = [(i, run, run.curve("train", "seconds_per_step")) for i, run in enumerate(runs)
              if run.curve("train", "seconds_per_step")]
     if not timed:
-        nothing(axes, "these logs do not say how long a step took")
-        return figure
+        return empty("these logs do not say how long a step took")
+    figure, (axes,) = panels(1, width=7.6)
     values = [value for _, _, curve in timed for _, value in curve]
     axes.set_title("Time of a step")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value) if value else "0"))
@@ -204,9 +195,7 @@ def costs(runs: Sequence[Run]):
     """Parameters and operations a step by part, at the start and at the end."""
     known = [run for run in runs if run.model]
     if not known:
-        figure, (axes,) = panels(1, width=7.6)
-        nothing(axes, "these logs do not say what the model costs")
-        return figure
+        return empty("these logs do not say what the model costs")
     rows: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
     for run in known:
         name = f"{textwrap.shorten(run.name, NAME_WIDTH, placeholder=' …')}: " if len(runs) > 1 else ""

@@ -106,9 +106,8 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
         pooler.update(shift_pooler(pooler, calibration.offset))
         table = calibration.table
     tokens = args.batch_size * args.accumulation_steps * loader.dataset.header["seq_length"]
-    many = 1 << 40  # several processes send gradients in the student's size
-    shape = (tokens, tokens * 15 // 100) if place.world_size == 1 else (many, many)
-    master = ShardedMaster(config, weights, groups, place) if sharded else Master(config, weights, groups, *shape)
+    load = (tokens, tokens * 15 // 100) if place.world_size == 1 else ()  # several send gradients in the student's size
+    master = ShardedMaster(config, weights, groups, place) if sharded else Master(config, weights, groups, *load)
     folding = None
     if args.after_squeeze == "student":
         folding = Folding(args.w_step, lambda master: student_learner(args, master, pooler, table,

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from uer.planning.cost import Cost, Step, plain_cost, table_rows
+from uer.formats.shapes import table_sizes
+from uer.planning.cost import Cost, Step, plain_cost
 from uer.planning.wid_cost import activations_cost, wid_cost
 from uer.report.writer import Reports
 from uer.training.learner import Learner
@@ -61,8 +62,8 @@ class Recorder:
 
     def _tables(self) -> dict[str, int]:
         learner = self.learner
-        tensors = learner.master.parameters if isinstance(learner, WidLearner) else dict(learner.named_parameters())
-        return table_rows({name: tensor.shape for name, tensor in tensors.items()})
+        return table_sizes(learner.master.parameters if isinstance(learner, WidLearner) else
+                           dict(learner.named_parameters()))
 
     def _cost(self) -> Cost:
         if not isinstance(self.learner, WidLearner):
