@@ -113,7 +113,6 @@ def typed_again(parser: argparse.ArgumentParser, args: argparse.Namespace, names
 
 
 def _is_path(option: str) -> bool:
-    """Whether an option names files or folders."""
     return option.endswith(("_path", "_dir", "_teacher")) or option == "resume"
 
 

@@ -82,7 +82,6 @@ class ModelConfig:
 
     @property
     def layers(self) -> tuple[LayerSizes, ...]:
-        """The sizes of every layer."""
         shapes = self.uneven_layers or (LayerShape(self.heads_num, self.feedforward_size),) * self.layers_num
         return tuple(LayerSizes(heads, self.head_size, feedforward) for heads, feedforward in shapes)
 
@@ -120,7 +119,6 @@ class ModelConfig:
         return {**uer, **ours, **({"uneven_layers": uneven} if uneven else {})}
 
     def to_json(self) -> str:
-        """The text of a config file."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
 

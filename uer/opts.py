@@ -32,7 +32,6 @@ class _Objective(argparse.Action):
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The teacher, or the model to train."""
     group = parser.add_argument_group("model")
     group.add_argument("--pretrained_model_path", metavar="PATH",
                        help="teacher: a UER file or a Hugging Face folder; without it a model starts from scratch")
@@ -45,7 +44,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Training and held-out data."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset_path", nargs="+", metavar="FILE",
                        help="dataset file(s) of preprocess.py; a glob does as well")
@@ -63,7 +61,6 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_optimization_options(parser: argparse.ArgumentParser) -> None:
-    """Steps and learning rates."""
     group = parser.add_argument_group("optimization")
     group.add_argument("--total_steps", type=int, default=100000, metavar="N", help="optimizer steps (default: 100000)")
     group.add_argument("--accumulation_steps", type=int, default=1, metavar="N",
@@ -114,7 +111,6 @@ def add_shape_options(group: argparse._ArgumentGroup) -> None:
 
 
 def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
-    """Weight-inherited distillation."""
     group = parser.add_argument_group("weight-inherited distillation")
     group.add_argument("--weight_squeeze", action="store_true",
                        help="compress the teacher; without it, this is a plain MLM run")
@@ -163,7 +159,6 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_soft_target_options(parser: argparse.ArgumentParser) -> None:
-    """Soft labels."""
     group = parser.add_argument_group("soft labels")
     group.add_argument("--soft_targets_weight", type=float, default=0.0, metavar="W",
                        help="share of a soft-label loss from a teacher that runs along (default: 0)")
@@ -176,7 +171,6 @@ def add_soft_target_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_teaching_options(parser: argparse.ArgumentParser) -> None:
-    """Targets without labels."""
     group = parser.add_argument_group("teaching: what a teacher that runs along is learnt from")
     group.add_argument("--state_distance", choices=("cosine", "squared"), default="cosine",
                        help="between states: 1 - cosine, or squared error (default: cosine)")
@@ -202,7 +196,6 @@ def add_teaching_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_calibration_options(parser: argparse.ArgumentParser) -> None:
-    """Closed-form compactors."""
     group = parser.add_argument_group("calibration (with --compactor_init calibrated)")
     group.add_argument("--calibration_path", nargs="+", metavar="FILE",
                        help="dataset to calibrate on (default: the training dataset)")
@@ -215,7 +208,6 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Output, reports, checkpoints."""
     group = parser.add_argument_group("output")
     group.add_argument("--output_model_path", metavar="PATH", help="checkpoints are written to PATH-<step>")
     group.add_argument("--save_checkpoint_steps", type=int, default=10000, metavar="N",
@@ -246,7 +238,6 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_distributed_options(parser: argparse.ArgumentParser) -> None:
-    """Processes and devices."""
     group = parser.add_argument_group("processes")
     group.add_argument("--world_size", type=int, default=1, metavar="N", help="processes in all (default: 1)")
     group.add_argument("--gpu_ranks", type=int, nargs="+", default=[], metavar="RANK",
@@ -270,7 +261,6 @@ def add_distributed_options(parser: argparse.ArgumentParser) -> None:
 
 
 def pretrain_parser() -> argparse.ArgumentParser:
-    """The command line of pretrain.py."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         description="Compress a BERT by weight-inherited distillation (--weight_squeeze), or train one by MLM.",
@@ -291,7 +281,6 @@ def pretrain_parser() -> argparse.ArgumentParser:
 
 
 def calibrate_parser() -> argparse.ArgumentParser:
-    """The command line of calibrate.py."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         description="Make a smaller BERT from a teacher and some text in closed form, without any training.")

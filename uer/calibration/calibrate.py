@@ -222,7 +222,6 @@ class Calibrator:
         return self._layer_norm(f"encoder.transformer.{i}.layer_norm_1", layer.layer_norm_1, self.hidden, states)
 
     def _linear(self, linear, rows: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor) -> None:
-        """Record a linear's compactors and bias."""
         self.out[f"{linear.right}.weight"] = rows
         self.out[f"{linear.left}.weight"] = columns
         self.out[f"{linear.name}.bias"] = bias

@@ -278,7 +278,6 @@ def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) ->
 
 
 def _dataset(args: argparse.Namespace, tokenizer: Tokenizer, folder: Path, config: ModelConfig) -> Dataset:
-    """A dataset made of the corpus."""
     path = folder / f"{len(tokenizer.vocab)}.pt"
     length = 128 if args.seq_length is None else args.seq_length
     words = ["--corpus_path", *args.corpus_path, "--dataset_path", str(path), "--dynamic_masking",
@@ -305,7 +304,6 @@ def _held_out(args: argparse.Namespace, dataset: Dataset, dev: Dataset | None, c
 
 
 def explained(calibration: Calibration) -> list[str]:
-    """Lines: explained variance part by part."""
     return ["", f"{'part':<40} explained",
             *(f"{part:<40} {100 * share:8.1f} %" for part, share in calibration.explained)]
 

@@ -46,11 +46,9 @@ class Teacher:
 
     @property
     def shape(self) -> Shape:
-        """Its shape."""
         return shape_of(self.config)
 
     def close(self) -> None:
-        """Drop the stream."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -75,7 +73,6 @@ class Student:
 
 
 def shape_of(config: ModelConfig) -> Shape:
-    """The shape of a model."""
     return Shape(config.layers_num, config.hidden_size, config.feedforward_size, config.heads_num)
 
 
@@ -131,7 +128,6 @@ class Reducer:
         return self._last
 
     def close(self) -> None:
-        """Drop what has been kept."""
         self.whole.close()
         self._last.close()
 

@@ -16,7 +16,6 @@ from uer.progress import ending
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     out = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Sizes are read off the checkpoint; those given are checked against it. A checkpoint without\n"
@@ -57,7 +56,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Parse, read, merge, write."""
     args = checked(parser().parse_args())
     with importing():
         from uer.conversion.outputs import check_kept_size, check_outputs, output_paths, write_outputs, written_by

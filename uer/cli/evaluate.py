@@ -14,7 +14,6 @@ TASKS = ("mlm", "sts", "retrieval", "agreement")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     out = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False,
         epilog="A dataset with static masks gives the same figures every time; give every model the same one. Build it "

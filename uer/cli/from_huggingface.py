@@ -11,7 +11,6 @@ from uer.progress import ending
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; UER's option names."""
     out = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False,
         epilog="RoBERTa works as well; its vocabulary is written as <name>_vocab.json and <name>_merges.txt.")
@@ -34,7 +33,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Parse, read, check, write."""
     args = checked(parser().parse_args())
     with importing():
         from uer.conversion.imports import import_lines, model_to_convert

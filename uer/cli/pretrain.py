@@ -26,7 +26,6 @@ def main() -> None:
 
 
 def _end(args: argparse.Namespace, checkpoint: Path) -> None:
-    """The last lines of a run."""
     from uer.report.writer import Reports
 
     card = read_object(f"{checkpoint}.json")

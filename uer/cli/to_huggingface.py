@@ -12,7 +12,6 @@ from uer.progress import ending
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; UER's option names."""
     out = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     out.add_argument("--input_model_path", required=True, metavar="FILE", help="UER model file")
     out.add_argument("--output_model_path", required=True, metavar="FOLDER",
@@ -28,7 +27,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Parse, read, check, write."""
     args = checked(parser().parse_args())
     with importing():
         from uer.conversion.imports import model_to_convert

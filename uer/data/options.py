@@ -80,7 +80,6 @@ def masking_options(args: argparse.Namespace, default: MaskingOptions | None = N
 
 
 def add_corpus_options(group: argparse._ArgumentGroup, required: bool) -> None:
-    """--corpus_path and what belongs to it."""
     group.add_argument(
         "--corpus_path", nargs="+", required=required, metavar="PATH",
         help="UTF-8 text, JSON lines (.jsonl) or Parquet, packed (.gz/.bz2/.xz/.zst) or not: files, folders, globs in "
@@ -94,7 +93,6 @@ def add_corpus_options(group: argparse._ArgumentGroup, required: bool) -> None:
 
 
 def preprocess_parser() -> argparse.ArgumentParser:
-    """The command line of preprocess.py."""
     parser = argparse.ArgumentParser(
         description="Turn text into a dataset file for pretrain.py.",
         epilog=MLM_HELP,

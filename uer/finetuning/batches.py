@@ -30,7 +30,6 @@ class Batch(NamedTuple):
     labels: torch.Tensor | None
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
         return Batch(*(None if tensor is None else sent(tensor, device) for tensor in self))  # type: ignore[arg-type]
 
 

@@ -185,5 +185,4 @@ def write(found: dict[str, Any], folder: Path, tasks: list[str]) -> None:
 
 
 def can_plot() -> bool:
-    """Whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None

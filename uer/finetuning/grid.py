@@ -90,11 +90,9 @@ class Results:
         return runs
 
     def find(self, combination: Combination) -> dict[str, Any] | None:
-        """The finished run of a combination."""
         return next((run for run in self.runs if of(run) == combination), None)
 
     def add(self, combination: Combination, outcome: Outcome) -> None:
-        """Put a run into the file."""
         self.runs.append({**combination._asdict(), **outcome.to_dict(),
                           "weights_sha256": tensors_sha256(outcome.weights)})
         data = {"format": FORMAT, "facts": self.facts, "runs": self.runs, "table": summary(self.runs)}

@@ -70,7 +70,6 @@ class Settings:
         return {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[self.precision]
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The precision of matrix products."""
         return torch.autocast(device.type, self.half or torch.bfloat16, enabled=self.half is not None)
 
 

@@ -50,13 +50,11 @@ def dryrun(args: argparse.Namespace) -> None:
 
 
 def dry_folder(args: argparse.Namespace) -> Path:
-    """Where the rehearsal writes."""
     output = Path(args.output_model_path)
     return output.absolute().parent / f".{output.name}.dryrun"
 
 
 def small(args: argparse.Namespace, folder: Path) -> argparse.Namespace:
-    """The options of the rehearsal."""
     changed = {
         "output_model_path": str(folder / "model.bin"), "mask_path": args.mask_path and str(folder / "masks.txt"),
         "tb_path": None, "log_path": None, "resume": None, "keep_checkpoints": None,
@@ -87,7 +85,6 @@ class Stages:
 
 
 def rehearse(place: Place, args: argparse.Namespace) -> None:
-    """What every process of the rehearsal does."""
     reports, stage = Reports(place.leads), Stages()
     with StopSignals() as signals:
         with stage("load teacher and data"):

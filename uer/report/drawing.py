@@ -44,13 +44,11 @@ LOG_FROM = 6  # ratio of the largest to the smallest step time from which the ax
 
 @contextmanager
 def style():
-    """The look of all pictures."""
     with pyplot.rc_context(STYLE):
         yield
 
 
 def colour_of(number: int) -> str:
-    """Of the run of this number."""
     return RUN_COLOURS[number % len(RUN_COLOURS)]
 
 

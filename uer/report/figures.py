@@ -150,7 +150,6 @@ def stability(runs: Sequence[Run]):
 
 
 def step_time(runs: Sequence[Run]):
-    """Seconds of an optimizer step."""
     timed = [(i, run, run.curve("train", "seconds_per_step")) for i, run in enumerate(runs)
              if run.curve("train", "seconds_per_step")]
     if not timed:

@@ -74,11 +74,9 @@ class WidLearner:
         return student
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """What the optimizer trains, under the published names."""
         return list(self.master.named_parameters())
 
     def checkpoint(self) -> State:
-        """The stage-1 checkpoint's tensors; moments, masks, and what is gathered over steps."""
         return self.master.state_dict(), {"optimizer": optimizer_state(self.named_parameters(), self.optimizer),
                                           **self._gathered()}
 
@@ -90,22 +88,18 @@ class WidLearner:
                 **({"means": self.means.state_dict()} if self.means is not None else {})}
 
     def restore(self, resume: dict[str, Any]) -> None:
-        """Bring everything but the masks to where a checkpoint left it."""
         restore_optimizer(resume["optimizer"], self.named_parameters(), self.optimizer)
         self.scores.load_state_dict(resume.get("scores", {}))
         if self.means is not None and "means" in resume:
             self.means.load_state_dict(resume["means"])
 
     def replicated(self) -> list[tuple[str, torch.Tensor]]:
-        """What all processes must hold in the same values: the master."""
         return [(name, parameter.detach()) for name, parameter in self.named_parameters()]
 
     def groups(self) -> dict[str, MaskGroup]:
-        """The mask groups by name."""
         return self.master.groups
 
     def prepare(self) -> None:
-        """Compose the student's parameters for this step."""
         self.master.compose_into(self.student)
 
     def finish(self, step: int, factor: float, update: bool = True,
