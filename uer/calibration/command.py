@@ -153,11 +153,7 @@ def seq_of(material: Material) -> int:
 
 
 def check_wish(args: argparse.Namespace) -> None:
-    """Everything that can be known to be wrong before any work.
-
-    Raises:
-        UserError
-    """
+    """`UserError` for what can be known to be wrong before any work."""
     wishes = wishes_of(args)
     if all(wish is None for wish in wishes):
         raise UserError("what is the student to be? --target_dim, --target_layers or --target_vocab say it", "shape")

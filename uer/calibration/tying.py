@@ -38,7 +38,7 @@ def check_tied(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> None:
                         f"head is to have {groups['mlm'].target} features; leave --mlm_target_dim out")
 
 
-def shared_table(stream: Stream, kept: torch.Tensor, share: float = SHARE) -> torch.Tensor:
+def shared_table(stream: Stream, kept: torch.Tensor) -> torch.Tensor:
     """T [vocab, kept], on the stream's device, in float64.
 
     Args:
@@ -56,8 +56,7 @@ def shared_table(stream: Stream, kept: torch.Tensor, share: float = SHARE) -> to
     prior = torch.eye(decoder.shape[1], dtype=torch.float64, device=stream.device)[:, kept]
     onto = regress(moments, "g", "g", prior, index=kept)
     covariance = moments.covariance("g")[kept][:, kept]
-    return _fit(words, decoder @ onto.matrix, word_shares(stream), teacher.embedding.layer_norm.gamma[kept], covariance,
-                share)
+    return _fit(words, decoder @ onto.matrix, word_shares(stream), teacher.embedding.layer_norm.gamma[kept], covariance)
 
 
 def word_shares(stream: Stream) -> torch.Tensor:
@@ -71,10 +70,10 @@ def word_shares(stream: Stream) -> torch.Tensor:
 
 
 def _fit(words: torch.Tensor, decoder: torch.Tensor, shares: torch.Tensor, gamma: torch.Tensor,
-         covariance: torch.Tensor, share: float) -> torch.Tensor:
+         covariance: torch.Tensor) -> torch.Tensor:
     heard = gamma.square()
-    reading = share / (shares @ words.square() @ heard)
-    predicting = (1 - share) / (shares @ ((decoder @ covariance) * decoder).sum(1))
+    reading = SHARE / (shares @ words.square() @ heard)
+    predicting = (1 - SHARE) / (shares @ ((decoder @ covariance) * decoder).sum(1))
     table = words
     for _ in range(TURNS):
         factors = fitted_factors(table, decoder, shares, covariance, covariance)

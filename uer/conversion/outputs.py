@@ -125,11 +125,7 @@ def check_kept_size(wanted: bool, formats: Iterable[str], target: str = "states"
 
 
 def check_outputs(paths: Mapping[str, Path], text: TextRules | None = None) -> None:
-    """Before any long work: packages, tokenizer, names, and folders that cannot be written.
-
-    Raises:
-        UserError
-    """
+    """`UserError` before any long work: packages, tokenizer, names, and folders that cannot be written."""
     if {"onnx", "onnx-int8"} & set(paths):
         check_packages()
     if text is not None and text.vocab is not None and "huggingface" in paths:

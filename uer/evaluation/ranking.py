@@ -141,10 +141,10 @@ def retrieval(queries_by: Embed, documents_by: Embed, folder: str | Path,
             f"recall@{FOUND}": float(np.mean([recall(ranked[query], grades[query]) for query in asked]))}
 
 
-def ndcg(ranked: list[str], grades: Mapping[str, float], most: int = NEAREST) -> float:
-    """Σ grade / log2(rank + 1) of the first `most` documents, of what the best order would have."""
-    gain = sum(grades.get(name, 0.0) / math.log2(rank + 1) for rank, name in enumerate(ranked[:most], 1))
-    best = sorted(grades.values(), reverse=True)[:most]
+def ndcg(ranked: list[str], grades: Mapping[str, float]) -> float:
+    """Σ grade / log2(rank + 1) of the first `NEAREST` documents, of what the best order would have."""
+    gain = sum(grades.get(name, 0.0) / math.log2(rank + 1) for rank, name in enumerate(ranked[:NEAREST], 1))
+    best = sorted(grades.values(), reverse=True)[:NEAREST]
     return gain / sum(grade / math.log2(rank + 1) for rank, grade in enumerate(best, 1))
 
 

@@ -29,10 +29,9 @@ FORMAT = 1
 # -- from a pretrained model -------------------------------------------------------------------------------------------
 
 
-def load_encoder(path: str, config_path: str | None, vocab_size: int | None = None,
-                 dropout: float | None = None) -> LoadedModel:
+def load_encoder(path: str, config_path: str | None, dropout: float | None = None) -> LoadedModel:
     """A BERT of any format, with or without MLM head, for fine-tuning; raises `UserError` like `load_model`."""
-    loaded = load_model(path, config=load_config(config_path) if config_path else None, vocab_size=vocab_size,
+    loaded = load_model(path, config=load_config(config_path) if config_path else None, vocab_size=None,
                         encoder_only=True)
     if dropout is not None:
         loaded.config = replace(loaded.config, dropout=float(dropout))
