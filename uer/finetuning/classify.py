@@ -18,7 +18,7 @@ from torch import nn
 from uer.arguments import check_writable, refuse_overwriting
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
-from uer.finetuning.batches import Batch, Instance, by_length, collate, encode, shuffled
+from uer.finetuning.batches import Instance, collate, encode, in_order, shuffled
 from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, of, run_grid
 from uer.finetuning.heads import build_classifier, check_pooler, check_words, load_encoder, save_tuned
 from uer.finetuning.metrics import measure
@@ -66,15 +66,8 @@ class Classification:
 def predict(model: nn.Module, instances: Sequence[Instance], pad_id: int, device: torch.device,
             batch_size: int = EVALUATION_BATCH) -> np.ndarray:
     """Logits of all instances, float32 [n, outputs]; the model is in evaluation mode."""
-    rows: list[np.ndarray] = []
-    order: list[np.ndarray] = []
-    for index in by_length(instances, batch_size):
-        batch: Batch = collate([instances[i] for i in index], pad_id).to(device)
-        rows.append(model(batch.src, batch.seg).float().cpu().numpy())
-        order.append(index)
-    out = np.concatenate(rows)
-    out[np.concatenate(order)] = out.copy()
-    return out
+    return in_order(instances, batch_size, pad_id, device,
+                    lambda batch: model(batch.src, batch.seg).float().cpu()).numpy()
 
 
 def decisions(task: Task, logits: np.ndarray) -> np.ndarray:

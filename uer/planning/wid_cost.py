@@ -15,7 +15,7 @@ from dataclasses import replace
 from math import prod
 
 from uer.config import ModelConfig
-from uer.formats.shapes import expected_shapes, sizes_of
+from uer.formats.shapes import expected_shapes, master_shapes, sizes_of
 from uer.planning.cost import (
     FLOAT,
     PARTS,
@@ -33,31 +33,16 @@ from uer.sizes import BertSizes
 from uer.squeeze.composition import applies_to_features, applies_to_rows, rows_first
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.master import MANY, sizes_from_groups
-from uer.squeeze.wiring import (
-    EMBEDDING_TABLES,
-    VOCABULARY_LINEAR,
-    WrappedLinear,
-    layer_norms,
-    masked_compactors,
-    wrapped_linears,
-)
+from uer.squeeze.wiring import EMBEDDING_TABLES, VOCABULARY_LINEAR, WrappedLinear, wrapped_linears
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-def master_shapes(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str, MaskGroup]) -> Shapes:
+def held_shapes(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str, MaskGroup]) -> Shapes:
     """Published name -> shape of everything a master holds, squeezed groups at their targets; a tied table once."""
-    shapes = expected_shapes(sizes_of(config, **tables), config)
+    shapes = master_shapes(config, tables, {name: group.width for name, group in groups.items()})
     if config.tie_weights:
         del shapes[f"{VOCABULARY_LINEAR}.weight"]
-    for name, owner in layer_norms(config):
-        for part in ("gamma", "beta"):
-            shapes[f"{name}.{part}"] = (groups[owner].width,)
-    for tensor in masked_compactors(config):
-        group = groups[tensor.group]
-        sides = [group.size, group.size]
-        sides[tensor.dim] = group.width
-        shapes[tensor.name] = tuple(sides)
     return shapes
 
 
@@ -70,7 +55,7 @@ def wid_cost(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str
         comp_only: whether the teacher's weights stay as they are.
         spares: whether gradients of dropped entries are left out (mask scores by norms).
     """
-    shapes = master_shapes(config, tables, groups)
+    shapes = held_shapes(config, tables, groups)
     sizes = sizes_from_groups(config, groups, **tables)
     alone = step.processes == 1  # else gradients travel in the student's size: tables are always multiplied out
     rows = sum(tables[kind] for kind in ("vocab", "positions", "segments"))
@@ -121,7 +106,7 @@ def activations_cost(config: ModelConfig, tables: Mapping[str, int], groups: Map
     """The teacher with its compactors applied to activations: parameters, operations, bytes sent."""
     sizes = sizes_of(config, **tables)
     whole = {name: replace(group, squeezed=False) for name, group in groups.items()}
-    trained = parameters(master_shapes(config, tables, whole))
+    trained = parameters(held_shapes(config, tables, whole))
     operations = model_operations(sizes, step, step.rows * step.seq * config.hidden_size, config.mlm_width,
                                   selected=False)
     for linear, leaves, enters in _with_two_compactors(config, groups):
