@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from uer.config import load_config
-from uer.conversion.merge import TOLERANCE, student_model
-from uer.conversion.outputs import Check, Source, facts_beside, put_vocabularies
+from uer.conversion.merge import student_model
+from uer.conversion.outputs import Check, Source, facts_beside, largest_difference, put_vocabularies
 from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import LoadedModel, load_model, shapes, stock
@@ -100,9 +100,5 @@ def stock_check(model: LoadedModel, folder: Path, check: Check) -> str:
     target = "states" if model.head_made else model.config.target
     expected = (ours.hidden_states(src, seg) if target == "states" else ours(src, seg)).flatten(0, -2)
     found = stock.outputs(folder, src, seg, target, model.config.labels == SPAN_LABELS)
-    difference = float((found - expected)[check.real].abs().max())
-    scale, what = float(expected[check.real].abs().max()), "hidden state" if target == "states" else "logit"
-    if not difference <= TOLERANCE * max(1.0, scale):
-        raise UserError(f"self-check (stock transformers): a {what} differs by {difference:.3g} (up to {scale:.3g}); "
-                        f"nothing was written")
-    return f"stock transformers: largest {what} difference {difference:.2g} (up to {scale:.3g})"
+    return largest_difference(found[check.real], expected[check.real], "stock transformers",
+                              "hidden state" if target == "states" else "logit")
