@@ -42,16 +42,12 @@ def dryrun(args: argparse.Namespace) -> None:
     """
     if args.resume:
         open_checkpoint(find_checkpoint(args.output_model_path, args.resume))
-    folder = dry_folder(args)
+    output = Path(args.output_model_path).absolute()
+    folder = output.with_name(f".{output.name}.dryrun")
     try:
         launch(rehearse, small(args, folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def dry_folder(args: argparse.Namespace) -> Path:
-    output = Path(args.output_model_path)
-    return output.absolute().parent / f".{output.name}.dryrun"
 
 
 def small(args: argparse.Namespace, folder: Path) -> argparse.Namespace:

@@ -34,8 +34,6 @@ class Folding(NamedTuple):
 class WidLearner:
     """Trains a master through its student.
 
-    A step is  `prepare` → forward and backward of `student` on any number of micro-batches → `finish`.
-
     Args:
         master: teacher weights, compactors, groups.
         optimizer: over the master's parameters.
@@ -102,18 +100,8 @@ class WidLearner:
     def prepare(self) -> None:
         self.master.compose_into(self.student)
 
-    def finish(self, step: int, factor: float, update: bool = True,
-               clip: Clip | None = None) -> bool:
-        """From the student's gradients to updated master parameters.
-
-        Args:
-            step: the optimizer step, counted from 1.
-            factor: of the base learning rates in this step.
-            update: False leaves weights, moments and penalty as they are; masks are chosen all the same.
-            clip: changes the master's gradients in place, before the penalty.
-        Returns:
-            whether masks changed.
-        """
+    def finish(self, step: int, factor: float, update: bool = True, clip: Clip | None = None) -> bool:
+        """As `Learner` has it: masks are chosen whether or not there is an update; `clip` comes before the penalty."""
         changed = step % self.w_step == 0 and self.update_masks(step)
         if update:
             spare = step > self.w_step and not self.scores.needs_gradients  # the penalty replaces these gradients
