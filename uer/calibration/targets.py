@@ -10,6 +10,8 @@ states, as a correction to those of the single ones.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 
@@ -43,10 +45,9 @@ def calibrate_target(calibrator: Calibrator, into: Affine) -> None:
 def _mlm(calibrator: Calibrator, target: MlmTarget, into: Affine) -> None:
     linear, norm, vocabulary = target.mlm_linear_1, target.layer_norm, target.mlm_linear_2
     weight, bias = _from_states(calibrator, linear, into)
-    moments = calibrator._moments(g=len(bias))
-    for number, real in calibrator._numbered():
-        calibrator._count(moments, real, g=norm(target.act(linear(calibrator._state(number, "x")))))
-    index = _choose_features(calibrator, moments.share(), bias)
+    moments = calibrator._moments(
+        lambda number: {"g": norm(target.act(linear(calibrator._state(number, "x"))))}, g=len(bias))
+    index = _choose_features(calibrator, moments, bias)
 
     def states(number: int) -> tuple[torch.Tensor, torch.Tensor]:
         mine = target.act(F.linear(calibrator._state(number, "z"), weight[index], bias[index]))
@@ -60,10 +61,8 @@ def _mlm(calibrator: Calibrator, target: MlmTarget, into: Affine) -> None:
 
 def _share_table(calibrator: Calibrator, vocabulary, table: torch.Tensor) -> None:
     """Features and bias for a decoder that is the embedding's table: a factor of each feature, by least squares."""
-    moments = calibrator._moments(z=table.shape[1], x=vocabulary.weight.shape[1])
-    for number, real in calibrator._numbered():
-        calibrator._count(moments, real, z=calibrator._state(number, "z"), x=calibrator._state(number, "x"))
-    moments.share()
+    moments = calibrator._moments(lambda number: {name: calibrator._state(number, name) for name in ("z", "x")},
+                                  z=table.shape[1], x=vocabulary.weight.shape[1])
     factors = fitted_factors(table, vocabulary.weight, word_shares(calibrator.stream), moments.covariance("z"),
                              moments.covariance("x", "z"))
     for part in ("gamma", "beta"):
@@ -74,9 +73,8 @@ def _share_table(calibrator: Calibrator, vocabulary, table: torch.Tensor) -> Non
 
 def _cls(calibrator: Calibrator, target: ClsTarget, into: Affine) -> None:
     weight, bias = _from_states(calibrator, target.output_layer_1, into)
-    moments = calibrator._moments(g=len(bias), h=len(bias))
-    for number, real in calibrator._numbered():
-        x, z = (_pooled(calibrator, number, real, name) for name in ("x", "z"))
+    moments = Moments(calibrator.device, g=len(bias), h=len(bias))
+    for x, z in _pooled(calibrator):
         moments.add(g=torch.tanh(target.output_layer_1(x)), h=torch.tanh(F.linear(z, weight, bias)))
     index = _choose_features(calibrator, moments.share(), bias)
     prior = torch.eye(len(bias), dtype=bias.dtype, device=bias.device)[:, index]
@@ -117,17 +115,18 @@ def _choose_features(calibrator: Calibrator, moments: Moments, bias: torch.Tenso
 # -- pooled states -----------------------------------------------------------------------------------------------------
 
 
-def _pooled(calibrator: Calibrator, number: int, real: torch.Tensor, name: str) -> torch.Tensor:
-    """A batch's states `x` or `z`, pooled as the teacher pools: [batch, width]"""
-    return pooled(calibrator._state(number, name), real, calibrator.teacher.config.pooling)
+def _pooled(calibrator: Calibrator) -> Iterator[list[torch.Tensor]]:
+    """Every batch's states `x` and `z`, pooled as the teacher pools: [batch, width] each."""
+    for number, real in enumerate(calibrator.stream.real):
+        yield [pooled(calibrator._state(number, name), real, calibrator.teacher.config.pooling) for name in ("x", "z")]
 
 
 def _pooled_map(calibrator: Calibrator, into: Affine) -> Affine:
     """`into`, corrected for pooled states; reported as what it explains of them."""
     width, kept = into.matrix.shape
-    moments = calibrator._moments(x=width, z=kept)
-    for number, real in calibrator._numbered():
-        moments.add(x=_pooled(calibrator, number, real, "x"), z=_pooled(calibrator, number, real, "z"))
+    moments = Moments(calibrator.device, x=width, z=kept)
+    for x, z in _pooled(calibrator):
+        moments.add(x=x, z=z)
     fitted = regress(moments.share(), "z", "x", into.matrix)
     calibrator._report("pooled states", fitted.explained)
     return fitted
