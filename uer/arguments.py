@@ -81,16 +81,15 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[
     Args:
         outputs: option -> the files and folders that it makes the script write.
     """
+    read = [(name, one) for name, value in vars(args).items() if _is_path(name) for one in _values(value)
+            if isinstance(one, str)]
     for option, paths in outputs.items():
-        for path in paths:
-            if path is None:
-                continue
-            for name, value in vars(args).items():
-                others = _values(value) if name != option and _is_path(name) else []
-                if any(_same(path, other) for other in others if isinstance(other, str)):
+        for path in (path for path in paths if path is not None):
+            for name, other in read:
+                if name != option and _same(path, other):
                     raise UserError(f"--{option}: {path} would be written, but it is --{name} as well; choose another "
                                     f"name")
-                if any(_holds(path, other) for other in others if isinstance(other, str)):
+                if name != option and _holds(path, other):
                     raise UserError(f"--{option}: the model in the folder {path} would be written anew, but --{name} "
                                     f"reads from it; choose another name")
 

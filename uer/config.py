@@ -17,10 +17,10 @@ from uer.sizes import LayerShape, LayerSizes, is_size
 SIZES = ("hidden_size", "layers_num", "heads_num", "feedforward_size")
 TARGETS = ("mlm", "states", "cls", "tokens")  # what stands on the encoder, see `uer.targets`
 POOLINGS = ("mean", "max", "first", "last")
-ACTIVATION_NAMES = ("gelu", "gelu_fast", "relu", "silu", "tanh")
 LAYERNORM_EPS = {"uer": 1e-6, "huggingface": 1e-12}
 ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_fast", "gelu_fast": "gelu_fast",
                "gelu_pytorch_tanh": "gelu_fast", "relu": "relu", "silu": "silu", "swish": "silu", "tanh": "tanh"}
+ACTIVATION_NAMES = tuple(dict.fromkeys(ACTIVATIONS.values()))
 ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 RELATIVES: dict[str, dict[str, str]] = {  # BERTs under other names, see `uer.formats.relatives`: their keys -> BERT's
     "electra": {}, "distilbert": {
