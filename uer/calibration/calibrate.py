@@ -19,6 +19,7 @@ the teacher.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
@@ -84,7 +85,7 @@ class Calibrator:
     @torch.no_grad()
     def run(self, last: Callable[[Calibrator, Affine], None]) -> Calibration:
         """All parts, in the order of the forward pass; `last` does what stands on the encoder."""
-        try:
+        with closing(self.spool):
             covariance = self.stream.covariance
             self.hidden = greedy_regressors(covariance, covariance, self.groups["hidden"].target)
             self._keep("hidden", self.hidden)
@@ -93,8 +94,6 @@ class Calibrator:
                 into = self._attention(i, into)
                 into = self._feed_forward(i, into)
             last(self, into)
-        finally:
-            self.spool.close()
         return self.result
 
     # -- helpers ---------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,15 +97,12 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
     if spending is not None:
         for name in paths:
             spending.check_format(name)
-    reducer = Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, args.tie_student)
-    try:
+    with closing(Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, args.tie_student)) as reducer:
         if spending is not None:
             wished = spending.spend(reducer, args.keep_layers)
         if args.compactors_path and shape_of(wished) == shape_of(loaded.config) and not wished.uneven_layers:
             raise UserError("--compactors_path: no dimension leaves, so there are no compactors")
         student = reducer.student(shape_of(wished), args.keep_layers, wished.uneven_layers)
-    finally:
-        reducer.close()
     if args.compactors_path and student.calibration is not None:
         whom = made_for(loaded.config, loaded.weights, material.text.to_dict(), args.compactor_mask_strategy,
                         groups_of(loaded.config, shape_of(wished), wished.uneven_layers))

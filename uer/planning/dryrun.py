@@ -11,7 +11,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,14 +85,11 @@ def rehearse(place: Place, args: argparse.Namespace) -> None:
     with StopSignals() as signals:
         with stage("load teacher and data"):
             trainer, _ = build_trainer(place, args, reports, signals)
-        stream = trainer.batches.stream()
         trainer.learner.student.train()
-        try:
+        with closing(trainer.batches.stream()) as stream:
             with stage("step"):
                 trainer.step(1, stream, 1.0)
             last = _masks_and_squeeze(trainer, stream, stage) if isinstance(trainer.learner, WidLearner) else 1
-        finally:
-            stream.close()
         with stage("comparison of processes"):
             trainer.check_replicas(last)
         with stage("evaluation"):

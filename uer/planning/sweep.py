@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,13 +165,10 @@ def compare(material: Material, shapes: Sequence[Shape], tied: bool,
     loaded = material.loaded
     teacher = from_weights(loaded.config, loaded.weights).to(material.place.device).eval()
     yield measured("teacher", loaded.config, loaded.weights, teacher, material)
-    reducer = Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, tied, note)
-    try:
+    with closing(Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, tied, note)) as reducer:
         for shape in sorted(shapes, key=lambda shape: -shape.layers):
             student = reducer.student(shape)
             yield measured(shape.name(shape_of(loaded.config)), student.config, student.weights, teacher, material)
-    finally:
-        reducer.close()
 
 
 def measured(name: str, config: ModelConfig, weights: dict[str, torch.Tensor], teacher: Bert,

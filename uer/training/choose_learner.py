@@ -62,14 +62,10 @@ def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
     """A plain MLM run of a model with these weights; `kind`: the option with its rate."""
     model = from_weights(config, weights).to(device)
     fix_map(args, model.named_parameters())
-    head = args.head_learning_rate
-
-    def special(name: str) -> float | None:
-        return head if head is not None and name.startswith("target.") else None
-
-    named = [(name, parameter) for name, parameter in model.named_parameters()]
-    return PlainLearner(model, AdamW(parameter_groups(named, getattr(args, kind), special, kind=kind,
-                                                      special_kind="head_learning_rate"), args.bias_correction))
+    groups = parameter_groups(model.named_parameters(), getattr(args, kind),
+                              lambda name: args.head_learning_rate if name.startswith("target.") else None,
+                              kind=kind, special_kind="head_learning_rate")
+    return PlainLearner(model, AdamW(groups, args.bias_correction))
 
 
 def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
