@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,15 @@ def work(place: Place, args: argparse.Namespace) -> None:
     """What every process does."""
     flush_denormals()
     keep_freed_memory()
-    with StopSignals() as signals, only_writer(args.output_model_path) if place.leads else nullcontext(), \
-            closing(Reports(place.leads, args.log_path, args.tb_path)) as reports:
-        trainer, start = build_trainer(place, args, reports, signals)
-        if place.leads:
-            sweep(args.output_model_path, args.mask_path)
-        trainer.train(start)
+    with StopSignals() as signals, only_writer(args.output_model_path) if place.leads else nullcontext():
+        reports = Reports(place.leads, args.log_path, args.tb_path)
+        try:
+            trainer, start = build_trainer(place, args, reports, signals)
+            if place.leads:
+                sweep(args.output_model_path, args.mask_path)
+            trainer.train(start)
+        finally:
+            reports.close()
 
 
 def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
