@@ -189,8 +189,8 @@ def paired(args: argparse.Namespace, task: Task, folder: Path) -> str:
     loaded = load_encoder(args.model_path, None, dropout=0.0)
     ours = build_classifier(loaded, task.outputs, "pooler", 1).train()
     with torch.no_grad():
-        ours.output_layer_2.weight.copy_(theirs.classifier.weight)
-        ours.output_layer_2.bias.copy_(theirs.classifier.bias)
+        ours.target.output_layer_2.weight.copy_(theirs.classifier.weight)
+        ours.target.output_layer_2.bias.copy_(theirs.classifier.bias)
     options, _ = parse_with_config(classifier_parser, ["--pretrained_model_path", args.model_path,
                                                            "--output_model_path", "unused"])
     tokenizer = build_tokenizer(options, *text_beside(args.model_path))

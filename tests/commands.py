@@ -23,10 +23,10 @@ OPTIONS: dict[str, set[str]] = {}
 TEACHER = ModelConfig(hidden_size=128, layers_num=2, heads_num=2, feedforward_size=256, max_seq_length=64)
 # The README's figures and those of the test; names stay as they are.
 SMALLER = [(r"--processes_num 32", "--processes_num 2 --seq_length 32"),
-           (r"--total_steps 400000", "--total_steps 40"),
-           (r"--save_checkpoint_steps 100000", "--save_checkpoint_steps 20"),
-           (r"(--mask_step |stage1\.bin-)400000", r"\g<1>40"), (r"--batch_size 120", "--batch_size 4"),
-           (r"--w_step 500", "--w_step 2"), (r"--layers_num 12 --hidden_size 768", "--layers_num 2 --hidden_size 128")]
+           (r"--total_steps 400000", "--total_steps 20"),
+           (r"--save_checkpoint_steps 100000", "--save_checkpoint_steps 10"),
+           (r"(--mask_step |stage1\.bin-)400000", r"\g<1>20"), (r"--batch_size 120", "--batch_size 4"),
+           (r"--w_step 500", "--w_step 1"), (r"--layers_num 12 --hidden_size 768", "--layers_num 2 --hidden_size 128")]
 
 
 def write_teacher(path: Path, config: ModelConfig = TEACHER, words: int = len(TOKENS)) -> None:

@@ -135,6 +135,12 @@ class Product:
             total += summed.item()
         return total / predicted
 
+    @torch.no_grad()
+    def next_loss(self, batches: Sequence[Batch]) -> float:
+        """What the next step's loss would be."""
+        self.learner.prepare()
+        return self.loss(batches)
+
     def step(self, batches: Sequence[Batch]) -> float:
         """One optimizer step; returns its loss."""
         self.step_number += 1

@@ -9,7 +9,7 @@ import torch
 from workers import processes
 
 from uer.calibration.calibrate import Calibration
-from uer.calibration.student import apply_calibration, calibrate, token_warning
+from uer.calibration.student import apply_calibration, calibrate, say_calibrated
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
 from uer.formats import load_model
@@ -99,7 +99,9 @@ def test_nothing_dropped_with_dead_constant_and_dependent_dimensions():
     student, calibration = student_of(config, teacher, build_groups(config, 24, "dim"), data)
     assert calibration.tokens < 96
     assert largest_difference(config, teacher, student) < 1e-9
-    assert "warning" in token_warning(calibration, config)
+    said: list[str] = []
+    say_calibrated(calibration, config, "", said.append)
+    assert len(said) == 2 and "warning" in said[1]
 
 
 @pytest.mark.long

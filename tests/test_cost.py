@@ -11,7 +11,8 @@ import torch
 from small import Shape, plain_bert, teacher
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from uer.planning.cost import Step, activation_bytes, distinct_tokens, plain_cost, table_rows
+from uer.formats.shapes import table_sizes
+from uer.planning.cost import Step, activation_bytes, distinct_tokens, plain_cost
 from uer.planning.wid_cost import activations_cost, student_shapes, wid_cost
 from uer.squeeze.groups import build_groups
 from uer.squeeze.importance import build_scores
@@ -202,8 +203,8 @@ def test_what_the_forward_pass_keeps(layernorm, dropout):
     assert sum(saved.values()) - gradients == pytest.approx(activation_bytes(model.sizes, config, step), rel=0.05)
 
 
-def test_tables_are_counted_from_shapes():
-    assert table_rows({name: tensor.shape for name, tensor in teacher(SHAPE).items()}) == TABLES
+def test_tables_are_counted():
+    assert table_sizes(teacher(SHAPE)) == TABLES
 
 
 def test_groups_are_not_changed():

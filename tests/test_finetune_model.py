@@ -13,11 +13,12 @@ from tuning import CONFIG
 from uer.errors import UserError
 from uer.finetuning.batches import Instance
 from uer.finetuning.classify import decisions, predict
-from uer.finetuning.heads import build_classifier, load_encoder, pool, position_of
+from uer.finetuning.heads import build_classifier, load_encoder
 from uer.finetuning.options import POOLINGS
 from uer.finetuning.tasks import GLUE
 from uer.finetuning.tuning import Combination, Evaluation, Settings, tune
 from uer.report.writer import Reports
+from uer.targets.pooling import pooled
 from uer.training.optimizers import AdamW, parameter_groups
 
 
@@ -44,7 +45,7 @@ def test_training_steps_are_those_of_stock_transformers(tuned):
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(
         str(tuned / "hf"), num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).double().train()
     ours = build_classifier(load_encoder(str(tuned / "hf"), None, dropout=0.0), 3, "pooler", 1).double().train()
-    ours.output_layer_2.load_state_dict(theirs.classifier.state_dict())
+    ours.target.output_layer_2.load_state_dict(theirs.classifier.state_dict())
     for name, parameter in (*ours.named_parameters(), *theirs.named_parameters()):
         parameter.requires_grad_(not name.endswith(("gamma", "LayerNorm.weight")))
     mine = AdamW(parameter_groups(ours.named_parameters(), 3e-3), bias_correction=True)
@@ -76,9 +77,7 @@ def test_poolings():
     wanted = {"first": [[1, 9], [1, 2]], "pooler": [[1, 9], [1, 2]], "last": [[5, -2], [7, 0]],
               "max": [[5, 9], [7, 2]], "mean": [[3, 11 / 3], [4, 1]]}
     for name in POOLINGS:
-        positions = position_of(seg, name)
-        pooled = pool(hidden, seg, name) if positions is None else hidden.flatten(0, 1)[positions]
-        torch.testing.assert_close(pooled, torch.tensor(wanted[name], dtype=torch.float32))
+        torch.testing.assert_close(pooled(hidden, seg, name), torch.tensor(wanted[name], dtype=torch.float32))
 
 
 def test_a_model_without_mlm_head_or_pooler(tuned, tmp_path):

@@ -15,9 +15,10 @@ from corpora import TOKENS
 from tuning import CONFIG, FAST, options, results
 
 from uer.config import parse_with_config
-from uer.finetuning.heads import Classifier, build_classifier, load_classifier, load_encoder, read_card
+from uer.finetuning.heads import build_classifier, load_classifier, load_encoder, read_card
 from uer.finetuning.options import classifier_parser, infer_parser
 from uer.finetuning.tasks import GLUE
+from uer.formats.uer_names import heads_out, to_uer_py
 
 
 def test_train_from_the_shell_and_infer(tuned, tmp_path):
@@ -226,10 +227,9 @@ def test_a_loss_that_is_no_number_ends_the_run(tuned, tmp_path, capsys):
 def test_classifiers_of_uers_own(tuned, tmp_path, capsys):
     """No JSON beside the file: config, labels and pooling come from the options, names of either generation."""
     model = build_classifier(load_encoder(str(tuned / "uer.bin"), None), 3, "mean", seed=1).eval()
-    from uer.formats.uer_names import to_uer_py
-    torch.save(to_uer_py(model.state_dict()), tmp_path / "theirs.bin")
+    torch.save(heads_out(to_uer_py(model.state_dict())), tmp_path / "theirs.bin")
     again = load_classifier(str(tmp_path / "theirs.bin"), {}, str(tuned / "uer_config.json"), 3, "mean", len(TOKENS))
-    assert isinstance(again, Classifier) and again.pooling == "mean"
+    assert again.config.pooling == "mean" and again.config.outputs == 3
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values()))
     common = ["--load_model_path", tmp_path / "theirs.bin", "--vocab_path", tuned / "vocab.txt", "--test_path",
               tuned / "unlabelled.tsv", "--prediction_path", tmp_path / "p.tsv"]
@@ -246,7 +246,7 @@ def test_classifiers_of_uers_own(tuned, tmp_path, capsys):
     card = {"config": json.loads((tuned / "uer_config.json").read_text()), "pooling": "mean", "seq_length": 24}
     for outputs, labels, right in ((3, [], r"[012]"), (1, ["LABEL_0"], r"-?\d\.\d{4}")):  # of a student of calibrate.py
         smaller = build_classifier(load_encoder(str(tuned / "uer.bin"), None), outputs, "mean", seed=1)
-        torch.save(smaller.state_dict(), tmp_path / "theirs.bin")
+        torch.save(heads_out(smaller.state_dict()), tmp_path / "theirs.bin")
         (tmp_path / "theirs.bin.json").write_text(json.dumps({**card, "labels": labels}))
         call("inference/run_classifier_infer.py", *common)
         given = (tmp_path / "p.tsv").read_text().splitlines()[1:]

@@ -11,12 +11,13 @@ SHAPE = Shape(golden.HIDDEN, heads=12, feedforward=golden.FFN, layers=1, vocab=g
 
 
 def run(steps: int) -> None:
-    """Compare the first steps: every loss, every mask."""
+    """Compare the first steps: every loss, every mask. Of the last one the loss is all: no update follows from it."""
     expected = golden.figures()
     product = Product(SHAPE, golden.initial_weights(), target_dim=192, strategy="dim", w_step=5, l2_lambda=20.0,
                       learning_rate=1e-5, compactor_learning_rate=5e-4, load=(128, 20))
     for step, batch in enumerate(golden.batches(steps), start=1):
-        assert product.step([batch]) == pytest.approx(expected.loss[step - 1], rel=1e-10, abs=0), f"loss of step {step}"
+        loss = product.step([batch]) if step < steps or step % 5 == 0 else product.next_loss([batch])
+        assert loss == pytest.approx(expected.loss[step - 1], rel=1e-10, abs=0), f"loss of step {step}"
         if step % 5 == 0:
             for name, keep in expected.keep.items():
                 assert (product.groups[name].keep.numpy() == keep[step // 5 - 1]).all(), f"mask of {name}, step {step}"

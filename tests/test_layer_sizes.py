@@ -14,6 +14,7 @@ from commands import call, refused
 from corpora import TOKENS
 from test_calibration import batches, config_of, largest_difference, random_teacher, student_of
 from tuning import write_uer_tsv
+from workers import forking
 
 from uer.calibration.reducer import Reducer, shape_of
 from uer.config import ModelConfig, config_from_dict
@@ -202,9 +203,10 @@ def test_compactors_start_a_run(bench, tmp_path, monkeypatch):
     words = ["--target_dim", "16", "--layer_sizes", str(sizes), "--compactors_path", str(tmp_path / "compactors.pt")]
     call("calibrate.py", *calibrate(bench, *words, "--output_model_path", "calibrated.bin", "--skip_evaluation"))
     words += ["--weight_squeeze", "--compactor_init", "calibrated"]
-    for name, more in (("model.bin", []), ("shared.bin", ["--shard_master"])):
-        run(options(bench, *words, "--world_size", "2", "--gpu_ranks", "0", "1", *more, total_steps=2, batch_size=2,
-                    output_model_path=name))
+    with forking():
+        for name, more in (("model.bin", []), ("shared.bin", ["--shard_master"])):
+            run(options(bench, *words, "--world_size", "2", "--gpu_ranks", "0", "1", *more, total_steps=2, batch_size=2,
+                        output_model_path=name))
     for name in ("model.bin-2", "shared.bin-2"):
         call("convert.py", "--load_model_path", name, "--output_model_path", f"{name}-student.bin")
     torch.testing.assert_close(logits("model.bin-2-student.bin"), logits("shared.bin-2-student.bin"), rtol=0, atol=1e-5)

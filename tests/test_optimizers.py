@@ -9,7 +9,8 @@ import torch
 from small import normal
 from torch import nn
 
-from uer.training.optimizers import SCHEDULERS, AdamW, parameter_groups, schedule
+from uer.opts import SCHEDULERS
+from uer.training.optimizers import AdamW, parameter_groups, schedule
 
 
 @pytest.mark.parametrize("unscaled", [False, True])

@@ -38,7 +38,7 @@ def test_the_readmes_command_before_anything_is_there(tmp_path, monkeypatch, cap
     text = planned(capsys, *words)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["base_config.json"]
     assert text.count("is not there") == 2 and "8 x 1 x 120 instances of 64 tokens" in text
-    assert "40 steps, squeezed at step" in text or "40 steps, never squeezed" in text
+    assert "20 steps, squeezed at step" in text or "20 steps, never squeezed" in text
     groups, tables = build_groups(TEACHER, 32, "dim"), {"vocab": 30522, "positions": 64, "segments": 3}
     step = Step(rows=120, seq=64, processes=8, cuda=True)
     costs = [wid_cost(TEACHER, tables, groups, step)]

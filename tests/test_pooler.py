@@ -68,7 +68,7 @@ def test_stock_transformers_pool_the_same(tmp_path, monkeypatch):
     model = build_classifier(loaded, 2, "pooler", 1).eval()
     stock = transformers.AutoModel.from_pretrained(str(tmp_path / "s")).eval()
     with torch.no_grad():
-        ours = torch.tanh(model.output_layer_1(model.hidden_states(src, torch.ones_like(src))[:, 0]))
+        ours = torch.tanh(model.target.output_layer_1(model.hidden_states(src, torch.ones_like(src))[:, 0]))
         torch.testing.assert_close(ours, stock(src).pooler_output, rtol=0, atol=2e-5)
     assert ours.std() > 0.1
 
@@ -165,5 +165,5 @@ def test_fine_tuning_starts_from_it(tmp_path):
     plain = plain_bert(shape, shape.config(), weights)
     with torch.no_grad():
         pooled = torch.tanh(plain.hidden_states(src, seg)[:, 0] @ whole[WEIGHT].T + whole[BIAS])
-        wanted = pooled @ model.output_layer_2.weight.T + model.output_layer_2.bias
+        wanted = pooled @ model.target.output_layer_2.weight.T + model.target.output_layer_2.bias
         torch.testing.assert_close(model(src, seg), wanted)

@@ -21,6 +21,7 @@ from uer.formats import load_model
 from uer.formats.shapes import sizes_of
 from uer.models.bert import from_scratch
 from uer.opts import calibrate_parser
+from uer.planning import sweep
 from uer.planning.budget import Budget
 from uer.planning.cost import forward_operations
 from uer.planning.sweep import shape_from
@@ -96,7 +97,13 @@ def options(bench, *more) -> list:
             "--dataset_path", bench / "dynamic.pt", "--dev_path", bench / "dev.pt", "--calibration_batches", 2, *more]
 
 
-def test_the_table_says_what_calibrate_makes(bench, tmp_path, capsys):
+@pytest.fixture
+def quick(monkeypatch):
+    """Speeds of few calls: the clock is not what is tested."""
+    monkeypatch.setattr(sweep, "SECONDS", 0.01)
+
+
+def test_the_table_says_what_calibrate_makes(quick, bench, tmp_path, capsys):
     call(*options(bench, "--sweep", "2x16 1x32", "1x24x20", "--sweep_path", tmp_path / "new" / "table.jsonl"))
     said = capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "new/table.jsonl").read_text().splitlines()]
@@ -130,7 +137,7 @@ def test_a_command_is_given_again():
     assert typed_again(calibrate_parser(), args, ["tie_student", "keep_layers"]) == ["--tie_student"]
 
 
-def test_an_encoder_is_judged_by_its_agreement(bench, tmp_path, capsys):
+def test_an_encoder_is_judged_by_its_agreement(quick, bench, tmp_path, capsys):
     weights = torch.load(bench / "teacher.bin", weights_only=True)
     torch.save({name: tensor for name, tensor in weights.items() if "target" not in name}, tmp_path / "encoder.bin")
     (tmp_path / "encoder_config.json").write_text(CONFIG.to_json())

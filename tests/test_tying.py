@@ -20,7 +20,7 @@ from workers import processes
 
 from uer.calibration.stream import Stream
 from uer.calibration.student import apply_calibration, calibrate, calibrate_on, double_teacher
-from uer.calibration.tying import _fit, fitted_factors
+from uer.calibration.tying import SHARE, _fit, fitted_factors
 from uer.config import ModelConfig, parse_with_config
 from uer.errors import UserError
 from uer.formats import load_model
@@ -73,15 +73,15 @@ def test_the_table_is_the_least_of_its_formula():
     shares, gamma = torch.rand(30, dtype=torch.float64) + 0.1, normal(6, seed=3).abs() + 0.5
     covariance = normal(40, 6, seed=4).T.cov()
     shares = shares / shares.sum()
-    table = _fit(words, decoder, shares, gamma, covariance, 0.3)
+    table = _fit(words, decoder, shares, gamma, covariance)
     factors = fitted_factors(table, decoder, shares, covariance, covariance)
-    found = loss(table, factors, words, decoder, shares, gamma, covariance, 0.3)
-    assert found < 0.5 * loss(words, 1.0, words, decoder, shares, gamma, covariance, 0.3)
+    found = loss(table, factors, words, decoder, shares, gamma, covariance, SHARE)
+    assert found < 0.5 * loss(words, 1.0, words, decoder, shares, gamma, covariance, SHARE)
     for seed in range(5):
         step = 1e-2 * normal(30, 6, seed=10 + seed)
-        assert loss(table + step, factors, words, decoder, shares, gamma, covariance, 0.3) > found
+        assert loss(table + step, factors, words, decoder, shares, gamma, covariance, SHARE) > found
         moved = factors + 1e-2 * normal(6, seed=20 + seed)
-        assert loss(table, moved, words, decoder, shares, gamma, covariance, 0.3) > found
+        assert loss(table, moved, words, decoder, shares, gamma, covariance, SHARE) > found
 
 
 def test_a_decoder_that_is_the_embedding_to_factors_costs_nothing():

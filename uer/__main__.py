@@ -34,7 +34,6 @@ def dispatch() -> None:
 
 
 def main() -> None:
-    """The console script."""
     run_script(dispatch)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,22 +54,42 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     return args
 
 
+def outside(args: argparse.Namespace, names: Iterable[str], right: Callable[[float], bool], needed: str) -> list[str]:
+    """The options of which a value is given that is not `right`, in words; `needed` says what would be."""
+    return [f"--{name} is {value}, {needed}" for name in names for value in _values(getattr(args, name))
+            if value is not None and not right(value)]
+
+
+def too_small(args: argparse.Namespace, names: Iterable[str], least: int = 1) -> list[str]:
+    """The options with a value below the `least`, in words."""
+    return outside(args, names, lambda value: value >= least, f"at least {least} is needed")
+
+
+def not_from_zero(args: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """The options with a value that is no finite number from 0, in words."""
+    return outside(args, names, lambda value: 0 <= value < float("inf"), "a number from 0 is needed")
+
+
+def no_shares(args: argparse.Namespace, names: Iterable[str], most: float = 1.0) -> list[str]:
+    """The options with a value that is none from 0 to `most`, in words."""
+    return outside(args, names, lambda value: 0 <= value <= most, f"a number from 0 to {most:g} is needed")
+
+
 def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[str | Path | None]]) -> None:
     """`UserError` where a file that would be written is given as another option's value.
 
     Args:
         outputs: option -> the files and folders that it makes the script write.
     """
+    read = [(name, one) for name, value in vars(args).items() if _is_path(name) for one in _values(value)
+            if isinstance(one, str)]
     for option, paths in outputs.items():
-        for path in paths:
-            if path is None:
-                continue
-            for name, value in vars(args).items():
-                others = _values(value) if name != option and _is_path(name) else []
-                if any(_same(path, other) for other in others if isinstance(other, str)):
+        for path in (path for path in paths if path is not None):
+            for name, other in read:
+                if name != option and _same(path, other):
                     raise UserError(f"--{option}: {path} would be written, but it is --{name} as well; choose another "
                                     f"name")
-                if any(_holds(path, other) for other in others if isinstance(other, str)):
+                if name != option and _holds(path, other):
                     raise UserError(f"--{option}: the model in the folder {path} would be written anew, but --{name} "
                                     f"reads from it; choose another name")
 
@@ -92,7 +112,6 @@ def typed_again(parser: argparse.ArgumentParser, args: argparse.Namespace, names
 
 
 def _is_path(option: str) -> bool:
-    """Whether an option names files or folders."""
     return option.endswith(("_path", "_dir", "_teacher")) or option == "resume"
 
 

@@ -14,12 +14,13 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.sizes import LayerShape, LayerSizes, is_size
 
+SIZES = ("hidden_size", "layers_num", "heads_num", "feedforward_size")
 TARGETS = ("mlm", "states", "cls", "tokens")  # what stands on the encoder, see `uer.targets`
 POOLINGS = ("mean", "max", "first", "last")
-ACTIVATION_NAMES = ("gelu", "gelu_fast", "relu", "silu", "tanh")
 LAYERNORM_EPS = {"uer": 1e-6, "huggingface": 1e-12}
 ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_fast", "gelu_fast": "gelu_fast",
                "gelu_pytorch_tanh": "gelu_fast", "relu": "relu", "silu": "silu", "swish": "silu", "tanh": "tanh"}
+ACTIVATION_NAMES = tuple(dict.fromkeys(ACTIVATIONS.values()))
 ROBERTAS = ("roberta", "xlm-roberta", "camembert")
 RELATIVES: dict[str, dict[str, str]] = {  # BERTs under other names, see `uer.formats.relatives`: their keys -> BERT's
     "electra": {}, "distilbert": {
@@ -82,7 +83,6 @@ class ModelConfig:
 
     @property
     def layers(self) -> tuple[LayerSizes, ...]:
-        """The sizes of every layer."""
         shapes = self.uneven_layers or (LayerShape(self.heads_num, self.feedforward_size),) * self.layers_num
         return tuple(LayerSizes(heads, self.head_size, feedforward) for heads, feedforward in shapes)
 
@@ -92,16 +92,12 @@ class ModelConfig:
         alike = set(shapes) == {LayerShape(self.heads_num, widest)}
         return replace(self, feedforward_size=widest, uneven_layers=() if alike else tuple(shapes))
 
-    def student(self, target_dim: int, strategy: str, mlm_target_dim: int | None = None,
-                feedforward_size: int | None = None) -> ModelConfig:
-        """The config of the student that `strategy` leaves at `target_dim`, with an MLM head of `mlm_target_dim`.
-
-        `feedforward_size`: default, the teacher's in proportion.
-        """
+    def student(self, target_dim: int, strategy: str, mlm_target_dim: int | None = None) -> ModelConfig:
+        """The config of the student that `strategy` leaves at `target_dim`, with an MLM head of `mlm_target_dim`."""
         mlm_size = None if mlm_target_dim == target_dim else mlm_target_dim
         heads = self.heads_num if strategy == "dim" else target_dim // self.head_size
         return replace(self, hidden_size=target_dim, heads_num=heads, tie_weights=False, mlm_size=mlm_size,
-                       feedforward_size=feedforward_size or self.feedforward_size * target_dim // self.hidden_size)
+                       feedforward_size=self.feedforward_size * target_dim // self.hidden_size)
 
     def to_dict(self) -> dict[str, Any]:
         """The config under UER's keys."""
@@ -120,7 +116,6 @@ class ModelConfig:
         return {**uer, **ours, **({"uneven_layers": uneven} if uneven else {})}
 
     def to_json(self) -> str:
-        """The text of a config file."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
@@ -141,30 +136,23 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Mo
 
 def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
     """A checked `ModelConfig` from UER's keys; `where` names the source in messages."""
-    problems = _foreign_parts(data)
-    values: dict[str, Any] = {}
-    for key in ("hidden_size", "layers_num", "heads_num", "feedforward_size", "max_seq_length"):
-        value = data.get(key, 512 if key == "max_seq_length" else None)
-        if not is_size(value):
-            problems.append(f"{key} is {value!r}, a positive whole number is needed")
-        values[key] = value
-    values["hidden_act"] = data.get("hidden_act", "gelu")
+    norm = "uer" if data.get("layernorm") == "normal" else data.get("layernorm", "uer")  # UER-py's word
+    usual = {**dict.fromkeys(SIZES), "max_seq_length": 512, "hidden_act": "gelu", "dropout": 0.1,
+             "layernorm_eps": LAYERNORM_EPS.get(str(norm), 1e-6), "mlm_size": None}
+    values: dict[str, Any] = {key: data.get(key, value) for key, value in usual.items()}
+    values |= {"layernorm": norm, "tie_weights": bool(data.get("tie_weights", False))}
+    sizes = (*SIZES, "max_seq_length", *(["mlm_size"] if values["mlm_size"] is not None else []))
+    problems = _foreign_parts(data) + [f"{key} is {values[key]!r}, a positive whole number is needed" for key in sizes
+                                       if not is_size(values[key])]
     if values["hidden_act"] not in ACTIVATION_NAMES:
         problems.append(f"hidden_act {values['hidden_act']!r} is unknown, one of {', '.join(ACTIVATION_NAMES)} is "
                         f"needed")
-    values["dropout"] = data.get("dropout", 0.1)
     if not isinstance(values["dropout"], (int, float)) or not 0 <= values["dropout"] < 1:
         problems.append(f"dropout is {values['dropout']!r}, a number from 0 to below 1 is needed")
-    values["layernorm"] = "uer" if data.get("layernorm") == "normal" else data.get("layernorm", "uer")  # UER-py's word
-    if values["layernorm"] not in list(LAYERNORM_EPS):
-        problems.append(f"layernorm {values['layernorm']!r} is unknown, uer or huggingface is needed")
-    values["layernorm_eps"] = data.get("layernorm_eps", LAYERNORM_EPS.get(str(values["layernorm"]), 1e-6))
+    if norm not in list(LAYERNORM_EPS):
+        problems.append(f"layernorm {norm!r} is unknown, uer or huggingface is needed")
     if not isinstance(values["layernorm_eps"], float) or not 0 <= values["layernorm_eps"] < 1:
         problems.append(f"layernorm_eps is {values['layernorm_eps']!r}, a small number such as 1e-6 is needed")
-    values["tie_weights"] = bool(data.get("tie_weights", False))
-    values["mlm_size"] = data.get("mlm_size")
-    if values["mlm_size"] is not None and (not isinstance(values["mlm_size"], int) or values["mlm_size"] < 1):
-        problems.append(f"mlm_size is {values['mlm_size']!r}, a positive whole number is needed")
     if values["tie_weights"] and values["mlm_size"] not in (None, values["hidden_size"]):
         problems.append(f"mlm_size {values['mlm_size']} differs from hidden_size, so tie_weights cannot be true")
     values |= _target(data, problems)

@@ -6,12 +6,11 @@ import errno
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import FrameType
 
-from uer.system import BROKEN_PIPE_CODE, reader_has_left
+from uer.system import BROKEN_PIPE_CODE, reader_has_left, signals_handled
 
 
 class UserError(ValueError):
@@ -91,21 +90,10 @@ def silence_stdout() -> None:
     os.close(nowhere)
 
 
-@contextmanager
-def signals_unwind() -> Iterator[None]:
+def signals_unwind() -> AbstractContextManager[None]:
     """SIGTERM and SIGHUP unwind like Ctrl-C, so that workers and temporary files go; one that is ignored stays so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
     def leave(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, leave) for number in numbers
-              if signal.getsignal(number) == signal.SIG_DFL}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return signals_handled({number: leave for number in numbers if signal.getsignal(number) == signal.SIG_DFL})

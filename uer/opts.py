@@ -17,6 +17,7 @@ COMPACTOR_INITS = ("identity", "calibrated")
 MASK_SCORES = ("norm", "taylor")
 AFTER_SQUEEZE = ("compactors", "student")
 COMPOSE_DTYPES = ("float32", "tf32")
+TOP_K, RELATION_HEADS = 128, 48
 
 
 class _Objective(argparse.Action):
@@ -31,7 +32,6 @@ class _Objective(argparse.Action):
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """The teacher, or the model to train."""
     group = parser.add_argument_group("model")
     group.add_argument("--pretrained_model_path", metavar="PATH",
                        help="teacher: a UER file or a Hugging Face folder; without it a model starts from scratch")
@@ -44,7 +44,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Training and held-out data."""
     group = parser.add_argument_group("data")
     group.add_argument("--dataset_path", nargs="+", metavar="FILE",
                        help="dataset file(s) of preprocess.py; a glob does as well")
@@ -62,7 +61,6 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_optimization_options(parser: argparse.ArgumentParser) -> None:
-    """Steps and learning rates."""
     group = parser.add_argument_group("optimization")
     group.add_argument("--total_steps", type=int, default=100000, metavar="N", help="optimizer steps (default: 100000)")
     group.add_argument("--accumulation_steps", type=int, default=1, metavar="N",
@@ -108,10 +106,11 @@ def add_shape_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--tie_student", action="store_true",
                        help="one table for embedding and decoder, the one that fits both best; with a calibrated "
                             "start, of a student that is trained by itself (default: two)")
+    group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
+                       help="dim: every head gets thinner; head: whole heads leave (default: dim)")
 
 
 def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
-    """Weight-inherited distillation."""
     group = parser.add_argument_group("weight-inherited distillation")
     group.add_argument("--weight_squeeze", action="store_true",
                        help="compress the teacher; without it, this is a plain MLM run")
@@ -120,8 +119,6 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
                        help="features inside the student's MLM head or classifier (default: --target_dim); with "
                             "another width, it cannot be written for Hugging Face or UER-py")
     add_shape_options(group)
-    group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
-                       help="dim: every head gets thinner; head: whole heads leave (default: dim)")
     group.add_argument("--compactor_init", choices=COMPACTOR_INITS, default="identity",
                        help="identity: the published start, dimensions fade during the run; calibrated: closed-form "
                             "compactors from a few batches, the student has its size from the first step "
@@ -162,7 +159,6 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_soft_target_options(parser: argparse.ArgumentParser) -> None:
-    """Soft labels."""
     group = parser.add_argument_group("soft labels")
     group.add_argument("--soft_targets_weight", type=float, default=0.0, metavar="W",
                        help="share of a soft-label loss from a teacher that runs along (default: 0)")
@@ -170,12 +166,11 @@ def add_soft_target_options(parser: argparse.ArgumentParser) -> None:
                        help="that teacher (default: with --weight_squeeze the one at --pretrained_model_path)")
     group.add_argument("--soft_targets_temperature", type=float, default=1.0, metavar="T",
                        help="softens both distributions (default: 1)")
-    group.add_argument("--soft_targets_top_k", type=int, default=128, metavar="K",
-                       help="tokens of the teacher's distribution that count (default: 128)")
+    group.add_argument("--soft_targets_top_k", type=int, default=TOP_K, metavar="K",
+                       help=f"tokens of the teacher's distribution that count (default: {TOP_K})")
 
 
 def add_teaching_options(parser: argparse.ArgumentParser) -> None:
-    """Targets without labels."""
     group = parser.add_argument_group("teaching: what a teacher that runs along is learnt from")
     group.add_argument("--state_distance", choices=("cosine", "squared"), default="cosine",
                        help="between states: 1 - cosine, or squared error (default: cosine)")
@@ -185,9 +180,9 @@ def add_teaching_options(parser: argparse.ArgumentParser) -> None:
                        help="with --target states: add W times the loss of --target similarity (default: 0)")
     group.add_argument("--relation_weight", type=float, default=0.0, metavar="W",
                        help="with --target mlm: add W times the loss of --target relations (default: 0)")
-    group.add_argument("--relation_heads", type=int, default=48, metavar="N",
+    group.add_argument("--relation_heads", type=int, default=RELATION_HEADS, metavar="N",
                        help="heads that queries, keys and values are split into for relations, at most; as many as "
-                            "divide both models' widths (default: 48)")
+                            f"divide both models' widths (default: {RELATION_HEADS})")
     group.add_argument("--augment_texts", type=float, default=0.0, metavar="SHARE",
                        help="end this share of the texts as others do, and replace tokens in this share (default: 0)")
     group.add_argument("--layer_weight", type=float, default=0.0, metavar="W",
@@ -201,7 +196,6 @@ def add_teaching_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_calibration_options(parser: argparse.ArgumentParser) -> None:
-    """Closed-form compactors."""
     group = parser.add_argument_group("calibration (with --compactor_init calibrated)")
     group.add_argument("--calibration_path", nargs="+", metavar="FILE",
                        help="dataset to calibrate on (default: the training dataset)")
@@ -214,7 +208,6 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Output, reports, checkpoints."""
     group = parser.add_argument_group("output")
     group.add_argument("--output_model_path", metavar="PATH", help="checkpoints are written to PATH-<step>")
     group.add_argument("--save_checkpoint_steps", type=int, default=10000, metavar="N",
@@ -245,7 +238,6 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_distributed_options(parser: argparse.ArgumentParser) -> None:
-    """Processes and devices."""
     group = parser.add_argument_group("processes")
     group.add_argument("--world_size", type=int, default=1, metavar="N", help="processes in all (default: 1)")
     group.add_argument("--gpu_ranks", type=int, nargs="+", default=[], metavar="RANK",
@@ -269,7 +261,6 @@ def add_distributed_options(parser: argparse.ArgumentParser) -> None:
 
 
 def pretrain_parser() -> argparse.ArgumentParser:
-    """The command line of pretrain.py."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         description="Compress a BERT by weight-inherited distillation (--weight_squeeze), or train one by MLM.",
@@ -290,7 +281,6 @@ def pretrain_parser() -> argparse.ArgumentParser:
 
 
 def calibrate_parser() -> argparse.ArgumentParser:
-    """The command line of calibrate.py."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         description="Make a smaller BERT from a teacher and some text in closed form, without any training.")
@@ -320,8 +310,6 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group.add_argument("--target_vocab", metavar="N|FILE",
                        help="words to keep: the N most frequent of the text, or those of a vocabulary file, in its "
                             "order; others are spelt with them (default: all)")
-    group.add_argument("--compactor_mask_strategy", choices=STRATEGIES, default="dim",
-                       help="dim: every head gets thinner; head: whole heads leave (default: dim)")
     group.add_argument("--calibration_batches", type=int, metavar="N",
                        help="batches of 16 instances to calibrate on (default: 4; 64 for a teacher without MLM head)")
     group.add_argument("--seed", type=int, default=7, help="of the choice of batches and a fresh head (default: 7)")

@@ -6,7 +6,15 @@ import argparse
 import os
 from pathlib import Path
 
-from uer.arguments import check_writable, refuse_overwriting
+from uer.arguments import (
+    SHAPE,
+    check_writable,
+    no_shares,
+    not_from_zero,
+    outside,
+    refuse_overwriting,
+    too_small,
+)
 from uer.errors import UserError
 from uer.opts import pretrain_parser
 from uer.parallel.launch import launch
@@ -17,7 +25,9 @@ from uer.training.course import keep_course
 from uer.training.teaching import misplaced
 
 MOST_PROCESSES = 1 << 16
-WEIGHTS = ("similarity_weight", "relation_weight", "layer_weight")
+OF_SQUEEZE = (*SHAPE, "mlm_target_dim", "compactor_init", "compactor_learning_rate", "w_step", "l2_lambda", "penalty",
+              "comp_only", "squeeze_tolerance", "no_squeeze", "after_squeeze", "student_learning_rate",
+              "mask_schedule_share", "mask_scores", "compactors_path")
 
 
 def pretrain(args: argparse.Namespace, given: set[str]) -> None:
@@ -52,123 +62,92 @@ def check_options(args: argparse.Namespace, given: set[str]) -> None:
 
 
 def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
-    problems = []
-    for name in ("batch_size", "seq_length", "total_steps", "accumulation_steps", "report_steps",
-                 "save_checkpoint_steps", "w_step", "world_size", "eval_steps", "calibration_batches",
-                 "keep_checkpoints", "check_replicas_steps", "tb_histograms_steps", "relation_heads"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            problems.append(f"--{name} is {value}, at least 1 is needed")
-    for name in ("learning_rate", "compactor_learning_rate", "head_learning_rate", "student_learning_rate",
-                 "l2_lambda", "squeeze_tolerance", "relation_weight"):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value < float("inf"):
-            problems.append(f"--{name} is {value}, a number from 0 is needed")
-    if args.world_size > MOST_PROCESSES:
-        problems.append(f"--world_size is {args.world_size}, at most {MOST_PROCESSES:,} are possible")
-    for name in ("max_grad_norm", "rendezvous_timeout"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < float("inf"):
-            problems.append(f"--{name} is {value}, a number above 0 is needed")
-    for name, below in (("warmup", 1.0), ("dropout", 0.999), ("mask_schedule_share", 1.0), ("augment_texts", 1.0)):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value <= below:
-            problems.append(f"--{name} is {value}, a number from 0 to {below:g} is needed")
-    problems += _squeeze_problems(args, given)
-    if not 0 <= args.soft_targets_weight <= 1:
-        problems.append(f"--soft_targets_weight is {args.soft_targets_weight}, a number from 0 to 1 is needed")
-    if not 0 < args.soft_targets_temperature < float("inf"):
-        problems.append(f"--soft_targets_temperature is {args.soft_targets_temperature}, a number above 0 is needed")
-    if args.soft_targets_top_k < 1:
-        problems.append(f"--soft_targets_top_k is {args.soft_targets_top_k}, at least 1 is needed")
+    problems = [
+        *too_small(args, ("batch_size", "seq_length", "total_steps", "accumulation_steps", "report_steps",
+                          "save_checkpoint_steps", "w_step", "world_size", "eval_steps", "calibration_batches",
+                          "keep_checkpoints", "check_replicas_steps", "tb_histograms_steps", "relation_heads",
+                          "soft_targets_top_k")),
+        *not_from_zero(args, ("learning_rate", "compactor_learning_rate", "head_learning_rate",
+                              "student_learning_rate", "l2_lambda", "squeeze_tolerance", "similarity_weight",
+                              "relation_weight", "layer_weight")),
+        *outside(args, ("world_size",), lambda number: number <= MOST_PROCESSES,
+                 f"at most {MOST_PROCESSES:,} are possible"),
+        *outside(args, ("max_grad_norm", "rendezvous_timeout", "soft_targets_temperature"),
+                 lambda number: 0 < number < float("inf"), "a number above 0 is needed"),
+        *no_shares(args, ("warmup", "mask_schedule_share", "augment_texts", "soft_targets_weight")),
+        *no_shares(args, ("dropout",), 0.999)]
+    problems += _squeeze_problems(args, given) if args.weight_squeeze else \
+        [f"--{name} does nothing without --weight_squeeze" for name in OF_SQUEEZE if name in given]
     taught = [name for name in ("soft_targets_weight", "relation_weight", "layer_weight") if getattr(args, name)]
-    if taught and not (args.soft_targets_teacher or args.weight_squeeze):
-        problems.append(f"--{taught[0]} needs --soft_targets_teacher, the model that is learnt from")
-    if args.soft_targets_teacher and not taught and args.objective in (None, "mlm"):
-        problems.append("--soft_targets_teacher does nothing without --soft_targets_weight, --relation_weight, "
-                        "--layer_weight or another --target than mlm")
-    problems += [f"--{name} is {getattr(args, name)}, a number from 0 is needed" for name in WEIGHTS
-                 if not 0 <= getattr(args, name) < float("inf")]
-    if args.layer_weight and args.compile:
-        problems.append("--layer_weight looks into the layers, and --compile makes one piece of them; leave one out")
+    problems += [f"--{name} needs --soft_targets_teacher, the model that is learnt from" for name in taught[:1]
+                 if not (args.soft_targets_teacher or args.weight_squeeze)]
+    problems += _those({
+        "--soft_targets_teacher does nothing without --soft_targets_weight, --relation_weight, --layer_weight or "
+        "another --target than mlm": args.soft_targets_teacher and not taught and args.objective in (None, "mlm"),
+        "--layer_weight looks into the layers, and --compile makes one piece of them; leave one out":
+            args.layer_weight and args.compile})
     problems += [f"--{name} goes with --layer_weight" for name in ("layer_signals", "layer_numbers")
                  if name in given and not args.layer_weight]
     problems += misplaced(args) if args.objective else []  # else once the model says it
-    if not args.pretrained_model_path and not args.config_path:
-        problems.append("--config_path is needed to start from scratch (bert/base_config.json, say)")
-    if args.plan and args.dryrun:
-        problems.append("--plan and --dryrun exclude each other")
+    problems += _those({
+        "--config_path is needed to start from scratch (bert/base_config.json, say)":
+            not args.pretrained_model_path and not args.config_path,
+        "--plan and --dryrun exclude each other": args.plan and args.dryrun})
     if args.plan:
         return problems
-    if "seq_length" in given:
-        problems.append("--seq_length goes with --plan; a run has its dataset's")
-    problems += [f"--{name} is needed" for name in ("dataset_path", "output_model_path")
-                 if not getattr(args, name)]
-    if args.allow_changed_data and not args.resume and "TORCHELASTIC_RUN_ID" not in os.environ:
-        problems.append("--allow_changed_data goes with --resume")
-    if args.eval_steps and not args.dev_path:
-        problems.append("--eval_steps needs --dev_path")
-    if args.tb_histograms_steps and not args.tb_path:
-        problems.append("--tb_histograms_steps needs --tb_path")
-    if args.bf16 and args.fp16:
-        problems.append("--bf16 and --fp16 exclude each other")
-    if args.shard_master and (not args.weight_squeeze or
-                              (args.compactor_init == "calibrated" and args.after_squeeze == "student")):
-        problems.append("--shard_master shares out the master of --weight_squeeze; there is none in this run")
-    return problems
+    folds = args.compactor_init == "calibrated" and args.after_squeeze == "student"
+    return problems + _those({
+        "--seq_length goes with --plan; a run has its dataset's": "seq_length" in given,
+        "--dataset_path is needed": not args.dataset_path,
+        "--output_model_path is needed": not args.output_model_path,
+        "--allow_changed_data goes with --resume":
+            args.allow_changed_data and not args.resume and "TORCHELASTIC_RUN_ID" not in os.environ,
+        "--eval_steps needs --dev_path": args.eval_steps and not args.dev_path,
+        "--tb_histograms_steps needs --tb_path": args.tb_histograms_steps and not args.tb_path,
+        "--bf16 and --fp16 exclude each other": args.bf16 and args.fp16,
+        "--shard_master shares out the master of --weight_squeeze; there is none in this run":
+            args.shard_master and (not args.weight_squeeze or folds)})
+
+
+def _those(problems: dict[str, object]) -> list[str]:
+    """The sentences that are true."""
+    return [words for words, true in problems.items() if true]
 
 
 def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
-    if args.weight_squeeze:
-        problems = []
-        if not args.target_dim:
-            problems.append("--weight_squeeze needs --target_dim, the student's hidden size")
-        if not args.pretrained_model_path and not args.plan:
-            problems.append("--weight_squeeze needs --pretrained_model_path, the teacher")
-        if args.compactor_init == "identity" and not args.mask_path and not args.plan:
-            problems.append("--weight_squeeze needs --mask_path, where the masks are recorded for convert.py")
-        folds = args.after_squeeze == "student"
-        if folds and args.no_squeeze:
-            problems.append("--after_squeeze student waits until everything has left, and with --no_squeeze nothing "
-                            "does")
-        if "head_learning_rate" in given and not folds:
-            problems.append("--head_learning_rate is of a plain model; compactors have --compactor_learning_rate, and "
-                            "--after_squeeze student trains a plain one")
-        if "student_learning_rate" in given and not folds:
-            problems.append("--student_learning_rate does nothing without --after_squeeze student")
-        if args.mask_schedule_share is not None and "w_step" in given:
-            problems.append("--w_step and --mask_schedule_share say the same thing; give one of them")
-        unused = [name for name in ("mask_schedule_share", "mask_scores") if name in given]
-        if unused and args.compactor_init == "calibrated":
-            problems.append(f"--{unused[0]} does nothing with --compactor_init calibrated, where nothing is masked")
-        if args.compactors_path and args.compactor_init != "calibrated":
-            problems.append("--compactors_path needs --compactor_init calibrated")
-        if args.fix_state_map and args.compactor_init != "calibrated":
-            problems.append("--fix_state_map needs --compactor_init calibrated: masks take columns out of the map")
-        if args.target_heads and args.compactor_init != "calibrated":
-            problems.append("--target_heads needs --compactor_init calibrated; masks leave heads by "
-                            "--compactor_mask_strategy")
-        if args.layer_sizes and args.compactor_init != "calibrated":
-            problems.append("--layer_sizes needs --compactor_init calibrated; masks leave layers that are alike")
-        if args.layer_sizes and args.target_feedforward_size:
-            problems.append("--target_feedforward_size is of layers that are alike; --layer_sizes says it of each")
-        if args.tie_student and (args.compactor_init != "calibrated" or args.after_squeeze != "student"):
-            problems.append("--tie_student needs --compactor_init calibrated and --after_squeeze student: compactors "
-                            "would take the table apart again")
-        if args.tie_student and args.compactors_path:
-            problems.append("--compactors_path: compactors cannot hold the one table of --tie_student")
-        if args.compactors_path and (args.target_layers or args.keep_layers):
-            problems.append("--compactors_path has compactors for a teacher that is there as a file; let layers leave "
-                            "with calibrate.py first, and take what that writes as the teacher")
-        repeated = [name for name in ("calibration_path", "calibration_batches") if name in given]
-        if repeated and args.compactors_path:
-            problems.append(f"--{repeated[0]} does nothing with --compactors_path, whose compactors are calibrated")
-        if folds and args.comp_only:
-            problems.append("--comp_only trains compactors alone, and with --after_squeeze student none are left in "
-                            "the end")
-        return problems
-    idle = ("target_dim", "mlm_target_dim", "target_feedforward_size", "target_heads", "layer_sizes", "target_layers",
-            "keep_layers", "tie_student", "compactor_mask_strategy", "compactor_init", "compactor_learning_rate",
-            "w_step", "l2_lambda", "penalty", "comp_only", "squeeze_tolerance", "no_squeeze", "after_squeeze",
-            "student_learning_rate", "mask_schedule_share", "mask_scores", "compactors_path")
-    return [f"--{name} does nothing without --weight_squeeze" for name in idle if name in given]
+    calibrated, folds = args.compactor_init == "calibrated", args.after_squeeze == "student"
+    problems = [f"--{name} does nothing with --compactor_init calibrated, where nothing is masked"
+                for name in ("mask_schedule_share", "mask_scores") if name in given and calibrated]
+    problems += [f"--{name} does nothing with --compactors_path, whose compactors are calibrated"
+                 for name in ("calibration_path", "calibration_batches") if name in given and args.compactors_path]
+    return problems + _those({
+        "--weight_squeeze needs --target_dim, the student's hidden size": not args.target_dim,
+        "--weight_squeeze needs --pretrained_model_path, the teacher": not args.pretrained_model_path and not args.plan,
+        "--weight_squeeze needs --mask_path, where the masks are recorded for convert.py":
+            not calibrated and not args.mask_path and not args.plan,
+        "--after_squeeze student waits until everything has left, and with --no_squeeze nothing does":
+            folds and args.no_squeeze,
+        "--head_learning_rate is of a plain model; compactors have --compactor_learning_rate, and --after_squeeze "
+        "student trains a plain one": "head_learning_rate" in given and not folds,
+        "--student_learning_rate does nothing without --after_squeeze student":
+            "student_learning_rate" in given and not folds,
+        "--w_step and --mask_schedule_share say the same thing; give one of them":
+            args.mask_schedule_share is not None and "w_step" in given,
+        "--compactors_path needs --compactor_init calibrated": args.compactors_path and not calibrated,
+        "--fix_state_map needs --compactor_init calibrated: masks take columns out of the map":
+            args.fix_state_map and not calibrated,
+        "--target_heads needs --compactor_init calibrated; masks leave heads by --compactor_mask_strategy":
+            args.target_heads and not calibrated,
+        "--layer_sizes needs --compactor_init calibrated; masks leave layers that are alike":
+            args.layer_sizes and not calibrated,
+        "--target_feedforward_size is of layers that are alike; --layer_sizes says it of each":
+            args.layer_sizes and args.target_feedforward_size,
+        "--tie_student needs --compactor_init calibrated and --after_squeeze student: compactors would take the table "
+        "apart again": args.tie_student and not (calibrated and folds),
+        "--compactors_path: compactors cannot hold the one table of --tie_student":
+            args.tie_student and args.compactors_path,
+        "--compactors_path has compactors for a teacher that is there as a file; let layers leave with calibrate.py "
+        "first, and take what that writes as the teacher":
+            args.compactors_path and (args.target_layers or args.keep_layers),
+        "--comp_only trains compactors alone, and with --after_squeeze student none are left in the end":
+            folds and args.comp_only})

@@ -42,11 +42,10 @@ class BertSizes:
     outputs: int = 0
 
     @classmethod
-    def uniform(cls, *, vocab: int, hidden: int, layers: int, heads: int, feedforward: int, positions: int = 512,
-                segments: int = 3, mlm: int | None = None, outputs: int = 0) -> BertSizes:
-        """Sizes of a usual BERT: layers alike, heads as wide together as the hidden states, MLM head too (or `mlm`)."""
-        layer = LayerSizes(heads, hidden // heads, feedforward)
-        return cls(vocab, positions, segments, hidden, (layer,) * layers, mlm or hidden, outputs)
+    def uniform(cls, *, vocab: int, hidden: int, layers: int, heads: int, feedforward: int,
+                positions: int = 512) -> BertSizes:
+        """Sizes of a usual BERT: layers alike, heads together and MLM head as wide as the hidden states."""
+        return cls(vocab, positions, 3, hidden, (LayerSizes(heads, hidden // heads, feedforward),) * layers, hidden)
 
 
 class Shape(NamedTuple):

@@ -13,10 +13,11 @@ import platform
 import select
 import signal
 import sys
-from collections.abc import Collection, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import IO
 
 BROKEN_PIPE_CODE = 128 + 13  # as shells have it; SIGPIPE has no name everywhere
@@ -105,6 +106,18 @@ def signals_held(numbers: Collection[int], held: bool = True) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def signals_handled(handlers: Mapping[int, Callable[[int, FrameType | None], object]]) -> Iterator[None]:
+    """Let handlers take signals in here, in a main thread: elsewhere they do not arrive."""
+    here = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items() if here}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ended_by(code: int) -> str | None:

@@ -18,7 +18,8 @@ the teacher.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import torch
@@ -84,7 +85,7 @@ class Calibrator:
     @torch.no_grad()
     def run(self, last: Callable[[Calibrator, Affine], None]) -> Calibration:
         """All parts, in the order of the forward pass; `last` does what stands on the encoder."""
-        try:
+        with closing(self.spool):
             covariance = self.stream.covariance
             self.hidden = greedy_regressors(covariance, covariance, self.groups["hidden"].target)
             self._keep("hidden", self.hidden)
@@ -93,18 +94,16 @@ class Calibrator:
                 into = self._attention(i, into)
                 into = self._feed_forward(i, into)
             last(self, into)
-        finally:
-            self.spool.close()
         return self.result
 
     # -- helpers ---------------------------------------------------------------------------------------------------
 
-    def _moments(self, **widths: int) -> Moments:
-        return Moments(self.device, **widths)
-
-    def _numbered(self):
-        for number, batch in enumerate(self.batches):
-            yield number, batch, self.stream.real[number]
+    def _moments(self, states: Callable[[int], Mapping[str, torch.Tensor]], **widths: int) -> Moments:
+        """Of the real tokens of states: by batch, name -> [batch, seq, width]."""
+        moments = Moments(self.device, **widths)
+        for number, real in enumerate(self.stream.real):
+            moments.add(**{name: state[real] for name, state in states(number).items()})
+        return moments.share()
 
     def _state(self, number: int, name: str) -> torch.Tensor:
         return self.spool.get(number, name).to(self.device)
@@ -126,10 +125,6 @@ class Calibrator:
         self.progress(part)
 
     # -- residual stream -------------------------------------------------------------------------------------------
-
-    def _count(self, moments: Moments, real: torch.Tensor, **states: torch.Tensor) -> None:
-        """Add the real tokens of [batch, seq, width] states."""
-        moments.add(**{name: state[real] for name, state in states.items()})
 
     def _embedding(self) -> Affine:
         self.out[f"{EMBEDDING_COMPACTOR}.weight"] = self._select(self.hidden, self.teacher.config.hidden_size)
@@ -156,13 +151,14 @@ class Calibrator:
             the teacher's result from the student's: the next column compactor.
         """
         width, kept = len(norm.gamma), len(index)
-        moments = self._moments(z=kept, x=width)
-        for number, _, real in self._numbered():
+
+        def normed(number: int) -> dict[str, torch.Tensor]:
             before, mine = states(number)
-            x, z = norm(before), standardise(mine, norm.style, norm.eps)
-            self._count(moments, real, z=z, x=x)
-            self._put(number, x=x, z=z)
-        moments.share()
+            found = {"x": norm(before), "z": standardise(mine, norm.style, norm.eps)}
+            self._put(number, **found)
+            return found
+
+        moments = self._moments(normed, z=kept, x=width)
         gamma, beta = rescaled(moments, "z", "x", norm.gamma[index], index)
         self.out[f"{name}.gamma"], self.out[f"{name}.beta"] = gamma, beta
         loud = torch.minimum(gamma.abs(), norm.gamma[index].abs()) > SILENT * norm.gamma.abs().mean()
@@ -170,7 +166,7 @@ class Calibrator:
         prior = self._select(index[told], width).T * gamma[told]
         onto = regress(moments, "z", "x", prior, index=told)
         self._report(name, onto.explained)
-        for number, _, _ in self._numbered():
+        for number in range(len(self.batches)):
             self._put(number, z=self._state(number, "z") * gamma + beta)
         matrix = torch.zeros(width, kept, dtype=torch.float64, device=self.device)
         matrix[:, told] = onto.matrix / gamma[told]
@@ -222,7 +218,6 @@ class Calibrator:
         return self._layer_norm(f"encoder.transformer.{i}.layer_norm_1", layer.layer_norm_1, self.hidden, states)
 
     def _linear(self, linear, rows: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor) -> None:
-        """Record a linear's compactors and bias."""
         self.out[f"{linear.right}.weight"] = rows
         self.out[f"{linear.left}.weight"] = columns
         self.out[f"{linear.name}.bias"] = bias
@@ -243,26 +238,23 @@ class Calibrator:
 
     def _seen(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Covariance and mean of the student's states."""
-        moments = self._moments(z=len(self.hidden))
-        for number, _, real in self._numbered():
-            self._count(moments, real, z=self._state(number, "z"))
-        moments.share()
+        moments = self._moments(lambda number: {"z": self._state(number, "z")}, z=len(self.hidden))
         return moments.covariance("z"), moments.mean("z")
 
     def _contexts(self, i: int, weights, biases, maps_q, maps_k) -> Moments:
         """Moments of the student's contexts (values at full width) and the residual error they are to explain."""
-        moments = self._moments(context=self.heads * self.size, error=len(self.hidden))
-        for number, _, real in self._numbered():
+        def seen(number: int) -> dict[str, torch.Tensor]:
             z, u = self._state(number, "z"), self.stream.sum(number, 2 * i + 1)
-            mask = real[:, None, None, :]
+            mask = self.stream.real[number][:, None, None, :]
             q, k, v = (self._heads_of(F.linear(z, w, b)) for w, b in zip(weights, biases))
             q = torch.einsum("bshd,hrd->bhsr", q, maps_q)
             k = torch.einsum("bshd,hrd->bhsr", k, maps_k)
             context = F.scaled_dot_product_attention(q, k, v.transpose(1, 2), attn_mask=mask, scale=self.size**-0.5)
             context = context.transpose(1, 2).flatten(2)
-            self._count(moments, real, context=context, error=u[..., self.hidden] - z)
             self._put(number, context=context)
-        return moments.share()
+            return {"context": context, "error": u[..., self.hidden] - z}
+
+        return self._moments(seen, context=self.heads * self.size, error=len(self.hidden))
 
     # -- feed-forward ----------------------------------------------------------------------------------------------
 
@@ -271,12 +263,12 @@ class Calibrator:
         linear_1, linear_2 = encoder_linears(i)[4:]
         first, second = layer.feed_forward.linear_1, layer.feed_forward.linear_2
         weight, bias = first.weight @ into.matrix, first.bias + first.weight @ into.offset
-        moments = self._moments(a=len(bias), error=len(self.hidden))
-        for number, _, real in self._numbered():
+
+        def inner(number: int) -> dict[str, torch.Tensor]:
             z, u = self._state(number, "z"), self.stream.sum(number, 2 * i + 2)
-            a = layer.feed_forward.act(F.linear(z, weight, bias))
-            self._count(moments, real, a=a, error=u[..., self.hidden] - z)
-        moments.share()
+            return {"a": layer.feed_forward.act(F.linear(z, weight, bias)), "error": u[..., self.hidden] - z}
+
+        moments = self._moments(inner, a=len(bias), error=len(self.hidden))
         heard = self._heard(layer.layer_norm_2)
         neurons = greedy_regressors(moments.covariance("a"), heard[:, None] * moments.covariance("error", "a"),
                                     self.groups[f"ffn.{i}"].target, ridge=NEURON_RIDGE)

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,15 +97,12 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
     if spending is not None:
         for name in paths:
             spending.check_format(name)
-    reducer = Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, args.tie_student)
-    try:
+    with closing(Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, args.tie_student)) as reducer:
         if spending is not None:
             wished = spending.spend(reducer, args.keep_layers)
         if args.compactors_path and shape_of(wished) == shape_of(loaded.config) and not wished.uneven_layers:
             raise UserError("--compactors_path: no dimension leaves, so there are no compactors")
         student = reducer.student(shape_of(wished), args.keep_layers, wished.uneven_layers)
-    finally:
-        reducer.close()
     if args.compactors_path and student.calibration is not None:
         whom = made_for(loaded.config, loaded.weights, material.text.to_dict(), args.compactor_mask_strategy,
                         groups_of(loaded.config, shape_of(wished), wished.uneven_layers))
@@ -153,11 +151,7 @@ def seq_of(material: Material) -> int:
 
 
 def check_wish(args: argparse.Namespace) -> None:
-    """Everything that can be known to be wrong before any work.
-
-    Raises:
-        UserError
-    """
+    """`UserError` for what can be known to be wrong before any work."""
     wishes = wishes_of(args)
     if all(wish is None for wish in wishes):
         raise UserError("what is the student to be? --target_dim, --target_layers or --target_vocab say it", "shape")
@@ -278,7 +272,6 @@ def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) ->
 
 
 def _dataset(args: argparse.Namespace, tokenizer: Tokenizer, folder: Path, config: ModelConfig) -> Dataset:
-    """A dataset made of the corpus."""
     path = folder / f"{len(tokenizer.vocab)}.pt"
     length = 128 if args.seq_length is None else args.seq_length
     words = ["--corpus_path", *args.corpus_path, "--dataset_path", str(path), "--dynamic_masking",
@@ -305,7 +298,6 @@ def _held_out(args: argparse.Namespace, dataset: Dataset, dev: Dataset | None, c
 
 
 def explained(calibration: Calibration) -> list[str]:
-    """Lines: explained variance part by part."""
     return ["", f"{'part':<40} explained",
             *(f"{part:<40} {100 * share:8.1f} %" for part, share in calibration.explained)]
 

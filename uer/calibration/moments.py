@@ -42,7 +42,6 @@ class Moments:
 
     @property
     def tokens(self) -> float:
-        """Tokens seen."""
         return self.weight.item()
 
     def share(self) -> Moments:

@@ -17,7 +17,7 @@ from uer.calibration.student import (
     calibrate_on,
     calibration_progress,
     double_teacher,
-    token_warning,
+    say_calibrated,
 )
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
@@ -46,11 +46,9 @@ class Teacher:
 
     @property
     def shape(self) -> Shape:
-        """Its shape."""
         return shape_of(self.config)
 
     def close(self) -> None:
-        """Drop the stream."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -75,7 +73,6 @@ class Student:
 
 
 def shape_of(config: ModelConfig) -> Shape:
-    """The shape of a model."""
     return Shape(config.layers_num, config.hidden_size, config.feedforward_size, config.heads_num)
 
 
@@ -107,10 +104,7 @@ class Reducer:
         begun = time.perf_counter()
         with calibration_progress(teacher.config) as progress:
             calibration = calibrate_on(teacher.stream, groups, progress, self.tied)
-        self.say(f"calibrated on {calibration.tokens:,} tokens in {time.perf_counter() - begun:.0f} s")
-        warning = token_warning(calibration, teacher.config)
-        if warning:
-            self.say(warning)
+        say_calibrated(calibration, teacher.config, f" in {time.perf_counter() - begun:.0f} s", self.say)
         calibrated = apply_calibration(calibration, teacher.weights, groups)
         config, weights = fold(Master(teacher.config, calibrated, groups), calibration.table)
         pooler = shift_pooler(take_pooler(dict(self.extras)), calibration.offset)
@@ -134,7 +128,6 @@ class Reducer:
         return self._last
 
     def close(self) -> None:
-        """Drop what has been kept."""
         self.whole.close()
         self._last.close()
 

@@ -6,30 +6,29 @@ from collections.abc import Iterator
 
 import torch
 
+BLOCK = 16  # choices per round
 FLOOR = 1e-12  # variance left, relative to the start, below which a dimension counts as explained
 
 
-def greedy_regressors(covariance: torch.Tensor, cross: torch.Tensor, count: int, block: int = 16,
-                      ridge: float = 0.0) -> torch.Tensor:
+def greedy_regressors(covariance: torch.Tensor, cross: torch.Tensor, count: int, ridge: float = 0.0) -> torch.Tensor:
     """Indices of `count` regressors x_j that explain the targets best: forward selection.
 
-    Gain of j: ‖Cov[y, x_j | chosen]‖² / (Var[x_j | chosen] + ridge). Chosen in blocks: exact among the best 4·block
+    Gain of j: ‖Cov[y, x_j | chosen]‖² / (Var[x_j | chosen] + ridge). Chosen in blocks: exact among the best 4·BLOCK
     candidates of a round, which are then projected out of everything at once.
 
     Args:
         covariance: of x, [n, n]
         cross: Cov[y, x], [targets, n]; the covariance itself asks for what explains all of x best.
-        block: choices per round.
         ridge: share of the mean variance; keeps away from regressors that hardly vary, which only large weights on
             them could use.
     Returns:
         int64 [count], ascending
     """
-    chosen = [index for index, _ in regressors_in_order(covariance, cross, count, block, ridge)]
+    chosen = [index for index, _ in regressors_in_order(covariance, cross, count, ridge)]
     return torch.cat([*chosen, torch.empty(0, dtype=torch.long, device=covariance.device)]).sort()[0]
 
 
-def regressors_in_order(covariance: torch.Tensor, cross: torch.Tensor, count: int, block: int = 16,
+def regressors_in_order(covariance: torch.Tensor, cross: torch.Tensor, count: int,
                         ridge: float = 0.0) -> Iterator[tuple[torch.Tensor, float]]:
     """The choices of `greedy_regressors`, round by round: indices, and the variance of the targets that they add."""
     left, cross = covariance.clone(), cross.clone()
@@ -40,7 +39,7 @@ def regressors_in_order(covariance: torch.Tensor, cross: torch.Tensor, count: in
     found = 0
     while found < count:
         gain = _gain(left, cross, floor, added).masked_fill(~free, -1.0)
-        take = min(block, count - found)
+        take = min(BLOCK, count - found)
         candidates = torch.argsort(gain, descending=True, stable=True)[: 4 * take]
         candidates = candidates[gain[candidates] > 0]
         if len(candidates) == 0:  # nothing left to explain: the lowest free indices, so that the count is met

@@ -57,5 +57,4 @@ class Stream:
         return self.spool.get(number, str(place)).to(self.device)
 
     def close(self) -> None:
-        """Drop everything, files included."""
         self.spool.close()

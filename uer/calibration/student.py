@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -48,11 +48,8 @@ def calibration_batches(dataset: Dataset, count: int | None, seed: int, place: P
 def calibrate(config: ModelConfig, weights: dict[str, torch.Tensor], groups: dict[str, MaskGroup],
               batches: list[MlmBatch], progress=lambda part: None, tied: bool = False) -> Calibration:
     """`calibrate_on` for a teacher with these weights, in float64 on the batches' device."""
-    stream = Stream(double_teacher(config, weights), batches)
-    try:
+    with closing(Stream(double_teacher(config, weights), batches)) as stream:
         return calibrate_on(stream, groups, progress, tied)
-    finally:
-        stream.close()
 
 
 @contextmanager
@@ -100,10 +97,7 @@ def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dic
         how = f" in {time.perf_counter() - begun:.0f} s"
     tables = [] if calibration.table is None else [calibration.table]
     take_leaders([*calibration.tensors.values(), *calibration.keep.values(), calibration.offset, *tables])
-    reports.say(f"calibrated on {calibration.tokens:,} tokens{how}")
-    warning = token_warning(calibration, config)
-    if warning:
-        reports.say(warning)
+    say_calibrated(calibration, config, how, reports.say)
     return calibration
 
 
@@ -111,12 +105,9 @@ def shorten_teacher(args: argparse.Namespace, config: ModelConfig, weights: dict
                     place: Place, reports: Reports) -> dict[str, torch.Tensor]:
     """The weights of a teacher with the layers that the options keep, with a word to the reader."""
     on_device = {name: tensor.to(place.device) for name, tensor in weights.items()}
-    stream = Stream(double_teacher(config, on_device), _data_of_run(args, config, loader, place))
     target = layers_to_keep(config.layers_num, args.target_layers, args.keep_layers)
-    try:
+    with closing(Stream(double_teacher(config, on_device), _data_of_run(args, config, loader, place))) as stream:
         shorter = Depths(stream).shorter(target, args.keep_layers)
-    finally:
-        stream.close()
     reports.say(shorter.line(config))
     found = shorter.weights(on_device)
     take_leaders(list(found.values()))
@@ -132,12 +123,12 @@ def _data_of_run(args: argparse.Namespace, config: ModelConfig, loader: MlmLoade
     return calibration_batches(dataset, args.calibration_batches, args.seed, place, masking, config.target)
 
 
-def token_warning(calibration: Calibration, config: ModelConfig) -> str:
-    """A warning where the tokens were few for the dimensions to choose from; empty otherwise."""
+def say_calibrated(calibration: Calibration, config: ModelConfig, how: str, say: Callable[[str], object]) -> None:
+    """Say on how many tokens, and a warning where these were few for the dimensions to choose from."""
+    say(f"calibrated on {calibration.tokens:,} tokens{how}")
     widest = max(config.feedforward_size, config.hidden_size)
-    if calibration.tokens >= 2 * widest:
-        return ""
-    return (f"warning: {calibration.tokens:,} tokens for {widest:,} dimensions to choose from; about {4 * widest:,} "
+    if calibration.tokens < 2 * widest:
+        say(f"warning: {calibration.tokens:,} tokens for {widest:,} dimensions to choose from; about {4 * widest:,} "
             f"would do: more text, or more --calibration_batches")
 
 

@@ -10,6 +10,8 @@ states, as a correction to those of the single ones.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 
@@ -17,10 +19,9 @@ from uer.calibration.calibrate import Calibrator
 from uer.calibration.moments import Affine, Moments, regress
 from uer.calibration.selection import greedy_regressors
 from uer.calibration.tying import fitted_factors, word_shares
-from uer.parallel.collectives import sum_over_ranks
 from uer.squeeze.wiring import VOCABULARY_LINEAR, target_linears
 from uer.targets.mlm_target import MlmTarget
-from uer.targets.output_target import ClsTarget, OutputTarget
+from uer.targets.output_target import ClsTarget
 from uer.targets.pooling import pooled
 
 
@@ -38,38 +39,32 @@ def calibrate_target(calibrator: Calibrator, into: Affine) -> None:
         _cls(calibrator, target, _pooled_map(calibrator, into))
     else:
         pools = calibrator.teacher.config.target == "states"
-        _outputs(calibrator, target, _pooled_map(calibrator, into) if pools else into)
+        _from_states(calibrator, target.output_layer, _pooled_map(calibrator, into) if pools else into)
 
 
 def _mlm(calibrator: Calibrator, target: MlmTarget, into: Affine) -> None:
     linear, norm, vocabulary = target.mlm_linear_1, target.layer_norm, target.mlm_linear_2
     weight, bias = _from_states(calibrator, linear, into)
-    moments = calibrator._moments(g=len(bias))
-    for number, _, real in calibrator._numbered():
-        calibrator._count(moments, real, g=norm(target.act(linear(calibrator._state(number, "x")))))
-    index = _choose_features(calibrator, moments.share(), bias)
+    moments = calibrator._moments(
+        lambda number: {"g": norm(target.act(linear(calibrator._state(number, "x"))))}, g=len(bias))
+    index = _choose_features(calibrator, moments, bias)
 
     def states(number: int) -> tuple[torch.Tensor, torch.Tensor]:
         mine = target.act(F.linear(calibrator._state(number, "z"), weight[index], bias[index]))
         return target.act(linear(calibrator._state(number, "x"))), mine
 
     onto = calibrator._layer_norm("target.layer_norm", norm, index, states)
-    _read_features(calibrator, vocabulary, onto)
+    _read(calibrator, 1, vocabulary, onto)
     if calibrator.result.table is not None:
         _share_table(calibrator, vocabulary, calibrator.result.table)
 
 
 def _share_table(calibrator: Calibrator, vocabulary, table: torch.Tensor) -> None:
     """Features and bias for a decoder that is the embedding's table: a factor of each feature, by least squares."""
-    moments = calibrator._moments(z=table.shape[1], x=vocabulary.weight.shape[1])
-    counts = torch.zeros(len(table), dtype=torch.float64, device=table.device)
-    for number, batch, real in calibrator._numbered():
-        calibrator._count(moments, real, z=calibrator._state(number, "z"), x=calibrator._state(number, "x"))
-        counts += torch.bincount(batch.src[real], minlength=len(table))
-    moments.share()
-    sum_over_ranks([counts])
-    shares = word_shares(counts)
-    factors = fitted_factors(table, vocabulary.weight, shares, moments.covariance("z"), moments.covariance("x", "z"))
+    moments = calibrator._moments(lambda number: {name: calibrator._state(number, name) for name in ("z", "x")},
+                                  z=table.shape[1], x=vocabulary.weight.shape[1])
+    factors = fitted_factors(table, vocabulary.weight, word_shares(calibrator.stream), moments.covariance("z"),
+                             moments.covariance("x", "z"))
     for part in ("gamma", "beta"):
         calibrator.out[f"target.layer_norm.{part}"] = calibrator.out[f"target.layer_norm.{part}"] * factors
     calibrator.out[f"{VOCABULARY_LINEAR}.bias"] = (vocabulary.bias + vocabulary.weight @ moments.mean("x")
@@ -78,26 +73,14 @@ def _share_table(calibrator: Calibrator, vocabulary, table: torch.Tensor) -> Non
 
 def _cls(calibrator: Calibrator, target: ClsTarget, into: Affine) -> None:
     weight, bias = _from_states(calibrator, target.output_layer_1, into)
-    teacher, student = [], []
-    for number, _, real in calibrator._numbered():
-        x, z = (_pooled(calibrator, number, real, name) for name in ("x", "z"))
-        teacher.append(torch.tanh(target.output_layer_1(x)))
-        student.append(torch.tanh(F.linear(z, weight, bias)))
-    moments = calibrator._moments(g=len(bias), h=len(bias))
-    for g, h in zip(teacher, student):
-        moments.add(g=g, h=h)
+    moments = Moments(calibrator.device, g=len(bias), h=len(bias))
+    for x, z in _pooled(calibrator):
+        moments.add(g=torch.tanh(target.output_layer_1(x)), h=torch.tanh(F.linear(z, weight, bias)))
     index = _choose_features(calibrator, moments.share(), bias)
     prior = torch.eye(len(bias), dtype=bias.dtype, device=bias.device)[:, index]
     onto = regress(moments, "h", "g", prior, index=index)
     calibrator._report("target", onto.explained)
-    _read_features(calibrator, target.output_layer_2, onto)
-
-
-def _outputs(calibrator: Calibrator, target: OutputTarget, into: Affine) -> None:
-    linear = target_linears(calibrator.teacher.config.target)[0]
-    calibrator.result.offset = into.offset
-    calibrator.out[f"{linear.left}.weight"] = into.matrix
-    calibrator.out[f"{linear.name}.bias"] = target.output_layer.bias + target.output_layer.weight @ into.offset
+    _read(calibrator, 1, target.output_layer_2, onto)
 
 
 # -- features inside a target ------------------------------------------------------------------------------------------
@@ -106,11 +89,15 @@ def _outputs(calibrator: Calibrator, target: OutputTarget, into: Affine) -> None
 def _from_states(calibrator: Calibrator, linear, into: Affine) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight and bias of the first linear as it reads the student's states."""
     calibrator.result.offset = into.offset
-    weight, bias = linear.weight @ into.matrix, linear.bias + linear.weight @ into.offset
-    wired = target_linears(calibrator.teacher.config.target)[0]
-    calibrator.out[f"{wired.left}.weight"] = into.matrix
-    calibrator.out[f"{wired.name}.bias"] = bias
-    return weight, bias
+    return linear.weight @ into.matrix, _read(calibrator, 0, linear, into)
+
+
+def _read(calibrator: Calibrator, place: int, linear, from_student: Affine) -> torch.Tensor:
+    """Record how the linear at this place of the target reads what the student has; returns its bias."""
+    wired = target_linears(calibrator.teacher.config.target)[place]
+    calibrator.out[f"{wired.left}.weight"] = from_student.matrix
+    bias = calibrator.out[f"{wired.name}.bias"] = linear.bias + linear.weight @ from_student.offset
+    return bias
 
 
 def _choose_features(calibrator: Calibrator, moments: Moments, bias: torch.Tensor) -> torch.Tensor:
@@ -125,27 +112,21 @@ def _choose_features(calibrator: Calibrator, moments: Moments, bias: torch.Tenso
     return index
 
 
-def _read_features(calibrator: Calibrator, linear, onto: Affine) -> None:
-    """The last linear, which reads the features that are left."""
-    wired = target_linears(calibrator.teacher.config.target)[1]
-    calibrator.out[f"{wired.left}.weight"] = onto.matrix
-    calibrator.out[f"{wired.name}.bias"] = linear.bias + linear.weight @ onto.offset
-
-
 # -- pooled states -----------------------------------------------------------------------------------------------------
 
 
-def _pooled(calibrator: Calibrator, number: int, real: torch.Tensor, name: str) -> torch.Tensor:
-    """A batch's states `x` or `z`, pooled as the teacher pools: [batch, width]"""
-    return pooled(calibrator._state(number, name), real, calibrator.teacher.config.pooling)
+def _pooled(calibrator: Calibrator) -> Iterator[list[torch.Tensor]]:
+    """Every batch's states `x` and `z`, pooled as the teacher pools: [batch, width] each."""
+    for number, real in enumerate(calibrator.stream.real):
+        yield [pooled(calibrator._state(number, name), real, calibrator.teacher.config.pooling) for name in ("x", "z")]
 
 
 def _pooled_map(calibrator: Calibrator, into: Affine) -> Affine:
     """`into`, corrected for pooled states; reported as what it explains of them."""
     width, kept = into.matrix.shape
-    moments = calibrator._moments(x=width, z=kept)
-    for number, _, real in calibrator._numbered():
-        moments.add(x=_pooled(calibrator, number, real, "x"), z=_pooled(calibrator, number, real, "z"))
+    moments = Moments(calibrator.device, x=width, z=kept)
+    for x, z in _pooled(calibrator):
+        moments.add(x=x, z=z)
     fitted = regress(moments.share(), "z", "x", into.matrix)
     calibrator._report("pooled states", fitted.explained)
     return fitted

@@ -38,42 +38,42 @@ def check_tied(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> None:
                         f"head is to have {groups['mlm'].target} features; leave --mlm_target_dim out")
 
 
-def shared_table(stream: Stream, kept: torch.Tensor, share: float = SHARE) -> torch.Tensor:
+def shared_table(stream: Stream, kept: torch.Tensor) -> torch.Tensor:
     """T [vocab, kept], on the stream's device, in float64.
 
     Args:
         kept: dimensions of the residual stream and of the head's features that stay, int64, ascending.
     """
-    teacher = stream.teacher
-    target = teacher.target
+    teacher, target = stream.teacher, stream.teacher.target
     assert isinstance(target, MlmTarget)
     words, decoder = teacher.embedding.word_embedding.weight[:, kept], target.mlm_linear_2.weight
     moments = Moments(stream.device, g=decoder.shape[1])
-    counts = torch.zeros(len(words), dtype=torch.float64, device=stream.device)
     last = teacher.encoder.layers()[-1].layer_norm_2
-    for number, (batch, real) in enumerate(zip(stream.batches, stream.real)):
+    for number, real in enumerate(stream.real):
         hidden = last(stream.sum(number, 2 * len(teacher.encoder.layers())))
         moments.add(g=target.features(hidden[real]))
-        counts += torch.bincount(batch.src[real], minlength=len(words))
     moments.share()
-    sum_over_ranks([counts])
     prior = torch.eye(decoder.shape[1], dtype=torch.float64, device=stream.device)[:, kept]
     onto = regress(moments, "g", "g", prior, index=kept)
     covariance = moments.covariance("g")[kept][:, kept]
-    return _fit(words, decoder @ onto.matrix, word_shares(counts), teacher.embedding.layer_norm.gamma[kept], covariance,
-                share)
+    return _fit(words, decoder @ onto.matrix, word_shares(stream), teacher.embedding.layer_norm.gamma[kept], covariance)
 
 
-def word_shares(counts: torch.Tensor) -> torch.Tensor:
-    """Shares of words in the text, [vocab]; one of which there is none counts like half a one."""
+def word_shares(stream: Stream) -> torch.Tensor:
+    """Shares of words in the text of all processes, [vocab]; one of which there is none counts like half a one."""
+    vocab = len(stream.teacher.embedding.word_embedding.weight)
+    counts = torch.zeros(vocab, dtype=torch.float64, device=stream.device)
+    for batch, real in zip(stream.batches, stream.real):
+        counts += torch.bincount(batch.src[real], minlength=vocab)
+    sum_over_ranks([counts])
     return (counts + 0.5) / (counts + 0.5).sum()
 
 
 def _fit(words: torch.Tensor, decoder: torch.Tensor, shares: torch.Tensor, gamma: torch.Tensor,
-         covariance: torch.Tensor, share: float) -> torch.Tensor:
+         covariance: torch.Tensor) -> torch.Tensor:
     heard = gamma.square()
-    reading = share / (shares @ words.square() @ heard)
-    predicting = (1 - share) / (shares @ ((decoder @ covariance) * decoder).sum(1))
+    reading = SHARE / (shares @ words.square() @ heard)
+    predicting = (1 - SHARE) / (shares @ ((decoder @ covariance) * decoder).sum(1))
     table = words
     for _ in range(TURNS):
         factors = fitted_factors(table, decoder, shares, covariance, covariance)

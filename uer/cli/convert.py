@@ -11,13 +11,11 @@ from uer.arguments import add_uer_options, checked, refuse_overwriting
 from uer.cli import command_line, importing, judged_by, readable_one, same_tokenizer, suggestion
 from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
+from uer.opts import FORMATS, STRATEGIES
 from uer.progress import ending
-
-FORMATS = ("uer", "uer-py", "huggingface", "onnx", "onnx-int8")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     out = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Sizes are read off the checkpoint; those given are checked against it. A checkpoint without\n"
@@ -32,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
                        help="heads of the teacher (default: the JSON beside the checkpoint, else hidden_size / 64)")
     model.add_argument("--config_path", metavar="FILE", help="the teacher's config, as in bert/ (default: as above)")
     masks = out.add_argument_group("masks")
-    masks.add_argument("--compactor_mask_strategy", choices=("dim", "head"),
+    masks.add_argument("--compactor_mask_strategy", choices=STRATEGIES,
                        help="of the run (default: its own, or dim)")
     masks.add_argument("--mask_path", metavar="FILE", help="the run's mask file; not needed once it has been squeezed")
     masks.add_argument("--mask_step", type=int, metavar="STEP", help="step of the checkpoint (default: its own)")
@@ -43,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
                     help="student to write; its config goes to <name without .bin>_config.json, a Hugging Face folder "
                          "to <name without .bin>/, ONNX to <name>.onnx or <name>-int8.onnx, and uer-py beside uer to "
                          "<name>-uer-py.bin")
-    to.add_argument("--output_format", nargs="+", default=["uer"], choices=FORMATS,
+    to.add_argument("--output_format", nargs="+", default=["uer"], choices=(*FORMATS, "onnx-int8"),
                     help="one or several (default: uer). uer: the names of the published code; uer-py: those of UER-py "
                          "since 2022; huggingface: a folder for stock transformers; onnx; onnx-int8: the same, its "
                          "weights in 8 bits (onnxruntime's dynamic quantisation), a quarter of the size")
@@ -58,7 +56,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Parse, read, merge, write."""
     args = checked(parser().parse_args())
     with importing():
         from uer.conversion.outputs import check_kept_size, check_outputs, output_paths, write_outputs, written_by

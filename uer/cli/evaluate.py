@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from uer.arguments import add_uer_options, checked, refuse_overwriting
+from uer.arguments import add_uer_options, checked, refuse_overwriting, too_small
 from uer.cli import importing, same_tokenizer, suggestion
 from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
@@ -14,7 +14,6 @@ TASKS = ("mlm", "sts", "retrieval", "agreement")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     out = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False,
         epilog="A dataset with static masks gives the same figures every time; give every model the same one. Build it "
@@ -53,9 +52,7 @@ FOR = {"dataset_path": ("mlm",), "test_path": TASKS[1:], "teacher_path": TASKS[1
 
 def check(args: argparse.Namespace) -> None:
     """`UserError` for numbers that are too small, and for options that the task has no use for."""
-    least = {"batch_size": 1, "seq_length": 3}
-    problems = [f"--{name} is {value}, at least {number} is needed" for name, number in least.items()
-                if (value := getattr(args, name)) is not None and value < number]
+    problems = [*too_small(args, ("batch_size",)), *too_small(args, ("seq_length",), 3)]
     problems += [f"--{name} goes with --task {' or '.join(tasks)}" for name, tasks in FOR.items()
                  if getattr(args, name) and args.task not in tasks]
     if problems:
@@ -86,13 +83,14 @@ def main() -> None:
     args = checked(parser().parse_args())
     refuse_overwriting(args, {"output_path": [args.output_path]})
     check(args)
+    made = f"{args.output_path}: the figures" if args.output_path else "figures, on the screen only"
     if args.task != "mlm":
         with importing():
             from uer.evaluation.command import evaluate_task
 
         figures, alike = evaluate_task(args)
-        ending(f"{args.output_path}: the figures" if args.output_path else "figures, on the screen only",
-               ", ".join(f"{name} {value:.4f}" for name, value in figures.items()), following(args, figures, alike))
+        ending(made, ", ".join(f"{name} {value:.4f}" for name, value in figures.items()),
+               following(args, figures, alike))
         return
     if not args.dataset_path:
         raise UserError("--dataset_path is needed for --task mlm: a dataset of preprocess.py")
@@ -100,7 +98,6 @@ def main() -> None:
         from uer.evaluation.mlm import evaluate_file
 
     found = evaluate_file(args)
-    ending(f"{args.output_path}: the figures" if args.output_path else "figures, on the screen only",
-           f"accuracy {100 * found.accuracy:.2f} % of {found.predicted:,} predictions, loss {found.loss:.4f}",
+    ending(made, f"accuracy {100 * found.accuracy:.2f} % of {found.predicted:,} predictions, loss {found.loss:.4f}",
            suggestion("run_glue", "--data_dir", "GLUE_FOLDER", "--pretrained_model_path", args.model_path,
                       same_tokenizer(args, args.model_path), "--output_path", "glue"))

@@ -7,12 +7,10 @@ from pathlib import Path
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
 from uer.cli import importing, judged_by, suggestion
-from uer.errors import UserError
 from uer.progress import ending
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; UER's option names."""
     out = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False,
         epilog="RoBERTa works as well; its vocabulary is written as <name>_vocab.json and <name>_merges.txt.")
@@ -35,29 +33,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Parse, read, check, write."""
     args = checked(parser().parse_args())
     with importing():
-        from uer.config import load_config
-        from uer.conversion.imports import chosen_extras, import_lines
+        from uer.conversion.imports import import_lines, model_to_convert
         from uer.conversion.outputs import check_outputs, written_by
-        from uer.formats import load_model
         from uer.formats.tokenizer_files import text_beside
 
     output = Path(args.output_model_path)
     paths = {"uer": output}
     refuse_overwriting(args, {"output_model_path": written_by(paths)})
     check_outputs(paths)
-    model = load_model(args.input_model_path, vocab_size=None, allow_missing_head=args.allow_missing_head,
-                       config=load_config(args.config_path) if args.config_path else None, seed=args.seed,
-                       target="mlm" if args.type else None)
-    if model.source != "huggingface":
-        raise UserError(f"--input_model_path {args.input_model_path}: it has UER's names already")
-    if args.layers_num not in (None, model.config.layers_num):
-        raise UserError(f"--layers_num {args.layers_num}, but the file has {model.config.layers_num} layers")
-    for note in model.notes:
-        print(f"note: {note}")
-    extras = chosen_extras(model, args.type, "--input_model_path " + args.input_model_path)
+    model, extras = model_to_convert(args, "huggingface", "it has UER's names already", seed=args.seed,
+                                     allow_missing_head=args.allow_missing_head, target="mlm" if args.type else None)
     text = next(iter(text_beside(args.input_model_path)), None)
     for line in import_lines(model, extras, Path(args.input_model_path), output, args.generation, text):
         print(line)

@@ -10,7 +10,6 @@ from uer.cli import COMMANDS
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     out = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     out.add_argument("words", nargs="*", metavar="WORD", help="all of them must occur (default: every option there is)")
     return out
@@ -35,7 +34,6 @@ def found(words: list[str]) -> dict[tuple[str, str], list[str]]:
 
 
 def main() -> None:
-    """Print what is found, alphabetically."""
     for (option, text), commands in sorted(found(parser().parse_args().words).items()):
         print(f"{option}  ({', '.join(commands)})")
         print(textwrap.indent(textwrap.fill(text, 100), "    "))

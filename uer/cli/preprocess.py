@@ -13,7 +13,6 @@ from uer.progress import ending, say
 
 
 def main() -> None:
-    """Parse the command line, build the dataset, say what it holds."""
     args = checked(parser().parse_args())
     refuse_overwriting(args, {"dataset_path": [args.dataset_path]})
     from uer.data.builder import build_dataset

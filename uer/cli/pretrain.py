@@ -40,7 +40,6 @@ def _stock(card: dict[str, Any]) -> bool:
 
 
 def _end(args: argparse.Namespace, checkpoint: Path) -> None:
-    """The last lines of a run."""
     from uer.report.writer import Reports, note
 
     card = read_object(f"{checkpoint}.json")

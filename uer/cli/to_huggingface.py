@@ -8,12 +8,10 @@ from pathlib import Path
 from uer.arguments import add_uer_options, checked, refuse_overwriting
 from uer.cli import command_line, importing, judged_by, suggestion
 from uer.data.options import add_tokenizer_options
-from uer.errors import UserError
 from uer.progress import ending
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; UER's option names."""
     out = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     out.add_argument("--input_model_path", required=True, metavar="FILE", help="UER model file")
     out.add_argument("--output_model_path", required=True, metavar="FOLDER",
@@ -29,13 +27,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Parse, read, check, write."""
     args = checked(parser().parse_args())
     with importing():
-        from uer.config import load_config
-        from uer.conversion.imports import chosen_extras
+        from uer.conversion.imports import model_to_convert
         from uer.conversion.outputs import Source, check_outputs, output_paths, write_outputs
-        from uer.formats import load_model
         from uer.formats.model_card import CardFacts
         from uer.formats.shapes import parameter_count
         from uer.formats.tokenizer_files import text_beside
@@ -44,15 +39,7 @@ def main() -> None:
     paths = output_paths(args.output_model_path, ["huggingface"])
     refuse_overwriting(args, {"output_model_path": paths.values()})
     check_outputs(paths)
-    model = load_model(args.input_model_path, vocab_size=None, target=None,
-                       config=load_config(args.config_path) if args.config_path else None)
-    if model.source != "uer":
-        raise UserError(f"--input_model_path {args.input_model_path}: no UER file, it has Hugging Face's names already")
-    if args.layers_num not in (None, model.config.layers_num):
-        raise UserError(f"--layers_num {args.layers_num}, but the file has {model.config.layers_num} layers")
-    for note in model.notes:
-        print(f"note: {note}")
-    extras = chosen_extras(model, args.type, "--input_model_path " + args.input_model_path)
+    model, extras = model_to_convert(args, "uer", "no UER file, it has Hugging Face's names already", target=None)
     card = CardFacts(name="", source=Path(args.input_model_path).name, how="A BERT, converted from a UER file.",
                      parameters=parameter_count(model.weights),
                      command=command_line(),

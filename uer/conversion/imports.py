@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from uer.conversion.merge import TOLERANCE, student_model
-from uer.conversion.outputs import Check, Source, facts_beside, put_vocabularies
+from uer.config import load_config
+from uer.conversion.merge import student_model
+from uer.conversion.outputs import Check, Source, facts_beside, largest_difference, put_vocabularies
 from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import LoadedModel, load_model, shapes, stock
@@ -21,18 +24,28 @@ from uer.tokenizers import TextRules
 from uer.tokenizers.beside import MERGES
 
 
-def chosen_extras(model: LoadedModel, kind: str | None, where: str) -> dict[str, torch.Tensor]:
-    """Pooler and next-sentence head as `--type` wants them: bert (both needed), mlm (none), None (what there is).
+def model_to_convert(args: argparse.Namespace, source: str, otherwise: str,
+                     **how: Any) -> tuple[LoadedModel, dict[str, torch.Tensor]]:
+    """The model at --input_model_path, its notes told; pooler and next-sentence head as `--type` wants them.
 
+    Args:
+        source: of which the model has to be, and what it is `otherwise`.
+        how: to load it.
     Raises:
-        UserError: bert, and the file lacks them.
+        UserError: another source, other layers than --layers_num says, or no heads where --type bert wants them.
     """
-    missing = [name for name in shapes.NSP_HEAD if name not in model.extras]
-    if kind == "mlm":
-        return {}
-    if kind == "bert" and missing:
+    model = load_model(args.input_model_path, vocab_size=None,
+                       config=load_config(args.config_path) if args.config_path else None, **how)
+    where = f"--input_model_path {args.input_model_path}"
+    if model.source != source:
+        raise UserError(f"{where}: {otherwise}")
+    if args.layers_num not in (None, model.config.layers_num):
+        raise UserError(f"--layers_num {args.layers_num}, but the file has {model.config.layers_num} layers")
+    for note in model.notes:
+        print(f"note: {note}")
+    if args.type == "bert" and any(name not in model.extras for name in shapes.NSP_HEAD):
         raise UserError(f"{where}: no pooler or next-sentence head in it, as --type bert wants; use --type mlm")
-    return model.extras
+    return model, {} if args.type == "mlm" else model.extras
 
 
 def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Path, output: Path,
@@ -87,9 +100,5 @@ def stock_check(model: LoadedModel, folder: Path, check: Check) -> str:
     target = "states" if model.head_made else model.config.target
     expected = (ours.hidden_states(src, seg) if target == "states" else ours(src, seg)).flatten(0, -2)
     found = stock.outputs(folder, src, seg, target, model.config.labels == SPAN_LABELS)
-    difference = float((found - expected)[check.real].abs().max())
-    scale, what = float(expected[check.real].abs().max()), "hidden state" if target == "states" else "logit"
-    if not difference <= TOLERANCE * max(1.0, scale):
-        raise UserError(f"self-check (stock transformers): a {what} differs by {difference:.3g} (up to {scale:.3g}); "
-                        f"nothing was written")
-    return f"stock transformers: largest {what} difference {difference:.2g} (up to {scale:.3g})"
+    return largest_difference(found[check.real], expected[check.real], "stock transformers",
+                              "hidden state" if target == "states" else "logit")

@@ -24,7 +24,7 @@ from uer.models.bert import Bert
 from uer.squeeze.fold import fold
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.master import Master
-from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes, layer_norms, masked_compactors, state_columns
+from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes, masked_compactors, state_columns
 
 TOLERANCE = 1e-4  # of the largest logit (at least 1): merged against sparse, in float32
 EXACT = 1e-9  # the same in float64
@@ -110,20 +110,11 @@ def checkpoint_problems(state: Mapping[str, torch.Tensor], config: ModelConfig) 
     absent = [name for name in EMBEDDING_TABLES if name not in state or state[name].dim() != 2]
     if absent:
         return ["missing: " + ", ".join(absent)]
-    expected = {name: list(shape) for name, shape in
-                shapes.expected_shapes(shapes.sizes_of(config, **shapes.table_sizes(state)), config).items()}
-    for name, group in layer_norms(config):
-        for part in ("gamma", "beta"):
-            whole = config.hidden_size if group == "hidden" else config.mlm_width
-            expected[f"{name}.{part}"] = [squeezed.get(group, whole)]
-    for tensor in masked_compactors(config):
-        shape = [compactor_sizes(config)[tensor.name]] * 2
-        shape[tensor.dim] = squeezed.get(tensor.group, shape[tensor.dim])
-        expected[tensor.name] = shape
+    expected = shapes.master_shapes(config, shapes.table_sizes(state), squeezed)
     problems = [f"missing: {name}" for name in expected if name not in state]
     problems += [f"unexpected: {name}" for name in state if name not in expected]
-    return problems + [f"{name} is {list(state[name].shape)} instead of {shape}" for name, shape in expected.items()
-                       if name in state and list(state[name].shape) != shape]
+    return problems + [f"{name} is {list(state[name].shape)} instead of {list(shape)}"
+                       for name, shape in expected.items() if name in state and tuple(state[name].shape) != shape]
 
 
 def master_from_checkpoint(state: Mapping[str, torch.Tensor], config: ModelConfig, groups: dict[str, MaskGroup],

@@ -6,7 +6,6 @@ float32. Only if all agree do the files get their names.
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,11 +124,7 @@ def check_kept_size(wanted: bool, formats: Iterable[str], target: str = "states"
 
 
 def check_outputs(paths: Mapping[str, Path], text: TextRules | None = None) -> None:
-    """Before any long work: packages, tokenizer, names, and folders that cannot be written.
-
-    Raises:
-        UserError
-    """
+    """`UserError` before any long work: packages, tokenizer, names, and folders that cannot be written."""
     if {"onnx", "onnx-int8"} & set(paths):
         check_packages()
     if text is not None and text.vocab is not None and "huggingface" in paths:
@@ -250,7 +245,6 @@ class Check:
         self.src, self.seg = probe_batch(len(source.weights[shapes.WORDS]), len(source.weights[shapes.POSITIONS]))
         self.real = real_rows(source.config, self.seg)
         self.expected = self.logits(source.config, source.weights)
-        self.scale = float(self.expected[self.real].abs().max())
 
     @torch.no_grad()
     def logits(self, config: ModelConfig, weights: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -263,19 +257,22 @@ class Check:
         """The largest difference of what an ONNX file gives, in words; raises like the other."""
         expected, found = interface(*stock.model_inputs(self.src, self.seg))[0], exported(self.src, self.seg)
         if expected.dim() == 2:
-            check = copy.copy(self)
-            check.expected, check.real = expected, torch.ones(len(expected), dtype=torch.bool)
-            return check(found, "onnxruntime")
+            return largest_difference(found, expected, "onnxruntime", self.what)
         return self(found.flatten(0, 1), "onnxruntime")
 
     def __call__(self, logits: torch.Tensor, how: str) -> str:
-        """The largest difference, in words.
+        """`largest_difference` from the source's."""
+        return largest_difference(logits[self.real], self.expected[self.real], how, self.what)
 
-        Raises:
-            UserError: it is above the tolerance (relative to the largest logit, at least 1).
-        """
-        difference = float((logits.float() - self.expected)[self.real].abs().max())
-        if not difference <= TOLERANCE * max(1.0, self.scale):
-            raise UserError(f"self-check ({how}): {self.what}s differ by {difference:.3g} ({self.what}s up to "
-                            f"{self.scale:.3g}), more than {TOLERANCE:g} of that; nothing was written")
-        return f"{how}: largest {self.what} difference {difference:.2g} ({self.what}s up to {self.scale:.3g})"
+
+def largest_difference(found: torch.Tensor, expected: torch.Tensor, how: str, what: str) -> str:
+    """The largest difference of what was found, in words.
+
+    Raises:
+        UserError: it is above the tolerance (relative to the largest number expected, at least 1).
+    """
+    difference, scale = float((found.float() - expected).abs().max()), float(expected.abs().max())
+    if not difference <= TOLERANCE * max(1.0, scale):
+        raise UserError(f"self-check ({how}): {what}s differ by {difference:.3g} ({what}s up to {scale:.3g}), more "
+                        f"than {TOLERANCE:g} of that; nothing was written")
+    return f"{how}: largest {what} difference {difference:.2g} ({what}s up to {scale:.3g})"

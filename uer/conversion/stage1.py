@@ -232,8 +232,6 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
 
     Args:
         command: for the model card.
-    Raises:
-        UserError
     """
     state, facts = read_checkpoint(options.load_model_path)
     pooler = take_pooler(state)

@@ -54,7 +54,6 @@ def instance_text(dataset: Dataset, index: int, tokenizer: Tokenizer | None) -> 
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     out = argparse.ArgumentParser(prog="python3 -m uer.data.inspect", description="Look into dataset files.")
     out.add_argument("dataset_path", nargs="+", metavar="FILE", help="dataset files or globs, read as one")
     out.add_argument("--instances", type=int, default=10, metavar="N", help="how many to print (default: 10)")
@@ -63,7 +62,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Parse the command line and print."""
     args = parser().parse_args()
 
     from uer.data.dataset import Dataset

@@ -51,6 +51,11 @@ class MlmBatch:
         """What the mean of a loss runs over: positions to predict, or texts."""
         return len(self.labels) if self.masked else len(self.src)
 
+    @property
+    def padded(self) -> bool:
+        """Whether some positions are padding."""
+        return self.tokens < self.seg.numel()
+
     def to(self, device: torch.device | str) -> MlmBatch:
         """The batch on a device; from pinned memory the copy does not block."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=True))

@@ -19,49 +19,34 @@ MLM_HELP = (
 def add_tokenizer_options(parser: argparse.ArgumentParser, title: str = "tokenizer") -> None:
     """--vocab_path, --tokenizer and what belongs to single tokenizers; None is what the command line does not give."""
     group = parser.add_argument_group(title)
-    group.add_argument(
-        "--vocab_path", metavar="PATH",
-        help="vocabulary, one token a line; vocab.json; tokenizer.json; or a folder with one of them. The tokenizer "
-             "files beside it are obeyed",
-    )  # fmt: skip
-    group.add_argument(
-        "--tokenizer", choices=tokenizers.NAMES,
-        help="how text is cut (default: as the files beside the vocabulary or model say, or bert)",
-    )  # fmt: skip
+    group.add_argument("--vocab_path", metavar="PATH",
+                       help="vocabulary, one token a line; vocab.json; tokenizer.json; or a folder with one of them. "
+                            "The tokenizer files beside it are obeyed")
+    group.add_argument("--tokenizer", choices=tokenizers.NAMES,
+                       help="how text is cut (default: as the files beside the vocabulary or model say, or bert)")
     case = group.add_mutually_exclusive_group()
-    case.add_argument(
-        "--do_lower_case", nargs="?", const="true", choices=("true", "false"),
-        help="bert: fold case and strip accents, for uncased vocabularies (default: as the files beside the vocabulary "
-             "or model say, or true unless the vocabulary has capital letters)",
-    )  # fmt: skip
-    case.add_argument(
-        "--cased", dest="do_lower_case", action="store_const", const="false", help="bert: keep case and accents"
-    )
-    group.add_argument(
-        "--merges_path", metavar="FILE",
-        help="bpe: the merges that belong to the vocabulary (default: merges.txt beside it)",
-    )  # fmt: skip
+    case.add_argument("--do_lower_case", nargs="?", const="true", choices=("true", "false"),
+                      help="bert: fold case and strip accents, for uncased vocabularies (default: as the files beside "
+                           "the vocabulary or model say, or true unless the vocabulary has capital letters)")
+    case.add_argument("--cased", dest="do_lower_case", action="store_const", const="false",
+                      help="bert: keep case and accents")
+    group.add_argument("--merges_path", metavar="FILE",
+                       help="bpe: the merges that belong to the vocabulary (default: merges.txt beside it)")
     group.add_argument("--spm_model_path", metavar="FILE", help="xlmroberta: sentencepiece model")
 
 
 def add_masking_options(parser: argparse.ArgumentParser) -> None:
     """How positions are chosen; unset options are None, so that a script can tell what was asked for."""
     group = parser.add_argument_group("masking")
-    group.add_argument(
-        "--mask_prob", type=float, metavar="P", help=f"share of tokens to predict (default: {MaskingOptions.mask_prob})"
-    )
-    group.add_argument(
-        "--whole_word_masking", action="store_true", default=None, help="mask all pieces (##) of a word together"
-    )
+    group.add_argument("--mask_prob", type=float, metavar="P",
+                       help=f"share of tokens to predict (default: {MaskingOptions.mask_prob})")
+    group.add_argument("--whole_word_masking", action="store_true", default=None,
+                       help="mask all pieces (##) of a word together")
     group.add_argument("--span_masking", action="store_true", default=None, help="mask spans of tokens")
-    group.add_argument(
-        "--span_geo_prob", type=float, metavar="P",
-        help=f"parameter of the geometric span lengths (default: {MaskingOptions.span_geo_prob})",
-    )  # fmt: skip
-    group.add_argument(
-        "--span_max_length", type=int, metavar="N",
-        help=f"longest span, in tokens (default: {MaskingOptions.span_max_length})",
-    )  # fmt: skip
+    group.add_argument("--span_geo_prob", type=float, metavar="P",
+                       help=f"parameter of the geometric span lengths (default: {MaskingOptions.span_geo_prob})")
+    group.add_argument("--span_max_length", type=int, metavar="N",
+                       help=f"longest span, in tokens (default: {MaskingOptions.span_max_length})")
 
 
 def masking_options(args: argparse.Namespace, default: MaskingOptions | None = None) -> MaskingOptions | None:
@@ -80,52 +65,35 @@ def masking_options(args: argparse.Namespace, default: MaskingOptions | None = N
 
 
 def add_corpus_options(group: argparse._ArgumentGroup, required: bool) -> None:
-    """--corpus_path and what belongs to it."""
-    group.add_argument(
-        "--corpus_path", nargs="+", required=required, metavar="PATH",
-        help="UTF-8 text, JSON lines (.jsonl) or Parquet, packed (.gz/.bz2/.xz/.zst) or not: files, folders, globs in "
-             "quotes, or - for standard input",
-    )  # fmt: skip
-    group.add_argument(
-        "--text_field", metavar="NAME",
-        help="of JSON lines and Parquet, the field with the text: a record is a document (default: text); given, "
-             "standard input is JSON lines",
-    )  # fmt: skip
+    group.add_argument("--corpus_path", nargs="+", required=required, metavar="PATH",
+                       help="UTF-8 text, JSON lines (.jsonl) or Parquet, packed (.gz/.bz2/.xz/.zst) or not: files, "
+                            "folders, globs in quotes, or - for standard input")
+    group.add_argument("--text_field", metavar="NAME",
+                       help="of JSON lines and Parquet, the field with the text: a record is a document (default: "
+                            "text); given, standard input is JSON lines")
 
 
 def preprocess_parser() -> argparse.ArgumentParser:
-    """The command line of preprocess.py."""
-    parser = argparse.ArgumentParser(
-        description="Turn text into a dataset file for pretrain.py.",
-        epilog=MLM_HELP,
-        allow_abbrev=False,
-    )
+    parser = argparse.ArgumentParser(description="Turn text into a dataset file for pretrain.py.", epilog=MLM_HELP,
+                                     allow_abbrev=False)
     files = parser.add_argument_group("files")
     add_corpus_options(files, required=True)
-    files.add_argument(
-        "--dataset_path", default="dataset.pt", metavar="FILE", help="file to write (default: dataset.pt)"
-    )
+    files.add_argument("--dataset_path", default="dataset.pt", metavar="FILE",
+                       help="file to write (default: dataset.pt)")
     data = parser.add_argument_group("data")
     data.add_argument("--data_processor", default="mlm", metavar="NAME", help="mlm, the only one there is")
     data.add_argument("--seq_length", type=int, default=128, metavar="N", help="tokens an instance (default: 128)")
     data.add_argument("--full_sentences", action="store_true", help="join the lines of a document")
-    data.add_argument(
-        "--dynamic_masking", action="store_true",
-        help="store the text unmasked: every epoch of the training masks it anew",
-    )  # fmt: skip
-    data.add_argument(
-        "--dup_factor", type=int, default=None, metavar="N",
-        help="static masking: how many differently masked copies of each instance (default: 5)",
-    )  # fmt: skip
+    data.add_argument("--dynamic_masking", action="store_true",
+                      help="store the text unmasked: every epoch of the training masks it anew")
+    data.add_argument("--dup_factor", type=int, default=None, metavar="N",
+                      help="static masking: how many differently masked copies of each instance (default: 5)")
     data.add_argument("--seed", type=int, default=7, metavar="N", help="of static masking (default: 7)")
-    data.add_argument(
-        "--word_segmenter", default="pieces", choices=("pieces", "jieba"),
-        help="what a whole word is: its ## pieces, or for Chinese the words that jieba finds (default: pieces)",
-    )  # fmt: skip
-    data.add_argument(
-        "--processes_num", type=int, default=1, metavar="N",
-        help="worker processes; the dataset is the same, byte by byte, for any number (default: 1)",
-    )  # fmt: skip
+    data.add_argument("--word_segmenter", default="pieces", choices=("pieces", "jieba"),
+                      help="what a whole word is: its ## pieces, or for Chinese the words that jieba finds (default: "
+                           "pieces)")
+    data.add_argument("--processes_num", type=int, default=1, metavar="N",
+                      help="worker processes; the dataset is the same, byte by byte, for any number (default: 1)")
     add_tokenizer_options(parser)
     add_masking_options(parser)
     add_uer_options(parser, without=("data_processor",))

@@ -144,7 +144,6 @@ class SegmentWorker:
         return result
 
     def close(self) -> None:
-        """Close the worker's files."""
         for file in self._files.values():
             file.close()
 

@@ -22,11 +22,6 @@ class TransformerEncoder(nn.Module):
         """The layers, bottom first."""
         return list(self.transformer)  # type: ignore[arg-type]
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None,
-                positions: torch.Tensor | None = None) -> torch.Tensor:
-        """The last layer's output; arguments and result as for `MultiHeadedAttention`."""
-        return self.layers()[-1](self.below(hidden, mask), mask, positions)
-
     def below(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """What the last layer is given, [batch, seq, hidden]."""
         for layer in self.layers()[:-1]:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from uer.finetuning.metrics import pearson, spearman
 from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert
 from uer.targets.output_target import one_by_one, span_logits
+from uer.targets.pooling import cosines
 
 MOST_TEXTS = 2048  # whose pairs are compared
 NEAREST = 10
@@ -43,10 +44,10 @@ def answers(model: Bert, batches: Sequence[MlmBatch], device: torch.device) -> t
     """What a model says of texts: its pooled states [texts, hidden]; classes or scores of texts or real tokens [n];
     a reader's start and end in each text [texts, 2]; which of the labels that may hold together do [texts, labels]"""
     model.eval()
+    found, moved = [], (batch.to(device) for batch in batches)
     if model.config.target == "states":
-        return torch.cat([model.pooled(batch.src, batch.seg) for batch in _on(batches, device)])
-    found = []
-    for batch in _on(batches, device):
+        return torch.cat([model.pooled(batch.src, batch.seg) for batch in moved])
+    for batch in moved:
         real, logits = batch.seg > 0, model(batch.src, batch.seg)
         if model.config.labels == SPAN_LABELS:
             logits = span_logits(logits, real)
@@ -79,13 +80,9 @@ def rightness(said: torch.Tensor, labels: np.ndarray) -> float:
     return pearson(found.astype(np.float64), labels) if found.dtype.kind == "f" else float((found == labels).mean())
 
 
-def _on(batches: Iterable[MlmBatch], device: torch.device) -> Iterable[MlmBatch]:
-    return (batch.to(device) for batch in batches)
-
-
 def pairs(wanted: torch.Tensor, given: torch.Tensor) -> dict[str, float]:
     """How alike two sets of embeddings of the same texts see all pairs: float [texts, width], widths may differ."""
-    first, second = (_similarities(rows[:MOST_TEXTS]) for rows in (wanted, given))
+    first, second = (cosines(rows[:MOST_TEXTS].double()).cpu().numpy() for rows in (wanted, given))
     above = np.triu_indices(len(first), 1)
     nearest = min(NEAREST, len(first) - 1)
     if nearest < 1:
@@ -95,12 +92,6 @@ def pairs(wanted: torch.Tensor, given: torch.Tensor) -> dict[str, float]:
     shared = [len(np.intersect1d(a, b)) for a, b in zip(*tops)]
     return {"similarities": spearman(second[above], first[above]),
             f"nearest {nearest}": float(np.mean(shared) / nearest)}
-
-
-def _similarities(rows: torch.Tensor) -> np.ndarray:
-    """Cosines of all pairs, [n, n]"""
-    rows = F.normalize(rows.double(), dim=1)
-    return (rows @ rows.T).cpu().numpy()
 
 
 def in_words(figures: dict[str, float]) -> str:

@@ -151,7 +151,6 @@ class Clock:
 
     @property
     def speed(self) -> float:
-        """Texts a second."""
         return self.texts / self.seconds
 
 

@@ -23,6 +23,7 @@ from uer.files import read_lines
 from uer.finetuning.metrics import pearson, spearman
 from uer.finetuning.tasks import NUMBER
 from uer.finetuning.tsv import Table
+from uer.targets.pooling import cosines
 
 Embed = Callable[[list[str]], torch.Tensor]
 COLUMNS = (("sentence1", "sentence2", "score"), ("text_a", "text_b", "label"), ("text_a", "text_b", "score"))
@@ -30,7 +31,7 @@ NEAREST, FOUND = 10, 100
 HALF = re.compile("[\ud800-\udfff]")  # a surrogate without its other half, which JSON can spell
 SPLITS = ("test.tsv", "dev.tsv", "train.tsv")
 COMPARED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {  # [n, width], [m, width] -> [n, m]
-    "cosine": lambda queries, documents: F.normalize(queries, dim=1) @ F.normalize(documents, dim=1).T,
+    "cosine": cosines,
     "dot": lambda queries, documents: queries @ documents.T,
     "euclidean": lambda queries, documents: -torch.cdist(queries, documents),
     "manhattan": lambda queries, documents: -torch.cdist(queries, documents, p=1)}
@@ -151,10 +152,10 @@ def retrieval(queries_by: Embed, documents_by: Embed, folder: str | Path,
             f"recall@{FOUND}": float(np.mean([recall(ranked[query], grades[query]) for query in asked]))}
 
 
-def ndcg(ranked: list[str], grades: Mapping[str, float], most: int = NEAREST) -> float:
-    """Σ grade / log2(rank + 1) of the first `most` documents, of what the best order would have."""
-    gain = sum(grades.get(name, 0.0) / math.log2(rank + 1) for rank, name in enumerate(ranked[:most], 1))
-    best = sorted(grades.values(), reverse=True)[:most]
+def ndcg(ranked: list[str], grades: Mapping[str, float]) -> float:
+    """Σ grade / log2(rank + 1) of the first `NEAREST` documents, of what the best order would have."""
+    gain = sum(grades.get(name, 0.0) / math.log2(rank + 1) for rank, name in enumerate(ranked[:NEAREST], 1))
+    best = sorted(grades.values(), reverse=True)[:NEAREST]
     return gain / sum(grade / math.log2(rank + 1) for rank, grade in enumerate(best, 1))
 
 

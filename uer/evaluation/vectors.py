@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from uer.errors import UserError
-from uer.finetuning.batches import Instance, by_length, collate, encode
+from uer.finetuning.batches import Batch, Instance, encode, in_order
 from uer.finetuning.tasks import Example
 from uer.formats import LoadedModel
 from uer.models.bert import from_weights
@@ -60,23 +60,14 @@ class Embedder:
     @torch.no_grad()
     def pooled(self, instances: Sequence[Instance]) -> torch.Tensor:
         """The pooled states [texts, hidden], on the device"""
-        rows: list[torch.Tensor] = []
-        order: list[int] = []
-        for index in by_length(instances, self.batch_size):
-            batch = collate([instances[i] for i in index], self.tokenizer.vocab.pad_id).to(self.device)
-            rows.append(self._pool(batch.src, batch.seg))
-            order += index.tolist()
-        found = torch.cat(rows)
-        out = torch.empty_like(found)
-        out[torch.tensor(order, device=out.device)] = found
-        return out
+        return in_order(instances, self.batch_size, self.tokenizer.vocab.pad_id, self.device, self._pool)
 
-    def _pool(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
+    def _pool(self, batch: Batch) -> torch.Tensor:
         if not self.apart:
-            return self.model.pooled(src, seg)
-        rest = seg.clone()
+            return self.model.pooled(batch.src, batch.seg)
+        rest = batch.seg.clone()
         rest[:, :self.apart] = 0
-        return pool(self.model.hidden_states(src, seg), rest, self.model.config.pooling)
+        return pool(self.model.hidden_states(batch.src, batch.seg), rest, self.model.config.pooling)
 
 
 def own_length(loaded: LoadedModel) -> int:

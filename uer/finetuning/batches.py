@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +30,6 @@ class Batch(NamedTuple):
     labels: torch.Tensor | None
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device."""
         return Batch(*(None if tensor is None else sent(tensor, device) for tensor in self))  # type: ignore[arg-type]
 
 
@@ -93,6 +92,16 @@ def shuffled(lengths: Sequence[int], batch_size: int, seed: int, epoch: int, gro
                                 for part in np.split(order, range(window, len(order), window))])
     batches = np.split(order, range(batch_size, len(order), batch_size))
     return [batches[i] for i in draw.permutation(len(batches))] if grouped else batches
+
+
+def in_order(instances: Sequence[Instance], batch_size: int, pad_id: int, device: torch.device,
+             run: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+    """What `run` makes of instances in batches of like length, [instances, …] in their order."""
+    parts = list(by_length(instances, batch_size))
+    found = torch.cat([run(collate([instances[i] for i in index], pad_id).to(device)) for index in parts])
+    out = torch.empty_like(found)
+    out[torch.from_numpy(np.concatenate(parts)).to(found.device)] = found
+    return out
 
 
 def by_length(instances: Sequence[Instance], batch_size: int) -> Iterator[np.ndarray]:

@@ -41,7 +41,6 @@ def plot(path: Path, found: dict[str, Any], tasks: list[str]) -> None:
 
 
 def _bar(axes: Any, place: int, score: dict[str, float], first: bool) -> None:
-    """A model's score in a panel."""
     middle, reach = score["median"], max(score["highest"], 0.0)
     axes.barh(place, middle, height=0.7, color=FIRST_COLOUR if first else BLUE)
     if score["highest"] > score["lowest"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from torch import nn
 from uer.arguments import check_writable, refuse_overwriting
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
-from uer.finetuning.batches import Batch, Instance, by_length, collate, encode, shuffled
+from uer.finetuning.batches import Instance, collate, encode, in_order, shuffled
 from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, of, run_grid
 from uer.finetuning.heads import build_classifier, check_pooler, check_words, load_encoder, save_tuned
 from uer.finetuning.metrics import measure
@@ -26,6 +27,7 @@ from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings, in
 from uer.formats import LoadedModel
 from uer.formats.storage import PendingFiles, read_tensors, tensors_sha256
 from uer.formats.tokenizer_files import text_beside
+from uer.formats.uer_names import heads_in
 from uer.report.writer import Reports
 from uer.tokenizers import Tokenizer, build_tokenizer
 from uer.tokenizers.rules import KEY
@@ -64,15 +66,8 @@ class Classification:
 def predict(model: nn.Module, instances: Sequence[Instance], pad_id: int, device: torch.device,
             batch_size: int = EVALUATION_BATCH) -> np.ndarray:
     """Logits of all instances, float32 [n, outputs]; the model is in evaluation mode."""
-    rows: list[np.ndarray] = []
-    order: list[np.ndarray] = []
-    for index in by_length(instances, batch_size):
-        batch: Batch = collate([instances[i] for i in index], pad_id).to(device)
-        rows.append(model(batch.src, batch.seg).float().cpu().numpy())
-        order.append(index)
-    out = np.concatenate(rows)
-    out[np.concatenate(order)] = out.copy()
-    return out
+    return in_order(instances, batch_size, pad_id, device,
+                    lambda batch: model(batch.src, batch.seg).float().cpu()).numpy()
 
 
 def decisions(task: Task, logits: np.ndarray) -> np.ndarray:
@@ -185,11 +180,8 @@ def run_classifier(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     if args.prediction_path:
         check_writable(predictions)
     data = read_data(args, bool(args.prediction_path))
-    reports = Reports(True, args.log_path)
-    try:
+    with closing(Reports(True, args.log_path)) as reports:
         return ClassifierRun(args, given, data, reports).run()
-    finally:
-        reports.close()
 
 
 class ClassifierRun:
@@ -228,7 +220,7 @@ class ClassifierRun:
         return {"task": self.data.task.name, "labels": list(self.data.task.labels), "pooling": args.pooling,
                 **model_facts(args.pretrained_model_path, self.loaded), "vocab_sha256": self.tokenizer.vocab.sha256,
                 "seq_length": args.seq_length, "dropout": self.loaded.config.dropout,
-                **{key: value for key, value in vars(self.settings).items() if key != "report_steps"},
+                **self.settings.facts(),
                 "train": digest(self.train), "dev": {name: digest(x) for name, x in self.problem.dev.items()}}
 
     def _start(self, seed: int) -> nn.Module:
@@ -247,7 +239,7 @@ class ClassifierRun:
         """Evaluate or predict the test data with the best model, as it was saved."""
         args, task = self.args, self.data.task
         model = self._start(combination.seed)
-        model.load_state_dict(read_tensors(args.output_model_path))
+        model.load_state_dict(heads_in(read_tensors(args.output_model_path)))
         model.to(self.device).eval()
         written: list[str] = []
         with PendingFiles() as pending:

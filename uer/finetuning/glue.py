@@ -6,13 +6,14 @@ import argparse
 import importlib.util
 import json
 import statistics
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from uer.arguments import check_writable
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
-from uer.finetuning.classify import ClassifierRun, Data, model_facts, open_model, read_data
+from uer.finetuning.classify import ClassifierRun, model_facts, open_model, read_data
 from uer.finetuning.grid import (
     Results,
     check_outputs,
@@ -41,15 +42,14 @@ def run_glue(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     folder = Path(args.output_path)
     for name in ("glue.json", "glue.md", "glue.png"):
         check_writable(str(folder / name))
-    reports = Reports(True, args.log_path)
-    try:
+    with closing(Reports(True, args.log_path)) as reports:
         data = {task: read_data(_options(args, task, 0, folder), args.predict) for task in tasks}
         check_models(args, given, names, tasks, folder)
         done: set[tuple[str, str]] = set()
         for task in tasks:
             for number, name in enumerate(names):
                 reports.say(f"\n{task}, {name}")
-                _run(_options(args, task, number, folder / name), given, data[task], reports)
+                ClassifierRun(_options(args, task, number, folder / name), given, data[task], reports).run()
                 done.add((name, task))
                 found = collect(args, folder, names, done)
                 write(found, folder, tasks)
@@ -57,8 +57,6 @@ def run_glue(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
         reports.say(f"written: {folder}/glue.md, glue.json" + (", glue.png" if can_plot() else ""))
         if not can_plot():
             reports.say("note: no glue.png, as matplotlib is not installed (pip install matplotlib)")
-    finally:
-        reports.close()
     return found
 
 
@@ -110,10 +108,6 @@ def check_models(args: argparse.Namespace, given: set[str], names: list[str], ta
             if options.prediction_path:
                 check_writable(f"{options.prediction_path}/{task}.tsv")
             Results(options.output_model_path, model_facts(options.pretrained_model_path, opened.loaded), args.resume)
-
-
-def _run(args: argparse.Namespace, given: set[str], data: Data, reports: Reports) -> None:
-    ClassifierRun(args, given, data, reports).run()
 
 
 # -- results -----------------------------------------------------------------------------------------------------------
@@ -191,5 +185,4 @@ def write(found: dict[str, Any], folder: Path, tasks: list[str]) -> None:
 
 
 def can_plot() -> bool:
-    """Whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from uer.arguments import check_ending, check_writable
+from uer.arguments import check_ending, check_writable, no_shares, not_from_zero, too_small
 from uer.errors import UserError
 from uer.files import read_object
 from uer.finetuning.tuning import Clock, Combination, Outcome, Problem, Settings, in_words, tune
@@ -32,18 +32,9 @@ Keep = Callable[[Outcome, Combination], None]
 
 def check_tuning_options(args: argparse.Namespace) -> list[str]:
     """What is wrong with the options of `add_tuning_options`, in words."""
-    problems = []
-    for name in ("epochs_num", "batch_size", "report_steps"):
-        values = getattr(args, name) if isinstance(getattr(args, name), list) else [getattr(args, name)]
-        problems += [f"--{name} is {value}, at least 1 is needed" for value in values if value < 1]
-    for value in args.learning_rate:
-        if not 0 <= value < float("inf"):
-            problems.append(f"--learning_rate is {value}, a number from 0 is needed")
-    for name, below in (("warmup", 1.0), ("weight_decay", 1.0), ("dropout", 0.999), ("max_grad_norm", 1e9)):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value <= below:
-            problems.append(f"--{name} is {value}, a number from 0 to {below:g} is needed")
-    return problems
+    return [*too_small(args, ("epochs_num", "batch_size", "report_steps")), *not_from_zero(args, ("learning_rate",)),
+            *no_shares(args, ("warmup", "weight_decay")), *no_shares(args, ("dropout",), 0.999),
+            *no_shares(args, ("max_grad_norm",), 1e9)]
 
 
 def check_outputs(args: argparse.Namespace, *endings: str) -> None:
@@ -99,11 +90,9 @@ class Results:
         return runs
 
     def find(self, combination: Combination) -> dict[str, Any] | None:
-        """The finished run of a combination."""
         return next((run for run in self.runs if of(run) == combination), None)
 
     def add(self, combination: Combination, outcome: Outcome) -> None:
-        """Put a run into the file."""
         self.runs.append({**combination._asdict(), **outcome.to_dict(),
                           "weights_sha256": tensors_sha256(outcome.weights)})
         data = {"format": FORMAT, "facts": self.facts, "runs": self.runs, "table": summary(self.runs)}

@@ -1,7 +1,6 @@
-"""A BERT encoder with a head: a classifier as UER files hold it, or one that finds spans of text.
+"""A BERT with a head to fine-tune: a classifier as UER files hold it, or one that finds spans of text.
 
-    pooled = mean | max | first | last of the hidden states      pooler: first, and output_layer_1 is the model's own
-    logits = output_layer_2(tanh(output_layer_1(pooled)))
+Under pooling `pooler` the first token is read, and the first linear of the head is the model's own pooler.
 """
 
 from __future__ import annotations
@@ -12,85 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from uer.config import ModelConfig, config_from_dict, load_config
-from uer.cpu.dropout import Dropout
-from uer.cpu.products import Linear
-from uer.embeddings.word_pos_seg import WordPosSegEmbedding
-from uer.encoders.transformer_encoder import TransformerEncoder
 from uer.errors import UserError
 from uer.files import read_object
 from uer.finetuning.options import POOLINGS
 from uer.formats import LoadedModel, load_model, shapes
+from uer.formats.file_target import OUTPUT, SPAN_LABELS
 from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, shortened, write_json
-from uer.formats.uer_names import to_published
-from uer.sizes import BertSizes
-from uer.targets.pooling import pool, position_of
+from uer.formats.uer_names import heads_in, to_published
+from uer.models.bert import Bert
 
 INIT_STD = 0.02
-HEADS = ("output_layer_1.", "output_layer_2.", "output_layer.")
 FORMAT = 1
-
-
-class Encoder(nn.Module):
-    """embedding -> encoder, without a head for masked language modelling."""
-
-    def __init__(self, sizes: BertSizes, config: ModelConfig):
-        super().__init__()
-        norm: dict[str, Any] = {"layernorm": config.layernorm, "layernorm_eps": config.layernorm_eps}
-        self.embedding = WordPosSegEmbedding(sizes, dropout=config.dropout, **norm)
-        self.encoder = TransformerEncoder(sizes, hidden_act=config.hidden_act, dropout=config.dropout, **norm)
-
-    def hidden_states(self, src: torch.Tensor, seg: torch.Tensor,
-                      positions: torch.Tensor | None = None) -> torch.Tensor:
-        """src, seg int [batch, seq], seg 0 is padding -> [batch, seq, hidden], or [n, hidden] of flat positions [n]"""
-        return self.encoder(self.embedding(src, seg), (seg > 0)[:, None, None, :], positions)
-
-
-class Classifier(Encoder):
-    """A class (or a score) for every instance.
-
-    Args:
-        outputs: numbers per instance.
-        pooling: one of `POOLINGS`.
-    """
-
-    def __init__(self, sizes: BertSizes, config: ModelConfig, outputs: int, pooling: str):
-        super().__init__(sizes, config)
-        assert pooling in POOLINGS
-        self.pooling = pooling
-        self.dropout = Dropout(config.dropout)
-        self.output_layer_1 = Linear(sizes.hidden, sizes.mlm)
-        self.output_layer_2 = Linear(sizes.mlm, outputs)
-
-    def forward(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
-        """src, seg int [batch, seq] -> [batch, outputs]"""
-        positions = position_of(seg, self.pooling)
-        hidden = self.hidden_states(src, seg, positions)
-        pooled = pool(hidden, seg, self.pooling) if positions is None else hidden
-        return self.output_layer_2(self.dropout(torch.tanh(self.output_layer_1(pooled))))
-
-
-class SpanFinder(Encoder):
-    """A start and an end logit for every token."""
-
-    def __init__(self, sizes: BertSizes, config: ModelConfig):
-        super().__init__(sizes, config)
-        self.output_layer = Linear(sizes.hidden, 2)
-
-    def forward(self, src: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
-        """src, seg int [batch, seq] -> [batch, seq, 2]"""
-        return self.output_layer(self.hidden_states(src, seg))
 
 
 # -- from a pretrained model -------------------------------------------------------------------------------------------
 
 
-def load_encoder(path: str, config_path: str | None, vocab_size: int | None = None,
-                 dropout: float | None = None) -> LoadedModel:
+def load_encoder(path: str, config_path: str | None, dropout: float | None = None) -> LoadedModel:
     """A BERT of any format, with or without MLM head, for fine-tuning; raises `UserError` like `load_model`."""
-    loaded = load_model(path, config=load_config(config_path) if config_path else None, vocab_size=vocab_size,
+    loaded = load_model(path, config=load_config(config_path) if config_path else None, vocab_size=None,
                         encoder_only=True)
     if dropout is not None:
         loaded.config = replace(loaded.config, dropout=float(dropout))
@@ -105,24 +46,27 @@ def check_words(loaded: LoadedModel, path: str, vocab_size: int) -> None:
     loaded.notes += shapes.spare_words(loaded.weights, vocab_size)
 
 
-def _sizes(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> BertSizes:
-    return shapes.sizes_of(config, **shapes.table_sizes(weights))
+def _bert(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> Bert:
+    return Bert(shapes.sizes_of(config, **shapes.table_sizes(weights)), config)
 
 
-def build_classifier(loaded: LoadedModel, outputs: int, pooling: str, seed: int) -> Classifier:
+def _classifier_config(config: ModelConfig, outputs: int, pooling: str, features: int | None = None) -> ModelConfig:
+    return replace(config, target="cls", outputs=outputs, pooling="first" if pooling == "pooler" else pooling,
+                   mlm_size=features)
+
+
+def build_classifier(loaded: LoadedModel, outputs: int, pooling: str, seed: int) -> Bert:
     """A classifier on a pretrained encoder; the head is new, but for the model's own pooler under pooling `pooler`.
 
     Raises:
         UserError: `pooler`, and the model has none.
     """
-    model = Classifier(_sizes(loaded.weights, loaded.config), loaded.config, outputs, pooling)
     weights = dict(loaded.weights)
     if pooling == "pooler":
         check_pooler(loaded)
         for part, name in zip(("weight", "bias"), shapes.POOLER):
-            weights[f"output_layer_1.{part}"] = loaded.extras[name]
-    _fill(model, weights, seed)
-    return model
+            weights[f"{OUTPUT}_1.{part}"] = loaded.extras[name]
+    return _filled(_classifier_config(loaded.config, outputs, pooling), weights, seed)
 
 
 def check_pooler(loaded: LoadedModel) -> None:
@@ -135,26 +79,26 @@ def check_pooler(loaded: LoadedModel) -> None:
         raise UserError(f"--pooling pooler: the model's pooler is {found[0]} instead of {[size, size]}")
 
 
-def build_span_finder(loaded: LoadedModel, seed: int) -> SpanFinder:
-    """A span finder with a new head on a pretrained encoder."""
-    model = SpanFinder(_sizes(loaded.weights, loaded.config), loaded.config)
-    _fill(model, loaded.weights, seed)
-    return model
+def build_span_finder(loaded: LoadedModel, seed: int) -> Bert:
+    """A start and an end logit for every token: a new head on a pretrained encoder."""
+    config = replace(loaded.config, target="tokens", outputs=len(SPAN_LABELS), labels=SPAN_LABELS)
+    return _filled(config, loaded.weights, seed)
 
 
-def _fill(model: nn.Module, weights: Mapping[str, torch.Tensor], seed: int) -> None:
-    """Take over `weights`; everything else is the head, which starts as BERT's: N(0, 0.02²), biases 0."""
-    generator = torch.Generator().manual_seed(seed)
+def _filled(config: ModelConfig, weights: Mapping[str, torch.Tensor], seed: int) -> Bert:
+    """A model with these weights; everything else is the head, which starts as BERT's: N(0, 0.02²), biases 0."""
+    model, generator = _bert(config, weights), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in weights:
                 parameter.copy_(weights[name])
                 continue
-            assert name.startswith(HEADS), name
+            assert name.startswith(OUTPUT), name
             if name.endswith("bias"):
                 parameter.zero_()
             else:
                 parameter.normal_(0.0, INIT_STD, generator=generator)
+    return model
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -164,7 +108,7 @@ def save_tuned(path: str, weights: Mapping[str, torch.Tensor], card: dict[str, A
     """Write a fine-tuned model and, as `<path>.json`, what it is; both or neither.
 
     Args:
-        weights: names as in the modules above.
+        weights: under the names of files.
         card: with the keys of `ModelConfig.to_dict()` under `config`.
     """
     with PendingFiles() as pending:
@@ -188,7 +132,7 @@ def read_card(path: str) -> dict[str, Any]:
 
 
 def load_classifier(path: str, card: dict[str, Any], config_path: str | None, outputs: int | None,
-                    pooling: str | None, vocab_size: int) -> Classifier:
+                    pooling: str | None, vocab_size: int) -> Bert:
     """A classifier of run_classifier.py or of UER's.
 
     Args:
@@ -197,29 +141,31 @@ def load_classifier(path: str, card: dict[str, Any], config_path: str | None, ou
     Raises:
         UserError: a file that is no classifier, or options that contradict it.
     """
-    weights = to_published(read_tensors(path))
+    weights = heads_in(to_published(read_tensors(path)))
     if "config" in card:
         config = config_from_dict(card["config"], f"config {path}.json")
     elif config_path:
         config = load_config(config_path)
     else:
         raise UserError(f"model {path}: there is no {Path(path).name}.json beside it, so --config_path is needed")
-    if "output_layer_2.weight" not in weights:
+    if f"{OUTPUT}_2.weight" not in weights:
         raise UserError(f"model {path}: no classifier (output_layer_2 is not in it); run_classifier.py makes one of a "
                         f"pretrained model")
-    weights = {name: tensor.float() for name, tensor in weights.items() if not name.startswith("target.")}
-    found = {"--labels_num": (outputs, len(weights["output_layer_2.weight"])),
+    weights = {name: tensor.float() for name, tensor in weights.items()
+               if name.startswith(OUTPUT) or not name.startswith(shapes.HEAD)}
+    found = {"--labels_num": (outputs, len(weights[f"{OUTPUT}_2.weight"])),
              "--pooling": (pooling, card.get("pooling", pooling or "first"))}
     problems = [f"{name} is {given}, the model has {there}" for name, (given, there) in found.items()
                 if given not in (None, there)]
+    config = _classifier_config(config, found["--labels_num"][1], found["--pooling"][1],
+                                len(weights.get(f"{OUTPUT}_1.bias", ())) or None)
     problems += shapes.disagreements(config, weights, vocab_size)
     if problems:
         raise UserError(f"model {path}: " + "; ".join(problems))
     absent = [name for name in (shapes.WORDS, shapes.POSITIONS, shapes.SEGMENTS) if name not in weights]
     if absent:
         raise UserError(f"model {path}: missing: {shortened(absent)}")
-    config = replace(config, mlm_size=len(weights.get("output_layer_1.bias", ())) or None)  # the width inside its head
-    model = Classifier(_sizes(weights, config), config, found["--labels_num"][1], found["--pooling"][1])
+    model = _bert(config, weights)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

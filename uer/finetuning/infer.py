@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from uer.arguments import check_writable, refuse_overwriting
+from uer.arguments import check_writable, refuse_overwriting, too_small
 from uer.errors import UserError
 from uer.finetuning.batches import encode
 from uer.finetuning.classify import check_length, predict
@@ -30,20 +30,20 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
     Raises:
         UserError: a model, vocabulary or file that cannot be used.
     """
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size is {args.batch_size}, at least 1 is needed")
+    if problems := too_small(args, ("batch_size",)):
+        raise UserError(problems[0])
     refuse_overwriting(args, {"prediction_path": [args.prediction_path]})
     check_writable(args.prediction_path)
     card = read_card(args.load_model_path)
     tokenizer = build_tokenizer(args, *text_beside(args.load_model_path), say=print)
     model = load_classifier(args.load_model_path, card, args.config_path, args.labels_num, args.pooling,
                             len(tokenizer.vocab))
-    outputs = model.output_layer_2.out_features
+    outputs = model.config.outputs
     labels = tuple(card.get("labels") or map(str, range(outputs)))  # a file need not name them
     if len(labels) != outputs:
         raise UserError(f"{args.load_model_path}.json: {len(labels)} labels for a model of {outputs}")
     task = Task("", labels if outputs > 1 else (), texts_of(args.test_path, card.get("pairs")))  # one is a score
-    positions = model.embedding.position_embedding.num_embeddings
+    positions = model.sizes.positions
     usual = min(card.get("seq_length", SEQ_LENGTH), positions)
     seq_length = usual if args.seq_length is None else args.seq_length
     check_length(seq_length, positions)

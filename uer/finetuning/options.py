@@ -15,7 +15,6 @@ POOLINGS = (*config.POOLINGS, "pooler")
 
 def add_tuning_options(parser: argparse.ArgumentParser, *, batch_size: int, seq_length: int, rate: float,
                        epochs: int) -> None:
-    """Epochs, rates, seeds, precision."""
     group = parser.add_argument_group("optimization")
     group.add_argument("--epochs_num", type=int, default=epochs, metavar="N",
                        help=f"passes over the data (default: {epochs})")
@@ -46,7 +45,6 @@ def add_tuning_options(parser: argparse.ArgumentParser, *, batch_size: int, seq_
 
 
 def add_pretrained_options(parser: argparse.ArgumentParser) -> None:
-    """The model to start from."""
     group = parser.add_argument_group("model")
     group.add_argument("--pretrained_model_path", required=True, metavar="PATH",
                        help="a UER file or a Hugging Face folder; a head for masked language modelling is not needed")
@@ -54,14 +52,12 @@ def add_pretrained_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pooling_option(group: argparse._ActionsContainer, default: str | None = "first") -> None:
-    """--pooling"""
     group.add_argument("--pooling", choices=POOLINGS, default=default,
                        help="what stands for the whole text; pooler: the first token through the model's own pooler"
                             + (f" (default: {default})" if default else " (default: the model's)"))
 
 
 def add_report_options(group: argparse._ActionsContainer) -> None:
-    """--report_steps, --log_path, --resume"""
     group.add_argument("--report_steps", type=int, default=100, metavar="N",
                        help="steps between reports (default: 100)")
     group.add_argument("--log_path", metavar="FILE", help="the console's lines go here as well")
@@ -70,7 +66,6 @@ def add_report_options(group: argparse._ActionsContainer) -> None:
 
 
 def classifier_parser() -> argparse.ArgumentParser:
-    """The command line of finetune/run_classifier.py."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         description="Fine-tune a BERT on a classification task (STS-B: regression) and keep the best epoch.",
@@ -100,7 +95,6 @@ def classifier_parser() -> argparse.ArgumentParser:
 
 
 def infer_parser() -> argparse.ArgumentParser:
-    """The command line of inference/run_classifier_infer.py."""
     parser = argparse.ArgumentParser(allow_abbrev=False,
                                      description="Classify texts with a model of finetune/run_classifier.py.")
     group = parser.add_argument_group("model")
@@ -124,7 +118,6 @@ def infer_parser() -> argparse.ArgumentParser:
 
 
 def glue_parser() -> argparse.ArgumentParser:
-    """The command line of finetune/run_glue.py."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         description="Fine-tune one or several models on all GLUE tasks of a folder and compare them.",
@@ -155,7 +148,6 @@ def glue_parser() -> argparse.ArgumentParser:
 
 
 def squad_parser() -> argparse.ArgumentParser:
-    """The command line of finetune/run_squad.py."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         description="Fine-tune a BERT on SQuAD 1.1 or 2.0 and answer the dev questions: exact match and F1.",

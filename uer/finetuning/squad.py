@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from uer.arguments import refuse_overwriting
+from uer.arguments import outside, refuse_overwriting, too_small
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
@@ -27,7 +28,9 @@ from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings
 from uer.formats.file_target import SPAN_LABELS
 from uer.formats.storage import PendingFiles, write_json
 from uer.formats.tokenizer_files import text_beside
+from uer.formats.uer_names import heads_in
 from uer.report.writer import Reports
+from uer.targets.output_target import span_logits
 from uer.tokenizers import build_tokenizer
 from uer.tokenizers.bert import BertTokenizer
 from uer.tokenizers.rules import KEY
@@ -116,9 +119,9 @@ class Reading:
         """Mean cross entropy of the answer's first and last position; where it is not in the window, of [CLS]."""
         chosen = [self.train[i] for i in batch]
         padded = self._collate(chosen)
-        logits = model(padded.src, padded.seg).float().masked_fill((padded.seg == 0)[..., None], NOWHERE)
+        logits = span_logits(model(padded.src, padded.seg).float(), padded.seg > 0)
         ends = sent(torch.tensor([window.answer for window in chosen]), self.device)
-        return (F.cross_entropy(logits[..., 0], ends[:, 0]) + F.cross_entropy(logits[..., 1], ends[:, 1])) / 2
+        return (F.cross_entropy(logits[:, 0], ends[:, 0]) + F.cross_entropy(logits[:, 1], ends[:, 1])) / 2
 
     def _collate(self, chosen: Sequence[Window]) -> Batch:
         return collate([instance(window) for window in chosen], self.pad_id).to(self.device)
@@ -129,7 +132,8 @@ class Reading:
         out: list[np.ndarray] = [np.empty(0)] * len(chosen)
         for index in by_length([instance(window) for window in chosen], EVALUATION_BATCH):
             batch = self._collate([chosen[i] for i in index])
-            for i, scores in zip(index, model(batch.src, batch.seg).float().cpu().numpy()):
+            found = model(batch.src, batch.seg).float().view(*batch.src.shape, 2)
+            for i, scores in zip(index, found.cpu().numpy()):
                 out[i] = scores[:len(chosen[i].tokens)]
         return out
 
@@ -182,22 +186,16 @@ def nbest_of(found: Answers, nullable: bool) -> list[dict[str, Any]]:
 def run_squad(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     """finetune/run_squad.py with parsed options; returns the best run."""
     flush_denormals()
-    problems = check_tuning_options(args)
-    for name in ("max_query_length", "doc_stride", "n_best_size", "max_answer_length"):
-        if getattr(args, name) < 1:
-            problems.append(f"--{name} is {getattr(args, name)}, at least 1 is needed")
-    if args.null_score_diff_threshold is not None and not math.isfinite(args.null_score_diff_threshold):
-        problems.append(f"--null_score_diff_threshold is {args.null_score_diff_threshold}, a number is needed")
+    problems = [*check_tuning_options(args),
+                *too_small(args, ("max_query_length", "doc_stride", "n_best_size", "max_answer_length")),
+                *outside(args, ("null_score_diff_threshold",), math.isfinite, "a number is needed")]
     if problems:
         raise UserError("; ".join(problems))
     refuse_overwriting(args, {name: [getattr(args, name)] for name in ("output_model_path", "log_path")})
     check_outputs(args, ".predictions.json", ".nbest.json", ".null_odds.json")
     train, dev = read_squad(args.train_path), read_squad(args.dev_path)
-    reports = Reports(True, args.log_path)
-    try:
+    with closing(Reports(True, args.log_path)) as reports:
         return _run(args, given, train, dev, reports)
-    finally:
-        reports.close()
 
 
 def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: list[Question],
@@ -229,13 +227,12 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
              **{name: getattr(args, name) for name in ("seq_length", "doc_stride", "max_query_length", "n_best_size",
                                                        "max_answer_length", "null_score_diff_threshold")},
              "dropout": loaded.config.dropout,
-             **{key: value for key, value in vars(settings).items() if key != "report_steps"},
-             "train": _digest(train), "dev": _digest(dev)}
+             **settings.facts(), "train": _digest(train), "dev": _digest(dev)}
     results = Results(args.output_model_path, facts, args.resume)
 
     def keep(outcome: Outcome, combination: Combination) -> None:
         model = build_span_finder(loaded, combination.seed).to(device).eval()
-        model.load_state_dict(outcome.weights)
+        model.load_state_dict(heads_in(outcome.weights))
         with torch.no_grad(), settings.autocast(device):
             reading.evaluate(model)  # of the best epoch, which need not be the last one
         card = {"kind": "span finder", "labels": list(SPAN_LABELS), "config": loaded.config.to_dict(),

@@ -21,11 +21,6 @@ def normalise(answer: str) -> str:
     return " ".join(ARTICLES.sub(" ", answer.lower().translate(NO_PUNCTUATION)).split())
 
 
-def exact_match(given: str, right: str) -> float:
-    """1 where two answers are the same."""
-    return float(normalise(given) == normalise(right))
-
-
 def f1(given: str, right: str) -> float:
     """Harmonic mean of the shares of words that two answers have in common."""
     given_words, right_words = normalise(given).split(), normalise(right).split()
@@ -45,7 +40,8 @@ class Scores(NamedTuple):
 def score(given: str, right: Sequence[str]) -> Scores:
     """Against the best of the right answers; none, or only ones of which nothing counts: "" is right."""
     right = [answer for answer in right if normalise(answer)] or [""]
-    return Scores(max(exact_match(given, answer) for answer in right), max(f1(given, answer) for answer in right))
+    exact = any(normalise(given) == normalise(answer) for answer in right)
+    return Scores(float(exact), max(f1(given, answer) for answer in right))
 
 
 def figures(given: Mapping[str, str], right: Mapping[str, Sequence[str]]) -> dict[str, float]:

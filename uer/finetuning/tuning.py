@@ -18,6 +18,7 @@ from torch import nn
 
 from uer.cpu.memory import keep_freed_memory
 from uer.errors import UserError
+from uer.formats.uer_names import heads_out
 from uer.progress import duration, tracked
 from uer.report.writer import Reports
 from uer.training.optimizers import AdamW, parameter_groups, schedule
@@ -59,13 +60,16 @@ class Settings:
         return cls(args.epochs_num, args.warmup, args.scheduler, args.weight_decay, args.max_grad_norm,
                    args.bias_correction, precision, args.report_steps, args.group_by_length)
 
+    def facts(self) -> dict[str, Any]:
+        """What a run's figures hang on."""
+        return {key: value for key, value in vars(self).items() if key != "report_steps"}
+
     @property
     def half(self) -> torch.dtype | None:
         """The dtype of matrix products, None = float32."""
         return {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}[self.precision]
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The precision of matrix products."""
         return torch.autocast(device.type, self.half or torch.bfloat16, enabled=self.half is not None)
 
 
@@ -97,7 +101,7 @@ class Outcome:
         best_epoch: from 1.
         score, figures: of that epoch.
         epochs: figures of every epoch, the mean training loss as `loss`.
-        weights: of the best epoch, on the CPU.
+        weights: of the best epoch, on the CPU, under the names of files.
     """
 
     best_epoch: int
@@ -160,8 +164,8 @@ def tune(model: nn.Module, problem: Problem, combination: Combination, settings:
                     f"{left(step / total)}")
         reports.record(step, "dev", {"loss": mean, **result.figures})
         if best is None or result.score > best.score:
-            best = Outcome(epoch + 1, result.score, result.figures, 0.0, weights={
-                name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()})
+            best = Outcome(epoch + 1, result.score, result.figures, 0.0, weights=heads_out({
+                name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}))
     assert best is not None
     best.seconds, best.epochs = time.perf_counter() - begun, history
     return best

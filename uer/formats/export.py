@@ -16,7 +16,7 @@ from uer.formats import shapes
 from uer.formats.file_target import SPAN_LABELS
 from uer.formats.huggingface_config import build_config
 from uer.formats.huggingface_names import to_huggingface
-from uer.formats.storage import PendingFiles, save_safetensors, save_state_dict, write_json
+from uer.formats.storage import save_safetensors, save_state_dict, write_json, write_via
 from uer.formats.tokenizer_files import check_written, write_tokenizer
 from uer.formats.uer_names import GENERATIONS, heads_out, to_uer_py
 from uer.layer_sizes import refuse_uneven
@@ -38,9 +38,7 @@ def save_uer(path: str | Path, weights: Mapping[str, torch.Tensor], generation: 
         weights: under published names.
         generation: `published`, or `uer-py` for the names of UER-py since 2022.
     """
-    with PendingFiles() as pending:
-        write_uer(pending.add(path), weights, generation)
-        pending.publish()
+    write_via(path, lambda temporary: write_uer(temporary, weights, generation))
 
 
 def write_uer(path: Path, weights: Mapping[str, torch.Tensor], generation: str) -> None:
@@ -86,9 +84,7 @@ def save_huggingface(folder: str | Path, config: ModelConfig, weights: Mapping[s
         text: how text becomes ids; with a vocabulary, tokenizer files are written.
         card: text of the README.md.
     """
-    with PendingFiles() as pending:
-        write_huggingface(pending.add(folder), config, weights, text=text, card=card)
-        pending.publish()
+    write_via(folder, lambda temporary: write_huggingface(temporary, config, weights, text=text, card=card))
 
 
 def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, torch.Tensor], *,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from uer.config import ModelConfig
 from uer.formats.file_target import SPAN_LABELS
+from uer.formats.stock import CLASSES
 
 
 @dataclass
@@ -31,13 +32,8 @@ class CardFacts:
     figures: list[tuple[str, str]] = field(default_factory=list)
 
 
-KINDS = {  # library, task, class
-    "mlm": ("transformers", "fill-mask", "AutoModelForMaskedLM"),
-    "states": ("sentence-transformers", "sentence-similarity", ""),
-    "cls": ("transformers", "text-classification", "AutoModelForSequenceClassification"),
-    "tokens": ("transformers", "token-classification", "AutoModelForTokenClassification"),
-    "reader": ("transformers", "question-answering", "AutoModelForQuestionAnswering"),
-}
+TASKS = {"mlm": "fill-mask", "states": "sentence-similarity", "cls": "text-classification",
+         "tokens": "token-classification", "reader": "question-answering"}
 SIZES = (("layers", "layers_num"), ("hidden size", "hidden_size"), ("heads", "heads_num"),
          ("feed-forward size", "feedforward_size"))
 
@@ -45,7 +41,8 @@ SIZES = (("layers", "layers_num"), ("hidden size", "hidden_size"), ("heads", "he
 def model_card(facts: CardFacts, config: ModelConfig) -> str:
     """Markdown with the front matter that model hubs read."""
     models = [("this model", config)] + ([("teacher", facts.teacher)] if facts.teacher else [])
-    library, task, kind = KINDS["reader" if config.labels == SPAN_LABELS else config.target]
+    said = "reader" if config.labels == SPAN_LABELS else config.target
+    library, kind = "sentence-transformers" if said == "states" else "transformers", CLASSES[said]
     use = ["from sentence_transformers import SentenceTransformer", "",
            'embeddings = SentenceTransformer("<this folder>").encode(["a text", "another"])'] \
         if library == "sentence-transformers" else \
@@ -53,7 +50,7 @@ def model_card(facts: CardFacts, config: ModelConfig) -> str:
          f'model = {kind}.from_pretrained("<this folder>")',
          'tokenizer = AutoTokenizer.from_pretrained("<this folder>")']
     lines = [
-        "---", f"library_name: {library}", f"pipeline_tag: {task}", "tags:", "- bert",
+        "---", f"library_name: {library}", f"pipeline_tag: {TASKS[said]}", "tags:", "- bert",
         *(["- weight-inherited-distillation"] if facts.teacher else []), "---", "",
         f"# {facts.name}", "", facts.how, "", f"Made from `{facts.source}`.", "",
         "| | " + " | ".join(name for name, _ in models) + " |", "|---" * (len(models) + 1) + "|",

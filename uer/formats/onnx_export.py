@@ -18,7 +18,7 @@ from torch import nn
 from uer.errors import UserError
 from uer.formats.stock import model_inputs
 from uer.models.bert import Bert
-from uer.targets.pooling import pool, position_of
+from uer.targets.pooling import pooled
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OPSET = 18
@@ -44,13 +44,9 @@ class Interface(nn.Module):
                 token_type_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         seg = (token_type_ids + 1) * attention_mask
         hidden = self.model.hidden_states(input_ids, seg)
-        read = self._pooled(hidden, seg) if self.pools else hidden
+        read = pooled(hidden, seg, self.model.config.pooling) if self.pools else hidden
         said = self.model.target(read) if self.output == "logits" or self.mapped else read
         return nn.functional.normalize(said, dim=-1) if self.normalize else said, hidden
-
-    def _pooled(self, hidden: torch.Tensor, seg: torch.Tensor) -> torch.Tensor:
-        positions = position_of(seg, self.model.config.pooling)
-        return pool(hidden, seg, self.model.config.pooling) if positions is None else hidden.flatten(0, 1)[positions]
 
 
 def check_packages() -> None:

@@ -10,12 +10,13 @@ import torch
 
 from uer.config import ModelConfig
 from uer.formats.storage import shortened
-from uer.models.bert import Bert
+from uer.models.bert import Bert, sizes_of
 from uer.sizes import BertSizes
+from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes, layer_norms, masked_compactors
 
 HEAD_SIZE = 64  # of every BERT that Google published
 LAYER = re.compile(r"encoder\.transformer\.(\d+)\.")
-WORDS, POSITIONS, SEGMENTS = (f"embedding.{kind}_embedding.weight" for kind in ("word", "position", "segment"))
+WORDS, POSITIONS, SEGMENTS = EMBEDDING_TABLES
 NEURONS, QUERY = (f"encoder.transformer.{{}}.{part}.weight" for part in ("feed_forward.linear_1",
                                                                          "self_attn.linear_layers.0"))
 DECODER = "target.mlm_linear_2.weight"
@@ -32,9 +33,22 @@ def expected_shapes(sizes: BertSizes, config: ModelConfig) -> dict[str, tuple[in
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def sizes_of(config: ModelConfig, *, vocab: int, positions: int, segments: int) -> BertSizes:
-    """The sizes of a BERT with this config and tables of these many rows."""
-    return BertSizes(vocab, positions, segments, config.hidden_size, config.layers, config.mlm_width, config.outputs)
+def master_shapes(config: ModelConfig, tables: Mapping[str, int],
+                  widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Published name -> shape of everything that a master holds.
+
+    Args:
+        tables: rows of its embedding tables (`table_sizes`).
+        widths: of the groups that have been squeezed.
+    """
+    shapes, sizes = expected_shapes(sizes_of(config, **tables), config), compactor_sizes(config)
+    shapes |= {f"{name}.{part}": (widths[group],) for name, group in layer_norms(config) if group in widths
+               for part in ("gamma", "beta")}
+    for tensor in masked_compactors(config):
+        sides = [sizes[tensor.name]] * 2
+        sides[tensor.dim] = widths.get(tensor.group, sides[tensor.dim])
+        shapes[tensor.name] = tuple(sides)
+    return shapes
 
 
 def table_sizes(tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:

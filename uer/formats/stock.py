@@ -10,7 +10,7 @@ import torch
 from uer.errors import UserError
 
 CLASSES = {"mlm": "AutoModelForMaskedLM", "states": "AutoModel", "cls": "AutoModelForSequenceClassification",
-           "tokens": "AutoModelForTokenClassification"}
+           "tokens": "AutoModelForTokenClassification", "reader": "AutoModelForQuestionAnswering"}
 
 
 def available() -> bool:
@@ -36,8 +36,8 @@ def outputs(folder: Path, src: torch.Tensor, seg: torch.Tensor, target: str = "m
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    kind = "AutoModelForQuestionAnswering" if span else CLASSES[target]
-    model, info = getattr(transformers, kind).from_pretrained(str(folder), output_loading_info=True)
+    kind = getattr(transformers, CLASSES["reader" if span else target])
+    model, info = kind.from_pretrained(str(folder), output_loading_info=True)
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         raise UserError(f"self-check: stock transformers finds {missing} missing and "

@@ -13,7 +13,7 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.formats.storage import write_json
 from uer.formats.teacher import config_path_for, model_folder
-from uer.tokenizers.bert import MAX_WORD
+from uer.tokenizers.bert import MAX_WORD, BertTokenizer
 from uer.tokenizers.beside import (
     FILES,
     MERGES,
@@ -23,6 +23,7 @@ from uer.tokenizers.beside import (
     rules_of_stem,
     rules_of_vocabulary,
 )
+from uer.tokenizers.bpe import BpeTokenizer
 from uer.tokenizers.rules import KEY, TextRules, differences
 from uer.tokenizers.vocab import ROLES, AddedToken, Vocab
 
@@ -126,8 +127,9 @@ def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": sentence}}
 
     single = [special(first, 0), text("A", 0), special(last, 0)]
-    pair = [*single, special(last, 0), text("B", 0), special(last, 0)] if rules.kind == "bpe" else \
-        [*single, text("B", 1), special(last, 1)]  # as `Tokenizer.separators` has it
+    between = (BpeTokenizer if rules.kind == "bpe" else BertTokenizer).separators
+    second = int(between == 1)  # the segment of the second text
+    pair = [*single, *[special(last, 0)] * (between - 1), text("B", second), special(last, second)]
     return {
         "version": "1.0",
         "truncation": None,

@@ -19,10 +19,9 @@ from torch import nn
 from uer.config import LAYERNORM_EPS
 
 
-def standardise(x: torch.Tensor, style: str, eps: float, keep: torch.Tensor | None = None,
-                kept: int | torch.Tensor | None = None) -> torch.Tensor:
-    """LayerNorm without gamma and beta: x [..., size] -> [..., size]; `keep` and `kept` as in `LayerNorm`."""
-    return _statistics(x, style, eps, keep, x.shape[-1] if kept is None else kept)[0]
+def standardise(x: torch.Tensor, style: str, eps: float) -> torch.Tensor:
+    """LayerNorm over all dimensions without gamma and beta: x [..., size] -> [..., size]."""
+    return _statistics(x, style, eps, None, x.shape[-1])[0]
 
 
 def _statistics(x: torch.Tensor, style: str, eps: float, keep: torch.Tensor | None,

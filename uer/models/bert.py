@@ -109,10 +109,10 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
                 parameter.normal_(0.0, 0.02, generator=generator)
 
 
-def sizes_of(config: ModelConfig, vocab_size: int) -> BertSizes:
-    """The sizes of a plain BERT with this config."""
-    return BertSizes(vocab_size, config.max_seq_length, SEGMENTS, config.hidden_size, config.layers, config.mlm_width,
-                     config.outputs)
+def sizes_of(config: ModelConfig, vocab: int, positions: int | None = None, segments: int = SEGMENTS) -> BertSizes:
+    """The sizes of a plain BERT with this config and tables of these many rows (default: the config's positions)."""
+    rows = config.max_seq_length if positions is None else positions
+    return BertSizes(vocab, rows, segments, config.hidden_size, config.layers, config.mlm_width, config.outputs)
 
 
 def from_scratch(config: ModelConfig, vocab_size: int, seed: int) -> Bert:

@@ -99,27 +99,30 @@ def meet(store: Store, meeting: Meeting, rank: int, world_size: int) -> None:
     if store.add(f"here/{rank}", 1) > 1:
         raise UserError(f"rank {rank} is there already: each machine names its own ranks in --gpu_ranks, and a run of "
                         f"its own needs a --master_ip of its own")
-    deadline = time.monotonic() + meeting.timeout
     if rank == 0:
-        missing = list(range(1, world_size))
-        while missing and time.monotonic() < deadline:
-            missing = [other for other in missing if not store.check([f"here/{other}"])]
-            time.sleep(0.02)
+        others = range(1, world_size)
+        _until(lambda: all(store.check([f"here/{other}"]) for other in others), meeting.timeout)
+        missing = [other for other in others if not store.check([f"here/{other}"])]
         store.set("missing", " ".join(map(str, missing)) or "none")
-        deadline = time.monotonic() + PATIENCE
-        while missing and store.add("heard", 0) < world_size - 1 - len(missing) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        if missing:
+            _until(lambda: store.add("heard", 0) >= len(others) - len(missing), PATIENCE)
     else:
-        while not store.check(["missing"]):
-            if time.monotonic() > deadline + PATIENCE:
-                raise UserError(f"rank {rank} waited {meeting.timeout:g} s at {meeting.url} and rank 0 did not come")
-            time.sleep(0.02)
+        if not _until(lambda: store.check(["missing"]), meeting.timeout + PATIENCE):
+            raise UserError(f"rank {rank} waited {meeting.timeout:g} s at {meeting.url} and rank 0 did not come")
         store.add("heard", 1)
     absent = store.get("missing").decode()
     if absent != "none":
         raise UserError(f"these ranks of {world_size} did not come to {meeting.url} in {meeting.timeout:g} s: "
                         f"{absent}; start their machine with --world_size {world_size} --gpu_ranks {absent} "
                         f"--master_ip {meeting.url}, or give a longer --rendezvous_timeout")
+
+
+def _until(done: Callable[[], bool], seconds: float) -> bool:
+    """Wait until something is done, or the time is up; whether it is done."""
+    deadline = time.monotonic() + seconds
+    while not (found := done()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
 
 
 class Watch:
@@ -139,7 +142,6 @@ class Watch:
         self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -157,9 +159,8 @@ class Watch:
         try:
             first = self.store.compare_set("failed", "", message).decode() == message
             self.store.add("leaving", 1)
-            deadline = time.monotonic() + PATIENCE
-            while self.keeps and self.store.add("leaving", 0) < self.world_size and time.monotonic() < deadline:
-                time.sleep(0.02)
+            if self.keeps:
+                _until(lambda: self.store.add("leaving", 0) >= self.world_size, PATIENCE)
             return first
         except RuntimeError:
             return True
@@ -167,16 +168,13 @@ class Watch:
     def cause(self) -> str | None:
         """Why others have gone, waiting a while for the word; None where nobody says."""
         self._over.set()
-        deadline = time.monotonic() + PATIENCE
         try:
-            while time.monotonic() < deadline:
-                if self.store.check(["failed"]):
-                    self.store.add("leaving", 1)
-                    return self.store.get("failed").decode()
-                time.sleep(0.1)
+            if not _until(lambda: self.store.check(["failed"]), PATIENCE):
+                return None
+            self.store.add("leaving", 1)
+            return self.store.get("failed").decode()
         except RuntimeError:
             return None
-        return None
 
     def _work(self) -> None:
         while not self._over.wait(BEAT):

@@ -7,10 +7,10 @@ the same step. SIGQUIT (Ctrl-\\) still ends a process at once.
 from __future__ import annotations
 
 import signal
-import threading
 from collections.abc import Sequence
 from types import FrameType
-from typing import Any
+
+from uer.system import signals_handled
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 
@@ -25,16 +25,14 @@ class StopSignals:
 
     def __init__(self) -> None:
         self._received: set[int] = set()
-        self._before: dict[int, Any] = {}
+        self._noting = signals_handled(dict.fromkeys(SIGNALS, self._note))
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._noting.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._noting.__exit__(None, None, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received.add(number)

@@ -6,11 +6,10 @@ import argparse
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from multiprocessing.connection import wait
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ import torch.multiprocessing as mp
 from uer.errors import Stopped, UserError
 from uer.parallel.collectives import LostPeers
 from uer.parallel.signals import SIGNALS
-from uer.system import ended_by, signals_held
+from uer.system import ended_by, signals_handled, signals_held
 
 GRACE = 5.0  # seconds that the others get after one has failed
 
@@ -140,18 +139,11 @@ def _leave(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
-@contextmanager
-def _passing_signals_on(processes: list) -> Iterator[None]:
+def _passing_signals_on(processes: list) -> AbstractContextManager[None]:
     """Hand signals for a clean end to the processes, which decide together when to end."""
     def forward(number: int, frame: object) -> None:
         for process in processes:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, number)
 
-    here = threading.current_thread() is threading.main_thread()  # elsewhere signals do not arrive
-    before = {number: signal.signal(number, forward) for number in SIGNALS if here}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return signals_handled(dict.fromkeys(SIGNALS, forward))

@@ -23,7 +23,7 @@ import torch
 from uer.config import ModelConfig
 from uer.formats.shapes import expected_shapes, sizes_of
 from uer.sizes import BertSizes
-from uer.squeeze.wiring import EMBEDDING_TABLES, VOCABULARY_LINEAR
+from uer.squeeze.wiring import VOCABULARY_LINEAR
 from uer.targets.vocabulary_loss import SLICE, SLICE_ELSEWHERE
 
 PARTS = ("embedding", "attention", "feed-forward", "MLM head")
@@ -138,11 +138,6 @@ def by_part(numbers: Iterable[tuple[str, int]]) -> Parts:
 def parameters(shapes: Mapping[str, tuple[int, ...]]) -> Parts:
     """Entries of all tensors by part."""
     return by_part((name, prod(shape)) for name, shape in shapes.items())
-
-
-def table_rows(shapes: Mapping[str, tuple[int, ...] | torch.Size]) -> dict[str, int]:
-    """Rows of the three embedding tables, as arguments for `plain_cost` and the others."""
-    return dict(zip(("vocab", "positions", "segments"), (shapes[name][0] for name in EMBEDDING_TABLES)))
 
 
 # -- a plain BERT ------------------------------------------------------------------------------------------------------

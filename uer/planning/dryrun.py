@@ -11,7 +11,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,21 +42,15 @@ def dryrun(args: argparse.Namespace) -> None:
     """
     if args.resume:
         open_checkpoint(find_checkpoint(args.output_model_path, args.resume))
-    folder = dry_folder(args)
+    output = Path(args.output_model_path).absolute()
+    folder = output.with_name(f".{output.name}.dryrun")
     try:
         launch(rehearse, small(args, folder))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def dry_folder(args: argparse.Namespace) -> Path:
-    """Where the rehearsal writes."""
-    output = Path(args.output_model_path)
-    return output.absolute().parent / f".{output.name}.dryrun"
-
-
 def small(args: argparse.Namespace, folder: Path) -> argparse.Namespace:
-    """The options of the rehearsal."""
     changed = {
         "output_model_path": str(folder / "model.bin"), "mask_path": args.mask_path and str(folder / "masks.txt"),
         "tb_path": None, "log_path": None, "resume": None, "keep_checkpoints": None,
@@ -87,19 +81,15 @@ class Stages:
 
 
 def rehearse(place: Place, args: argparse.Namespace) -> None:
-    """What every process of the rehearsal does."""
     reports, stage = Reports(place.leads), Stages()
     with StopSignals() as signals:
         with stage("load teacher and data"):
             trainer, _ = build_trainer(place, args, reports, signals)
-        stream = trainer.batches.stream()
         trainer.learner.student.train()
-        try:
+        with closing(trainer.batches.stream()) as stream:
             with stage("step"):
                 trainer.step(1, stream, 1.0)
             last = _masks_and_squeeze(trainer, stream, stage) if isinstance(trainer.learner, WidLearner) else 1
-        finally:
-            stream.close()
         with stage("comparison of processes"):
             trainer.check_replicas(last)
         with stage("evaluation"):

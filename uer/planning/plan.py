@@ -18,6 +18,7 @@ from uer.formats.file_target import config_for
 from uer.formats.huggingface_config import HuggingFaceConfig
 from uer.formats.teacher import config_beside, has_weights
 from uer.layer_sizes import read_layer_sizes
+from uer.models.bert import SEGMENTS
 from uer.planning.cost import PARTS, WIRE, Cost, Step, plain_cost
 from uer.planning.wid_cost import activations_cost, wid_cost
 from uer.squeeze.groups import MaskGroup, build_groups, student_config
@@ -28,7 +29,7 @@ from uer.training.course import run_dropout
 from uer.training.mask_schedule import settle
 from uer.training.optimizers import schedule
 
-VOCABULARY, SEQ_LENGTH, SEGMENTS = 30522, 128, 3  # BERT's vocabulary; the default of preprocess.py; UER's table
+VOCABULARY, SEQ_LENGTH = 30522, 128  # BERT's vocabulary; the default of preprocess.py
 UNITS = {"memory": ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")),
          "operations": ((10**18, "E"), (10**15, "P"), (10**12, "T"), (10**9, "G"), (10**6, "M")),
          "sent": ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))}

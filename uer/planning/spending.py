@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from uer.calibration.depth import layers_to_keep
@@ -65,10 +65,10 @@ class Spending:
                             f"{self.shape.hidden} --target_heads {self.shape.heads} --target_feedforward_size "
                             f"{self.shape.feedforward}", page="shape")
 
-    def spend(self, reducer: Reducer, keep: list[int] | None, say: Callable[[str], object] = print) -> ModelConfig:
+    def spend(self, reducer: Reducer, keep: list[int] | None) -> ModelConfig:
         """The student's config: its layers as they are worth most."""
         begun, teacher = time.perf_counter(), reducer.shortened(self.shape.layers, keep)
         worths = worth_of_layers(teacher.stream, self.student.head_size)
         found = self.student.with_layers(spread(worths, self.left, self.head, self.neuron))
-        say(f"found what the heads and neurons of each layer are worth in {time.perf_counter() - begun:.0f} s")
+        print(f"found what the heads and neurons of each layer are worth in {time.perf_counter() - begun:.0f} s")
         return found

@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,6 @@ class Row:
         return self.figures[self.measure]
 
     def to_dict(self) -> dict[str, Any]:
-        """For a line of JSON."""
         return {"name": self.name, **self.shape._asdict(), "parameters": self.parameters,
                 "operations_per_text": self.operations, "texts_per_second": round(self.texts_per_second, 1),
                 "speed": round(self.speed, 3), **self.figures}
@@ -165,13 +165,10 @@ def compare(material: Material, shapes: Sequence[Shape], tied: bool,
     loaded = material.loaded
     teacher = from_weights(loaded.config, loaded.weights).to(material.place.device).eval()
     yield measured("teacher", loaded.config, loaded.weights, teacher, material)
-    reducer = Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, tied, note)
-    try:
+    with closing(Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, tied, note)) as reducer:
         for shape in sorted(shapes, key=lambda shape: -shape.layers):
             student = reducer.student(shape)
             yield measured(shape.name(shape_of(loaded.config)), student.config, student.weights, teacher, material)
-    finally:
-        reducer.close()
 
 
 def measured(name: str, config: ModelConfig, weights: dict[str, torch.Tensor], teacher: Bert,
@@ -206,13 +203,11 @@ def in_turns(models: Sequence[Bert], src: torch.Tensor, seg: torch.Tensor) -> li
 
 
 def head(row: Row) -> str:
-    """The table's first line."""
     return (f"{'':<14} {'heads':>5} {'parameters':>11} {'GFLOP/text':>10} {'texts/s':>8} {'speed':>6}"
             + "".join(f" {name:>{max(9, len(name))}}" for name in row.figures))
 
 
 def line_of(row: Row) -> str:
-    """A line of the table."""
     figures = "".join(f" {spelled(name, value):>{max(9, len(name))}}" for name, value in row.figures.items())
     return (f"{row.name:<14} {row.shape.heads:>5} {row.parameters / 1e6:>9.1f} M {row.operations / 1e9:>10.3g} "
             f"{row.texts_per_second:>8,.0f} {row.speed:>5.1f}x{figures}")

@@ -10,12 +10,12 @@ multiplied out) are those of `uer.squeeze.composition`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from math import prod
 
 from uer.config import ModelConfig
-from uer.formats.shapes import expected_shapes, sizes_of
+from uer.formats.shapes import expected_shapes, master_shapes, sizes_of
 from uer.planning.cost import (
     FLOAT,
     PARTS,
@@ -32,27 +32,17 @@ from uer.planning.cost import (
 from uer.sizes import BertSizes
 from uer.squeeze.composition import applies_to_features, applies_to_rows, rows_first
 from uer.squeeze.groups import MaskGroup
-from uer.squeeze.master import sizes_from_groups
-from uer.squeeze.wiring import EMBEDDING_TABLES, VOCABULARY_LINEAR, layer_norms, masked_compactors, wrapped_linears
-
-MANY = 1 << 40  # tokens of a master that serves several processes: its tables are always multiplied out
+from uer.squeeze.master import MANY, sizes_from_groups
+from uer.squeeze.wiring import EMBEDDING_TABLES, VOCABULARY_LINEAR, WrappedLinear, wrapped_linears
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-def master_shapes(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str, MaskGroup]) -> Shapes:
+def held_shapes(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str, MaskGroup]) -> Shapes:
     """Published name -> shape of everything a master holds, squeezed groups at their targets; a tied table once."""
-    shapes = expected_shapes(sizes_of(config, **tables), config)
+    shapes = master_shapes(config, tables, {name: group.width for name, group in groups.items()})
     if config.tie_weights:
         del shapes[f"{VOCABULARY_LINEAR}.weight"]
-    for name, owner in layer_norms(config):
-        for part in ("gamma", "beta"):
-            shapes[f"{name}.{part}"] = (groups[owner].width,)
-    for tensor in masked_compactors(config):
-        group = groups[tensor.group]
-        sides = [group.size, group.size]
-        sides[tensor.dim] = group.width
-        shapes[tensor.name] = tuple(sides)
     return shapes
 
 
@@ -65,9 +55,9 @@ def wid_cost(config: ModelConfig, tables: Mapping[str, int], groups: Mapping[str
         comp_only: whether the teacher's weights stay as they are.
         spares: whether gradients of dropped entries are left out (mask scores by norms).
     """
-    shapes = master_shapes(config, tables, groups)
+    shapes = held_shapes(config, tables, groups)
     sizes = sizes_from_groups(config, groups, **tables)
-    alone = step.processes == 1
+    alone = step.processes == 1  # else gradients travel in the student's size: tables are always multiplied out
     rows = sum(tables[kind] for kind in ("vocab", "positions", "segments"))
     on_rows = applies_to_rows(step.tokens if alone else MANY, rows)
     size, inner, width = config.hidden_size, config.mlm_width, sizes.mlm
@@ -116,15 +106,12 @@ def activations_cost(config: ModelConfig, tables: Mapping[str, int], groups: Map
     """The teacher with its compactors applied to activations: parameters, operations, bytes sent."""
     sizes = sizes_of(config, **tables)
     whole = {name: replace(group, squeezed=False) for name, group in groups.items()}
-    trained = parameters(master_shapes(config, tables, whole))
+    trained = parameters(held_shapes(config, tables, whole))
     operations = model_operations(sizes, step, step.rows * step.seq * config.hidden_size, config.mlm_width,
                                   selected=False)
-    for linear in wrapped_linears(config):
-        if linear.leaves is None:
-            continue
-        tokens = step.predicted if linear.enters == "hidden" and linear.leaves == "mlm" else step.tokens
-        squares = groups[linear.enters].size ** 2 + groups[linear.leaves].size ** 2
-        operations[part_of(linear.name)] += 2 * 3 * tokens * squares
+    for linear, leaves, enters in _with_two_compactors(config, groups):
+        tokens = step.predicted if enters.name == "hidden" and leaves.name == "mlm" else step.tokens
+        operations[part_of(linear.name)] += 2 * 3 * tokens * (enters.size ** 2 + leaves.size ** 2)
     return Cost(trained, trained, operations, sent=sent_bytes(FLOAT * sum(trained.values()), step))
 
 
@@ -144,15 +131,19 @@ def composition_of(now: int, out: int, size: int, now_in: int, rows: int, column
     return 2 * (forward + backward)
 
 
+def _with_two_compactors(config: ModelConfig, groups: Mapping[str, MaskGroup],
+                         ) -> Iterator[tuple[WrappedLinear, MaskGroup, MaskGroup]]:
+    """The linears that are composed, with the groups of their outputs and inputs."""
+    return ((linear, groups[linear.leaves], groups[linear.enters]) for linear in wrapped_linears(config)
+            if linear.leaves is not None)
+
+
 def _composition(config: ModelConfig, groups: Mapping[str, MaskGroup], comp_only: bool, spares: bool) -> Parts:
     def wanted(group: MaskGroup) -> int:
         return group.kept if spares and group.masked else group.width
 
     sums = dict.fromkeys(PARTS, 0)
-    for linear in wrapped_linears(config):
-        if linear.leaves is None:
-            continue
-        leaves, enters = groups[linear.leaves], groups[linear.enters]
+    for linear, leaves, enters in _with_two_compactors(config, groups):
         sums[part_of(linear.name)] += composition_of(leaves.width, leaves.size, enters.size, enters.width,
                                                      wanted(leaves), wanted(enters), not comp_only)
     return sums
@@ -161,10 +152,7 @@ def _composition(config: ModelConfig, groups: Mapping[str, MaskGroup], comp_only
 def _inner_products(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> int:
     """Entries of R W or W C that the composition keeps for its backward pass."""
     entries = 0
-    for linear in wrapped_linears(config):
-        if linear.leaves is None:
-            continue
-        leaves, enters = groups[linear.leaves], groups[linear.enters]
+    for _, leaves, enters in _with_two_compactors(config, groups):
         first = rows_first(leaves.width, leaves.size, enters.size, enters.width)
         entries += leaves.width * enters.size if first else leaves.size * enters.width
     return entries

@@ -10,7 +10,6 @@ from uer.progress import ending
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
     out = argparse.ArgumentParser(
         prog="python3 -m uer.report", allow_abbrev=False,
         description="Turn the logs of one or several runs into an HTML page that stands alone, and PNGs beside it.")

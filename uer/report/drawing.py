@@ -43,19 +43,17 @@ LOG_FROM = 6  # ratio of the largest to the smallest step time from which the ax
 
 @contextmanager
 def style():
-    """The look of all pictures."""
     with pyplot.rc_context(STYLE):
         yield
 
 
 def colour_of(number: int) -> str:
-    """Of the run of this number."""
     return RUN_COLOURS[number % len(RUN_COLOURS)]
 
 
-def panels(count: int, height: float = 3.6, width: float = 10.0):
+def panels(count: int, width: float = 10.0):
     """A figure with axes side by side."""
-    figure, axes = pyplot.subplots(1, count, figsize=(width, height), layout="constrained", squeeze=False)
+    figure, axes = pyplot.subplots(1, count, figsize=(width, 3.6), layout="constrained", squeeze=False)
     for one in axes[0]:
         step_axis(one)
     return figure, list(axes[0])

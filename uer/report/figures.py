@@ -34,7 +34,7 @@ from uer.report.drawing import (
     share_axis,
     step_axis,
 )
-from uer.report.log import KINDS, Curve, Run
+from uer.report.log import KINDS, Curve, Run, together
 
 
 def learning(runs: Sequence[Run]):
@@ -46,22 +46,20 @@ def learning(runs: Sequence[Run]):
     masked, named = judged == {"accuracy"}, " or ".join(sorted(judged)).capitalize()
     for one, key, title, form in ((axes[0], "loss", "Masked-token loss (nats)" if masked else "Loss", "{:.2f}".format),
                                   (axes[1], "accuracy", "Masked-token accuracy" if masked else named, "{:.1%}".format)):
+        labels, kind = [], "dev" if held_out or len(runs) == 1 else "train"
+        told = [(run, run.name, colour_of(i), 3.5) for i, run in enumerate(runs)]
         if len(runs) == 1:
-            one.plot(*zip(*runs[0].curve("train", key)), color=BLUE, alpha=0.75, linewidth=1.3)
-            labels = [(runs[0].curve("train", key)[-1][1], "training", BLUE)]
-            if runs[0].dev:
-                curve = runs[0].curve("dev", key)
-                one.plot(*zip(*curve), color=BRICK, marker="o", markersize=4)
-                labels.append((curve[-1][1], f"held-out {form(curve[-1][1])}", BRICK))
-            one.set_xlim(0, last)
+            curve = runs[0].curve("train", key)
+            one.plot(*zip(*curve), color=BLUE, alpha=0.75, linewidth=1.3)
+            labels.append((curve[-1][1], "training", BLUE))
+            told = [(run, "held-out", BRICK, 4) for run in runs if run.dev]
         else:
-            labels = []
-            for i, run in enumerate(runs):
-                curve = run.curve("dev" if held_out else "train", key)
-                one.plot(*zip(*curve), color=colour_of(i), marker="o" if held_out else "", markersize=3.5)
-                labels.append((curve[-1][1], f"{run.name} {form(curve[-1][1])}", colour_of(i)))
-            one.set_xlim(0, last)
             title += ", held-out" if held_out else ", training"
+        for run, name, colour, size in told:
+            curve = run.curve(kind, key)
+            one.plot(*zip(*curve), color=colour, marker="o" if kind == "dev" else "", markersize=size)
+            labels.append((curve[-1][1], f"{name} {form(curve[-1][1])}", colour))
+        one.set_xlim(0, last)
         if key == "accuracy":
             one.set_ylim(bottom=0)
             one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
@@ -145,15 +143,6 @@ def stability(runs: Sequence[Run]):
     lines(axes, curves, max(step for _, _, curve in curves for step, _ in curve), "{:.0%}".format, marker="o",
           markersize=3)
     return figure
-
-
-def together(curves: Sequence[Curve]) -> Curve:
-    """The mean of curves at each step that one of them has."""
-    values: dict[int, list[float]] = {}
-    for curve in curves:
-        for step, value in curve:
-            values.setdefault(step, []).append(value)
-    return [(step, sum(x) / len(x)) for step, x in sorted(values.items())]
 
 
 def step_time(runs: Sequence[Run]):

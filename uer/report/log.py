@@ -38,12 +38,12 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)
     card: dict[str, Any] = field(default_factory=dict)
     following: str = ""
+    stable: dict[str, Curve] = field(default_factory=dict)
 
     @property
     def figure(self) -> str:
         """What stands under `accuracy`: that, or what a target without labels is judged by."""
         return str(self.facts.get("figure") or self.card.get("figure") or "accuracy")
-    stable: dict[str, Curve] = field(default_factory=dict)
 
     @property
     def last_step(self) -> int:
@@ -101,12 +101,17 @@ def kind_of(group: str) -> str:
 
 def by_kind(curves: dict[str, Curve]) -> dict[str, Curve]:
     """Curves of groups -> curves of kinds of group, in the order of `KINDS`: means of the layers at each step."""
-    values: dict[str, dict[int, list[float]]] = {}
-    for name, curve in curves.items():
+    found = {kind: [curve for name, curve in curves.items() if kind_of(name) == kind] for kind in KINDS}
+    return {kind: together(layers) for kind, layers in found.items() if any(layers)}
+
+
+def together(curves: Sequence[Curve]) -> Curve:
+    """The mean of curves at each step that one of them has."""
+    values: dict[int, list[float]] = {}
+    for curve in curves:
         for step, value in curve:
-            values.setdefault(kind_of(name), {}).setdefault(step, []).append(value)
-    return {kind: [(step, sum(x) / len(x)) for step, x in sorted(values[kind].items())]
-            for kind in KINDS if kind in values}
+            values.setdefault(step, []).append(value)
+    return [(step, sum(x) / len(x)) for step, x in sorted(values.items())]
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -121,11 +126,10 @@ def read_run(path: str, name: str, mask_path: str | None = None) -> Run:
         UserError: no log there, or one with a line that is none of ours, or without a single training report.
     """
     file = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
-    lines = current(read_lines(file))
+    lines = [line for line in current(read_lines(file)) if line["kind"] not in ("train", "dev") or (
+        is_number(line["loss"]) and is_number(line["accuracy"]))]  # a run whose loss is lost may still report that
     train, dev, masks, squeeze, fold, model = ([line for line in lines if line["kind"] == kind]
                                                for kind in ("train", "dev", "masks", "squeeze", "fold", "model"))
-    train, dev = ([line for line in part if is_number(line["loss"]) and is_number(line["accuracy"])]
-                  for part in (train, dev))  # a run whose loss is lost may still report that
     if not train:
         raise UserError(f"{file}: no training report in there (yet); a run writes one every --report_steps")
     run = Run(name, train, dev, masks, squeeze, fold, model)

@@ -164,7 +164,6 @@ def told(run: Run) -> str:
 
 
 def results_table(found: Table) -> str:
-    """A table with its heading."""
     head = "".join(f"<th>{html.escape(column)}</th>" for column in found.columns)
     rows = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in found.rows)
     return (f'<h2>{html.escape(found.title)}</h2><div class="scroll"><table class="results"><thead><tr>{head}</tr>'
@@ -172,14 +171,12 @@ def results_table(found: Table) -> str:
 
 
 def tiles(run: Run) -> str:
-    """The figures of one run."""
     boxes = (f'<div class="tile"><b>{html.escape(value)}</b><span>{html.escape(what)}</span></div>'
              for what, value in figures_of(run).items() if what != "steps")
     return f'<div class="tiles">{"".join(boxes)}</div>'
 
 
 def table(runs: Sequence[Run]) -> str:
-    """A row for each run."""
     found = [figures_of(run) for run in runs]
     columns = list(dict.fromkeys(what for cells in found for what in cells))
     head = "".join(f"<th>{html.escape(column)}</th>" for column in ("run", *columns))

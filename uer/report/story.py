@@ -16,7 +16,6 @@ def story(run: Run) -> dict[str, str]:
 
 
 def describe(run: Run) -> str:
-    """A sentence on what a run was."""
     facts, teacher = run.facts, run.facts.get("teacher", {})
     words = [f"Step {run.last_step:,}" + (f" of {facts['total_steps']:,}" if "total_steps" in facts else "")]
     teacher = facts.get("origin", teacher)
@@ -61,7 +60,6 @@ def how_long(run: Run) -> str:
 
 
 def following(run: Run) -> str:
-    """The command that comes next."""
     facts = run.facts
     if not facts.get("output"):
         return "convert.py, of the newest checkpoint."

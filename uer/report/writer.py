@@ -52,7 +52,6 @@ class Reports:
             raise UserError(f"{error.filename or tb_path}: cannot be written ({error.strerror})") from None
 
     def say(self, line: str) -> None:
-        """A line for the reader."""
         if not self.leads:
             return
         try:
@@ -78,7 +77,6 @@ class Reports:
         self._draw(scalars)
 
     def histogram(self, step: int, name: str, values: torch.Tensor) -> None:
-        """A distribution, for TensorBoard."""
         self._draw(lambda board: board.add_histogram(name, values.float().cpu(), step))
 
     def go_on_from(self, step: int) -> None:
@@ -103,7 +101,6 @@ class Reports:
         self._draw(begin_anew)
 
     def close(self) -> None:
-        """Flush and close everything."""
         for file in (self.log, self.metrics):
             if file:
                 _lasts(file.name, file.close)

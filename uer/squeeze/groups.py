@@ -26,7 +26,6 @@ from uer.layer_sizes import LayerWish, shapes_wished
 from uer.sizes import LayerShape
 from uer.squeeze.wiring import features_group, target_linears
 
-STRATEGIES = ("dim", "head")
 BLOCK_INTERVALS = 8
 FREE_INTERVALS = 16
 INTERVALS_PER_HEAD = 2

@@ -56,7 +56,7 @@ class TaylorScores(NormScores):
     def observe(self) -> None:
         for name, mean in self.means.items():
             group = self.master.groups[name]
-            compactor = self._compactor(group)
+            compactor = self.master.parameters[f"{group.scored_by}.weight"]
             if not group.squeezed and compactor.grad is not None:
                 mean.lerp_((compactor.grad * compactor).abs().sum(0).double(), 1 - MEMORY)
 
@@ -71,9 +71,6 @@ class TaylorScores(NormScores):
                             f"another --mask_scores")
         for name, mean in self.means.items():
             mean.copy_(state[name])
-
-    def _compactor(self, group: MaskGroup) -> torch.nn.Parameter:
-        return self.master.parameters[f"{group.scored_by}.weight"]
 
 
 def build_scores(name: str, master: Master) -> NormScores:

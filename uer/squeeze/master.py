@@ -109,7 +109,6 @@ class Master:
         self.load = (MANY, MANY)
 
     def sizes(self) -> BertSizes:
-        """The student's sizes now."""
         vocab, positions, segments = (self.parameters[name].shape[0] for name in EMBEDDING_TABLES)
         return sizes_from_groups(self.config, self.groups, vocab, positions, segments)
 

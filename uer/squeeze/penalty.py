@@ -22,7 +22,6 @@ from uer.squeeze.groups import MaskGroup
 from uer.squeeze.master import Master, Moments
 from uer.squeeze.wiring import MaskedTensor, masked_compactors, masked_vectors
 
-PENALTIES = ("published", "fade")
 SURGERY = 0.9  # the published code runs Adam's β₁ average once more
 FADE_PER_INTERVAL = 1e-3
 
@@ -125,7 +124,7 @@ class FadePenalty(Penalty):
 
 
 def build_penalty(name: str, master: Master, moments: Moments, w_step: int, l2_lambda: float) -> Penalty:
-    """The penalty called `name`, one of `PENALTIES`."""
+    """The penalty called `name`, `published` or `fade`."""
     if name == "published":
         return PublishedPenalty(master, moments, w_step, l2_lambda)
     return FadePenalty(master, moments, w_step)

@@ -1,8 +1,9 @@
-"""One vector of a text from the states of its tokens."""
+"""One vector of a text from the states of its tokens, and how alike such vectors are."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 
 def position_of(seg: torch.Tensor, pooling: str) -> torch.Tensor | None:
@@ -26,3 +27,9 @@ def pooled(hidden: torch.Tensor, seg: torch.Tensor, pooling: str) -> torch.Tenso
     """One vector of each text, [batch, seq, hidden] -> [batch, hidden], however it is pooled."""
     positions = position_of(seg, pooling)
     return pool(hidden, seg, pooling) if positions is None else hidden.flatten(0, 1)[positions]
+
+
+def cosines(rows: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
+    """Cosines of all pairs, [n, width] and [m, width] -> [n, m]; `others` are by default the rows themselves."""
+    rows = F.normalize(rows, dim=1)
+    return rows @ (rows if others is None else F.normalize(others, dim=1)).T

@@ -17,11 +17,7 @@ __all__ = ["NAMES", "TextRules", "Tokenizer", "Vocab", "agreed_rules", "build", 
 NAMES = tuple(KINDS)
 
 
-def _silent(line: str) -> None:
-    """Says nothing."""
-
-
-def build_tokenizer(args: Namespace, *beside: TextRules, say: Callable[[str], object] = _silent) -> Tokenizer:
+def build_tokenizer(args: Namespace, *beside: TextRules, say: Callable[[str], object] = lambda line: None) -> Tokenizer:
     """The tokenizer that the parsed options (see `uer.data.options.add_tokenizer_options`) and the others describe.
 
     Args:
@@ -33,7 +29,7 @@ def build_tokenizer(args: Namespace, *beside: TextRules, say: Callable[[str], ob
     return build(agreed_rules(args, *beside, say=say))
 
 
-def agreed_rules(args: Namespace, *beside: TextRules, say: Callable[[str], object] = _silent) -> TextRules:
+def agreed_rules(args: Namespace, *beside: TextRules, say: Callable[[str], object] = lambda line: None) -> TextRules:
     """`build_tokenizer` without building: how text becomes ids, where nothing need be tokenized."""
     warnings: list[str] = []
     rules = _completed(merged([*rules_of_options(args), *beside], warnings))

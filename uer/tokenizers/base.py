@@ -128,6 +128,13 @@ class Tokenizer:
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded)) // self.dtype.itemsize
         return np.frombuffer(b"".join(encoded), dtype=self.dtype), lengths
 
+    def _raw_around(self, found: Finder, parts: list[str], encode: Callable[[str], Iterable[bytes]]) -> bytes:
+        """Of text, token, text, … (see `Finder.cut`): the tokens' ids, and what `encode` makes of the texts."""
+        raw: list[bytes] = []
+        for index, part in enumerate(parts):
+            raw += [self.raw[found.id(part)]] if index % 2 else encode(part)
+        return b"".join(raw)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Readable text of some ids; what normalisation took away does not come back."""
         return "".join(self.vocab.tokens[i] for i in ids)

@@ -123,11 +123,7 @@ class BertTokenizer(Tokenizer):
             parts = self.special.cut(text)
         if any(space in text for space in _FALSE_SPACES):
             parts[::2] = [_FIND_FALSE_SPACES.sub("", part) for part in parts[::2]]
-        chunk = self._chunks.__getitem__
-        raw: list[bytes] = []
-        for index, part in enumerate(parts):
-            raw += [self.raw[self.special.id(part)]] if index % 2 else map(chunk, part.split())
-        return b"".join(raw)
+        return self._raw_around(self.special, parts, lambda part: map(self._chunks.__getitem__, part.split()))
 
     def encode_lines(self, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         text = "\n".join(lines)
@@ -159,11 +155,8 @@ class BertTokenizer(Tokenizer):
     def _chunk_with_added(self, chunk: str) -> bytes:
         """A chunk in whose normalised text added tokens are found before it is split."""
         assert self._added is not None
-        raw: list[bytes] = []
-        for index, part in enumerate(self._added.cut(self._normalized(chunk))):
-            raw += [self.raw[self._added.id(part)]] if index % 2 else \
-                map(self._words.__getitem__, self._find_words.findall(part))
-        return b"".join(raw)
+        return self._raw_around(self._added, self._added.cut(self._normalized(chunk)),
+                                lambda part: map(self._words.__getitem__, self._find_words.findall(part)))
 
     def _normalized(self, text: str) -> str:
         """What words are found in, with spaces around ideographs where these are words of their own."""

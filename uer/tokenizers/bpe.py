@@ -7,7 +7,7 @@ Text is split into words, numbers and runs of symbols, each with the space befor
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,14 +48,11 @@ class BpeTokenizer(Tokenizer):
         self._words = Cache(self._word)
 
     def encode_raw(self, text: str) -> bytes:
-        raw: list[bytes] = []
-        for index, part in enumerate(self._special.cut(text)):
-            if index % 2:
-                raw.append(self.raw[self._special.id(part)])
-            elif part:
-                spaced = f" {part}" if self._prefix_space and not part.startswith(" ") else part
-                raw += map(self._words.__getitem__, _FIND_WORDS.findall(spaced))
-        return b"".join(raw)
+        def words(part: str) -> Iterator[bytes]:
+            spaced = f" {part}" if part and self._prefix_space and not part.startswith(" ") else part
+            return map(self._words.__getitem__, _FIND_WORDS.findall(spaced))
+
+        return self._raw_around(self._special, self._special.cut(text), words)
 
     def _word(self, word: str) -> bytes:
         symbols = [self._byte_characters[byte] for byte in word.encode("utf-8")]

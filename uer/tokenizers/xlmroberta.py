@@ -29,15 +29,12 @@ class XlmRobertaTokenizer(Tokenizer):
         self._special = special_finder(vocab)
 
     def encode_raw(self, text: str) -> bytes:
-        raw: list[bytes] = []
-        for index, part in enumerate(self._special.cut(text)):
-            if index % 2:
-                raw.append(self.raw[self._special.id(part)])
-            else:
-                spaced = part.replace(_NEXT_LINE, " ") if self._normalized else _WHITE.sub(" ", part)
-                ids = self._ids[np.array(self._model.encode(spaced), dtype=np.int64)]
-                raw.append(ids.astype(self.dtype).tobytes())
-        return b"".join(raw)
+        def pieces(part: str) -> list[bytes]:
+            spaced = part.replace(_NEXT_LINE, " ") if self._normalized else _WHITE.sub(" ", part)
+            ids = self._ids[np.array(self._model.encode(spaced), dtype=np.int64)]
+            return [ids.astype(self.dtype).tobytes()]
+
+        return self._raw_around(self._special, self._special.cut(text), pieces)
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.vocab.tokens[i] for i in ids).replace(_SPACE, " ").strip()

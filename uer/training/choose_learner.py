@@ -62,14 +62,10 @@ def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
     """A plain MLM run of a model with these weights; `kind`: the option with its rate."""
     model = from_weights(config, weights).to(device)
     fix_map(args, model.named_parameters())
-    head = args.head_learning_rate
-
-    def special(name: str) -> float | None:
-        return head if head is not None and name.startswith("target.") else None
-
-    named = [(name, parameter) for name, parameter in model.named_parameters()]
-    return PlainLearner(model, AdamW(parameter_groups(named, getattr(args, kind), special, kind=kind,
-                                                      special_kind="head_learning_rate"), args.bias_correction))
+    groups = parameter_groups(model.named_parameters(), getattr(args, kind),
+                              lambda name: args.head_learning_rate if name.startswith("target.") else None,
+                              kind=kind, special_kind="head_learning_rate")
+    return PlainLearner(model, AdamW(groups, args.bias_correction))
 
 
 def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor], loader: MlmLoader,
@@ -106,9 +102,8 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
         pooler.update(shift_pooler(pooler, calibration.offset))
         table = calibration.table
     tokens = args.batch_size * args.accumulation_steps * loader.dataset.header["seq_length"]
-    many = 1 << 40  # several processes send gradients in the student's size
-    shape = (tokens, tokens * 15 // 100) if place.world_size == 1 else (many, many)
-    master = ShardedMaster(config, weights, groups, place) if sharded else Master(config, weights, groups, *shape)
+    load = (tokens, tokens * 15 // 100) if place.world_size == 1 else ()  # several send gradients in the student's size
+    master = ShardedMaster(config, weights, groups, place) if sharded else Master(config, weights, groups, *load)
     folding = None
     if args.after_squeeze == "student":
         folding = Folding(args.w_step, lambda master: student_learner(args, master, pooler, table,

@@ -94,7 +94,6 @@ class LayerTargets:
         return {} if self.last is None else {"layers_told": 1 - self.last.item()}
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
         return {name: found.state() for name, found in self.maps.items()}
 
     def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
@@ -159,7 +158,6 @@ class LeastSquares:
         return (weights * apart.pow(2).sum(-1)).sum() / self.variance
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
         return {"moments": [moment.cpu() for moment in self.moments], "steps": self.steps, "map": self.map.cpu(),
                 "variance": self.variance.cpu()}
 

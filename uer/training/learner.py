@@ -33,7 +33,9 @@ class Learner(Protocol):
     def finish(self, step: int, factor: float, update: bool = True, clip: Clip | None = None) -> bool:
         """Update the weights from the student's gradients (or let them be); returns whether masks changed.
 
-        `clip` may change the gradients of this process's weights in place.
+        Args:
+            step: counted from 1; `factor`: of the base learning rates in it.
+            clip: may change the gradients of this process's weights in place.
         """
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from uer.models.bert import Bert, mlm_loss
+from uer.opts import RELATION_HEADS, TOP_K
 from uer.parallel.collectives import sum_over_ranks
 from uer.targets.mlm_target import MlmTarget
-from uer.training.relations import HEADS, relation_loss
+from uer.training.relations import relation_loss
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch
@@ -19,15 +20,12 @@ if TYPE_CHECKING:
 
 def logits_of(model: Bert, batch: MlmBatch) -> torch.Tensor:
     """Logits [n, vocab] of the positions that a batch asks for; no attention mask where nothing is padding."""
-    return model(batch.src, batch.seg, batch.positions, batch.tokens < batch.seg.numel())
+    return model(batch.src, batch.seg, batch.positions, batch.padded)
 
 
 def loss_of(model: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed cross entropy and number of right predictions of a batch."""
-    return model.loss(batch.src, batch.seg, batch.positions, batch.labels, batch.tokens < batch.seg.numel())
-
-
-TOP_K = 128
+    return model.loss(batch.src, batch.seg, batch.positions, batch.labels, batch.padded)
 
 
 class Objective(Protocol):
@@ -57,14 +55,14 @@ class TaughtMlm:
     """
 
     def __init__(self, teacher: Bert, weight: float = 0.0, temperature: float = 1.0, top_k: int = TOP_K,
-                 relations: float = 0.0, heads: int = HEADS):
+                 relations: float = 0.0, heads: int = RELATION_HEADS):
         self.teacher = teacher.eval()
         self.weight, self.temperature, self.top_k = weight, temperature, top_k
         self.relations, self.heads = relations, heads
 
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """An `Objective`: all losses by their weights."""
-        passed = batch.src, batch.seg, batch.tokens < batch.seg.numel(), batch.positions
+        passed = batch.src, batch.seg, batch.padded, batch.positions
         with torch.no_grad():
             wanted, their_states = self.teacher.encode(*passed)
         given, states = student.encode(*passed)

@@ -97,14 +97,11 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], learning_rate: f
     return list(groups.values())
 
 
-SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial")
-
-
 def schedule(name: str, total_steps: int, warmup: float) -> Callable[[int], float]:
     """Factor f of the learning rate after t steps; step s (from 1) uses f(s − 1).
 
     Args:
-        name: one of `SCHEDULERS`.
+        name: one of `uer.opts.SCHEDULERS`.
         total_steps: optimizer steps of the run.
         warmup: share of them during which the factor rises from 0 (not for `constant`).
     """

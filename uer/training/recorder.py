@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from uer.planning.cost import Cost, Step, plain_cost, table_rows
+from uer.formats.shapes import table_sizes
+from uer.planning.cost import Step, plain_cost
 from uer.planning.wid_cost import activations_cost, wid_cost
 from uer.report.writer import Reports
 from uer.training.learner import Learner
@@ -50,27 +51,19 @@ class Recorder:
     def _model(self, step: int, more: dict[str, Any]) -> None:
         if self.reports.metrics is None:
             return
-        cost, values = self._cost(), more
         if isinstance(self.learner, WidLearner):
             master = self.learner.master
-            other = activations_cost(master.config, self._tables(), master.groups, self.step)
-            values = {**values, "composition": sum(cost.composition.values()), "on_activations": other.all_operations}
+            model = master.config, table_sizes(master.parameters), master.groups, self.step
+            comp_only = not all(parameter.requires_grad for _, parameter in master.named_parameters())
+            cost = wid_cost(*model, comp_only=comp_only, spares=not self.learner.scores.needs_gradients)
+            more = {**more, "composition": sum(cost.composition.values()),
+                    "on_activations": activations_cost(*model).all_operations}
+        else:
+            tables = table_sizes(dict(self.learner.named_parameters()))
+            cost = plain_cost(self.learner.student.config, tables, self.step)
         self.reports.record(step, "model", {"parameters": cost.student, "trained": sum(cost.trained.values()),
                                             "operations": cost.operations, "peak_memory": cost.memory["peak"],
-                                            **values})
-
-    def _tables(self) -> dict[str, int]:
-        learner = self.learner
-        tensors = learner.master.parameters if isinstance(learner, WidLearner) else dict(learner.named_parameters())
-        return table_rows({name: tensor.shape for name, tensor in tensors.items()})
-
-    def _cost(self) -> Cost:
-        if not isinstance(self.learner, WidLearner):
-            return plain_cost(self.learner.student.config, self._tables(), self.step)
-        master = self.learner.master
-        comp_only = not all(parameter.requires_grad for _, parameter in master.named_parameters())
-        return wid_cost(master.config, self._tables(), master.groups, self.step, comp_only=comp_only,
-                        spares=not self.learner.scores.needs_gradients)
+                                            **more})
 
     def masks(self, step: int) -> None:
         """Note the masks chosen at `step`. Every process must call it: scores may have to travel."""

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from uer.models.bert import Bert
+from uer.opts import RELATION_HEADS
 from uer.targets.pooling import position_of
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch
 
-HEADS = 48
 LEFT = {"mlm": "MLM head", "states": "map into the teacher's space", "cls": "classifier", "tokens": "output layer"}
 IN_CACHE, AT_ONCE = 1 << 20, 1 << 26  # numbers of [rows, heads, seq, seq], on a CPU and on a GPU
 
@@ -38,22 +38,22 @@ class RelationTargets:
     figure = "relation likeness"
     partial = True
 
-    def __init__(self, teacher: Bert, heads: int = HEADS):
+    def __init__(self, teacher: Bert, heads: int = RELATION_HEADS):
         self.teacher, self.heads = teacher.eval(), heads
 
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed loss, and (it, exp(−mean divergence) a text, summed) to report."""
-        padded, first = batch.tokens < batch.seg.numel(), position_of(batch.seg, "first")
+        passed = batch.src, batch.seg, batch.padded, position_of(batch.seg, "first")
         with torch.no_grad():
-            wanted = self.teacher.encode(batch.src, batch.seg, padded, first)[0]
-        given = student.encode(batch.src, batch.seg, padded, first)[0]
+            wanted = self.teacher.encode(*passed)[0]
+        given = student.encode(*passed)[0]
         loss = relation_loss(self.teacher, wanted, student, given, batch, self.heads)
         texts = len(batch.src)
         return loss, torch.stack([loss.detach(), texts * torch.exp(loss.detach() / (-3 * texts))])
 
 
 def relation_loss(teacher: Bert, wanted: torch.Tensor, student: Bert, given: torch.Tensor, batch: MlmBatch,
-                  heads: int = HEADS) -> torch.Tensor:
+                  heads: int = RELATION_HEADS) -> torch.Tensor:
     """Divergence of relations, mean over a text's tokens and the heads, summed over queries, keys, values and texts.
 
     Args:
@@ -61,7 +61,7 @@ def relation_loss(teacher: Bert, wanted: torch.Tensor, student: Bert, given: tor
         heads: as for `RelationTargets`.
     """
     weights = text_weights(batch, given)
-    padding = None if batch.tokens == batch.seg.numel() else batch.seg == 0
+    padding = batch.seg == 0 if batch.padded else None
     with torch.no_grad():
         theirs = [linear(wanted) for linear in teacher.encoder.layers()[-1].self_attn.linears()]
     losses = []

@@ -45,7 +45,6 @@ class Tally:
         self.bar.advance()
 
     def close(self) -> None:
-        """Nothing follows."""
         if self.bar:
             self.bar.close()
 

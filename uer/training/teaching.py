@@ -20,10 +20,9 @@ import torch.nn.functional as F
 
 from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert
+from uer.opts import RELATION_HEADS, TOP_K
 from uer.targets.output_target import one_by_one, span_logits
-from uer.targets.pooling import pool, position_of
-from uer.training.objective import TOP_K
-from uer.training.relations import HEADS
+from uer.targets.pooling import cosines, pooled
 
 if TYPE_CHECKING:
     from uer.data.loader import MlmBatch
@@ -35,7 +34,7 @@ DISTANCES = {"cosine": lambda given, wanted: 1 - F.cosine_similarity(given, want
 OPTIONS = {  # of pretrain.py -> what it is where it does nothing, and the targets that it is for
     "state_distance": ("cosine", ("states",)), "state_tokens": (False, ("states",)),
     "similarity_weight": (0.0, ("states",)), "fix_state_map": (False, ("states", "similarity")),
-    "relation_weight": (0.0, ("mlm",)), "relation_heads": (HEADS, ("relations", "mlm")),
+    "relation_weight": (0.0, ("mlm",)), "relation_heads": (RELATION_HEADS, ("relations", "mlm")),
     "augment_texts": (0.0, ("states", "similarity", "logits", "relations"))}
 
 
@@ -49,7 +48,7 @@ def misplaced(args: argparse.Namespace) -> list[str]:
               if getattr(args, name) != usual and not used]
     if args.batch_size < 2 and (args.objective == "similarity" or args.similarity_weight):
         wrong.append("--batch_size 1: similarities are of the texts within a micro-step, 2 at least are needed")
-    if args.objective == "mlm" and args.relation_heads != HEADS and not args.relation_weight:
+    if args.objective == "mlm" and args.relation_heads != RELATION_HEADS and not args.relation_weight:
         wrong.append("--relation_heads does nothing without --relation_weight")
     return wrong
 
@@ -91,9 +90,9 @@ class StateTargets:
         if self.similarity and len(given) > 1:
             theirs, mine = (mapped if through else states.float() for through, mapped, states in
                             zip(self.mapped, (pooled, given), (their_pooled, own_pooled)))
-            apart = _cosines(mine) - _cosines(theirs)
+            apart = cosines(mine) - cosines(theirs)
             if self.states:  # a student that is to be found among the teacher's vectors, too
-                across = F.normalize(given, dim=1) @ F.normalize(pooled, dim=1).T - _cosines(pooled)
+                across = cosines(given, pooled) - cosines(pooled)
                 loss = loss + self.similarity * across.pow(2).sum() / (len(given) - 1)
             loss = loss + self.similarity * apart.pow(2).sum() / (len(given) - 1)
         cosine = F.cosine_similarity(given.detach(), pooled).sum()
@@ -101,19 +100,10 @@ class StateTargets:
 
     def _states(self, model: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """States of all tokens [batch, seq, hidden] (if they are asked for) and pooled ones [batch, hidden]."""
-        padded = batch.tokens < batch.seg.numel()
         if not self.per_token:
-            pooled = model.pooled(batch.src, batch.seg, padded)
-            return pooled, pooled
-        states, pooling = model.hidden_states(batch.src, batch.seg, padded), model.config.pooling
-        positions = position_of(batch.seg, pooling)
-        return states, pool(states, batch.seg, pooling) if positions is None else states.flatten(0, 1)[positions]
-
-
-def _cosines(rows: torch.Tensor) -> torch.Tensor:
-    """Cosines of all pairs of rows, [n, n]"""
-    rows = F.normalize(rows, dim=1)
-    return rows @ rows.T
+            return (model.pooled(batch.src, batch.seg, batch.padded),) * 2
+        states = model.hidden_states(batch.src, batch.seg, batch.padded)
+        return states, pooled(states, batch.seg, model.config.pooling)
 
 
 NEAR = 0.5  # a score that counts as the teacher's
@@ -136,11 +126,11 @@ class LogitTargets:
 
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed loss, and (it, texts or shares of tokens with equal predictions) to report."""
-        padded, real = batch.tokens < batch.seg.numel(), batch.seg > 0
+        real = batch.seg > 0
         reads, several = self.teacher.config.labels == SPAN_LABELS, self.teacher.config.multi_label
         with torch.no_grad():
-            wanted = self.teacher(batch.src, batch.seg, padded=padded).float()
-        given = student(batch.src, batch.seg, padded=padded).float()
+            wanted = self.teacher(batch.src, batch.seg, padded=batch.padded).float()
+        given = student(batch.src, batch.seg, padded=batch.padded).float()
         if reads:
             wanted, given = (span_logits(logits, real) for logits in (wanted, given))
         elif several:

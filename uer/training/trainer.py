@@ -121,7 +121,6 @@ class Trainer:
             self.tally.close()
 
     def _after(self, step: int) -> None:
-        """What some steps are followed by."""
         run = self.run
         last, leaving = step == run.total_steps, self.judge.stopping is not None
 
@@ -215,7 +214,6 @@ class Trainer:
         self._changed("fold", {}, "folded into the plain student", step, batch, before)
 
     def _changed(self, kind: str, facts: dict[str, Any], words: str, step: int, batch: MlmBatch, before: float) -> None:
-        """Tell that there is another student now."""
         after = self._loss_of(batch)
         change = (after - before) / before if before else 0.0
         self.reports.record(step, kind, {**facts, "loss_before": before, "loss_after": after})

@@ -34,8 +34,6 @@ class Folding(NamedTuple):
 class WidLearner:
     """Trains a master through its student.
 
-    A step is  `prepare` → forward and backward of `student` on any number of micro-batches → `finish`.
-
     Args:
         master: teacher weights, compactors, groups.
         optimizer: over the master's parameters.
@@ -74,11 +72,9 @@ class WidLearner:
         return student
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """What the optimizer trains, under the published names."""
         return list(self.master.named_parameters())
 
     def checkpoint(self) -> State:
-        """The stage-1 checkpoint's tensors; moments, masks, and what is gathered over steps."""
         return self.master.state_dict(), {"optimizer": optimizer_state(self.named_parameters(), self.optimizer),
                                           **self._gathered()}
 
@@ -90,36 +86,22 @@ class WidLearner:
                 **({"means": self.means.state_dict()} if self.means is not None else {})}
 
     def restore(self, resume: dict[str, Any]) -> None:
-        """Bring everything but the masks to where a checkpoint left it."""
         restore_optimizer(resume["optimizer"], self.named_parameters(), self.optimizer)
         self.scores.load_state_dict(resume.get("scores", {}))
         if self.means is not None and "means" in resume:
             self.means.load_state_dict(resume["means"])
 
     def replicated(self) -> list[tuple[str, torch.Tensor]]:
-        """What all processes must hold in the same values: the master."""
         return [(name, parameter.detach()) for name, parameter in self.named_parameters()]
 
     def groups(self) -> dict[str, MaskGroup]:
-        """The mask groups by name."""
         return self.master.groups
 
     def prepare(self) -> None:
-        """Compose the student's parameters for this step."""
         self.master.compose_into(self.student)
 
-    def finish(self, step: int, factor: float, update: bool = True,
-               clip: Clip | None = None) -> bool:
-        """From the student's gradients to updated master parameters.
-
-        Args:
-            step: the optimizer step, counted from 1.
-            factor: of the base learning rates in this step.
-            update: False leaves weights, moments and penalty as they are; masks are chosen all the same.
-            clip: changes the master's gradients in place, before the penalty.
-        Returns:
-            whether masks changed.
-        """
+    def finish(self, step: int, factor: float, update: bool = True, clip: Clip | None = None) -> bool:
+        """As `Learner` has it: masks are chosen whether or not there is an update; `clip` comes before the penalty."""
         changed = step % self.w_step == 0 and self.update_masks(step)
         if update:
             spare = step > self.w_step and not self.scores.needs_gradients  # the penalty replaces these gradients
