@@ -18,7 +18,7 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
-from uer.formats.file_target import OUTPUT, complete_head, config_for, name_in_file, settle_target, strip_heads
+from uer.formats.file_target import OUTPUT, complete_head, config_for, settle_target, strip_heads
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
 from uer.formats.relatives import has_foreign_head
@@ -27,6 +27,8 @@ from uer.formats.storage import read_tensors, shortened, without_shared_prefix
 from uer.formats.uer_names import heads_in, is_uer, to_published
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# For a file without config.json: only the tying is taken from this, sizes come from the tensors.
+BARE_CONFIG = HuggingFaceConfig(ModelConfig(1, 1, 1, 1), 0, True, None)
 
 
 def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int | None,
@@ -64,11 +66,6 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
     model.weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor
                      for name, tensor in model.weights.items()}
     if encoder_only:
-        other = [name for name in model.weights if not name.startswith((*shapes.ENCODER, shapes.HEAD))
-                 or name.startswith(shapes.TASK_HEAD)]
-        if other:
-            names = [name_in_file(model, name) for name in other]
-            model.notes.append(f"not taken over, no part of the encoder: {shortened(names)}")
         strip_heads(model)
     else:
         _take_sentence_facts(model, path, target)
@@ -101,13 +98,15 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_dir():
         return read_tensors(path)
     folder = model_folder(path)
+    if (folder / "adapter_config.json").exists():
+        beside = "beside the model, which is another one with it" if has_weights(path) else \
+            "alone, not the model that it belongs to"
+        raise UserError(f"model {path}: an adapter {beside}; merge it into that first")
     for name in WEIGHT_FILES:
         if (folder / name).exists():
             return read_tensors(folder / name)
         if (folder / f"{name}.index.json").exists():
             return _read_shards(folder / f"{name}.index.json")
-    if (folder / "adapter_config.json").exists():
-        raise UserError(f"model {path}: an adapter alone, not the model that it belongs to; merge it into that first")
     raise UserError(f"model {path}: the folder holds neither {' nor '.join(WEIGHT_FILES)}")
 
 
@@ -233,7 +232,13 @@ def _guessed_config(tensors: Mapping[str, torch.Tensor], path: Path, notes: list
 
 def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | None) -> LoadedModel:
     beside = _json_beside(path)
-    theirs = parse_config(read_object(beside), f"config {beside}") if beside else _bare_config(raw, path)
+    theirs = parse_config(read_object(beside), f"config {beside}") if beside else BARE_CONFIG
+    counted = next((prefix for prefix in ("roberta.", "lm_head.", "bert.", "cls.")
+                    if any(name.startswith(prefix) for name in raw)), "")
+    if counted and (counted in ("roberta.", "lm_head.")) != bool(theirs.skip_positions):
+        raise UserError(f"model {path}: its tensors are called {counted}…, which is not what "
+                        f"{beside or 'a file without config.json'} says of model_type and architectures; RoBERTa and "
+                        f"BERT count positions differently")
     raw = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
            for name, tensor in raw.items()}
     tensors, left_out, strangers = to_internal(raw, theirs.skip_positions)
@@ -259,14 +264,6 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
     return LoadedModel(config, tensors, notes, source="huggingface", architecture=theirs.architecture,
                        labels=theirs.labels, tied=tied,
                        facts={"of_logits": theirs.of_logits} if theirs.of_logits else {})
-
-
-def _bare_config(raw: Mapping[str, torch.Tensor], path: Path) -> HuggingFaceConfig:
-    """For a file without config.json: only the tying is taken from this, sizes come from the tensors."""
-    if any(name.startswith(("roberta.", "lm_head.")) for name in raw):
-        raise UserError(f"model {path}: a RoBERTa without config.json; put it beside the file")
-    placeholder = ModelConfig(hidden_size=1, layers_num=1, heads_num=1, feedforward_size=1)
-    return HuggingFaceConfig(placeholder, 0, True, None)
 
 
 # -- beside the encoder ------------------------------------------------------------------------------------------------
