@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import CONFIG, VOCAB, assert_close, weights
+from checkpoints import CONFIG, VOCAB, assert_close, weights, write_vocab
+from corpora import described
 from safetensors.torch import load_file, save_file
 
 from uer.errors import UserError
 from uer.formats import load_model, shapes, stock
-from uer.formats.export import config_text, save_huggingface, save_uer
+from uer.formats.export import config_text, save_huggingface, save_uer, write_huggingface
 from uer.formats.storage import read_tensors
 from uer.models.bert import from_weights
 
@@ -122,6 +123,23 @@ def test_a_classifier_without_its_pooler_is_none(classifier):
     with pytest.raises(UserError, match=r"missing: pooler\.dense, which the classifier of a BertForSequenceClass"):
         load(classifier)
     assert load(classifier, "states").config.target == "states"
+
+
+def test_a_cross_encoder_is_a_classifier(tmp_path, classifier):
+    """As sentence-transformers 6 writes it; how it reads and what becomes of its logits come along."""
+    (classifier / "modules.json").write_text(json.dumps([
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]))
+    (classifier / "sentence_bert_config.json").write_text('{"transformer_task": "sequence-classification"}')
+    (classifier / "config_sentence_transformers.json").write_text('{"activation_fn": "torch.nn.Tanh"}')
+    (classifier / "tokenizer_config.json").write_text('{"model_max_length": 12}')
+    loaded = load(classifier)
+    assert (loaded.config.target, loaded.sentence) == ("cls", None)
+    assert loaded.reading == {"seq_length": 12, "of_logits": {"sentence_transformers": {
+        "activation_fn": "torch.nn.Tanh"}}}
+    write_huggingface(tmp_path / "again", loaded.config, loaded.weights, reading=loaded.reading,
+                      text=described(write_vocab(tmp_path / "vocab.txt")))
+    again = load(tmp_path / "again")
+    assert again.reading == loaded.reading and again.config == loaded.config
 
 
 def test_several_scores_are_refused(classifier):

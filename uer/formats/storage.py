@@ -31,7 +31,7 @@ UNSUPPORTED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 PARTS = re.compile(  # of a model's folder: a new model in there has its own, or none
     r"(model|pytorch_model).*\.(safetensors|bin)(\.index\.json)?|vocab\.(txt|json)|merges\.txt|tokenizer\.json|"
     r"tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|sentencepiece\.bpe\.model|modules\.json|"
-    r"sentence_bert_config\.json|config_sentence_transformers\.json|\d+_(Pooling|Dense|Normalize)")
+    r"sentence_[\w-]+_config\.json|config_sentence_transformers\.json|\d+_(Pooling|Dense|Normalize)")
 
 
 def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,10 +23,18 @@ from uer.formats.file_target import OUTPUT, complete_head, config_for, settle_ta
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
 from uer.formats.relatives import has_foreign_head
-from uer.formats.sentence import SentenceFacts, encoder_path, read_dense, read_sentence_facts
+from uer.formats.sentence import (
+    SentenceFacts,
+    cross_encoder,
+    encoder_path,
+    read_dense,
+    read_sentence_facts,
+    tokenizer_limit,
+)
 from uer.formats.storage import read_tensors, shortened, without_shared_prefix
 from uer.formats.uer_names import heads_in, is_uer, to_published
 
+SHORTEST = 8  # tokens of a text that fine-tuned models are used with
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # For a file without config.json: only the tying is taken from this, sizes come from the tensors.
 BARE_CONFIG = HuggingFaceConfig(ModelConfig(1, 1, 1, 1), 0, True, None)
@@ -261,9 +270,12 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
     tied = theirs.tied and shapes.WORDS in tensors and "target.mlm_linear_1.weight" in tensors
     if tied:
         tied = torch.equal(tensors.setdefault(shapes.DECODER, tensors[shapes.WORDS].clone()), tensors[shapes.WORDS])
+    facts: dict[str, Any] = {"of_logits": theirs.of_logits} if theirs.of_logits else {}
+    limit = tokenizer_limit(beside.parent) if beside else None
+    if limit is not None and SHORTEST <= limit < own.max_seq_length:
+        facts["seq_length"] = limit
     return LoadedModel(config, tensors, notes, source="huggingface", architecture=theirs.architecture,
-                       labels=theirs.labels, tied=tied,
-                       facts={"of_logits": theirs.of_logits} if theirs.of_logits else {})
+                       labels=theirs.labels, tied=tied, facts=facts)
 
 
 # -- beside the encoder ------------------------------------------------------------------------------------------------
@@ -273,11 +285,17 @@ def _take_sentence_facts(model: LoadedModel, path: Path, target: str | None) -> 
     """How sentences are embedded, from the folder or from the JSON beside the file, for an encoder alone."""
     if target == "mlm":
         return
-    if path.is_dir():
-        model.sentence = read_sentence_facts(path)
+    folder = path if path.is_dir() else path.parent
+    if model.source == "huggingface":
+        whole = path.is_dir() or encoder_path(folder) == folder  # a file of its own is not the encoder inside a folder
+        model.sentence = read_sentence_facts(folder) if whole else None
+        activation = (cross_encoder(folder) or {}).get("activation_fn") if whole else None
+        if activation is not None:  # where readers of a folder without modules.json look for it
+            model.facts["of_logits"] = {**model.facts.get("of_logits", {}),
+                                        "sentence_transformers": {"activation_fn": activation}}
         if model.sentence is not None and model.sentence.mapped:
             dtype = next(iter(model.weights.values())).dtype
-            model.weights |= {f"{OUTPUT}.{part}": tensor.to(dtype) for part, tensor in read_dense(path).items()}
+            model.weights |= {f"{OUTPUT}.{part}": tensor.to(dtype) for part, tensor in read_dense(folder).items()}
             model.config = replace(model.config, target="states")
     elif model.facts.get("sentence"):  # null of a model that is no sentence encoder
         model.sentence = SentenceFacts.from_dict(model.facts["sentence"], f"{path}.json")

@@ -17,7 +17,8 @@ from uer.tokenizers.vocab import ROLES, AddedToken, Vocab, read_tokens
 
 FILES = {"bert": "vocab.txt", "bpe": "vocab.json", "xlmroberta": "sentencepiece.bpe.model"}
 MERGES, TOKENIZER_JSON, TOKENIZER_CONFIG = "merges.txt", "tokenizer.json", "tokenizer_config.json"
-SENTENCES = "sentence_bert_config.json"  # of sentence-transformers, which may fold case before the tokenizer
+SENTENCES = tuple(f"sentence_{kind}_config.json" for kind in (
+    "bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"))  # as versions have called it
 # tokenizer_class, without Tokenizer and Fast -> kind; of the generic ones tokenizer.json tells.
 CLASSES = {**dict.fromkeys(("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert"), "bert"),
            **dict.fromkeys(("Roberta", "GPT2", "Bart", "Longformer"), "bpe"), "XLMRoberta": "xlmroberta"}
@@ -91,13 +92,18 @@ def rules_of_folder(folder: Path, only: Path | None = None, kind: str | None = N
     Raises:
         UserError: files that cannot be read, or contradict each other.
     """
-    rules, path = _rules_of_folder(folder, only, kind, merges_path), folder / SENTENCES
+    rules, path = _rules_of_folder(folder, only, kind, merges_path), sentence_config(folder)
     if rules is None or _optional(path).get("do_lower_case") is not True or rules.lower_case:
         return rules
     if rules.kind not in (None, "bert"):
         raise UserError(f"{path}: do_lower_case is true, but only WordPiece can fold case here, and the tokenizer is "
                         f"{rules.kind}")
     return replace(rules, kind="bert", lower_case=True, strip_accents=bool(rules.accents))  # lower(text), no more
+
+
+def sentence_config(folder: Path) -> Path:
+    """What sentence-transformers writes beside its encoder: the length, whether case is folded before the tokenizer."""
+    return next((path for name in SENTENCES if (path := folder / name).is_file()), folder / SENTENCES[0])
 
 
 def _rules_of_folder(folder: Path, only: Path | None, kind: str | None, merges_path: str | None) -> TextRules | None:
