@@ -143,6 +143,39 @@ def test_what_a_tokenizer_json_asks_for_and_is_not_here(tmp_path, part, value, w
         tokenizer_of(tmp_path)
 
 
+BERT = {"type": "BertProcessing", "cls": ["<s>", 0], "sep": ["</s>", 2]}
+LEFT = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}], "pair": []}
+
+
+@pytest.mark.parametrize(("around", "between"), [
+    (None, 0), ({"type": "ByteLevel"}, 0), (LEFT, 0), ({"type": "BertProcessing"}, 0), (BERT, 1),
+    ({**BERT, "type": "RobertaProcessing"}, 2), ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, BERT]}, 1)])
+def test_special_tokens_stand_where_tokenizer_json_puts_them(tmp_path, around, between):
+    """Of a class that does not say it itself; none around a text is another text than the model's."""
+    known = tokenizer_of(roberta(tmp_path / "r", {}))
+    for kind, folder in (("PreTrainedTokenizerFast", tmp_path / "j"), ("RobertaTokenizer", tmp_path / "k")):
+        folder.mkdir()
+        write_tokenizer(folder, known.rules, max_length=8)
+        (folder / "vocab.json").unlink()
+        data = json.loads((folder / "tokenizer.json").read_text())
+        write(folder / "tokenizer.json", {**data, "post_processor": around})
+        write(folder / "tokenizer_config.json", {"tokenizer_class": kind})
+    assert tokenizer_of(tmp_path / "k").separators == 2
+    if not between:
+        with pytest.raises(UserError, match="a post_processor that puts something else around texts than <s> and </s>"):
+            tokenizer_of(tmp_path / "j")
+        return
+    tokenizer = tokenizer_of(tmp_path / "j")
+    assert tokenizer.separators == recorded({KEY: tokenizer.rules.to_dict()}, "").separators == between
+    write_tokenizer(tmp_path / "j", tokenizer.rules, max_length=8)
+    assert tokenizer_of(tmp_path / "j").separators == between
+
+
+def test_a_decoders_tokenizer_puts_nothing_around_a_text(tmp_path):
+    with pytest.raises(UserError, match="a GPT2Tokenizer; there are"):
+        tokenizer_of(roberta(tmp_path / "r", {"tokenizer_class": "GPT2Tokenizer"}))
+
+
 def test_unigram_goes_through_sentencepiece(tmp_path):
     pytest.importorskip("sentencepiece")
     folder = unigram(tmp_path / "u")

@@ -126,8 +126,9 @@ def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": sentence}}
 
     single = [special(first, 0), text("A", 0), special(last, 0)]
-    pair = [*single, special(last, 0), text("B", 0), special(last, 0)] if rules.kind == "bpe" else \
-        [*single, text("B", 1), special(last, 1)]  # as `Tokenizer.separators` has it
+    one = rules.separators == 1 if rules.separators else rules.kind == "bert"  # as `Tokenizer.separators` has it
+    pair = [*single, text("B", 1), special(last, 1)] if one else \
+        [*single, special(last, 0), text("B", 0), special(last, 0)]
     return {
         "version": "1.0",
         "truncation": None,

@@ -21,7 +21,7 @@ SENTENCES = tuple(f"sentence_{kind}_config.json" for kind in (
     "bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"))  # as versions have called it
 # tokenizer_class, without Tokenizer and Fast -> kind; of the generic ones tokenizer.json tells.
 CLASSES = {**dict.fromkeys(("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert"), "bert"),
-           **dict.fromkeys(("Roberta", "GPT2", "Bart", "Longformer"), "bpe"), "XLMRoberta": "xlmroberta"}
+           **dict.fromkeys(("Roberta", "Bart", "Longformer"), "bpe"), "XLMRoberta": "xlmroberta"}
 GENERIC = ("", "PreTrained", "TokenizersBackend")
 # tokenizer_config.json -> settings of `TextRules`
 SETTINGS = {"bert": {"do_lower_case": "lower_case", "strip_accents": "strip_accents",
@@ -114,7 +114,7 @@ def _rules_of_folder(folder: Path, only: Path | None, kind: str | None, merges_p
     vocabulary = only or _vocabulary(folder, CLASSES.get(name), foreign)
     if vocabulary is None or vocabulary.name == TOKENIZER_JSON:
         if whole is not None:
-            return _of_tokenizer_json(folder, whole, config)
+            return _surrounded(_of_tokenizer_json(folder, whole, config), name, whole)
         return TextRules(str(folder), kind=f"{name}Tokenizer") if foreign and vocabulary is None else None
     source = f"--vocab_path {only}" if only else str(folder)
     kind = CLASSES.get(name) or kind or next(kind for kind, file in FILES.items() if file == vocabulary.name)
@@ -129,7 +129,15 @@ def _rules_of_folder(folder: Path, only: Path | None, kind: str | None, merges_p
     merges = Path(merges_path) if merges_path else folder / MERGES
     told = bool(config or whole or kind != "bert" or (folder / "config.json").is_file())
     rules = TextRules(source, kind=kind if told else None, **_settings(kind, folder, config, whole))
-    return rules.holding(vocab, vocabulary.name, read_merges(merges) if kind == "bpe" and merges.is_file() else None)
+    rules = rules.holding(vocab, vocabulary.name, read_merges(merges) if kind == "bpe" and merges.is_file() else None)
+    return _surrounded(rules, name, whole)
+
+
+def _surrounded(rules: TextRules, name: str, whole: TokenizerJson | None) -> TextRules:
+    """With the special tokens around texts as tokenizer.json has them, where no class of `CLASSES` says so itself."""
+    if whole is None or rules.vocab is None or not name or name in CLASSES:
+        return rules
+    return replace(rules, separators=whole.separators(rules.vocab))
 
 
 def _class_name(folder: Path, config: Mapping[str, Any]) -> str:

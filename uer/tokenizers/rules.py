@@ -38,6 +38,7 @@ class TextRules:
         strip_accents: bert: whether accents go; None: as case does.
         split_ideographs: bert: whether an ideograph is a word of its own.
         prefix_space: bpe: whether a text starts with a space.
+        separators: of special tokens between two texts, where it is not as usual for the kind (`Tokenizer.separators`).
         final: the text has become ids already, so that no option can change it.
         vocab, merges, pieces: the things themselves, where they are at hand.
     """
@@ -55,6 +56,7 @@ class TextRules:
     strip_accents: bool | None = None
     split_ideographs: bool | None = None
     prefix_space: bool | None = None
+    separators: int | None = None
     vocab: Vocab | None = None
     merges: list[tuple[str, str]] | None = None
     pieces: Pieces | None = None
@@ -83,7 +85,8 @@ class TextRules:
         values = {"kind": self.kind, "vocab_name": self.vocab_name, "vocab_size": self.vocab_size,
                   "vocab_sha256": self.vocab_sha256, "special_ids": special, "added": self.added,
                   "pieces_sha256": self.pieces_sha256, "lower_case": self.lower_case, "strip_accents": self.accents,
-                  "split_ideographs": self.split_ideographs, "prefix_space": self.prefix_space}
+                  "split_ideographs": self.split_ideographs, "prefix_space": self.prefix_space,
+                  "separators": self.separators}
         return {key: value for key, value in values.items() if value is not None}
 
     def line(self) -> str:
@@ -113,7 +116,7 @@ def recorded(data: Mapping[str, Any], source: str) -> TextRules | None:
         return _recorded_before(data, source)
     types: dict[str, type] = {"kind": str, "vocab_name": str, "vocab_size": int, "vocab_sha256": str,
                               "special_ids": list, "added": dict, "pieces_sha256": str, "lower_case": bool,
-                              "strip_accents": bool, "split_ideographs": bool, "prefix_space": bool}
+                              "strip_accents": bool, "split_ideographs": bool, "prefix_space": bool, "separators": int}
     wrong = [key for key, value in own.items() if not isinstance(value, types.get(key, object))] \
         if isinstance(own, dict) else ["it"]
     if wrong:
