@@ -71,6 +71,16 @@ def test_tables_are_as_long_as_the_files(folder):
     assert_close(model.state_dict(), loaded.weights, 0)
 
 
+@pytest.mark.parametrize("table", ["word", "position", "token_type"])
+@pytest.mark.parametrize("shape", [(), (0, 128), (1, 1, 128)])
+def test_tables_that_are_none_are_named(folder, table, shape):
+    tensors = load_file(folder / "model.safetensors")
+    tensors[f"bert.embeddings.{table}_embeddings.weight"] = torch.ones(shape)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"_embedding\.weight is \[.*, a table is needed"):
+        load_model(folder, config=None, vocab_size=9, allow_missing_head=True)
+
+
 def test_what_wrappers_put_into_names(folder):
     wanted = load(folder).weights
     rename(folder, lambda name: name.replace("bert.", "bert._orig_mod.").replace("layer.0.", "layer.0.module."))

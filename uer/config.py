@@ -268,8 +268,9 @@ def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
         problems.append(f"hidden_act {act!r} (one of {', '.join(ACTIVATIONS)} is needed)")
     elif model_type in (*ROBERTAS, "electra") and ACTIVATIONS[act] != "gelu":
         problems.append(f"hidden_act {act!r} with {model_type}, whose MLM head always takes gelu")
-    numbers = {"max_position_embeddings": data.get("max_position_embeddings", 512), "pad_token_id":
-               data.get("pad_token_id", 0) or 0, "layer_norm_eps": _number(data.get("layer_norm_eps", 1e-12))}
+    pad = data.get("pad_token_id")
+    numbers = {"max_position_embeddings": data.get("max_position_embeddings", 512),
+               "pad_token_id": 0 if pad is None else pad, "layer_norm_eps": _number(data.get("layer_norm_eps", 1e-12))}
     problems += [f"{key} {value!r} (a number is needed)" for key, value in numbers.items()
                  if not isinstance(value, (int, float)) or isinstance(value, bool)]
     if problems:

@@ -91,7 +91,7 @@ def _check(facts: SentenceFacts, where: str) -> None:
         wrong.append(f"max_seq_length {facts.max_seq_length!r}")
     if not isinstance(facts.prompts, dict) or not all(isinstance(text, str) for text in facts.prompts.values()):
         wrong.append(f"prompts {facts.prompts!r}")
-    elif facts.default_prompt_name is not None and facts.default_prompt_name not in facts.prompts:
+    elif facts.default_prompt_name is not None and facts.default_prompt_name not in list(facts.prompts):
         wrong.append(f"default_prompt_name {facts.default_prompt_name!r}, which is none of the prompts")
     if facts.similarity not in (None, *SIMILARITIES):
         wrong.append(f"similarity_fn_name {facts.similarity!r}")
