@@ -256,6 +256,30 @@ def test_older_records_say_less_and_still_count(tmp_path):
     assert recorded({"teacher": {}}, "nothing") is None
 
 
+@pytest.mark.parametrize("beside", ["m_config.json", "m.bin.json"])
+def test_a_uer_file_keeps_what_a_vocabulary_file_does_not_say(tmp_path, beside):
+    """Added tokens with all that is said of them, and special ones under other names, of which one stands behind."""
+    names = {"[PAD]": "<nil>", "[CLS]": "<cls>", "[MASK]": "hole"}
+    config = {"pad_token": "<nil>", "cls_token": "<cls>", "mask_token": "<gap>"}
+    folder = wordpiece(tmp_path / "m", config, [names.get(token, token) for token in TOKENS])
+    write(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", **config, "added_tokens_decoder": {
+        len(TOKENS): {"content": "Covid", "single_word": True}, len(TOKENS) + 1: {"content": "<x>", "special": True},
+        len(TOKENS) + 2: {"content": "<gap>", "lstrip": True, "special": True},
+        len(TOKENS) + 3: {"content": "[E1]", "special": True}}})
+    known = tokenizer_of(folder)
+    for name, content in vocabulary_files(known.rules).items():
+        (tmp_path / f"m_{name}").write_bytes(content)
+    write(tmp_path / beside, {"layers_num": 1, KEY: known.rules.to_dict()})
+    (tmp_path / "m.bin").touch()
+    for again in (tokenizer_of(tmp_path / "m.bin"), tokenizer_of(tmp_path / "m.bin", "--vocab_path", folder)):
+        for text in ("the covid covids <x> river", "a <gap> <cls> [E1]<nil>b"):
+            assert again.encode(text) == known.encode(text)
+        assert again.vocab.special_tokens == known.vocab.special_tokens and again.vocab.added == known.vocab.added
+    write_vocab(tmp_path).rename(tmp_path / "m_vocab.txt")
+    with pytest.raises(UserError, match="another vocabulary"):
+        tokenizer_of(tmp_path / "m.bin")
+
+
 # -- vocabularies ------------------------------------------------------------------------------------------------------
 
 

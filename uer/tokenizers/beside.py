@@ -13,7 +13,7 @@ from uer.tokenizers.bpe import read_merges
 from uer.tokenizers.pieces import Pieces
 from uer.tokenizers.rules import TextRules, recorded
 from uer.tokenizers.tokenizer_json import TokenizerJson, added_token
-from uer.tokenizers.vocab import ROLES, AddedToken, Vocab, read_tokens
+from uer.tokenizers.vocab import ROLES, AddedToken, Vocab, digest, read_tokens
 
 FILES = {"bert": "vocab.txt", "bpe": "vocab.json", "xlmroberta": "sentencepiece.bpe.model"}
 MERGES, TOKENIZER_JSON, TOKENIZER_CONFIG = "merges.txt", "tokenizer.json", "tokenizer_config.json"
@@ -62,24 +62,38 @@ def rules_of_stem(path: Path, config: Path | None) -> list[TextRules]:
     vocabulary = next((file for ending in (".txt", ".json", ".model") if (
         file := path.with_name(f"{path.name}_vocab{ending}")).is_file()), None)
     parts = [] if own is None else [own]
-    return parts + (_rules_of_stem(vocabulary, own.kind if own else None, None) if vocabulary else [])
+    return parts + (_rules_of_stem(vocabulary, own.kind if own else None, None, own) if vocabulary else [])
 
 
-def _rules_of_stem(path: Path, kind: str | None, merges_path: str | None) -> list[TextRules]:
-    """A vocabulary under a name of its own; of `<stem>_vocab.txt` with `<stem>_merges.txt` and `<stem>_config.json`."""
+def _rules_of_stem(path: Path, kind: str | None, merges_path: str | None,
+                   told: TextRules | None = None) -> list[TextRules]:
+    """A vocabulary under a name of its own; of `<stem>_vocab.txt` with `<stem>_merges.txt` and `<stem>_config.json`.
+
+    `told`: what a JSON says of it, which is that config's by default.
+    """
     source, stem = f"--vocab_path {path}", path.stem.removesuffix("_vocab")
     merges, config = path.with_name(f"{stem}_merges.txt"), path.with_name(f"{stem}_config.json")
     named = stem != path.stem
+    own = recorded(read_object(config), str(config)) if named and config.is_file() else None
     if path.suffix == ".model":
         pieces = Pieces.load(path)
-        rules = TextRules(source, kind="xlmroberta").holding(Vocab(pieces.tokens, source), path.name, pieces=pieces)
+        rules = TextRules(source, kind="xlmroberta").holding(_vocab(pieces.tokens, source, told or own), path.name,
+                                                             pieces=pieces)
     else:
         kind = kind or ("bpe" if path.suffix == ".json" else None)
         chosen = merges_path or (merges if kind == "bpe" and named and merges.is_file() else None)
-        rules = TextRules(source, kind=kind).holding(Vocab.load(path), path.name,
+        rules = TextRules(source, kind=kind).holding(_vocab(read_tokens(path), source, told or own), path.name,
                                                      read_merges(chosen) if chosen else None)
-    own = recorded(read_object(config), str(config)) if named and config.is_file() else None
     return [rules] if own is None else [rules, own]
+
+
+def _vocab(tokens: list[str], source: str, told: TextRules | None) -> Vocab:
+    """A vocabulary file's tokens, with special and added ones as a JSON says, if this is the file that it means."""
+    if told is None or told.vocab_sha256 != digest(tokens):
+        return Vocab(tokens, source)
+    added = [added_token(entry, entry.get("id") if isinstance(entry, dict) else None, told.source)
+             for entry in told.added_tokens or []]
+    return Vocab(tokens, source, dict(zip(ROLES, map(str, told.special_tokens or []))), added)
 
 
 def rules_of_folder(folder: Path, only: Path | None = None, kind: str | None = None,
