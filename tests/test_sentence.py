@@ -20,7 +20,7 @@ from uer.formats.sentence import read_sentence_facts
 from uer.formats.storage import read_tensors, save_safetensors
 from uer.models.bert import from_weights
 
-MAP = f"{OUTPUT}.weight"
+MAP, ST = f"{OUTPUT}.weight", "sentence_transformers.models"
 
 
 def calibrated(files, folder, teacher, target, *more):
@@ -155,13 +155,31 @@ def test_stock_classifiers_in_and_out(files, tmp_path, kind):
                                     else {"0": "bad", "1": "fair", "2": "good"})
 
 
+def test_a_map_does_no_more_than_map(files, tmp_path, teacher):
+    student = calibrated(files, tmp_path, teacher, 64, "--keep_embedding_size")
+    edit(student / "2_Dense/config.json", lambda data: data.update(use_residual=False, module_output_name=None))
+    assert read_sentence_facts(student).mapped
+    (student / "3_Normalize/config.json").write_text('{"module_input_name": "sentence_embedding"}')
+    assert read_sentence_facts(student).normalize
+    for module, key, value in (("2_Dense", "use_residual", True), ("3_Normalize", "module_output_name", "other")):
+        edit(student / module / "config.json", lambda data, key=key, value=value: data.update({key: value}))
+        with pytest.raises(UserError, match=f"{module}/config.json: {key} {value!r} cannot be kept"):
+            read_sentence_facts(student)
+        edit(student / module / "config.json", lambda data, key=key: data.pop(key))
+
+
 @pytest.mark.parametrize(("file", "change", "words"), [
-    ("modules.json", lambda data: data.append({"type": "x.LSTM", "path": "3_LSTM"}), "module LSTM cannot be kept"),
-    ("modules.json", lambda data: data.append({"type": "x.Dense", "path": "3_Dense"}), "Normalize, Dense; .* order"),
-    ("modules.json", lambda data: data.append({"type": "x.Transformer", "path": "b"}), "2 encoders"),
+    ("modules.json", lambda data: data.append({"type": f"{ST}.LSTM", "path": "3_LSTM"}), "module LSTM cannot be kept"),
+    ("modules.json", lambda data: data.append({"type": f"{ST}.Dense", "path": "3"}), "Normalize, Dense; .* order"),
+    ("modules.json", lambda data: data[1].update(type="mine.Pooling"), r"module mine\.Pooling cannot be kept"),
+    ("modules.json", lambda data: data[0].update(type="mine.Transformer"), r"0 encoders .* among .* mine\.Transformer"),
+    ("modules.json", lambda data: data.append({"type": f"{ST}.Transformer", "path": "b"}), "2 encoders"),
     ("modules.json", lambda data: data.pop(1), "0 Pooling modules"),
     ("1_Pooling/config.json", lambda data: data.update(pooling_mode_max_tokens=True), "pooling mean, max is unknown"),
     ("1_Pooling/config.json", lambda data: data.update(pooling_mode="weightedmean"), "pooling weightedmean"),
+    ("1_Pooling/config.json", lambda data: data.update(pooling_mode=["cls", "mean"]), "pooling cls, mean"),
+    ("config_sentence_transformers.json", lambda data: data.update(default_prompt_name=[]), r"prompt_name \[\], which"),
+    ("sentence_bert_config.json", lambda data: data.update(query_length=8, document_length=None), "query_length 8 can"),
     ("sentence_bert_config.json", lambda data: data.update(max_seq_length="many"), "max_seq_length 'many'")])
 def test_folders_that_cannot_be_kept(teacher, file, change, words):
     edit(teacher / file, change)

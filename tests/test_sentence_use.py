@@ -44,6 +44,34 @@ def test_the_newest_folders_say_their_length_in_the_tokenizer_config(teacher):
         assert embedder(teacher).seq_length == 64  # the positions
 
 
+def test_lengths_under_other_names(teacher):
+    """As older versions called the file, and as arguments for the tokenizer."""
+    path = teacher / "sentence_bert_config.json"
+    for key in ("processor_kwargs", "tokenizer_args"):
+        edit(path, lambda data, key=key: data.update({key: {"model_max_length": 9}}))
+        assert embedder(teacher).seq_length == 9
+        edit(path, without(key))
+    path.rename(teacher / "sentence_xlm-roberta_config.json")
+    edit(teacher / "sentence_xlm-roberta_config.json", lambda data: data.update(max_seq_length=11, do_lower_case=True))
+    edit(teacher / "tokenizer_config.json", lambda data: data.update(do_lower_case=False))
+    assert embedder(teacher).seq_length == 11 and text_beside(teacher)[0].lower_case
+
+
+def test_the_file_of_an_encoder_is_pooled_as_its_folder_says(teacher):
+    edit(teacher / "1_Pooling/config.json", lambda data: data.update(pooling_mode="cls"))
+    for path in (teacher, teacher / "model.safetensors"):
+        loaded = load_model(path, config=None, vocab_size=None, target=None)
+        assert (loaded.config.pooling, loaded.sentence.normalize) == ("first", True)
+
+
+def test_what_is_pooled_of_a_prompt_must_be_one_thing(teacher):
+    edit(teacher / "1_Pooling/config.json", lambda data: data.update(pooling_mode="cls", include_prompt=False))
+    with pytest.raises(UserError, match="include_prompt false with pooling cls"):
+        read_sentence_facts(teacher)
+    edit(teacher / "config_sentence_transformers.json", lambda data: data.update(prompts={"query": ""}))
+    assert read_sentence_facts(teacher).pooling == "first"
+
+
 def test_case_may_be_folded_before_the_tokenizer(tmp_path, teacher):
     edit(teacher / "tokenizer_config.json", lambda data: data.update(do_lower_case=False))
     kept = build(text_beside(teacher)[0])

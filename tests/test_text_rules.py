@@ -149,6 +149,39 @@ def test_what_a_tokenizer_json_asks_for_and_is_not_here(tmp_path, part, value, w
         tokenizer_of(tmp_path)
 
 
+BERT = {"type": "BertProcessing", "cls": ["<s>", 0], "sep": ["</s>", 2]}
+LEFT = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}], "pair": []}
+
+
+@pytest.mark.parametrize(("around", "between"), [
+    (None, 0), ({"type": "ByteLevel"}, 0), (LEFT, 0), ({"type": "BertProcessing"}, 0), (BERT, 1),
+    ({**BERT, "type": "RobertaProcessing"}, 2), ({"type": "Sequence", "processors": [{"type": "ByteLevel"}, BERT]}, 1)])
+def test_special_tokens_stand_where_tokenizer_json_puts_them(tmp_path, around, between):
+    """Of a class that does not say it itself; none around a text is another text than the model's."""
+    known = tokenizer_of(roberta(tmp_path / "r", {}))
+    for kind, folder in (("PreTrainedTokenizerFast", tmp_path / "j"), ("RobertaTokenizer", tmp_path / "k")):
+        folder.mkdir()
+        write_tokenizer(folder, known.rules, max_length=8)
+        (folder / "vocab.json").unlink()
+        data = json.loads((folder / "tokenizer.json").read_text())
+        write(folder / "tokenizer.json", {**data, "post_processor": around})
+        write(folder / "tokenizer_config.json", {"tokenizer_class": kind})
+    assert tokenizer_of(tmp_path / "k").separators == 2
+    if not between:
+        with pytest.raises(UserError, match="a post_processor that puts something else around texts than <s> and </s>"):
+            tokenizer_of(tmp_path / "j")
+        return
+    tokenizer = tokenizer_of(tmp_path / "j")
+    assert tokenizer.separators == recorded({KEY: tokenizer.rules.to_dict()}, "").separators == between
+    write_tokenizer(tmp_path / "j", tokenizer.rules, max_length=8)
+    assert tokenizer_of(tmp_path / "j").separators == between
+
+
+def test_a_decoders_tokenizer_puts_nothing_around_a_text(tmp_path):
+    with pytest.raises(UserError, match="a GPT2Tokenizer; there are"):
+        tokenizer_of(roberta(tmp_path / "r", {"tokenizer_class": "GPT2Tokenizer"}))
+
+
 def test_unigram_goes_through_sentencepiece(tmp_path):
     pytest.importorskip("sentencepiece")
     folder = unigram(tmp_path / "u")
@@ -227,6 +260,30 @@ def test_older_records_say_less_and_still_count(tmp_path):
             with pytest.raises(UserError, match="old and in"):
                 merged(parts, [])
     assert recorded({"teacher": {}}, "nothing") is None
+
+
+@pytest.mark.parametrize("beside", ["m_config.json", "m.bin.json"])
+def test_a_uer_file_keeps_what_a_vocabulary_file_does_not_say(tmp_path, beside):
+    """Added tokens with all that is said of them, and special ones under other names, of which one stands behind."""
+    names = {"[PAD]": "<nil>", "[CLS]": "<cls>", "[MASK]": "hole"}
+    config = {"pad_token": "<nil>", "cls_token": "<cls>", "mask_token": "<gap>"}
+    folder = wordpiece(tmp_path / "m", config, [names.get(token, token) for token in TOKENS])
+    write(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", **config, "added_tokens_decoder": {
+        len(TOKENS): {"content": "Covid", "single_word": True}, len(TOKENS) + 1: {"content": "<x>", "special": True},
+        len(TOKENS) + 2: {"content": "<gap>", "lstrip": True, "special": True},
+        len(TOKENS) + 3: {"content": "[E1]", "special": True}}})
+    known = tokenizer_of(folder)
+    for name, content in vocabulary_files(known.rules).items():
+        (tmp_path / f"m_{name}").write_bytes(content)
+    write(tmp_path / beside, {"layers_num": 1, KEY: known.rules.to_dict()})
+    (tmp_path / "m.bin").touch()
+    for again in (tokenizer_of(tmp_path / "m.bin"), tokenizer_of(tmp_path / "m.bin", "--vocab_path", folder)):
+        for text in ("the covid covids <x> river", "a <gap> <cls> [E1]<nil>b"):
+            assert again.encode(text) == known.encode(text)
+        assert again.vocab.special_tokens == known.vocab.special_tokens and again.vocab.added == known.vocab.added
+    write_vocab(tmp_path).rename(tmp_path / "m_vocab.txt")
+    with pytest.raises(UserError, match="another vocabulary"):
+        tokenizer_of(tmp_path / "m.bin")
 
 
 # -- vocabularies ------------------------------------------------------------------------------------------------------

@@ -185,6 +185,8 @@ def _layer_shapes(data: dict[str, Any], layers_num: Any, problems: list[str]) ->
 def _target(data: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     """What stands on the encoder."""
     target = data.get("target", "mlm")
+    if isinstance(target, list) and len(target) == 1:  # as UER-py writes it
+        target = target[0]
     if target not in TARGETS[1:]:
         return {}  # MLM under one of UER's words; others have been told
     pooling, outputs, labels = data.get("pooling", "mean"), data.get("outputs", 0), data.get("labels", [])
@@ -219,7 +221,15 @@ def _foreign_parts(data: dict[str, Any]) -> list[str]:
 
 def is_huggingface(data: dict[str, Any]) -> bool:
     """Whether this is the config.json of a Hugging Face model."""
-    return "num_hidden_layers" in data or "model_type" in data
+    return any(key in data for key in ("num_hidden_layers", "model_type", "architectures"))
+
+
+def _model_type(data: dict[str, Any]) -> Any:
+    """model_type; older files have none, and the class that they name tells it."""
+    named = data.get("architectures")
+    kind = str(named[0]).lower() if isinstance(named, list) and named else ""
+    told = (family for family in (*ROBERTAS, *RELATIVES) if kind.startswith(family.replace("-", "")))
+    return data.get("model_type") or next(told, "bert")
 
 
 def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
@@ -228,7 +238,7 @@ def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
     Raises:
         UserError: an architecture other than BERT's, RoBERTa's or a relative's, or a variant that our BERT is not.
     """
-    model_type = data.get("model_type", "bert")
+    model_type = _model_type(data)
     if model_type not in ("bert", *ROBERTAS, *RELATIVES):
         raise UserError(f"{where}: model_type {model_type!r}; an encoder of one of these is needed: bert, "
                         f"{', '.join((*ROBERTAS, *RELATIVES))}")
@@ -246,8 +256,9 @@ def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
         problems.append(f"hidden_act {act!r} (one of {', '.join(ACTIVATIONS)} is needed)")
     elif model_type in (*ROBERTAS, "electra") and ACTIVATIONS[act] != "gelu":
         problems.append(f"hidden_act {act!r} with {model_type}, whose MLM head always takes gelu")
-    numbers = {"max_position_embeddings": data.get("max_position_embeddings", 512), "pad_token_id":
-               data.get("pad_token_id", 0) or 0, "layer_norm_eps": _number(data.get("layer_norm_eps", 1e-12))}
+    pad = data.get("pad_token_id")
+    numbers = {"max_position_embeddings": data.get("max_position_embeddings", 512),
+               "pad_token_id": 0 if pad is None else pad, "layer_norm_eps": _number(data.get("layer_norm_eps", 1e-12))}
     problems += [f"{key} {value!r} (a number is needed)" for key, value in numbers.items()
                  if not isinstance(value, (int, float)) or isinstance(value, bool)]
     if problems:
@@ -261,7 +272,7 @@ def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
 def skipped_positions(data: dict[str, Any]) -> int:
     """Leading rows of the position table that no real token uses: RoBERTa counts from its padding."""
     pad = data.get("pad_token_id")
-    return (1 if pad is None else pad) + 1 if data.get("model_type") in ROBERTAS else 0
+    return (1 if pad is None else pad) + 1 if _model_type(data) in ROBERTAS else 0
 
 
 def _number(value: Any) -> Any:

@@ -219,7 +219,7 @@ def facts_beside(source: Source) -> dict[str, Any]:
 def _huggingface(source: Source, temporary: Path, path: Path) -> str:
     config, check = source.config, Check(source, hidden=source.config.target == "states")
     write_huggingface(temporary, config, {**source.weights, **source.extras}, text=source.text,
-                      of_logits=source.reading.get("of_logits"))
+                      reading=source.reading)
     again = load_model(temporary, config=None, vocab_size=None, target=None)
     found = [check(check.logits(again.config, again.weights), "read back")]
     if stock.available():
@@ -227,7 +227,8 @@ def _huggingface(source: Source, temporary: Path, path: Path) -> str:
                                          config.labels == SPAN_LABELS), "stock transformers"))
     if config.target == "states":
         dense = {part: source.weights[f"{OUTPUT}.{part}"] for part in ("weight", "bias")}
-        write_sentence_files(temporary, source.sentence or SentenceFacts(config.pooling), config.hidden_size,
+        plain = SentenceFacts(config.pooling, max_seq_length=source.reading.get("seq_length"))
+        write_sentence_files(temporary, source.sentence or plain, config.hidden_size,
                              len(source.weights[shapes.POSITIONS]), dense if source.mapped else None)
     figures = [*source.card.figures, *((f"this folder against the model it was made from ({line.split(':')[0]}), "
                                         f"fixed batch, float32", line.split(": ", 1)[1]) for line in found)]

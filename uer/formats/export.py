@@ -89,8 +89,8 @@ def save_huggingface(folder: str | Path, config: ModelConfig, weights: Mapping[s
 
 def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, torch.Tensor], *,
                       text: TextRules | None = None, card: str | None = None,
-                      of_logits: Mapping[str, Any] | None = None) -> None:
-    """`save_huggingface` in place; `of_logits` as `HuggingFaceConfig` has it."""
+                      reading: Mapping[str, Any] | None = None) -> None:
+    """`save_huggingface` in place; `reading` as `LoadedModel` has it."""
     check_head(config, "huggingface")
     tables = shapes.table_sizes(weights)
     if text is not None and text.vocab is not None:
@@ -109,10 +109,11 @@ def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, t
                             types=tables["segments"] - 1, pad_id=pad, tied=tied,
                             architecture=architecture)
     dtype = str(weights[shapes.WORDS].dtype).removeprefix("torch.")
-    settings |= (of_logits or {}) if config.target == "cls" else {}
+    reading, positions = reading or {}, tables["positions"]
+    settings |= reading.get("of_logits", {}) if config.target == "cls" else {}
     write_json({**settings, "torch_dtype": dtype}, folder / "config.json")
     if text is not None and text.vocab is not None:
-        write_tokenizer(folder, text, max_length=tables["positions"])
+        write_tokenizer(folder, text, max_length=min(reading.get("seq_length", positions), positions))
     if card is not None:
         (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -21,8 +21,9 @@ from uer.formats.storage import shortened
 HEAD_NOISE = 0.01
 OUTPUT = "target.output_layer"
 SPAN_LABELS = ("start", "end")
+MLM_HEAD = ("target.mlm_", "target.layer_norm.")
 TOKEN_TASKS = ("ForTokenClassification", "ForQuestionAnswering")
-MULTI_LABEL = "multi_label_classification"  # transformers' word
+MULTI_LABEL, SCORES = "multi_label_classification", "regression"  # transformers' words
 UNLIKE = ("ForMultipleChoice", "ForNextSentencePrediction")
 
 
@@ -42,6 +43,7 @@ def settle_target(model: LoadedModel, wanted: str | None, where: str) -> None:
         UserError: a head that is none of these.
     """
     found = _found(model, where) if wanted is None else wanted
+    asked = model.reading.get("of_logits", {}).get("problem_type")
     if found == "states" and not (model.config.target == "states" and f"{OUTPUT}.weight" in model.weights):
         _leave_out(model, shapes.TASK_HEAD)
         strip_heads(model)
@@ -52,12 +54,18 @@ def settle_target(model: LoadedModel, wanted: str | None, where: str) -> None:
     elif found == "mlm":
         _leave_out(model, shapes.TASK_HEAD)
     else:
-        _leave_out(model, "target.mlm_", "target.layer_norm.")
+        _leave_out(model, *MLM_HEAD)
     _configure(model, found)
+    if found == "cls" and asked == SCORES and model.config.outputs > 1:
+        raise UserError(f"{where}: problem_type {SCORES} with {model.config.outputs} labels; one score of a text is "
+                        f"needed, or classes")
 
 
 def strip_heads(model: LoadedModel) -> None:
-    """Leave out every head, whether of masked language modelling or of a task."""
+    """Leave out every head, whether of masked language modelling or of a task; what is not the former is noted."""
+    other = [name_in_file(model, name) for name in model.weights if not name.startswith((*shapes.ENCODER, *MLM_HEAD))]
+    if other:
+        model.notes.append(f"not taken over, no part of the encoder: {shortened(other)}")
     model.weights = {name: tensor for name, tensor in model.weights.items() if name.startswith(shapes.ENCODER)}
     model.config = replace(model.config, target="mlm", outputs=0, labels=(), mlm_size=None)
 
@@ -72,7 +80,7 @@ def _leave_out(model: LoadedModel, *prefixes: str) -> None:
 def name_in_file(model: LoadedModel, name: str) -> str:
     """What the user's file calls a tensor of a task's head."""
     if model.source != "huggingface":
-        return name.removeprefix(shapes.HEAD)
+        return name.removeprefix(shapes.HEAD) if name.startswith(shapes.TASK_HEAD) else name
     whole = "qa_outputs" if model.architecture.endswith("ForQuestionAnswering") else "classifier"
     for ours, theirs in ((f"{OUTPUT}_1", "classifier.dense"), (f"{OUTPUT}_2", "classifier.out_proj"), (OUTPUT, whole)):
         if name.startswith(ours):
@@ -87,13 +95,15 @@ def _found(model: LoadedModel, where: str) -> str:
     if unlike:
         raise UserError(f"{where}: a model {unlike[0]}; one with an MLM head, a classifier of texts or tokens, a "
                         f"reader or an encoder alone is needed")
-    if any(name.startswith(("target.mlm_", "target.layer_norm.")) and name != shapes.DECODER for name in weights):
+    if any(name.startswith(MLM_HEAD) and name != shapes.DECODER for name in weights):
         return "mlm"
     if f"{OUTPUT}_2.weight" in weights:
         return "cls"
     if f"{OUTPUT}.weight" not in weights or model.config.target == "states":
         return "states"
     pooled = all(name in model.extras for name in shapes.POOLER)
+    if model.architecture.endswith("ForSequenceClassification") and not pooled:
+        raise UserError(f"{where}: missing: pooler.dense, which the classifier of a {model.architecture} reads")
     if model.source == "huggingface" and pooled and not model.architecture.endswith(TOKEN_TASKS):
         for part, name in zip(("weight", "bias"), shapes.POOLER):
             weights[f"{OUTPUT}_1.{part}"] = model.extras.pop(name)
@@ -112,7 +122,8 @@ def _configure(model: LoadedModel, target: str) -> None:
     if model.architecture.endswith("ForQuestionAnswering") or model.facts.get("kind") == "span finder":
         labels = SPAN_LABELS
     pooling = model.facts.get("pooling", model.config.pooling)
-    if (target == "cls" and model.source == "huggingface") or pooling not in POOLINGS:  # a pooler reads the first
+    told = model.source == "uer" and ("pooling" in model.facts or model.config.target == "cls")
+    if (target == "cls" and not told) or pooling not in POOLINGS:  # as poolers do, and classifiers of UER by default
         pooling = "first"
     inner = model.weights.get(f"{OUTPUT}_1.bias")
     features = None if inner is None or inner.numel() == model.config.hidden_size else inner.numel()

@@ -111,8 +111,9 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
         else:
             internal, tensor = _converted(internal, attribute, tensor, skip_positions)
             out[internal] = tensor
-    if any("transformer.layer." in name for name in tensors) and WORDS in out:  # DistilBERT has no segments
-        out.setdefault(SEGMENTS, segment_table(torch.zeros_like(out[WORDS][:1])))
+    words = out.get(WORDS, torch.empty(0))
+    if any("transformer.layer." in name for name in tensors) and words.dim() == 2:  # DistilBERT has no segments
+        out.setdefault(SEGMENTS, segment_table(torch.zeros_like(words[:1])))
     for bias in biases:  # an untied decoder has a bias of its own, and that is the one in use
         out.setdefault("target.mlm_linear_2.bias", bias)
     return out, left_out, strangers
@@ -125,7 +126,7 @@ def _converted(module: str, attribute: str, tensor: torch.Tensor, skip: int) -> 
         return f"{module}.{attribute.replace('bias', 'beta')}", tensor
     if module == "embedding.segment_embedding" and tensor.dim() == 2:
         return f"{module}.{attribute}", segment_table(tensor)
-    if module == "embedding.position_embedding":
+    if module == "embedding.position_embedding" and tensor.dim() == 2:
         return f"{module}.{attribute}", tensor[skip:]
     return f"{module}.{attribute}", tensor
 

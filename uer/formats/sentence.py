@@ -1,9 +1,9 @@
 """sentence-transformers folders: what they say beside their encoder, in and out.
 
     modules.json                        Transformer, Pooling, (Dense,) (Normalize): a folder each
-    sentence_bert_config.json           max_seq_length
+    sentence_bert_config.json           max_seq_length; a cross-encoder's task
     tokenizer_config.json               model_max_length, where nothing says max_seq_length (since 6.0)
-    config_sentence_transformers.json   prompts
+    config_sentence_transformers.json   prompts; a cross-encoder's activation
 
 The files are written as every version since 2.0 reads them.
 """
@@ -22,11 +22,19 @@ from uer.config import POOLINGS
 from uer.errors import UserError
 from uer.files import read_json, read_object
 from uer.formats.storage import read_tensors, save_safetensors, write_json
+from uer.tokenizers.beside import sentence_config
 
 MODES = {"mean": "mean", "max": "max", "cls": "first", "lasttoken": "last"}  # theirs -> ours
 FLAGS = {"mean": "mean_tokens", "max": "max_tokens", "cls": "cls_token", "lasttoken": "lasttoken"}
 KEPT = ("Transformer", "Pooling", "Dense", "Normalize")
 ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # what a text is -> names of its prompt
+IN_PLACE = {key: ["sentence_embedding"] for key in ("module_input_name", "module_output_name")}
+# What else modules may say, and the values that change nothing here (as null does).
+NEUTRAL: dict[str, dict[str, list[Any]]] = {
+    "Transformer": {"transformer_task": ["feature-extraction"], "module_output_name": ["token_embeddings"],
+                    "processing_kwargs": [{}], "query_length": [], "document_length": [], "query_expansion": []},
+    "Dense": {**IN_PLACE, "use_residual": [False]}, "Normalize": IN_PLACE}
+CROSS_ENCODER = "sequence-classification"
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 UNLIMITED = 1 << 20  # a model_max_length above says nothing: transformers writes 10 ** 30
 
@@ -83,7 +91,7 @@ def _check(facts: SentenceFacts, where: str) -> None:
         wrong.append(f"max_seq_length {facts.max_seq_length!r}")
     if not isinstance(facts.prompts, dict) or not all(isinstance(text, str) for text in facts.prompts.values()):
         wrong.append(f"prompts {facts.prompts!r}")
-    elif facts.default_prompt_name is not None and facts.default_prompt_name not in facts.prompts:
+    elif facts.default_prompt_name is not None and facts.default_prompt_name not in list(facts.prompts):
         wrong.append(f"default_prompt_name {facts.default_prompt_name!r}, which is none of the prompts")
     if facts.similarity not in (None, *SIMILARITIES):
         wrong.append(f"similarity_fn_name {facts.similarity!r}")
@@ -91,8 +99,10 @@ def _check(facts: SentenceFacts, where: str) -> None:
         raise UserError(f"{where}: cannot be used: {', '.join(wrong)}")
 
 
-def _kind(module: Any) -> str:
-    return str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
+def _kind(module: dict[str, Any]) -> str:
+    """The name of a module's class in sentence-transformers; another's class with all its path."""
+    kind = str(module.get("type", ""))
+    return kind.rpartition(".")[2] if kind.startswith("sentence_transformers.") else kind
 
 
 def read_modules(folder: Path) -> list[dict[str, Any]]:
@@ -125,18 +135,19 @@ def encoder_path(folder: Path) -> Path:
     modules = read_modules(folder)
     encoders = _paths(folder, "Transformer")
     if modules and len(encoders) != 1:
-        raise UserError(f"{folder / 'modules.json'}: {len(encoders)} encoders (Transformer); exactly one is needed")
+        raise UserError(f"{folder / 'modules.json'}: {len(encoders)} encoders (Transformer) among its modules "
+                        f"{', '.join(map(_kind, modules))}; exactly one is needed")
     return encoders[0] if encoders else folder
 
 
 def read_sentence_facts(folder: Path) -> SentenceFacts | None:
-    """What a sentence-transformers folder says; None where it is none.
+    """What a sentence-transformers folder says; None where it is none, or a cross-encoder's.
 
     Raises:
         UserError: modules that a smaller encoder could not keep.
     """
     modules = read_modules(folder)
-    if not modules:
+    if not modules or cross_encoder(folder) is not None:
         return None
     where, kinds = f"{folder / 'modules.json'}", [_kind(module) for module in modules]
     others = [kind for kind in kinds if kind not in KEPT]
@@ -144,6 +155,14 @@ def read_sentence_facts(folder: Path) -> SentenceFacts | None:
         raise UserError(f"{where}: module {', '.join(others)} cannot be kept; {', '.join(KEPT)} can")
     if kinds != sorted(kinds, key=KEPT.index) or kinds.count("Dense") > 1:
         raise UserError(f"{where}: modules {', '.join(kinds)}; {', '.join(KEPT)} are known in this order, one of each")
+    for module, kind in zip(modules, kinds):
+        path = folder / module["path"]
+        path = sentence_config(path) if kind == "Transformer" else path / "config.json"
+        said = read_object(path) if path.is_file() else {}
+        odd = [f"{key} {said[key]!r}" for key, values in NEUTRAL.get(kind, {}).items()
+               if said.get(key) not in (None, *values)]
+        if odd:
+            raise UserError(f"{path}: {', '.join(odd)} cannot be kept")
     pools = [path / "config.json" for path in _paths(folder, "Pooling")]
     if len(pools) != 1:
         raise UserError(f"{where}: {len(pools)} Pooling modules; exactly one is needed")
@@ -157,7 +176,20 @@ def read_sentence_facts(folder: Path) -> SentenceFacts | None:
                           _limit(encoder_path(folder)), prompts, more.get("default_prompt_name"),
                           more.get("similarity_fn_name"), whole, "Dense" in kinds)
     _check(facts, str(folder))
+    if not whole and facts.pooling == "first" and any(prompts.values()):
+        raise UserError(f"{pools[0]}: include_prompt false with pooling cls: the first token is the prompt's in some "
+                        f"versions of sentence-transformers, the text's in others")
     return facts
+
+
+def cross_encoder(folder: Path) -> dict[str, Any] | None:
+    """What config_sentence_transformers.json says of a cross-encoder, whose only module is the classifier; None: the
+    folder is of another kind."""
+    alone = [_kind(module) for module in read_modules(folder)] == ["Transformer"]
+    settings, beside = folder / "config_sentence_transformers.json", sentence_config(encoder_path(folder))
+    if not alone or not beside.is_file() or read_object(beside).get("transformer_task") != CROSS_ENCODER:
+        return None
+    return read_object(settings) if settings.is_file() else {}
 
 
 def read_dense(folder: Path) -> dict[str, torch.Tensor]:
@@ -183,25 +215,33 @@ def read_dense(folder: Path) -> dict[str, torch.Tensor]:
 
 def _limit(encoder: Path) -> Any:
     """Tokens at most, as the encoder's folder says; None: it does not."""
-    own, tokenizer = encoder / "sentence_bert_config.json", encoder / "tokenizer_config.json"
-    limit = read_object(own).get("max_seq_length") if own.is_file() else None
-    if limit is None and tokenizer.is_file():
-        limit = read_object(tokenizer).get("model_max_length")
-        return limit if isinstance(limit, int) and limit < UNLIMITED else None
-    return limit
+    own = sentence_config(encoder)
+    said = read_object(own) if own.is_file() else {}
+    given = said.get("processor_kwargs", said.get("tokenizer_args"))  # for the tokenizer, as newer and older ones say
+    limit = given.get("model_max_length") if isinstance(given, dict) else None
+    limit = said.get("max_seq_length") if limit is None else limit
+    return tokenizer_limit(encoder) if limit is None else limit
+
+
+def tokenizer_limit(folder: Path) -> int | None:
+    """Tokens at most, as tokenizer_config.json says; None: it does not."""
+    path = folder / "tokenizer_config.json"
+    limit = read_object(path).get("model_max_length") if path.is_file() else None
+    return limit if isinstance(limit, int) and limit < UNLIMITED else None
 
 
 def _pooling(path: Path) -> str:
     """Our name of the pooling in a Pooling module's config."""
     data = read_object(path)
-    named = data.get("pooling_mode")
-    found = [named] if isinstance(named, str) else [mode for mode, flag in FLAGS.items()
-                                                    if data.get(f"pooling_mode_{flag}")]
+    flags = [mode for mode, flag in FLAGS.items() if data.get(f"pooling_mode_{flag}")]
+    named = data.get("pooling_mode", flags)
+    found = named if isinstance(named, list) else [named]
     others = [key for key, value in data.items() if key.startswith("pooling_mode_") and value
               and key.removeprefix("pooling_mode_") not in FLAGS.values()]
-    if len(found) != 1 or found[0] not in MODES or others:
-        told = ", ".join(map(str, [*found, *others])) or "of no kind"
-        raise UserError(f"{path}: pooling {told} is unknown here; one of {', '.join(MODES)} is needed")
+    found = found or ([] if others else ["mean"])  # theirs, where none is said
+    if len(found) != 1 or found[0] not in list(MODES) or others:
+        raise UserError(f"{path}: pooling {', '.join(map(str, [*found, *others]))} is unknown here; one of "
+                        f"{', '.join(MODES)} is needed")
     return MODES[found[0]]
 
 

@@ -97,7 +97,11 @@ def uneven(tensors: Mapping[str, torch.Tensor], layers_num: int) -> bool:
 
 
 def disagreements(config: ModelConfig, tensors: Mapping[str, torch.Tensor], vocab_size: int | None) -> list[str]:
-    """Where the sizes of the tensors differ from the config's or the vocabulary's."""
+    """Where the sizes of the tensors differ from the config's or the vocabulary's; tables that are none."""
+    none = [f"{name} is {list(tensors[name].shape)}, a table is needed" for name in (WORDS, POSITIONS, SEGMENTS)
+            if name in tensors and (tensors[name].dim() != 2 or not tensors[name].numel())]
+    if none:
+        return none
     problems = [f"{key} is {value} in the file, {as_measured(config, key)} in the config"
                 for key, value in measured(tensors).items() if value != as_measured(config, key)]
     if POSITIONS in tensors and len(tensors[POSITIONS]) < config.max_seq_length:

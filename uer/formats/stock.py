@@ -13,6 +13,10 @@ CLASSES = {"mlm": "AutoModelForMaskedLM", "states": "AutoModel", "cls": "AutoMod
            "tokens": "AutoModelForTokenClassification", "reader": "AutoModelForQuestionAnswering"}
 
 
+class NotRead(UserError):
+    """Stock transformers does not open a folder, or not as the model that it is."""
+
+
 def available() -> bool:
     """Whether transformers is installed."""
     return importlib.util.find_spec("transformers") is not None
@@ -29,18 +33,22 @@ def outputs(folder: Path, src: torch.Tensor, seg: torch.Tensor, target: str = "m
     Returns:
         float32 [batch * seq, width], [batch, outputs] for `cls`
     Raises:
-        UserError: tensors that it misses in the folder.
+        NotRead: it cannot open the folder, or misses tensors in it.
     """
     import transformers
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    kind = getattr(transformers, CLASSES["reader" if span else target])
-    model, info = kind.from_pretrained(str(folder), output_loading_info=True)
+    kind = CLASSES["reader" if span else target]
+    try:
+        model, info = getattr(transformers, kind).from_pretrained(str(folder), output_loading_info=True)
+    except Exception as error:  # of whatever class: a library's own
+        why = " ".join(str(error).split())[:160] or type(error).__name__
+        raise NotRead(f"self-check: stock transformers cannot open the folder ({why}); nothing was written") from None
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing or info["mismatched_keys"]:
-        raise UserError(f"self-check: stock transformers finds {missing} missing and "
+        raise NotRead(f"self-check: stock transformers finds {missing} missing and "
                         f"{sorted(info['mismatched_keys'])} misshapen; nothing was written")
     ids, mask, types = model_inputs(src, seg)
     segments = {"token_type_ids": types} if getattr(model.config, "type_vocab_size", 0) else {}  # DistilBERT has none

@@ -25,19 +25,20 @@ from uer.system import sync
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WRAPPED = re.compile(r"(?<![^.])(module|_orig_mod|_(fsdp|checkpoint)_wrapped_module)\.")  # DDP, torch.compile, FSDP
 ZIP = b"PK\x03\x04"  # torch's own files are such archives
 UNSUPPORTED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 PARTS = re.compile(  # of a model's folder: a new model in there has its own, or none
     r"(model|pytorch_model).*\.(safetensors|bin)(\.index\.json)?|vocab\.(txt|json)|merges\.txt|tokenizer\.json|"
     r"tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|sentencepiece\.bpe\.model|modules\.json|"
-    r"sentence_bert_config\.json|config_sentence_transformers\.json|\d+_(Pooling|Dense|Normalize)")
+    r"sentence_[\w-]+_config\.json|config_sentence_transformers\.json|\d+_(Pooling|Dense|Normalize)")
 
 
 def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file or of a torch.save'd state dict, by name, on the CPU.
 
-    A leading `module.` (left by DistributedDataParallel) is taken off; a state dict that sits inside another dict under
-    `state_dict` or `model` is found.
+    What wrappers put into names (`WRAPPED`) is taken out; a state dict that sits inside another dict under
+    `state_dict` or `model` is found. Safetensors are known by what they hold, under whatever name.
 
     Raises:
         UserError: no such file, damaged, not a state dict, or a pickle that wants to run code (the code is not run).
@@ -47,7 +48,8 @@ def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tenso
         kind = "a folder, a file is needed here" if path.is_dir() else "no such file"
         raise UserError(f"{what} {path}: {kind}")
     try:
-        data = load_file(path) if path.suffix == ".safetensors" else torch_load(path, what)
+        safe = path.suffix == ".safetensors" or head_of(path)[8:9] == b"{"  # its header, behind the header's length
+        data = load_file(path) if safe else torch_load(path, what)
     except SafetensorError as error:
         refuse_foreign(head_of(path), f"{what} {path}", "a file of tensors")
         raise UserError(f"{what} {path}: damaged, truncated or no safetensors file ({error})") from None
@@ -109,7 +111,10 @@ def _state_dict(data: Any, where: str) -> dict[str, torch.Tensor]:
     if strangers or not data:
         raise UserError(f"{where}: not a state dict; " +
                         (f"these entries are no tensors: {shortened(strangers)}" if data else "it holds nothing"))
-    tensors = {name.removeprefix("module."): value for name, value in data.items()}
+    tensors = {WRAPPED.sub("", name): value for name, value in data.items()}
+    if len(tensors) < len(data):
+        raise UserError(f"{where}: holds tensors twice, as they are and inside a wrapper (module., _orig_mod.); one "
+                        f"model is needed")
     strange = [name for name, value in tensors.items() if not _is_plain(value)]
     if strange:
         raise UserError(f"{where}: sparse, quantized, complex or float8 tensors, or ones without values: "

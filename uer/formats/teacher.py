@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,15 +19,25 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
-from uer.formats.file_target import OUTPUT, complete_head, config_for, name_in_file, settle_target, strip_heads
+from uer.formats.file_target import OUTPUT, complete_head, config_for, settle_target, strip_heads
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
 from uer.formats.relatives import has_foreign_head
-from uer.formats.sentence import SentenceFacts, encoder_path, read_dense, read_sentence_facts
+from uer.formats.sentence import (
+    SentenceFacts,
+    cross_encoder,
+    encoder_path,
+    read_dense,
+    read_sentence_facts,
+    tokenizer_limit,
+)
 from uer.formats.storage import read_tensors, shortened, without_shared_prefix
 from uer.formats.uer_names import heads_in, is_uer, to_published
 
+SHORTEST = 8  # tokens of a text that fine-tuned models are used with
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# For a file without config.json: only the tying is taken from this, sizes come from the tensors.
+BARE_CONFIG = HuggingFaceConfig(ModelConfig(1, 1, 1, 1), 0, True, None)
 
 
 def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int | None,
@@ -64,11 +75,6 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
     model.weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor
                      for name, tensor in model.weights.items()}
     if encoder_only:
-        other = [name for name in model.weights if not name.startswith((*shapes.ENCODER, shapes.HEAD))
-                 or name.startswith(shapes.TASK_HEAD)]
-        if other:
-            names = [name_in_file(model, name) for name in other]
-            model.notes.append(f"not taken over, no part of the encoder: {shortened(names)}")
         strip_heads(model)
     else:
         _take_sentence_facts(model, path, target)
@@ -101,13 +107,15 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_dir():
         return read_tensors(path)
     folder = model_folder(path)
+    if (folder / "adapter_config.json").exists():
+        beside = "beside the model, which is another one with it" if has_weights(path) else \
+            "alone, not the model that it belongs to"
+        raise UserError(f"model {path}: an adapter {beside}; merge it into that first")
     for name in WEIGHT_FILES:
         if (folder / name).exists():
             return read_tensors(folder / name)
         if (folder / f"{name}.index.json").exists():
             return _read_shards(folder / f"{name}.index.json")
-    if (folder / "adapter_config.json").exists():
-        raise UserError(f"model {path}: an adapter alone, not the model that it belongs to; merge it into that first")
     raise UserError(f"model {path}: the folder holds neither {' nor '.join(WEIGHT_FILES)}")
 
 
@@ -233,7 +241,13 @@ def _guessed_config(tensors: Mapping[str, torch.Tensor], path: Path, notes: list
 
 def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | None) -> LoadedModel:
     beside = _json_beside(path)
-    theirs = parse_config(read_object(beside), f"config {beside}") if beside else _bare_config(raw, path)
+    theirs = parse_config(read_object(beside), f"config {beside}") if beside else BARE_CONFIG
+    counted = next((prefix for prefix in ("roberta.", "lm_head.", "bert.", "cls.")
+                    if any(name.startswith(prefix) for name in raw)), "")
+    if counted and (counted in ("roberta.", "lm_head.")) != bool(theirs.skip_positions):
+        raise UserError(f"model {path}: its tensors are called {counted}…, which is not what "
+                        f"{beside or 'a file without config.json'} says of model_type and architectures; RoBERTa and "
+                        f"BERT count positions differently")
     raw = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
            for name, tensor in raw.items()}
     tensors, left_out, strangers = to_internal(raw, theirs.skip_positions)
@@ -256,17 +270,12 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
     tied = theirs.tied and shapes.WORDS in tensors and "target.mlm_linear_1.weight" in tensors
     if tied:
         tied = torch.equal(tensors.setdefault(shapes.DECODER, tensors[shapes.WORDS].clone()), tensors[shapes.WORDS])
+    facts: dict[str, Any] = {"of_logits": theirs.of_logits} if theirs.of_logits else {}
+    limit = tokenizer_limit(beside.parent) if beside else None
+    if limit is not None and SHORTEST <= limit < own.max_seq_length:
+        facts["seq_length"] = limit
     return LoadedModel(config, tensors, notes, source="huggingface", architecture=theirs.architecture,
-                       labels=theirs.labels, tied=tied,
-                       facts={"of_logits": theirs.of_logits} if theirs.of_logits else {})
-
-
-def _bare_config(raw: Mapping[str, torch.Tensor], path: Path) -> HuggingFaceConfig:
-    """For a file without config.json: only the tying is taken from this, sizes come from the tensors."""
-    if any(name.startswith(("roberta.", "lm_head.")) for name in raw):
-        raise UserError(f"model {path}: a RoBERTa without config.json; put it beside the file")
-    placeholder = ModelConfig(hidden_size=1, layers_num=1, heads_num=1, feedforward_size=1)
-    return HuggingFaceConfig(placeholder, 0, True, None)
+                       labels=theirs.labels, tied=tied, facts=facts)
 
 
 # -- beside the encoder ------------------------------------------------------------------------------------------------
@@ -276,11 +285,17 @@ def _take_sentence_facts(model: LoadedModel, path: Path, target: str | None) -> 
     """How sentences are embedded, from the folder or from the JSON beside the file, for an encoder alone."""
     if target == "mlm":
         return
-    if path.is_dir():
-        model.sentence = read_sentence_facts(path)
+    folder = path if path.is_dir() else path.parent
+    if model.source == "huggingface":
+        whole = path.is_dir() or encoder_path(folder) == folder  # a file of its own is not the encoder inside a folder
+        model.sentence = read_sentence_facts(folder) if whole else None
+        activation = (cross_encoder(folder) or {}).get("activation_fn") if whole else None
+        if activation is not None:  # where readers of a folder without modules.json look for it
+            model.facts["of_logits"] = {**model.facts.get("of_logits", {}),
+                                        "sentence_transformers": {"activation_fn": activation}}
         if model.sentence is not None and model.sentence.mapped:
             dtype = next(iter(model.weights.values())).dtype
-            model.weights |= {f"{OUTPUT}.{part}": tensor.to(dtype) for part, tensor in read_dense(path).items()}
+            model.weights |= {f"{OUTPUT}.{part}": tensor.to(dtype) for part, tensor in read_dense(folder).items()}
             model.config = replace(model.config, target="states")
     elif model.facts.get("sentence"):  # null of a model that is no sentence encoder
         model.sentence = SentenceFacts.from_dict(model.facts["sentence"], f"{path}.json")

@@ -127,7 +127,7 @@ def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": sentence}}
 
     single = [special(first, 0), text("A", 0), special(last, 0)]
-    between = (BpeTokenizer if rules.kind == "bpe" else BertTokenizer).separators
+    between = rules.separators or (BpeTokenizer if rules.kind == "bpe" else BertTokenizer).separators
     second = int(between == 1)  # the segment of the second text
     pair = [*single, *[special(last, 0)] * (between - 1), text("B", second), special(last, second)]
     return {

@@ -116,5 +116,5 @@ def build(rules: TextRules) -> Tokenizer:
         from uer.tokenizers.simple import CharTokenizer, SpaceTokenizer
 
         tokenizer = CharTokenizer(vocab) if kind == "char" else SpaceTokenizer(vocab)
-    tokenizer.rules = rules
+    tokenizer.rules, tokenizer.separators = rules, rules.separators or tokenizer.separators
     return tokenizer

@@ -13,14 +13,15 @@ from uer.tokenizers.bpe import read_merges
 from uer.tokenizers.pieces import Pieces
 from uer.tokenizers.rules import TextRules, recorded
 from uer.tokenizers.tokenizer_json import TokenizerJson, added_token
-from uer.tokenizers.vocab import ROLES, AddedToken, Vocab, read_tokens
+from uer.tokenizers.vocab import ROLES, AddedToken, Vocab, digest, read_tokens
 
 FILES = {"bert": "vocab.txt", "bpe": "vocab.json", "xlmroberta": "sentencepiece.bpe.model"}
 MERGES, TOKENIZER_JSON, TOKENIZER_CONFIG = "merges.txt", "tokenizer.json", "tokenizer_config.json"
-SENTENCES = "sentence_bert_config.json"  # of sentence-transformers, which may fold case before the tokenizer
+SENTENCES = tuple(f"sentence_{kind}_config.json" for kind in (
+    "bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet"))  # as versions have called it
 # tokenizer_class, without Tokenizer and Fast -> kind; of the generic ones tokenizer.json tells.
 CLASSES = {**dict.fromkeys(("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert"), "bert"),
-           **dict.fromkeys(("Roberta", "GPT2", "Bart", "Longformer"), "bpe"), "XLMRoberta": "xlmroberta"}
+           **dict.fromkeys(("Roberta", "Bart", "Longformer"), "bpe"), "XLMRoberta": "xlmroberta"}
 GENERIC = ("", "PreTrained", "TokenizersBackend")
 # tokenizer_config.json -> settings of `TextRules`
 SETTINGS = {"bert": {"do_lower_case": "lower_case", "strip_accents": "strip_accents",
@@ -61,24 +62,38 @@ def rules_of_stem(path: Path, config: Path | None) -> list[TextRules]:
     vocabulary = next((file for ending in (".txt", ".json", ".model") if (
         file := path.with_name(f"{path.name}_vocab{ending}")).is_file()), None)
     parts = [] if own is None else [own]
-    return parts + (_rules_of_stem(vocabulary, own.kind if own else None, None) if vocabulary else [])
+    return parts + (_rules_of_stem(vocabulary, own.kind if own else None, None, own) if vocabulary else [])
 
 
-def _rules_of_stem(path: Path, kind: str | None, merges_path: str | None) -> list[TextRules]:
-    """A vocabulary under a name of its own; of `<stem>_vocab.txt` with `<stem>_merges.txt` and `<stem>_config.json`."""
+def _rules_of_stem(path: Path, kind: str | None, merges_path: str | None,
+                   told: TextRules | None = None) -> list[TextRules]:
+    """A vocabulary under a name of its own; of `<stem>_vocab.txt` with `<stem>_merges.txt` and `<stem>_config.json`.
+
+    `told`: what a JSON says of it, which is that config's by default.
+    """
     source, stem = f"--vocab_path {path}", path.stem.removesuffix("_vocab")
     merges, config = path.with_name(f"{stem}_merges.txt"), path.with_name(f"{stem}_config.json")
     named = stem != path.stem
+    own = recorded(read_object(config), str(config)) if named and config.is_file() else None
     if path.suffix == ".model":
         pieces = Pieces.load(path)
-        rules = TextRules(source, kind="xlmroberta").holding(Vocab(pieces.tokens, source), path.name, pieces=pieces)
+        rules = TextRules(source, kind="xlmroberta").holding(_vocab(pieces.tokens, source, told or own), path.name,
+                                                             pieces=pieces)
     else:
         kind = kind or ("bpe" if path.suffix == ".json" else None)
         chosen = merges_path or (merges if kind == "bpe" and named and merges.is_file() else None)
-        rules = TextRules(source, kind=kind).holding(Vocab.load(path), path.name,
+        rules = TextRules(source, kind=kind).holding(_vocab(read_tokens(path), source, told or own), path.name,
                                                      read_merges(chosen) if chosen else None)
-    own = recorded(read_object(config), str(config)) if named and config.is_file() else None
     return [rules] if own is None else [rules, own]
+
+
+def _vocab(tokens: list[str], source: str, told: TextRules | None) -> Vocab:
+    """A vocabulary file's tokens, with special and added ones as a JSON says, if this is the file that it means."""
+    if told is None or told.vocab_sha256 != digest(tokens):
+        return Vocab(tokens, source)
+    added = [added_token(entry, entry.get("id") if isinstance(entry, dict) else None, told.source)
+             for entry in told.added_tokens or []]
+    return Vocab(tokens, source, dict(zip(ROLES, map(str, told.special_tokens or []))), added)
 
 
 def rules_of_folder(folder: Path, only: Path | None = None, kind: str | None = None,
@@ -91,13 +106,18 @@ def rules_of_folder(folder: Path, only: Path | None = None, kind: str | None = N
     Raises:
         UserError: files that cannot be read, or contradict each other.
     """
-    rules, path = _rules_of_folder(folder, only, kind, merges_path), folder / SENTENCES
+    rules, path = _rules_of_folder(folder, only, kind, merges_path), sentence_config(folder)
     if rules is None or _optional(path).get("do_lower_case") is not True or rules.lower_case:
         return rules
     if rules.kind not in (None, "bert"):
         raise UserError(f"{path}: do_lower_case is true, but only WordPiece can fold case here, and the tokenizer is "
                         f"{rules.kind}")
     return replace(rules, kind="bert", lower_case=True, strip_accents=bool(rules.accents))  # lower(text), no more
+
+
+def sentence_config(folder: Path) -> Path:
+    """What sentence-transformers writes beside its encoder: the length, whether case is folded before the tokenizer."""
+    return next((path for name in SENTENCES if (path := folder / name).is_file()), folder / SENTENCES[0])
 
 
 def _rules_of_folder(folder: Path, only: Path | None, kind: str | None, merges_path: str | None) -> TextRules | None:
@@ -108,7 +128,7 @@ def _rules_of_folder(folder: Path, only: Path | None, kind: str | None, merges_p
     vocabulary = only or _vocabulary(folder, CLASSES.get(name), foreign)
     if vocabulary is None or vocabulary.name == TOKENIZER_JSON:
         if whole is not None:
-            return _of_tokenizer_json(folder, whole, config)
+            return _surrounded(_of_tokenizer_json(folder, whole, config), name, whole)
         return TextRules(str(folder), kind=f"{name}Tokenizer") if foreign and vocabulary is None else None
     source = f"--vocab_path {only}" if only else str(folder)
     kind = CLASSES.get(name) or kind or next(kind for kind, file in FILES.items() if file == vocabulary.name)
@@ -123,7 +143,15 @@ def _rules_of_folder(folder: Path, only: Path | None, kind: str | None, merges_p
     merges = Path(merges_path) if merges_path else folder / MERGES
     told = bool(config or whole or kind != "bert" or (folder / "config.json").is_file())
     rules = TextRules(source, kind=kind if told else None, **_settings(kind, folder, config, whole))
-    return rules.holding(vocab, vocabulary.name, read_merges(merges) if kind == "bpe" and merges.is_file() else None)
+    rules = rules.holding(vocab, vocabulary.name, read_merges(merges) if kind == "bpe" and merges.is_file() else None)
+    return _surrounded(rules, name, whole)
+
+
+def _surrounded(rules: TextRules, name: str, whole: TokenizerJson | None) -> TextRules:
+    """With the special tokens around texts as tokenizer.json has them, where no class of `CLASSES` says so itself."""
+    if whole is None or rules.vocab is None or not name or name in CLASSES:
+        return rules
+    return replace(rules, separators=whole.separators(rules.vocab))
 
 
 def _class_name(folder: Path, config: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from uer.errors import UserError
 from uer.tokenizers.pieces import Pieces
-from uer.tokenizers.vocab import Vocab
+from uer.tokenizers.vocab import SPECIAL_TOKENS, Vocab
 
 KEY = "text"  # under which a JSON or a dataset's header has the description
 PAD = 2  # where `special_ids` have it
@@ -34,11 +34,14 @@ class TextRules:
         vocab_name, vocab_size, vocab_sha256: of the vocabulary file (`Vocab.sha256`).
         special_ids: of CLS, SEP, PAD, MASK, UNK.
         added: token -> id of what is found in the text before everything else, plain special tokens apart.
+        special_tokens, added_tokens: what a vocabulary file does not say of its own: names that are not usual, in the
+            order of `special_ids`; all fields of each `AddedToken`.
         pieces_sha256: of the list of merges, or of the sentencepiece model.
         lower_case: bert: whether case is folded.
         strip_accents: bert: whether accents go; None: as case does.
         split_ideographs: bert: whether an ideograph is a word of its own.
         prefix_space: bpe: whether a text starts with a space.
+        separators: of special tokens between two texts, where it is not as usual for the kind (`Tokenizer.separators`).
         final: the text has become ids already, so that no option can change it.
         vocab, merges, pieces: the things themselves, where they are at hand.
     """
@@ -51,11 +54,14 @@ class TextRules:
     vocab_sha256: str | None = None
     special_ids: tuple[int, ...] | None = None
     added: dict[str, int] | None = None
+    special_tokens: tuple[str, ...] | None = None
+    added_tokens: list[Any] | None = None
     pieces_sha256: str | None = None
     lower_case: bool | None = None
     strip_accents: bool | None = None
     split_ideographs: bool | None = None
     prefix_space: bool | None = None
+    separators: int | None = None
     vocab: Vocab | None = None
     merges: list[tuple[str, str]] | None = None
     pieces: Pieces | None = None
@@ -75,16 +81,18 @@ class TextRules:
             self, vocab=vocab, vocab_name=name, vocab_size=len(vocab), vocab_sha256=vocab.sha256,
             special_ids=(vocab.cls_id, vocab.sep_id, vocab.pad_id, vocab.mask_id, vocab.unk_id),
             added={token.content: token.id for token in vocab.added if token.content not in vocab.special_tokens},
-            merges=merges, pieces=pieces,
+            special_tokens=None if vocab.special_tokens in SPECIAL_TOKENS else vocab.special_tokens,
+            added_tokens=[token._asdict() for token in vocab.added] or None, merges=merges, pieces=pieces,
             pieces_sha256=pieces.sha256 if pieces else digest)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a JSON or a header."""
-        special = None if self.special_ids is None else list(self.special_ids)
+        special, names = (value and list(value) for value in (self.special_ids, self.special_tokens))
         values = {"kind": self.kind, "vocab_name": self.vocab_name, "vocab_size": self.vocab_size,
                   "vocab_sha256": self.vocab_sha256, "special_ids": special, "added": self.added,
-                  "pieces_sha256": self.pieces_sha256, "lower_case": self.lower_case, "strip_accents": self.accents,
-                  "split_ideographs": self.split_ideographs, "prefix_space": self.prefix_space}
+                  "special_tokens": names, "added_tokens": self.added_tokens, "pieces_sha256": self.pieces_sha256,
+                  "lower_case": self.lower_case, "strip_accents": self.accents, "prefix_space": self.prefix_space,
+                  "split_ideographs": self.split_ideographs, "separators": self.separators}
         return {key: value for key, value in values.items() if value is not None}
 
     def line(self) -> str:
@@ -113,15 +121,15 @@ def recorded(data: Mapping[str, Any], source: str) -> TextRules | None:
     if own is None:
         return _recorded_before(data, source)
     types: dict[str, type] = {"kind": str, "vocab_name": str, "vocab_size": int, "vocab_sha256": str,
-                              "special_ids": list, "added": dict, "pieces_sha256": str, "lower_case": bool,
-                              "strip_accents": bool, "split_ideographs": bool, "prefix_space": bool}
+                              "special_ids": list, "added": dict, "special_tokens": list, "added_tokens": list,
+                              "pieces_sha256": str, "lower_case": bool,
+                              "strip_accents": bool, "split_ideographs": bool, "prefix_space": bool, "separators": int}
     wrong = [key for key, value in own.items() if not isinstance(value, types.get(key, object))] \
         if isinstance(own, dict) else ["it"]
     if wrong:
         raise UserError(f"{source}: under {KEY!r} is no description of how text becomes ids ({', '.join(wrong)})")
     values = {key: value for key, value in own.items() if key in types}
-    if "special_ids" in values:
-        values["special_ids"] = tuple(values["special_ids"])
+    values |= {key: tuple(values[key]) for key in ("special_ids", "special_tokens") if key in values}
     if values.get("strip_accents") == values.get("lower_case"):
         values.pop("strip_accents", None)  # as case does, then also where another case is asked for
     return TextRules(source, **values)

@@ -15,7 +15,7 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.tokenizers.bert import MAX_WORD
 from uer.tokenizers.pieces import Pieces
-from uer.tokenizers.vocab import AddedToken, tokens_by_id
+from uer.tokenizers.vocab import AddedToken, Vocab, tokens_by_id
 
 SPACE = "\u2581"
 LARGEST = 1e38  # score of a piece: sentencepiece keeps them in float32
@@ -68,6 +68,34 @@ class TokenizerJson:
         if kind not in readers:
             raise self._not_here(f"a model of type {kind}")
         return readers[kind](model)
+
+    def separators(self, vocab: Vocab) -> int:
+        """How many [SEP] this file puts between two texts.
+
+        Raises:
+            UserError: it puts nothing around a text, or something else than [CLS] and [SEP].
+        """
+        first, last = (("SpecialToken", token) for token in vocab.special_tokens[:2])
+        single = [first, ("Sequence", "A"), last]
+        for count in (1, 2):
+            if self._around() == (single, [*single, *[last] * (count - 1), ("Sequence", "B"), last]):
+                return count
+        raise self._not_here(f"a post_processor that puts something else around texts than {first[1]} and {last[1]}")
+
+    def _around(self) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+        """What stands around one text and around two, as (SpecialToken or Sequence, its name); empty: nothing does."""
+        step = next((step for step in self._steps("post_processor", "processors")
+                     if step.get("type") not in (None, "ByteLevel")), {})
+        try:
+            if step.get("type") == "TemplateProcessing":
+                single, pair = ([(kind, part["id"]) for item in step[key] for kind, part in item.items()]
+                                for key in ("single", "pair"))
+                return single, pair
+            first, last = ("SpecialToken", step["cls"][0]), ("SpecialToken", step["sep"][0])
+        except (KeyError, TypeError, AttributeError, IndexError):
+            return [], []
+        between = [last] * (2 if step.get("type") == "RobertaProcessing" else 1)
+        return [first, ("Sequence", "A"), last], [first, ("Sequence", "A"), *between, ("Sequence", "B"), last]
 
     # -- the three models ----------------------------------------------------------------------------------------------
 

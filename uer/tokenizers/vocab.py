@@ -42,14 +42,14 @@ class Vocab:
 
     Attributes: `tokens` (list[str], index = id; the added ones at the end), `cls_id`, `sep_id`, `pad_id`, `mask_id`,
     `unk_id`, `special_ids` (sorted list of those five), `added` (tokens found before everything else, but for plain
-    special ones), `base` (number of tokens that are not behind the vocabulary file's), `sha256` (hex, over these: line
-    ends do not matter). Of a token that stands there twice the last id counts, as in other readers of these files.
+    special ones of the file), `base` (number of tokens that are not behind the vocabulary file's), `sha256` (hex, over
+    these: line ends do not matter). Of a token that stands there twice the last id counts, as in other readers.
     """
 
     def __init__(self, tokens: list[str], source: str = "vocabulary", special: Mapping[str, str] | None = None,
                  added: Sequence[AddedToken] = ()) -> None:
         self.base = len(tokens)
-        self.sha256 = hashlib.sha256("\n".join(tokens).encode("utf-8")).hexdigest()
+        self.sha256 = digest(tokens)
         self.tokens = _with_added(tokens, added, source)
         self.source = source
         self.ids = {token: number for number, token in enumerate(self.tokens)}
@@ -65,7 +65,7 @@ class Vocab:
         self.cls_id, self.sep_id, self.pad_id, self.mask_id, self.unk_id = (self.ids[name] for name in family)
         self.special_ids = sorted({self.ids[name] for name in family})
         self.added = [token for token in added if token != AddedToken(token.content, token.id)
-                      or token.content not in family]
+                      or token.content not in family or token.id >= self.base]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -85,6 +85,11 @@ class Vocab:
             UserError: no such file, not UTF-8, not a vocabulary, or without the special tokens.
         """
         return cls(read_tokens(path), f"--vocab_path {path}")
+
+
+def digest(tokens: Sequence[str]) -> str:
+    """SHA-256 over a vocabulary file's tokens, hex."""
+    return hashlib.sha256("\n".join(tokens).encode("utf-8")).hexdigest()
 
 
 def read_tokens(path: str | Path) -> list[str]:
