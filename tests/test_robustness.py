@@ -35,7 +35,7 @@ from uer.training.lock import only_writer
     ("pretrained_model_path", "", "--pretrained_model_path is empty"), ("seed", -1, "--seed is -1, a whole number"),
     ("seed", 2**63, "from 0 to 2^63 - 1"), ("dropout", 1, "--dropout is 1.0, a number from 0 to 0.999"),
     ("world_size", 10**20, "at most 65,536 are possible"),
-    ("soft_targets_temperature", 0, "--soft_targets_temperature is 0.0, a number above 0"),
+    *(("soft_targets_temperature", value, "a number from 0.001 to 1,000 is needed") for value in (0, 1e-300, 1e300)),
     ("soft_targets_top_k", 0, "--soft_targets_top_k is 0, at least 1")])
 def test_values_that_cannot_be_meant(files, tmp_path, capsys, name, value, words):
     options = pretrain_options(files, tmp_path / "m.bin", f"--{name}", value)

@@ -77,8 +77,9 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
     problems += _squeeze_problems(args, given)
     if not 0 <= args.soft_targets_weight <= 1:
         problems.append(f"--soft_targets_weight is {args.soft_targets_weight}, a number from 0 to 1 is needed")
-    if not 0 < args.soft_targets_temperature < float("inf"):
-        problems.append(f"--soft_targets_temperature is {args.soft_targets_temperature}, a number above 0 is needed")
+    if not 1e-3 <= args.soft_targets_temperature <= 1e3:  # logits are divided by it, and the loss takes its square
+        problems.append(f"--soft_targets_temperature is {args.soft_targets_temperature}, a number from 0.001 to 1,000 "
+                        f"is needed")
     if args.soft_targets_top_k < 1:
         problems.append(f"--soft_targets_top_k is {args.soft_targets_top_k}, at least 1 is needed")
     taught = [name for name in ("soft_targets_weight", "relation_weight", "layer_weight") if getattr(args, name)]
