@@ -19,6 +19,7 @@ from uer.data.masking import MaskingOptions
 from uer.errors import UserError
 from uer.made_from import differences
 from uer.opts import pretrain_parser
+from uer.squeeze.mask_file import read_masks
 from uer.training.checkpoint import load_checkpoint, read_card
 from uer.training.course import FREE, KEPT, MODEL, NEWER, OPTIMIZER, SCHEDULE, SHARE, check_card, compare_courses
 from uer.training.judge import remedy
@@ -107,6 +108,18 @@ def test_a_share_of_the_steps_for_the_schedule_is_of_the_run_as_it_began(bench, 
         assert read_card(Path(f"model.bin-{step}"))["course"]["w_step"] == 2
     with pytest.raises(UserError, match=r"within another mask schedule: --w_step \(2 there, 1 here\)"):
         run(options(bench, *MASKED, "--mask_schedule_share", "0.25", "--resume", total_steps=64, dataset="static.pt"))
+
+
+@pytest.mark.parametrize("output", ["model.bin", "branch.bin"])
+def test_the_masks_of_checkpoints_that_a_run_goes_back_behind_are_kept(bench, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    words = [*MASKED, "--w_step", "1", "--save_checkpoint_steps", "1", "--compactor_learning_rate"]
+    run(options(bench, *words, "1e-5", total_steps=3))
+    before = read_masks("masks.txt", 3)
+    run(options(bench, *words, "1e-1", "--resume", "model.bin-1", total_steps=3, output_model_path=output))
+    assert read_masks("masks.txt", 3) != before == read_masks("masks.txt.old", 3)
+    run(options(bench, *words, "1e-1", "--resume", total_steps=4, output_model_path=output))
+    assert not Path("masks.txt.old2").exists()
 
 
 def test_before_all_masks_are_there_what_comes_next_is_to_go_on(files, tmp_path, capsys):

@@ -150,6 +150,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     masks = args.mask_path if place.leads and args.weight_squeeze else None
     if resumed is not None and masks:
         check_masks(masks, resumed[1]["step"], resumed[1].get("masks_sha256"))
+    later = resumed is not None and any(step > resumed[1]["step"]
+                                        for step in checkpoint_steps(str(path).rpartition("-")[0]))
     if place.leads:  # after all checks, as with an older mask file
         moved = set_aside(args.output_model_path, resumed[1]["step"] if resumed else 0,
                           (args.pretrained_model_path, args.soft_targets_teacher))
@@ -157,7 +159,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
             reports.say(moved)
     if resumed is not None:
         if masks:
-            cut_masks(masks, resumed[1]["step"])
+            cut_masks(masks, resumed[1]["step"], wanted=later)
         reports.go_on_from(resumed[1]["step"])
     elif masks:
         start_mask_file(masks)
