@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -278,6 +279,22 @@ def test_outputs_that_cannot_be_are_refused_first(tmp_path: Path, monkeypatch):
     with pytest.raises(UserError, match=r"in --vocab_path .* and in checkpoint .*: another vocabulary"):
         convert(monkeypatch, *options(tmp_path / "s.bin", "--vocab_path", str(write_vocab(tmp_path / "v.txt"))))
     assert not (tmp_path / "s").exists() and not (tmp_path / "s.bin").exists()
+
+
+@pytest.mark.parametrize("form", ["uer", "huggingface"])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, capsys, form):
+    case = trained(tmp_path, "dim")
+    (tmp_path / "s.bin").write_text("as it was")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+        said = refused(capsys, tmp_path, "convert.py", *case.options(tmp_path / "s.bin", "--output_format", form))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"error: {tmp_path}/s{'.bin' if form == 'uer' else ''}: " in said and "for want of room perhaps" in said
+    assert (tmp_path / "s.bin").read_text() == "as it was"
+    for folder in (".", "/"):
+        assert "is a folder; a file name is needed" in refused(capsys, tmp_path, "convert.py", *case.options(folder))
 
 
 def test_what_stands_beside_a_checkpoint_is_of_it(tmp_path: Path, monkeypatch, capsys):
