@@ -247,6 +247,10 @@ def test_one_run_at_a_time_writes_to_an_output(files, tmp_path, capsys):
     with only_writer(str(tmp_path / "m.bin")):
         message = refused(capsys, tmp_path, "pretrain.py", *pretrain_options(files, tmp_path / "m.bin"))
     assert "another run is writing there" in message
+    masked = ["--weight_squeeze", "--target_dim", 64, "--mask_path", tmp_path / "masks.txt"]
+    with only_writer(str(tmp_path / "masks.txt"), "mask_path"):
+        message = refused(capsys, tmp_path, "pretrain.py", *pretrain_options(files, tmp_path / "m.bin", *masked))
+    assert f"--mask_path {tmp_path / 'masks.txt'}: another run is writing there" in message
     call("pretrain.py", *pretrain_options(files, tmp_path / "m.bin"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.bin-2", "m.bin-2.json", "m.bin-2.resume"]
 

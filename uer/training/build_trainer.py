@@ -69,7 +69,8 @@ def work(place: Place, args: argparse.Namespace) -> None:
     """What every process does."""
     flush_denormals()
     keep_freed_memory()
-    with StopSignals() as signals, only_writer(args.output_model_path) if place.leads else nullcontext():
+    with (StopSignals() as signals, only_writer(args.output_model_path) if place.leads else nullcontext(),
+          only_writer(args.mask_path, "mask_path") if place.leads and args.mask_path else nullcontext()):
         reports = Reports(place.leads, args.log_path, args.tb_path)
         try:
             trainer, start = build_trainer(place, args, reports, signals)
