@@ -161,9 +161,11 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
     values["layernorm_eps"] = data.get("layernorm_eps", LAYERNORM_EPS.get(str(values["layernorm"]), 1e-6))
     if not isinstance(values["layernorm_eps"], float) or not 0 <= values["layernorm_eps"] < 1:
         problems.append(f"layernorm_eps is {values['layernorm_eps']!r}, a small number such as 1e-6 is needed")
-    values["tie_weights"] = bool(data.get("tie_weights", False))
+    if data.get("tie_weights") not in (True, False, None):
+        problems.append(f"tie_weights is {data['tie_weights']!r}, true or false is needed")
+    values["tie_weights"] = bool(data.get("tie_weights"))
     values["mlm_size"] = data.get("mlm_size")
-    if values["mlm_size"] is not None and (not isinstance(values["mlm_size"], int) or values["mlm_size"] < 1):
+    if values["mlm_size"] is not None and not is_size(values["mlm_size"]):
         problems.append(f"mlm_size is {values['mlm_size']!r}, a positive whole number is needed")
     if values["tie_weights"] and values["mlm_size"] not in (None, values["hidden_size"]):
         problems.append(f"mlm_size {values['mlm_size']} differs from hidden_size, so tie_weights cannot be true")
