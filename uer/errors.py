@@ -79,7 +79,7 @@ def open_streams() -> None:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
             os.set_inheritable(number, True)  # by the processes of a run
-            setattr(sys, name, open(number, "w", closefd=False))
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
 
 
 def show_everything() -> None:

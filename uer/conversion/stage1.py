@@ -60,8 +60,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
         return state, {"teacher": config, KEY: config.get(KEY)}
     facts = _checked_facts(read_object(beside), beside) if beside.is_file() else {}
     if facts.get("tensors") and facts["tensors"] != written_sha256(path):
-        raise UserError(f"checkpoint {path}: not the file that {beside.name} was written with, so what that says is not "
-                        f"of it; bring the two of one step of one run together")
+        raise UserError(f"checkpoint {path}: not the file that {beside.name} was written with, so what that says is "
+                        f"not of it; bring the two of one step of one run together")
     if "config" in facts and "teacher" not in facts:  # a finished model with another target than masked words
         facts = {**facts, "teacher": facts["config"]}
     return state, facts

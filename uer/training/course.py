@@ -39,7 +39,8 @@ FREE = ("total_steps", "learning_rate", "head_learning_rate", "compactor_learnin
 
 def course(args: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:
     """The record of a run whose options are settled."""
-    return {**{name: getattr(args, name) for name in (SHARE, *SCHEDULE, *KEPT, *OPTIMIZER, *FREE)}, "dropout": config.dropout}
+    names = (SHARE, *SCHEDULE, *KEPT, *OPTIMIZER, *FREE)
+    return {**{name: getattr(args, name) for name in names}, "dropout": config.dropout}
 
 
 def run_dropout(args: argparse.Namespace, config: ModelConfig) -> float:
