@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +20,7 @@ from uer.conversion.merge import probe_batch, student_model
 from uer.errors import UserError
 from uer.formats import load_model
 from uer.squeeze.wiring import masked_compactors
+from uer.training.checkpoint import save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 STRATEGIES = ["dim", "head"]
@@ -277,6 +279,41 @@ def test_outputs_that_cannot_be_are_refused_first(tmp_path: Path, monkeypatch):
     with pytest.raises(UserError, match=r"in --vocab_path .* and in checkpoint .*: another vocabulary"):
         convert(monkeypatch, *options(tmp_path / "s.bin", "--vocab_path", str(write_vocab(tmp_path / "v.txt"))))
     assert not (tmp_path / "s").exists() and not (tmp_path / "s.bin").exists()
+
+
+@pytest.mark.parametrize("form", ["uer", "huggingface"])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, capsys, form):
+    case = trained(tmp_path, "dim")
+    (tmp_path / "s.bin").write_text("as it was")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+        said = refused(capsys, tmp_path, "convert.py", *case.options(tmp_path / "s.bin", "--output_format", form))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"error: {tmp_path}/s{'.bin' if form == 'uer' else ''}: " in said and "for want of room perhaps" in said
+    assert (tmp_path / "s.bin").read_text() == "as it was"
+    for folder in (".", "/"):
+        assert "is a folder; a file name is needed" in refused(capsys, tmp_path, "convert.py", *case.options(folder))
+
+
+def test_what_stands_beside_a_checkpoint_is_of_it(tmp_path: Path, monkeypatch, capsys):
+    """A JSON of another file is refused; without one, heads of the usual size are assumed, and that is said."""
+    config = replace(CONFIG, heads_num=4)
+    first, second = (save_checkpoint(str(tmp_path / "m.bin"), step, {**weights(config), "target.mlm_linear_2.bias":
+                                     torch.full((VOCAB,), float(step))}, {"kind": "plain", "teacher": config.to_dict()},
+                                     {"optimizer": {}}) for step in (1, 2))
+    options = ["--load_model_path", second, "--output_model_path", tmp_path / "s.bin"]
+    convert(monkeypatch, *options)
+    assert "4 heads" in (said := capsys.readouterr().out) and "assumed" not in said
+    first.rename(second)
+    with pytest.raises(UserError, match=r"m.bin-2: not the file that m.bin-2.json was written with"):
+        convert(monkeypatch, *options)
+    Path(f"{second}.json").unlink()
+    convert(monkeypatch, *options)
+    assert "2 heads" in (said := capsys.readouterr().out) and "heads of 64 dimensions are assumed" in said
+    convert(monkeypatch, *options, "--heads_num", 4)
+    assert "4 heads" in (said := capsys.readouterr().out) and "assumed" not in said
 
 
 def test_the_command_from_any_folder_without_optional_packages(tmp_path: Path, capsys):

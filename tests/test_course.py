@@ -5,21 +5,23 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from bench import options, run
-from commands import call
+from commands import call, pretrain_options
 
 from uer.data.feed import WORDS
 from uer.data.masking import MaskingOptions
 from uer.errors import UserError
 from uer.made_from import differences
 from uer.opts import pretrain_parser
+from uer.squeeze.mask_file import read_masks
 from uer.training.checkpoint import load_checkpoint, read_card
-from uer.training.course import FREE, KEPT, MODEL, NEWER, OPTIMIZER, SCHEDULE, check_card, compare_courses
+from uer.training.course import FREE, KEPT, MODEL, NEWER, OPTIMIZER, SCHEDULE, SHARE, check_card, compare_courses
 from uer.training.judge import remedy
 
 MASKED = ["--weight_squeeze", "--target_dim", "16", "--mask_path", "masks.txt"]
@@ -28,7 +30,7 @@ CALIBRATED = ["--weight_squeeze", "--target_dim", "16", "--compactor_init", "cal
 NO_MATTER = {
     "help", "backend", "shard_master", "check_replicas_steps", "rendezvous_timeout", "local_rank", "master_ip",
     "gpu_ranks", "ddp_comm_hook", "pretrained_model_path", "config_path", "allow_missing_head", "dev_path",
-    "compile", "weight_squeeze", "mask_schedule_share", "mask_path", "soft_targets_teacher", "calibration_path",
+    "compile", "weight_squeeze", "mask_path", "soft_targets_teacher", "calibration_path",
     "calibration_batches", "compactors_path", "output_model_path", "save_checkpoint_steps", "keep_checkpoints",
     "resume", "allow_changed_data", "report_steps", "eval_steps", "tb_path", "tb_histograms_steps", "log_path",
     "dryrun", "plan", "seq_length"}
@@ -93,6 +95,45 @@ def test_another_schedule_and_another_teacher_of_the_labels_are_refused(begun, b
     assert not list(Path().glob("model.bin*"))
 
 
+def test_a_share_of_the_steps_for_the_schedule_is_of_the_run_as_it_began(bench, tmp_path, monkeypatch):
+    """Said again, or as the w_step that came of it, it goes on, over more steps as well; another one is refused."""
+    monkeypatch.chdir(tmp_path)
+    share = ["--mask_schedule_share", "0.5"]
+    run(options(bench, *MASKED, *share, "--save_checkpoint_steps", "1", total_steps=64, dataset="static.pt"))
+    for path in sorted(Path().glob("model.bin-*"), key=str):
+        if not path.name.startswith("model.bin-1.") and path.name != "model.bin-1":
+            path.unlink()
+    for step, more in enumerate(([], share, ["--w_step", "2"]), 2):
+        run(options(bench, *MASKED, *more, "--resume", total_steps=step, dataset="static.pt"))
+        assert read_card(Path(f"model.bin-{step}"))["course"]["w_step"] == 2
+    with pytest.raises(UserError, match=r"within another mask schedule: --w_step \(2 there, 1 here\)"):
+        run(options(bench, *MASKED, "--mask_schedule_share", "0.25", "--resume", total_steps=64, dataset="static.pt"))
+
+
+@pytest.mark.parametrize("output", ["model.bin", "branch.bin"])
+def test_the_masks_of_checkpoints_that_a_run_goes_back_behind_are_kept(bench, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    words = [*MASKED, "--w_step", "1", "--save_checkpoint_steps", "1", "--compactor_learning_rate"]
+    run(options(bench, *words, "1e-5", total_steps=3))
+    before = read_masks("masks.txt", 3)
+    run(options(bench, *words, "1e-1", "--resume", "model.bin-1", total_steps=3, output_model_path=output))
+    assert read_masks("masks.txt", 3) != before == read_masks("masks.txt.old", 3)
+    run(options(bench, *words, "1e-1", "--resume", total_steps=4, output_model_path=output))
+    assert not Path("masks.txt.old2").exists()
+
+
+def test_before_all_masks_are_there_what_comes_next_is_to_go_on(files, tmp_path, capsys):
+    """Run as it stands, it ends with masks that are whole, and then with a student."""
+    command = ["pretrain.py", *pretrain_options(files, tmp_path / "m.bin", *MASKED[:2], 64, "--w_step", 1, "--penalty",
+                                                "fade", "--mask_path", tmp_path / "masks.txt")]
+    for script in ("pretrain", "convert", "evaluate"):
+        call(*command)
+        said = capsys.readouterr().out
+        command = shlex.split(said[said.rindex("\nnext  "):])[2:]
+        assert Path(command[0]).stem == script and ("no student before all masks are there, at step 16" in said) == (
+            script == "pretrain")
+
+
 @pytest.mark.parametrize(("card", "refused"), [
     ({"kind": "wid", "compactor_init": "identity"}, True), ({"kind": "wid", "compactor_init": "calibrated"}, False),
     ({"kind": "plain", "compactor_init": "identity"}, False)])
@@ -120,7 +161,7 @@ def test_every_option_has_its_place():
     options = {action.dest for action in pretrain_parser()._actions if not action.dest.startswith("uer_")}
     elsewhere = {*WORDS, "dataset_path", "compactor_mask_strategy", *MODEL, *NEWER, *vars(MaskingOptions()),
                  "vocab_path", "tokenizer", "merges_path", "spm_model_path", "do_lower_case"}  # the text, its masks
-    assert options <= {*FREE, *KEPT, *SCHEDULE, *OPTIMIZER, *NO_MATTER, *elsewhere}
+    assert options <= {*FREE, *KEPT, *SCHEDULE, SHARE, *OPTIMIZER, *NO_MATTER, *elsewhere}
     assert {*FREE, *KEPT, *SCHEDULE, *NO_MATTER} <= options
 
 

@@ -109,6 +109,14 @@ def test_signals_end_all_and_leave_the_old_dataset(folder, number, code):
         assert sorted(p.name for p in folder.iterdir()) == ["corpus.txt", "dataset.pt", "vocab.txt"]
 
 
+def test_a_folder_with_a_config_alone_is_no_teacher_to_go_on_with(folder):
+    for name in ("config.json", "model.safetensors"):
+        words = ["--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path", "out.pt"]
+        assert "--model_path TEACHER" in run(folder, *words).stdout
+        (folder / name).write_text("{}")
+    assert "--model_path ." in run(folder, *words).stdout
+
+
 def test_inspector(folder, monkeypatch):
     run(folder, "--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dup_factor", "2")
     script = [sys.executable, "-m", "uer.data.inspect", str(folder / "dataset.pt")]

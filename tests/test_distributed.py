@@ -267,6 +267,27 @@ def test_two_machines_run_as_one(bench, tmp_path):
     pair[0].wait()
 
 
+@pytest.mark.parametrize(("option", "values"), [
+    ("dataset_path", ("dynamic.pt", "static.pt")),
+    pytest.param("accumulation_steps", (1, 2), marks=pytest.mark.long),
+    pytest.param("learning_rate", (1e-3, 1e-4), marks=pytest.mark.long)])
+def test_machines_that_would_not_do_the_same_are_told(bench, tmp_path, option, values):
+    """They went on, each with its own data and its own rates."""
+    url = meeting(0).url
+
+    def begin(rank: int) -> subprocess.Popen:
+        value = bench / values[rank] if option == "dataset_path" else values[rank]
+        words = options(bench, "--world_size", "2", "--gpu_ranks", str(rank), "--master_ip", url, total_steps=2,
+                        **{option: value})
+        return start("pretrain.py", *words, cwd=tmp_path, stderr=subprocess.STDOUT)
+
+    pair = [begin(rank) for rank in (1, 0)]
+    said = "".join(process.communicate(timeout=120)[0] for process in pair)
+    assert [process.returncode for process in pair] == [2, 2], said
+    assert said.count(f"error: --{option}: rank 1 has another than rank 0; start all processes") == 1
+    assert not list(tmp_path.glob("model.bin*"))
+
+
 # -- plans -------------------------------------------------------------------------------------------------------------
 
 

@@ -124,7 +124,9 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(("ending", "spoil", "said"), [
     ("", truncate, "damaged, truncated"), ("", flip, "damaged, the checksum of"),
     (".resume", truncate, "damaged, truncated"), (".resume", Path.unlink, "m.bin-3.resume is not there"),
-    (".json", truncate, "m.bin-3.json: not valid JSON"), ("", lambda path: path.write_bytes(b""), "the file is empty"),
+    (".json", truncate, "m.bin-3.json: not valid JSON"),
+    (".json", lambda path: path.write_text(path.read_text().replace("plain", "wid")), "changed since it was written"),
+    ("", lambda path: path.write_bytes(b""), "the file is empty"),
     (".json", lambda path: path.write_text("[]"), "holds a list; a JSON object is needed")])
 def test_a_spoilt_checkpoint_is_refused_and_the_one_before_offered(tmp_path, ending, spoil, said):
     paths = [write(tmp_path, step) for step in (1, 2, 3)]

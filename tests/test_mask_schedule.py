@@ -20,11 +20,11 @@ def settled(*options: str):
     return args, settle(args, GROUPS, at_once=args.compactor_init == "calibrated")
 
 
-def warnings_of(args) -> list[str]:
+def warnings_of(args, groups=GROUPS) -> list[str]:
     said: list[str] = []
     reports = Reports(leads=False)
     reports.say = said.append  # type: ignore[method-assign]
-    warn_of_schedule(args, GROUPS, reports)
+    warn_of_schedule(args, groups, reports)
     return said
 
 
@@ -95,6 +95,22 @@ def test_a_run_too_short_for_any_schedule_is_told_so():
     args, _ = settled("--total_steps", "300", "--scheduler", "constant")
     line, = warnings_of(args)
     assert "--total_steps of 992 with a --w_step of 31" in line and "calibrated" in line
+
+
+@pytest.mark.parametrize("total", [2, 300, 700])
+def test_a_schedule_that_ends_after_the_run_is_told_what_would_do_and_that_does(total):
+    args, _ = settled("--total_steps", str(total), "--w_step", "60", "--penalty", "fade", "--learning_rate", "1e-5",
+                      "--compactor_learning_rate", "1e-5")
+    line, = warnings_of(args)
+    assert "the mask schedule ends at step 960, the run at step" in line
+    for name, value in re.findall(r"--(w_step|total_steps) of ([\d,]+)", line):
+        setattr(args, name, int(value.replace(",", "")))
+    assert args.w_step < 60 and warnings_of(args) == []
+
+
+def test_where_nothing_leaves_there_is_no_schedule_to_warn_of():
+    args, _ = settled("--total_steps", "2")
+    assert warnings_of(args) and not warnings_of(args, build_groups(ModelConfig(16, 1, 2, 32, 16), 16, "dim"))
 
 
 @pytest.mark.parametrize(("rate", "penalty", "total", "word"), [

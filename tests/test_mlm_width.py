@@ -25,8 +25,9 @@ def test_the_config_says_it():
     student = CONFIG.student(16, "dim", 24)
     assert student.mlm_width == 24 and config_from_dict(student.to_dict(), "here") == student
     assert CONFIG.student(16, "dim", 16) == CONFIG.student(16, "dim") and "mlm_size" not in CONFIG.to_dict()
-    with pytest.raises(UserError, match="mlm_size is 'wide'"):
-        config_from_dict({**CONFIG.to_dict(), "mlm_size": "wide"}, "here")
+    for key, value in (("mlm_size", "wide"), ("mlm_size", True), ("tie_weights", "false")):
+        with pytest.raises(UserError, match=f"{key} is {value!r}"):
+            config_from_dict({**CONFIG.to_dict(), key: value}, "here")
     with pytest.raises(UserError, match="tie_weights cannot be true"):
         config_from_dict({**student.to_dict(), "tie_weights": True}, "here")
 

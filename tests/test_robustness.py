@@ -35,7 +35,7 @@ from uer.training.lock import only_writer
     ("pretrained_model_path", "", "--pretrained_model_path is empty"), ("seed", -1, "--seed is -1, a whole number"),
     ("seed", 2**63, "from 0 to 2^63 - 1"), ("dropout", 1, "--dropout is 1.0, a number from 0 to 0.999"),
     ("world_size", 10**20, "at most 65,536 are possible"),
-    ("soft_targets_temperature", 0, "--soft_targets_temperature is 0.0, a number above 0"),
+    *(("soft_targets_temperature", value, "a number from 0.001 to 1,000 is needed") for value in (0, 1e-300, 1e300)),
     ("soft_targets_top_k", 0, "--soft_targets_top_k is 0, at least 1")])
 def test_values_that_cannot_be_meant(files, tmp_path, capsys, name, value, words):
     options = pretrain_options(files, tmp_path / "m.bin", f"--{name}", value)
@@ -137,8 +137,17 @@ def test_a_run_goes_on_when_readers_leave_and_other_scripts_end_like_every_comma
     assert "Traceback" not in said[0] and said[0].count("\n") == 2
 
 
+def test_a_run_of_two_processes_with_nowhere_to_write_to(files, tmp_path):
+    words = pretrain_options(files, tmp_path / "m", "--world_size", 2)
+    with start("pretrain.py", *words, preexec_fn=lambda: [os.close(number) for number in (1, 2)]) as process:
+        pass
+    assert process.returncode == 0 and (tmp_path / "m-2").exists()
+
+
 def test_a_run_that_is_done_has_ended_well_whoever_reads_its_last_lines(tmp_path):
-    (tmp_path / "m-1.json").write_text("{}")
+    shape = {"hidden_size": 8, "layers_num": 1, "heads_num": 1, "feedforward_size": 8}
+    (tmp_path / "m-1.json").write_text(json.dumps({"kind": "plain", "teacher": shape, "layer_sizes": None,
+                                                   "mlm_target_dim": None, "target_dim": None}))
     work = ("import sys; from argparse import Namespace; from pathlib import Path; from uer.cli.pretrain import _end; "
             "from uer.errors import run_script; args = Namespace(tb_path=None, mask_path=None, vocab_path='v', "
             "spm_model_path=None, output_model_path='m'); sys.stdin.read(); "
@@ -240,6 +249,10 @@ def test_one_run_at_a_time_writes_to_an_output(files, tmp_path, capsys):
     with only_writer(str(tmp_path / "m.bin")):
         message = refused(capsys, tmp_path, "pretrain.py", *pretrain_options(files, tmp_path / "m.bin"))
     assert "another run is writing there" in message
+    masked = ["--weight_squeeze", "--target_dim", 64, "--mask_path", tmp_path / "masks.txt"]
+    with only_writer(str(tmp_path / "masks.txt"), "mask_path"):
+        message = refused(capsys, tmp_path, "pretrain.py", *pretrain_options(files, tmp_path / "m.bin", *masked))
+    assert f"--mask_path {tmp_path / 'masks.txt'}: another run is writing there" in message
     call("pretrain.py", *pretrain_options(files, tmp_path / "m.bin"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.bin-2", "m.bin-2.json", "m.bin-2.resume"]
 

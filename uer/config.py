@@ -140,7 +140,7 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
     usual = {**dict.fromkeys(SIZES), "max_seq_length": 512, "hidden_act": "gelu", "dropout": 0.1,
              "layernorm_eps": LAYERNORM_EPS.get(str(norm), 1e-6), "mlm_size": None}
     values: dict[str, Any] = {key: data.get(key, value) for key, value in usual.items()}
-    values |= {"layernorm": norm, "tie_weights": bool(data.get("tie_weights", False))}
+    values |= {"layernorm": norm, "tie_weights": bool(data.get("tie_weights"))}
     sizes = (*SIZES, "max_seq_length", *(["mlm_size"] if values["mlm_size"] is not None else []))
     problems = _foreign_parts(data) + [f"{key} is {values[key]!r}, a positive whole number is needed" for key in sizes
                                        if not is_size(values[key])]
@@ -153,6 +153,8 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
         problems.append(f"layernorm {norm!r} is unknown, uer or huggingface is needed")
     if not isinstance(values["layernorm_eps"], float) or not 0 <= values["layernorm_eps"] < 1:
         problems.append(f"layernorm_eps is {values['layernorm_eps']!r}, a small number such as 1e-6 is needed")
+    if data.get("tie_weights") not in (True, False, None):
+        problems.append(f"tie_weights is {data['tie_weights']!r}, true or false is needed")
     if values["tie_weights"] and values["mlm_size"] not in (None, values["hidden_size"]):
         problems.append(f"mlm_size {values['mlm_size']} differs from hidden_size, so tie_weights cannot be true")
     values |= _target(data, problems)

@@ -43,12 +43,12 @@ def run_script(main: Callable[[], object]) -> None:
     A `UserError`, or a file that the system refuses, ends it with one sentence on stderr and exit code 2; Ctrl-C with
     130, SIGTERM and SIGHUP, which unwind like Ctrl-C, with 143 and 129; a reader of stdout that has left with 141.
     """
+    open_streams()
     show_everything()
     try:
         with signals_unwind():
             main()
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
@@ -67,6 +67,18 @@ def run_script(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+
+
+def open_streams() -> None:
+    """Let what is written to a stream that is closed (>&- in a shell) go nowhere, and no file take its number."""
+    for number, name in enumerate(("stdout", "stderr"), 1):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)  # by the processes of a run
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
 
 
 def show_everything() -> None:

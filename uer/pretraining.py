@@ -72,8 +72,10 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
                               "relation_weight", "layer_weight")),
         *outside(args, ("world_size",), lambda number: number <= MOST_PROCESSES,
                  f"at most {MOST_PROCESSES:,} are possible"),
-        *outside(args, ("max_grad_norm", "rendezvous_timeout", "soft_targets_temperature"),
+        *outside(args, ("max_grad_norm", "rendezvous_timeout"),
                  lambda number: 0 < number < float("inf"), "a number above 0 is needed"),
+        *outside(args, ("soft_targets_temperature",), lambda number: 1e-3 <= number <= 1e3,
+                 "a number from 0.001 to 1,000 is needed"),  # logits are divided by it, and the loss takes its square
         *no_shares(args, ("warmup", "mask_schedule_share", "augment_texts", "soft_targets_weight")),
         *no_shares(args, ("dropout",), 0.999)]
     problems += _squeeze_problems(args, given) if args.weight_squeeze else \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,14 @@ def _end(args: argparse.Namespace, checkpoint: Path) -> None:
         good = f"{figure}, loss {card['dev_loss']:.4f}"
     if "dev_accuracy" in card and "teacher_accuracy" in card:
         good += f"; the teacher's {100 * card['teacher_accuracy']:.2f} %, {card['teacher_loss']:.4f}"
-    masks = ["--mask_path", args.mask_path] if card.get("kind") == "wid" and args.mask_path else None
+    squeezes = card.get("kind") == "wid"
+    masks = ["--mask_path", args.mask_path] if squeezes and args.mask_path else None
     following = suggestion("convert", "--load_model_path", checkpoint, masks, same_tokenizer(args),
                            "--output_format", "uer", "huggingface" if _stock(card) else None, "--output_model_path",
                            f"{args.output_model_path.removesuffix('.bin')}-student.bin")
+    if squeezes and (complete := card.get("masks_complete", 0)) > args.total_steps:
+        good = f"as a stage on the way alone: there is no student before all masks are there, at step {complete:,}"
+        following = suggestion("pretrain", sys.argv[1:], "--total_steps", 2 * complete, "--resume")
     reports = Reports(leads=True)  # a run that is done has ended well, whether or not anybody reads on
     if args.tb_path:
         note(Path(args.tb_path), card["step"], "end", {"next": following})

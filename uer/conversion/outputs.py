@@ -85,6 +85,8 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
     onnx-int8: `<name>-int8.onnx`.
     """
     output = Path(output)
+    if not output.name:
+        raise UserError(f"--output_model_path {output}: is a folder; a file name is needed")
     bare = output.with_suffix("") if output.suffix in ENDINGS else output
     paths: dict[str, Path] = {}
     for name in dict.fromkeys(formats):

@@ -20,7 +20,7 @@ from uer.formats.file_model import LoadedModel, reading_of
 from uer.formats.file_target import settle_target
 from uer.formats.model_card import CardFacts
 from uer.formats.sentence import SentenceFacts
-from uer.formats.storage import read_tensors, without_shared_prefix
+from uer.formats.storage import read_tensors, without_shared_prefix, written_sha256
 from uer.formats.teacher import config_path_for
 from uer.formats.uer_names import heads_in, is_uer, to_published
 from uer.layer_sizes import layers_in_words, wishes_from
@@ -69,6 +69,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
         config = read_object(config_path_for(path))
         return state, {"teacher": config, KEY: config.get(KEY)}
     facts = _checked_facts(read_object(beside), beside) if beside.is_file() else {}
+    if facts.get("tensors") and facts["tensors"] != written_sha256(path):
+        raise UserError(f"checkpoint {path}: not the file that {beside.name} was written with, so what that says is "
+                        f"not of it; bring the two of one step of one run together")
     if "config" in facts and "teacher" not in facts:  # a finished model with another target than masked words
         facts = {**facts, "teacher": facts["config"]}
     return state, facts
@@ -255,6 +258,9 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
         else:
             learnt = f"on a teacher's {facts['objective']}" if "objective" in facts else "by masked language modelling"
             how = f"A BERT{'' if 'config' in facts else f' trained {learnt}'}, converted as it is."
+    if not (facts.get("teacher") or options.config_path or options.heads_num):
+        say(f"note: no JSON beside the checkpoint: heads of {shapes.HEAD_SIZE} dimensions are assumed; a student whose "
+            f"heads were made thinner has more of them, which --heads_num or --config_path would say")
     bare = facts.get("objective") == "relations"
     if bare:
         say(f"note: {left_behind(config.target)}")

@@ -11,7 +11,8 @@ import re
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +194,10 @@ class PendingFiles:
     def __enter__(self) -> PendingFiles:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for temporary, _target in self._pairs:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        for temporary, target in reversed(self._pairs):
+            if isinstance(error, OSError) and str(error.filename or temporary).startswith(str(temporary)):
+                error.filename = str(target)  # which is the name that the reader knows
             if temporary.is_dir():
                 shutil.rmtree(temporary, ignore_errors=True)
             else:
@@ -293,14 +296,27 @@ def contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return out
 
 
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What torch and safetensors raise where a file cannot be written, as the `OSError` that it is."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        words = str(error).splitlines()[0][:160]
+        raise OSError(errno.EIO, f"not all of it could be written, for want of room perhaps ({words})",
+                      str(path)) from None
+
+
 def save_state_dict(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """torch.save, tensors only."""
-    torch.save(contiguous(tensors), path)
+    with _writing(path):
+        torch.save(contiguous(tensors), path)
 
 
 def save_safetensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """A .safetensors file as transformers expects it."""
-    save_file(contiguous(tensors), path, metadata={"format": "pt"})
+    with _writing(path):
+        save_file(contiguous(tensors), path, metadata={"format": "pt"})
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)  # the library writes for the owner alone

@@ -252,9 +252,14 @@ def student_config(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> Mode
                                 for i in range(config.layers_num)])
 
 
+def schedule_intervals(groups: Mapping[str, MaskGroup]) -> int:
+    """The value of k at which the mask schedule is complete; 0 where nothing leaves."""
+    return max((group.last_interval for group in groups.values() if group.target < group.size), default=0)
+
+
 def shared_w_step(groups: dict[str, MaskGroup], total_steps: int, share: float) -> int:
     """The --w_step that completes the mask schedule after this share of the steps (rounded down, at least 1)."""
-    return max(1, int(total_steps * share) // max(group.last_interval for group in groups.values()))
+    return max(1, int(total_steps * share) // max(1, schedule_intervals(groups)))
 
 
 def features_target(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> int | None:

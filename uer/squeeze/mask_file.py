@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -35,14 +36,19 @@ def start_mask_file(path: str | Path) -> None:
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size:
-            old, count = Path(f"{path}.old"), 1
-            while old.exists():
-                count += 1
-                old = Path(f"{path}.old{count}")
-            os.replace(path, old)
+            os.replace(path, _free(path))
         path.touch()
     except OSError as error:
         raise UserError(f"--mask_path {path}: cannot be written ({error.strerror})") from None
+
+
+def _free(path: Path) -> Path:
+    """A name for an earlier mask file that none has yet."""
+    old, count = Path(f"{path}.old"), 1
+    while old.exists():
+        count += 1
+        old = Path(f"{path}.old{count}")
+    return old
 
 
 def append_masks(path: str | Path, step: int, groups: Iterable[MaskGroup]) -> None:
@@ -99,14 +105,18 @@ def check_masks(path: str | Path, step: int, wanted: str | None) -> None:
         raise UserError(f"mask file {path}: of another run: at step {step} it has other masks than the checkpoint")
 
 
-def cut_masks(path: str | Path, step: int) -> None:
+def cut_masks(path: str | Path, step: int, wanted: bool = False) -> None:
     """Drop what was recorded after `step`, which a run that resumes there writes again, and a line cut off by a crash.
 
+    Args:
+        wanted: there are later checkpoints, and what the file has of them stays, in `<path>.old` (`.old2`, …).
     Raises:
         UserError: the file cannot be read or written.
     """
     path = Path(path)
     if path.exists():
+        if wanted:
+            write_via(_free(path), lambda temporary: shutil.copyfile(path, temporary))
         write_via(path, lambda temporary: _copy_until(path, step, temporary))
 
 

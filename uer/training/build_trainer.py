@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from uer.formats.storage import shortened, tensors_sha256
 from uer.formats.tokenizer_files import text_beside
 from uer.layer_sizes import read_layer_sizes
 from uer.models.bert import from_scratch, from_weights
-from uer.parallel.collectives import Place
+from uer.parallel.collectives import Place, differing
 from uer.parallel.replica import check_comm_hook
 from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
@@ -62,6 +63,7 @@ from uer.training.trainer import Run, Trainer
 from uer.training.wid_learner import WidLearner
 
 TARGET_FOR = {"mlm": "mlm", "states": "states", "similarity": "states"}  # --target -> the model's; others: its own
+OWN = ("gpu_ranks", "local_rank", "master_ip", "rendezvous_timeout", "world_size")  # of each command, like paths
 JUDGED = ("teacher_loss", "teacher_accuracy", "dev_sha256")  # what a card says of the teacher, and on which text
 
 
@@ -69,7 +71,8 @@ def work(place: Place, args: argparse.Namespace) -> None:
     """What every process does."""
     flush_denormals()
     keep_freed_memory()
-    with StopSignals() as signals, only_writer(args.output_model_path) if place.leads else nullcontext():
+    with (StopSignals() as signals, only_writer(args.output_model_path) if place.leads else nullcontext(),
+          only_writer(args.mask_path, "mask_path") if place.leads and args.mask_path else nullcontext()):
         reports = Reports(place.leads, args.log_path, args.tb_path)
         try:
             trainer, start = build_trainer(place, args, reports, signals)
@@ -134,6 +137,10 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         pooler = take_pooler(resumed[0])
         if isinstance(objective, LayerTargets):
             objective.restore(resumed[2].get("objective", {}), place.device)
+    check_alike(args, place, {
+        "dataset_path": dataset.dataset.sha256, "dev_path": dev and dev.dataset.sha256, "layer_sizes": wishes,
+        "pretrained_model_path": card["teacher_sha256"], "soft_targets_teacher": along,
+        "resume": resumed and resumed[1]["step"]})
     card |= judged(args, loaded, dev, place, reports, resumed)
     weights = loaded.weights
     if config.layers_num < loaded.config.layers_num and resumed is None:
@@ -150,6 +157,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     masks = args.mask_path if place.leads and args.weight_squeeze else None
     if resumed is not None and masks:
         check_masks(masks, resumed[1]["step"], resumed[1].get("masks_sha256"))
+    later = resumed is not None and any(step > resumed[1]["step"]
+                                        for step in checkpoint_steps(str(path).rpartition("-")[0]))
     if place.leads:  # after all checks, as with an older mask file
         moved = set_aside(args.output_model_path, resumed[1]["step"] if resumed else 0,
                           (args.pretrained_model_path, args.soft_targets_teacher))
@@ -157,7 +166,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
             reports.say(moved)
     if resumed is not None:
         if masks:
-            cut_masks(masks, resumed[1]["step"])
+            cut_masks(masks, resumed[1]["step"], wanted=later)
         reports.go_on_from(resumed[1]["step"])
     elif masks:
         start_mask_file(masks)
@@ -169,6 +178,22 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, objective,
                       pooler)
     return trainer, resumed[1]["step"] if resumed else 0
+
+
+def check_alike(args: argparse.Namespace, place: Place, found: dict[str, Any]) -> None:
+    """`UserError` where processes that were started by commands of their own would not do the same.
+
+    Args:
+        found: option -> what stands at the path that it names, which may be another on each machine.
+    """
+    facts = {name: value for name, value in vars(args).items() if name not in OWN and not name.endswith("_path")}
+    digests = {name: hashlib.sha256(repr(value).encode()).digest() for name, value in (facts | found).items()}
+    unlike = differing([(name, torch.frombuffer(bytearray(digest), dtype=torch.int64).to(place.device))
+                        for name, digest in digests.items()])
+    if unlike:
+        rank, name = unlike[0]
+        raise UserError(f"--{name}: rank {rank} has another than rank 0; start all processes with the same options and "
+                        f"files", page="cluster")
 
 
 def go_on(card: dict[str, Any], now: Feed, args: argparse.Namespace, path: Path, reports: Reports) -> list[Feed]:

@@ -1,11 +1,13 @@
 """Checkpoints: `<output>-<step>` (tensors), `.json` beside it (what they are), `.resume` (what going on needs).
 
 The files are written under temporary names, flushed to the disk and renamed, the tensors last: a checkpoint that is
-there is whole. What a disk or a copy spoils later is found by the checksums of every part when it is read.
+there is whole. What a disk, a copy or an editor spoils later is found by the checksums of every part when it is read.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +29,7 @@ from uer.formats.storage import (
 from uer.training.optimizers import LONG_AGO, MOMENTS, AdamW
 
 FORMAT = 1
+SEAL = "card_sha256"
 RESUME = {"format", "step", "optimizer"}  # and what else a learner has to go on from
 Checkpoint = tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]  # tensors, card, resume
 
@@ -61,8 +64,9 @@ def save_checkpoint(output: str, step: int, tensors: dict[str, torch.Tensor], ca
             rest, beside, whole = (pending.add(f"{path}{ending}") for ending in (".resume", ".json", ""))
             torch.save({"format": FORMAT, "step": step, **resume}, rest)
             save_state_dict(tensors, whole)
-            write_json({**card, "format": FORMAT, "step": step, "tensors": written_sha256(whole),
-                        "resume": written_sha256(rest)}, beside)
+            card = {**card, "format": FORMAT, "step": step, "tensors": written_sha256(whole),
+                    "resume": written_sha256(rest)}
+            write_json({**card, SEAL: sealed(card)}, beside)
             pending.flush()
             path.unlink(missing_ok=True)  # one of another run: its tensors must not stand beside this one's files
             pending.publish()
@@ -149,7 +153,7 @@ def find_checkpoint(output: str, wanted: str) -> Path:
 def read_card(path: Path) -> dict[str, Any]:
     """What a checkpoint says of itself; {} where that cannot be read, which `open_checkpoint` refuses."""
     try:
-        return read_object(f"{path}.json", "checkpoint")
+        return _checked(read_object(f"{path}.json", "checkpoint"), path)
     except UserError:
         return {}
 
@@ -187,7 +191,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if not file.is_file():
             raise UserError(f"checkpoint {path}: {file.name} is not there")
     tensors, resume = read_tensors(path, "checkpoint"), torch_load(resume_path, "checkpoint")
-    card = read_object(f"{path}.json", "checkpoint")
+    card = _checked(read_object(f"{path}.json", "checkpoint"), path)
     if not (isinstance(resume, dict) and resume.keys() >= RESUME):
         raise UserError(f"checkpoint {path}: its .json or .resume file is not one of pretrain.py's")
     if not (card.get("format") == resume.get("format") == FORMAT and card.get("step") == resume.get("step")):
@@ -196,6 +200,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         if card.get(key) not in (None, written_sha256(file)):
             raise UserError(f"checkpoint {path}: {file.name} is not the file that was written with its .json")
     return tensors, card, resume
+
+
+def sealed(card: dict[str, Any]) -> str:
+    """SHA-256 of what a card says, itself apart."""
+    text = json.dumps({key: value for key, value in card.items() if key != SEAL}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checked(card: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A card; `UserError` where it is not as it was written."""
+    if card.get(SEAL) not in (None, sealed(card)):  # older ones do not say
+        raise UserError(f"checkpoint {path}: {path.name}.json has been changed since it was written")
+    return card
 
 
 # -- the optimizer -----------------------------------------------------------------------------------------------------

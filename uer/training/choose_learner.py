@@ -20,7 +20,7 @@ from uer.models.bert import from_weights
 from uer.parallel.collectives import Place
 from uer.report.writer import Reports
 from uer.squeeze.fold import fold
-from uer.squeeze.groups import MaskGroup, build_groups, student_config
+from uer.squeeze.groups import MaskGroup, build_groups, schedule_intervals, student_config
 from uer.squeeze.importance import build_scores
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty
@@ -80,7 +80,8 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     chosen = settle(args, groups, at_once)
     if chosen:
         reports.say(chosen)
-    card = {**card, "kind": "wid"}
+    masked = args.compactor_init == "identity"
+    card = {**card, "kind": "wid", "masks_complete": args.w_step * schedule_intervals(groups) if masked else 0}
     weights, table = resumed[0] if resumed else weights, None
     sharded = args.shard_master and place.world_size > 1
     if not sharded or args.compactor_init == "calibrated":
@@ -123,7 +124,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     scores = build_scores(args.mask_scores, master)
     kind = ShardedLearner if sharded else WidLearner
     learner = kind(master, optimizer, penalty, args.w_step, tolerance, scores, folding)
-    if args.compactor_init == "identity":
+    if masked:
         warn_of_schedule(args, groups, reports)
     return learner, card
 

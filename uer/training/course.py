@@ -24,6 +24,7 @@ NEWER = ("compactor_init", "teacher_sha256")  # which older checkpoints do not s
 USUAL = {"objective": "mlm"}  # of cards that do not say it
 SOFT = "soft_targets_teacher_sha256"
 SCHEDULE = ("w_step", "mask_scores")
+SHARE = "mask_schedule_share"  # another way to say w_step
 KEPT = ("keep_layers",)
 OPTIMIZER = ("bias_correction",)  # what the optimizer's state hangs on
 RATES = {"learning_rate", "compactor_learning_rate"}  # the folded student's hangs on them
@@ -38,7 +39,8 @@ FREE = ("total_steps", "learning_rate", "head_learning_rate", "compactor_learnin
 
 def course(args: argparse.Namespace, config: ModelConfig) -> dict[str, Any]:
     """The record of a run whose options are settled."""
-    return {**{name: getattr(args, name) for name in (*SCHEDULE, *KEPT, *OPTIMIZER, *FREE)}, "dropout": config.dropout}
+    names = (SHARE, *SCHEDULE, *KEPT, *OPTIMIZER, *FREE)
+    return {**{name: getattr(args, name) for name in names}, "dropout": config.dropout}
 
 
 def run_dropout(args: argparse.Namespace, config: ModelConfig) -> float:
@@ -70,7 +72,11 @@ def keep_course(args: argparse.Namespace, said: Set[str]) -> None:
     """
     card = read_card(find_checkpoint(args.output_model_path, args.resume))
     was = {"objective": card.get("objective"), **card.get(KEY, {})}
-    kept = {"objective", *KEPT, *SCHEDULE, *OPTIMIZER, *FREE} - FORMATS - said
+    kept = {"objective", SHARE, *KEPT, *SCHEDULE, *OPTIMIZER, *FREE} - FORMATS - said
+    if "w_step" in said:
+        kept -= {SHARE}
+    elif SHARE in said and getattr(args, SHARE) != was.get(SHARE):
+        kept -= {"w_step"}  # it follows from the share, and is compared
     if said & RATES:
         kept -= {"student_learning_rate"} | (RATES if card.get("folded") == 0 else set())
     for name in kept & was.keys():

@@ -13,7 +13,7 @@ import argparse
 from typing import Any
 
 from uer.report.writer import Reports
-from uer.squeeze.groups import MaskGroup, shared_w_step
+from uer.squeeze.groups import MaskGroup, schedule_intervals, shared_w_step
 from uer.squeeze.penalty import simulate_decay
 from uer.training.optimizers import schedule
 
@@ -77,35 +77,36 @@ def fitting_w_step(groups: dict[str, MaskGroup], total_steps: int) -> int:
 
 def warn_of_schedule(args: argparse.Namespace, groups: dict[str, MaskGroup], reports: Reports) -> None:
     """Say so when dimensions leave too late, too fast, or not at all."""
-    intervals = max(group.last_interval for group in groups.values())
+    intervals = schedule_intervals(groups)
+    if not intervals:
+        return
     last = intervals * args.w_step
     if last >= args.total_steps:
-        reports.say(f"warning: the mask schedule ends at step {last:,}, after the last step "
-                    f"{args.total_steps:,}; a --w_step of {max(1, args.total_steps // 2 // intervals)} would "
-                    f"leave half of the run for the finished student")
+        reports.say(f"warning: the mask schedule ends at step {last:,}, the run at step {args.total_steps:,}; "
+                    f"{_cure(args, intervals, args.total_steps // 2 // intervals)} would leave half of the run for the "
+                    f"finished student")
         return
     factor = schedule(args.scheduler, args.total_steps, args.warmup)
     rates = [args.compactor_learning_rate * factor(t) for t in range(args.total_steps)]
-    if any(group.target < group.size for group in groups.values()):
-        if args.w_step < TOO_FEW:
-            reports.say(_too_fast(args, intervals))
-        rate = max(args.learning_rate, args.compactor_learning_rate)
-        if not args.bias_correction and rate * factor(EARLY) > TOO_HIGH:
-            reports.say(f"warning: a warm-up this short at --learning_rate {args.learning_rate:g} and "
-                        f"--compactor_learning_rate {args.compactor_learning_rate:g} loses what a well trained teacher "
-                        f"knows before the first dimension leaves; --bias_correction true would do, with rates of "
-                        f"{RATE:g}")
+    if args.w_step < TOO_FEW:
+        reports.say(f"warning: dimensions leave faster than the others can take over, every {args.w_step:,} steps; "
+                    f"{_cure(args, intervals, W_STEP)} would do, or --compactor_init calibrated, which needs no "
+                    f"schedule")
+    rate = max(args.learning_rate, args.compactor_learning_rate)
+    if not args.bias_correction and rate * factor(EARLY) > TOO_HIGH:
+        reports.say(f"warning: a warm-up this short at --learning_rate {args.learning_rate:g} and "
+                    f"--compactor_learning_rate {args.compactor_learning_rate:g} loses what a well trained teacher "
+                    f"knows before the first dimension leaves; --bias_correction true would do, with rates of "
+                    f"{RATE:g}")
     if args.penalty == "published":
         _warn_of_decay(args, rates, last, reports)
 
 
-def _too_fast(args: argparse.Namespace, intervals: int) -> str:
-    """The warning, with the number that would do."""
-    cure = f"a --w_step of {W_STEP}"
-    if W_STEP * intervals * 2 > args.total_steps:
-        cure = f"--total_steps of {2 * W_STEP * intervals:,} with {cure}"
-    return (f"warning: dimensions leave faster than the others can take over, every {args.w_step:,} steps; {cure} "
-            f"would do, or --compactor_init calibrated, which needs no schedule")
+def _cure(args: argparse.Namespace, intervals: int, w_step: int) -> str:
+    """This --w_step, where it is not too small and the run long enough; else the steps of a run that is."""
+    if w_step >= TOO_FEW and 2 * w_step * intervals <= args.total_steps:
+        return f"a --w_step of {w_step}"
+    return f"--total_steps of {2 * W_STEP * intervals:,} with a --w_step of {W_STEP}"
 
 
 def _warn_of_decay(args: argparse.Namespace, rates: list[float], last: int, reports: Reports) -> None:
