@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -31,9 +31,12 @@ from uer.errors import UserError, run_script
 from uer.training.checkpoint import checkpoint_steps
 
 ROWS = {  # name: (start of starts.py or "", whether it is trained, whether there is one of each width)
-    "calibrated": ("", True, True), "norm": ("norm", True, True), "random": ("random", True, True),
-    "layers": ("layers", True, False), "pca": ("pca", False, True)}
-TITLES = {"calibrated": "calibrated", "norm": "picked by norm", "random": "random weights",
+    "calibrated": ("", True, True), "half": ("", True, True), "compactors": ("", True, True),
+    "norm": ("norm", True, True), "random": ("random", True, True), "layers": ("layers", True, False),
+    "pca": ("pca", False, True)}
+FOLDED = {"calibrated": "at once", "half": "at half of the steps", "compactors": "never"}  # into the plain student
+TITLES = {"calibrated": "calibrated", "half": "calibrated, folded at half", "compactors": "calibrated, never folded",
+          "norm": "picked by norm", "random": "random weights",
           "layers": "every second layer", "pca": "teacher, its vectors by PCA", "teacher": "teacher"}
 
 
@@ -48,6 +51,7 @@ class Setting:
     sts: str
     dev: str | None
     training: tuple[str, ...]  # options of pretrain.py
+    folded_rate: str = "1e-3"  # of students that are folded at half
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ class Start:
     def file(self) -> Path | str:
         return self.setting.work / "starts" / f"{self.name}.bin" if self.row != "teacher" else self.setting.teacher
 
+    @property
+    def compactors(self) -> Path:
+        """Those of a calibrated start."""
+        return self.setting.work / "starts" / f"{self.name}.compactors"
+
     def run(self, commands: Commands) -> None:
         """Make it, where it is not there."""
         if Path(self.file).exists():
@@ -85,6 +94,7 @@ class Start:
                    "--target_dim", self.width or 0, "--output_model_path", self.file]
         if self.row == "calibrated":
             commands.run(folder, "calibrate.py", *options, "--vocab_path", self.setting.vocab, "--skip_evaluation",
+                         "--compactors_path", self.compactors,
                          *(["--target_layers", self.layers] if self.layers else []),
                          *(["--target_heads", self.heads] if self.heads else []))
         else:
@@ -99,10 +109,12 @@ class Student:
     steps: int = 0
     rate: str = ""
     seed: int = 11
+    fold: str = "calibrated"  # of FOLDED, where the start is calibrated
 
     @property
     def name(self) -> str:
-        trained = [f"{self.steps} steps rate {self.rate} seed {self.seed}", *self.start.setting.training]
+        trained = [f"{self.steps} steps rate {self.rate} seed {self.seed}", *self.start.setting.training,
+                   *([f"folded {FOLDED[self.fold]}"] if self.fold != "calibrated" else [])]
         return file_name(" ".join([self.start.name, *(trained if self.steps else ["untrained"])]))
 
     @property
@@ -121,27 +133,55 @@ class Student:
         lines = [json.loads(line) for line in (folder / "times.jsonl").read_text().splitlines()]
         training = " ".join(self.start.setting.training) if self.steps else ""
         write(self.row, {
-            "name": self.name, "row": self.start.row, "width": self.start.width, "shape": self.start.shape,
-            "steps": self.steps, "rate": self.rate, "seed": self.seed, "training": training,
+            "name": self.name, "row": self.fold if self.start.row == "calibrated" else self.start.row,
+            "width": self.start.width, "shape": self.start.shape, "steps": self.steps,
+            "rate": self.rate, "seed": self.seed, "training": training,
             **{kind: sum(line[kind] for line in lines if line["script"] == "pretrain.py")  # seconds: of processors
                for kind in ("elapsed", "seconds")}, **figures})
         shutil.rmtree(folder)
 
+    @property
+    def unfolded(self) -> Student | None:
+        """The student that is never folded, from whose first half the one that is folded at half goes on."""
+        return replace(self, fold="compactors") if self.fold == "half" else None
+
+    @property
+    def half(self) -> Path:
+        """Folder of the checkpoint at half of the steps of a student that is never folded."""
+        return self.start.setting.work / "halves" / self.name
+
     def _train(self, commands: Commands, folder: Path) -> Path:
         """pretrain.py from the start or from where it was interrupted, then the student's file."""
-        setting, output = self.start.setting, folder / "model"
+        setting, output, half = self.start.setting, folder / "model", max(1, self.steps // 2)
+        if self.unfolded and not checkpoint_steps(str(output)):
+            for path in self.unfolded.half.iterdir():
+                shutil.copy(path, folder)
         done = checkpoint_steps(str(output))
         if self.steps not in done:
-            commands.run(folder, "pretrain.py", "--pretrained_model_path", self.start.file, "--soft_targets_teacher",
-                         setting.teacher, "--vocab_path", setting.vocab, "--dataset_path", setting.dataset,
-                         "--target", "states", "--total_steps", self.steps, "--learning_rate", self.rate,
-                         "--bias_correction", "true", "--warmup", 0.05, "--dropout", 0, "--seed", self.seed,
-                         "--save_checkpoint_steps", 1000, "--keep_checkpoints", 1, "--tb_path", folder / "logs",
+            commands.run(folder, "pretrain.py", *self._start(), "--vocab_path", setting.vocab, "--dataset_path",
+                         setting.dataset, "--target", "states", "--total_steps", self.steps, "--learning_rate",
+                         self.rate, "--bias_correction", "true", "--warmup", 0.05, "--dropout", 0, "--seed", self.seed,
+                         "--save_checkpoint_steps", half if self.fold == "compactors" else 1000,
+                         "--keep_checkpoints", 2 if self.fold == "compactors" else 1, "--tb_path", folder / "logs",
                          "--output_model_path", output, *setting.training, *(["--resume"] if done else []))
+        if self.fold == "compactors":
+            self.half.mkdir(parents=True, exist_ok=True)
+            for path in folder.glob(f"model-{half}*"):
+                shutil.copy(path, self.half)
         student = setting.work / "students" / f"{self.name}.bin"
         commands.run(folder, "convert.py", "--load_model_path", f"{output}-{self.steps}", "--output_model_path",
                      student)
         return student
+
+    def _start(self) -> list[Any]:
+        """Options of pretrain.py: the start as a student, or the teacher and the compactors that make it."""
+        start, teacher = self.start, self.start.setting.teacher
+        if self.fold == "calibrated":
+            return ["--pretrained_model_path", start.file, "--soft_targets_teacher", teacher]
+        folded = ["student", "--student_learning_rate", start.setting.folded_rate]
+        return ["--pretrained_model_path", teacher, "--weight_squeeze", "--target_dim", start.width,
+                "--compactor_init", "calibrated", "--compactors_path", start.compactors, "--compactor_learning_rate",
+                self.rate, "--after_squeeze", *(folded if self.fold == "half" else ["compactors"])]
 
     def _judge(self, commands: Commands, folder: Path, model: Path | str) -> dict[str, float]:
         """STS of the student's own vectors and of those in the teacher's space, and agreement with the teacher."""
@@ -165,12 +205,14 @@ class Student:
 
 def tasks(args: argparse.Namespace, setting: Setting) -> list[tuple[Task, Task | None]]:
     """All jobs with the one that each needs; starts first, then the first rate of every row, then the others."""
-    starts = [Start(setting, row, *shape) for row in args.rows
-              for shape in (args.widths if ROWS[row][2] else [(None, None, None)])
-              if row == "calibrated" or not any(shape[1:])]
-    trained = [Student(start, steps, rate, seed) for rate in args.rates for seed in args.seeds for steps in args.steps
-               for start in starts if ROWS[start.row][1]]
-    return [*((start, None) for start in starts), *((student, student.start) for student in trained),
+    rows = [(row, Start(setting, "calibrated" if row in FOLDED else row, *shape)) for row in args.rows
+            for shape in (args.widths if ROWS[row][2] else [(None, None, None)])
+            if row == "calibrated" or not any(shape[1:])]
+    starts = list(dict.fromkeys(start for _, start in rows))
+    trained = [Student(start, steps, rate, seed, row if row in FOLDED else "calibrated") for rate in args.rates
+               for seed in args.seeds for steps in args.steps for row, start in rows if ROWS[row][1]]
+    trained = list(dict.fromkeys([*trained, *(student.unfolded for student in trained if student.unfolded)]))
+    return [*((start, None) for start in starts), *((job, job.unfolded or job.start) for job in trained),
             (Student(Start(setting, "teacher", None)), None), *((Student(start), start) for start in starts)]
 
 
@@ -212,7 +254,7 @@ def main() -> None:
     vocab, commands = args.vocab_path or f"{args.teacher}/vocab.txt", ending_commands()
     training = ("--batch_size", str(args.batch_size), *(["--bf16"] if args.bf16 else []), *args.more)
     setting = Setting(work, args.teacher, vocab, args.dataset_path or str(work / "text.pt"), args.sts_path,
-                      args.dev_text, training)
+                      args.dev_text, training, args.folded_rate)
     if not Path(setting.dataset).exists():
         commands.run(work, "preprocess.py", "--corpus_path", args.text, "--vocab_path", vocab, "--dataset_path",
                      setting.dataset, "--dynamic_masking", "--seq_length", args.seq_length)
@@ -246,6 +288,7 @@ def parser() -> argparse.ArgumentParser:
                      help=f"of {', '.join(ROWS)} (default: all)")
     out.add_argument("--steps", type=int, nargs="+", default=[3000], metavar="N", help="default: 3000")
     out.add_argument("--rates", nargs="+", default=["3e-4", "1e-3"], metavar="LR", help="default: 3e-4 1e-3")
+    out.add_argument("--folded_rate", default="1e-3", metavar="LR", help="of the row half after half (default: 1e-3)")
     out.add_argument("--seeds", type=int, nargs="+", default=[11], help="of batches (default: 11)")
     out.add_argument("--batch_size", type=int, default=32, metavar="N", help="default: 32")
     out.add_argument("--jobs", type=int, default=1, metavar="N", help="at once (default: 1)")

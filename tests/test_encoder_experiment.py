@@ -11,7 +11,7 @@ from test_calibration import batches
 from test_experiments import Recorded
 from test_targets import headed, said
 
-from experiments.encoders import ROWS, Setting, Start, Student, parser, table, tasks
+from experiments.encoders import FOLDED, ROWS, Setting, Start, Student, parser, table, tasks
 from experiments.starts import fitted, moments_of, projection, start
 from uer.config import parse_with_config
 from uer.evaluation.ranking import read_beir
@@ -66,6 +66,15 @@ def test_jobs_wait_for_their_starts_and_rates_come_one_after_another(setting):
     assert len({job.name for job, _ in jobs}) == len(jobs) == 4 + 6 + 5
 
 
+def test_a_student_that_is_folded_at_half_waits_for_the_one_that_is_not(setting):
+    args = parser().parse_args(["--work_path", "w", "--teacher", "t", "--sts_path", "s", "--widths", "96", "--rates",
+                                "1", "--rows", "half"])
+    needed = {job: other for job, other in tasks(args, setting) if isinstance(job, Student) and job.steps}
+    half, whole = sorted(needed, key=lambda job: job.fold != "half")
+    assert (needed[half], needed[whole], whole.fold) == (whole, whole.start, "compactors")
+    assert whole.start.row == half.start.row == "calibrated"
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if ROWS[row][1]])
 def test_every_row_is_trained_by_one_command_which_goes_on(setting, row):
     class Judged(Recorded):
@@ -75,16 +84,21 @@ def test_every_row_is_trained_by_one_command_which_goes_on(setting, row):
             if script == "evaluate.py":
                 (folder / "figures.json").write_text(json.dumps({"spearman": 0.5, "cosine": 0.25}))
 
-    job, commands = Student(Start(setting, row, 96), 7, "1e-3"), Judged()
-    folder = setting.work / "running" / job.name
+    fold = row if row in FOLDED else "calibrated"
+    job, commands = Student(Start(setting, "calibrated" if row in FOLDED else row, 96), 7, "1e-3", fold=fold), Judged()
+    folder = job.unfolded.half if job.unfolded else setting.work / "running" / job.name
     folder.mkdir(parents=True)
     (folder / "model-3").touch()
     job.run(commands)
+    folder = setting.work / "running" / job.name
+    assert (job.half / "model-3").exists() == (fold == "compactors")
     assert [line[0] for line in commands.lines] == ["pretrain.py", "convert.py", *["evaluate.py"] * 3]
     args, given = parse_with_config(pretrain_parser, commands.lines[0][1:])
     assert _problems(args, given) == [] and (args.objective, args.batch_size, args.bf16) == ("states", 8, True)
-    assert args.resume and args.pretrained_model_path == str(job.start.file)
+    assert args.resume and args.pretrained_model_path == str(job.start.file if fold == "calibrated" else "t")
+    assert (args.after_squeeze == "student") == (fold == "half")
     found = json.loads(job.row.read_text())
+    assert found["row"] == row
     assert (found["spearman"], found["cosine"], found["elapsed"]) == (0.5, 0.25, 2.0) and not folder.exists()
     job.run(commands)
     assert len(commands.lines) == 5
