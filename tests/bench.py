@@ -18,6 +18,7 @@ from uer.pretraining import pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ModelConfig(hidden_size=32, layers_num=2, heads_num=2, feedforward_size=64, max_seq_length=32)
+CALIBRATED = ["--weight_squeeze", "--target_dim", "16", "--compactor_init", "calibrated"]
 WID = ["--weight_squeeze", "--target_dim", "16", "--mask_path", "masks.txt", "--learning_rate", "1e-3",
        "--compactor_learning_rate", "1e-3"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench import options, run
+from bench import CALIBRATED, options, run
 from commands import call, pretrain_options
 
 from uer.data.feed import WORDS
@@ -25,7 +25,6 @@ from uer.training.course import FREE, KEPT, MODEL, NEWER, OPTIMIZER, SCHEDULE, S
 from uer.training.judge import remedy
 
 MASKED = ["--weight_squeeze", "--target_dim", "16", "--mask_path", "masks.txt"]
-CALIBRATED = ["--weight_squeeze", "--target_dim", "16", "--compactor_init", "calibrated"]
 # Neither what is learnt nor in which order: where things are, what is reported, how it is computed.
 NO_MATTER = {
     "help", "backend", "shard_master", "check_replicas_steps", "rendezvous_timeout", "local_rank", "master_ip",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench import WID, assert_same, options, reports, run
+from bench import CALIBRATED, WID, assert_same, options, reports, run
 from small import THREE_BY_8, Product, batch, micro_batches, plain_bert, teacher
 
 from uer.cli.convert import parser as convert_parser
@@ -12,6 +12,7 @@ from uer.conversion.stage1 import student_source
 from uer.errors import UserError
 from uer.squeeze.fold import fold
 from uer.training.checkpoint import load_checkpoint
+from uer.training.choose_learner import GATHERED
 from uer.training.learner import PlainLearner
 from uer.training.optimizers import BETAS, EPS, AdamW, parameter_groups
 from uer.training.wid_learner import Folding
@@ -119,6 +120,18 @@ def test_a_run_with_compactors_may_fold_when_it_goes_on_and_not_the_other_way(be
         run(options(bench, *more, "--resume", "model.bin-23", "--after_squeeze", "compactors"))
     run(options(bench, *more, "--resume", "model.bin-23"))  # left open, that stays
     assert load_checkpoint(Path("model.bin-24"))[1]["folded"] == 22
+
+
+def test_a_calibrated_run_folds_on_the_way_whatever_the_interval_of_masks(bench, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [*CALIBRATED, "--save_checkpoint_steps", "1"]
+    run(options(bench, *words, total_steps=1))
+    run(options(bench, *words, "--resume", "--after_squeeze", "student", total_steps=GATHERED))
+    said = f"the run ends at step {GATHERED}, and at step {1 + GATHERED} is the earliest that it could fold"
+    assert said in capsys.readouterr().out
+    run(options(bench, *words, "--resume", "--after_squeeze", "student", total_steps=2 + GATHERED))
+    assert "earliest" not in capsys.readouterr().out
+    assert load_checkpoint(Path(f"model.bin-{2 + GATHERED}"))[1]["folded"] == 1 + GATHERED
 
 
 @pytest.mark.parametrize(("more", "words"), [

@@ -33,6 +33,7 @@ from uer.training.optimizers import AdamW, parameter_groups
 from uer.training.sharded_master import ShardedLearner, ShardedMaster
 from uer.training.wid_learner import Folding, WidLearner
 
+GATHERED = 20  # steps from which a calibrated student that is folded on the way has its moments; masks have --w_step
 FOLDED = ("kind", "teacher", "origin", "folded")  # what a card says of a student that was folded
 
 
@@ -107,11 +108,16 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     master = ShardedMaster(config, weights, groups, place) if sharded else Master(config, weights, groups, *load)
     folding = None
     if args.after_squeeze == "student":
-        folding = Folding(args.w_step, lambda master: student_learner(args, master, pooler, table,
-                                                                        card["teacher"]["dropout"]))
+        wait = args.w_step if masked else min(args.w_step, GATHERED)
+        folding = Folding(wait, lambda master: student_learner(args, master, pooler, table, card["teacher"]["dropout"]))
         if resumed is None and master.has_left:
             plain, facts = folding.student_of(master)
             return plain, {**card, **facts, "folded": 0}
+        step, state = (resumed[1]["step"], resumed[2]) if resumed else (0, {})
+        earliest = max(card["masks_complete"], step - state.get("means", {}).get("steps", 0)) + wait
+        if earliest >= args.total_steps:
+            reports.say(f"warning: --after_squeeze student: the run ends at step {args.total_steps:,}, and at step "
+                        f"{earliest:,} is the earliest that it could fold")
     if args.comp_only:
         for name, parameter in master.named_parameters():
             parameter.requires_grad_("compactor" in name)
