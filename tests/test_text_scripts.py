@@ -128,7 +128,7 @@ def test_datasets_and_checkpoints_of_earlier_versions(bench, tmp_path):
     call("pretrain.py", *pretrain_options(bench, tmp_path / "m.bin", **options))
     card = json.loads((tmp_path / "m.bin-2.json").read_text())
     assert card[KEY]["lower_case"] is True and card[KEY]["split_ideographs"] is True
-    del card[KEY]
+    del card[KEY], card["card_sha256"]
     (tmp_path / "m.bin-2.json").write_text(json.dumps(card))
     call("pretrain.py", *pretrain_options(bench, tmp_path / "m.bin", "--resume", **{**options, "total_steps": 3}))
     assert (tmp_path / "m.bin-3").is_file()
