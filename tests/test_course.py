@@ -109,6 +109,22 @@ def test_a_share_of_the_steps_for_the_schedule_is_of_the_run_as_it_began(bench, 
         run(options(bench, *MASKED, "--mask_schedule_share", "0.25", "--resume", total_steps=64, dataset="static.pt"))
 
 
+def test_of_older_checkpoints_the_share_is_not_known(bench, tmp_path, monkeypatch, capsys):
+    """Nor is their JSON sealed, nor the sizes of layers in it."""
+    monkeypatch.chdir(tmp_path)
+    share = ["--mask_schedule_share", "0.5"]
+    run(options(bench, *MASKED, *share, "--save_checkpoint_steps", "2", total_steps=2, dataset="static.pt"))
+    card = json.loads(Path("model.bin-2.json").read_text())
+    for key in ("layer_sizes", "masks_complete", "card_sha256"):
+        del card[key]
+    del card["course"]["mask_schedule_share"]
+    Path("model.bin-2.json").write_text(json.dumps(card))
+    call("pretrain.py", *options(bench, *MASKED, *share, "--resume", total_steps=2, dataset="static.pt"))
+    assert "--output_format uer huggingface" in capsys.readouterr().out
+    run(options(bench, *MASKED, *share, "--resume", total_steps=96, dataset="static.pt"))
+    assert read_card(Path("model.bin-96"))["course"]["w_step"] == 1
+
+
 @pytest.mark.parametrize("output", ["model.bin", "branch.bin"])
 def test_the_masks_of_checkpoints_that_a_run_goes_back_behind_are_kept(bench, tmp_path, monkeypatch, output):
     monkeypatch.chdir(tmp_path)

@@ -74,6 +74,12 @@ def test_a_table_is_no_text(tmp_path, name):
         words(tmp_path, tmp_path / name.partition("/")[0])
 
 
+@pytest.mark.parametrize("name", ["reviews.csv.txt", "train.tsv.jsonl"])
+def test_what_was_taken_out_of_a_table_is_text(tmp_path, name):
+    (tmp_path / name).write_text('{"text": "the river"}\n' if name.endswith("l") else "the river\n")
+    assert words(tmp_path, tmp_path / name) == [["the", "river"]]
+
+
 @pytest.mark.parametrize("text", ["the river\rlow\nnew\n", '{"text": "low"}\nnew\n', "low {1}\0new\n", "low \r new"])
 def test_plain_text_with_a_cr_an_object_or_a_nul_somewhere(tmp_path, text):
     build(tmp_path, text)

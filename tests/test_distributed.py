@@ -273,9 +273,9 @@ def test_two_machines_run_as_one(bench, tmp_path):
     pytest.param("learning_rate", (1e-3, 1e-4), marks=pytest.mark.long)])
 def test_machines_that_would_not_do_the_same_are_told(bench, tmp_path, option, values):
     """They went on, each with its own data and its own rates."""
-    url, values = meeting(0).url, [bench / value if isinstance(value, str) else value for value in values]
-    pair = [start("pretrain.py", *options(bench, "--world_size", "2", "--gpu_ranks", str(rank), "--master_ip", url,
-                                          total_steps=2, **{option: values[rank]}), cwd=tmp_path,
+    words = options(bench, "--world_size", "2", "--master_ip", meeting(0).url, total_steps=2)
+    given = [bench / value if option == "dataset_path" else value for value in values]
+    pair = [start("pretrain.py", *words, "--gpu_ranks", str(rank), f"--{option}", str(given[rank]), cwd=tmp_path,
                   stderr=subprocess.STDOUT) for rank in (1, 0)]
     said = "".join(process.communicate(timeout=120)[0] for process in pair)
     assert [process.returncode for process in pair] == [2, 2], said

@@ -289,3 +289,10 @@ def test_the_two_scripts_are_inverse(tmp_path: Path, run):
     code, _, err = run("convert_bert_from_huggingface_to_uer.py", "--input_model_path", "hf", "--output_model_path",
                        "x.bin", "--type", "bert", cwd=tmp_path)
     assert code == 2 and "use --type mlm" in err and not (tmp_path / "x.bin").exists()
+
+
+def test_what_a_nameless_error_says_is_not_lost(tmp_path):
+    """One without a number says nothing but its words, which a name in it would hide."""
+    with pytest.raises(OSError, match="odd data"), PendingFiles() as pending:
+        pending.add(tmp_path / "model.bin")
+        raise OSError("odd data")

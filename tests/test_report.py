@@ -21,6 +21,7 @@ from uer.report import __main__ as command
 from uer.report import figures
 from uer.report.log import current, group_of, mask_stability, names_for, read_run
 from uer.report.page import SECTIONS, write_report
+from uer.report.page import told as page_of
 from uer.report.story import story
 from uer.training.recorder import is_noted
 
@@ -143,6 +144,7 @@ def test_the_story_of_a_run_over_two_days(tmp_path, monkeypatch):
     assert cells == ["teacher", "90.0", "90.0", "student", "–", "–", "sts", "0.8123", "1,500"]
     found.train = found.train[:10]
     assert story(found)["Next"] == "The same command with --resume: 800 steps are left."
+    assert "<code>" not in page_of(found)
 
 
 def test_a_run_without_labels_is_told_by_its_own_figure(tmp_path):

@@ -64,6 +64,11 @@ def test_the_file_of_an_encoder_is_pooled_as_its_folder_says(teacher):
         assert (loaded.config.pooling, loaded.sentence.normalize) == ("first", True)
 
 
+def test_a_pooling_that_is_null_is_told_by_the_flags(teacher):
+    edit(teacher / "1_Pooling/config.json", lambda data: data.update(pooling_mode=None))
+    assert read_sentence_facts(teacher).pooling == "mean"
+
+
 def test_what_is_pooled_of_a_prompt_must_be_one_thing(teacher):
     edit(teacher / "1_Pooling/config.json", lambda data: data.update(pooling_mode="cls", include_prompt=False))
     with pytest.raises(UserError, match="include_prompt false with pooling cls"):

@@ -112,7 +112,7 @@ def read_lines(path: str | Path, what: str = "", wanted: str = "text") -> list[s
 
 def is_table(path: str | Path) -> bool:
     """Whether a file's name says that its lines are rows of a table, packed or not."""
-    return re.search(r"\.[ct]sv(\.\w+)?$", str(path), re.IGNORECASE) is not None
+    return re.search(r"\.[ct]sv(\.(gz|bz2|xz|zst))?$", str(path), re.IGNORECASE) is not None
 
 
 def ends_in_cr(text: str) -> bool:

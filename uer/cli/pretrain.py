@@ -36,7 +36,7 @@ def _stock(card: dict[str, Any]) -> bool:
         check_head(config_from_dict(card["teacher"], "checkpoint"), "huggingface")
     except UserError:
         return False
-    alike = not card["layer_sizes"] and card["mlm_target_dim"] in (None, card["target_dim"])
+    alike = not card.get("layer_sizes") and card.get("mlm_target_dim") in (None, card["target_dim"])
     return alike or card.get("kind") != "wid"
 
 

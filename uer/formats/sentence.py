@@ -234,8 +234,8 @@ def _pooling(path: Path) -> str:
     """Our name of the pooling in a Pooling module's config."""
     data = read_object(path)
     flags = [mode for mode, flag in FLAGS.items() if data.get(f"pooling_mode_{flag}")]
-    named = data.get("pooling_mode", flags)
-    found = named if isinstance(named, list) else [named]
+    named = data.get("pooling_mode")
+    found = flags if named is None else named if isinstance(named, list) else [named]
     others = [key for key, value in data.items() if key.startswith("pooling_mode_") and value
               and key.removeprefix("pooling_mode_") not in FLAGS.values()]
     found = found or ([] if others else ["mean"])  # theirs, where none is said

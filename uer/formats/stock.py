@@ -49,7 +49,7 @@ def outputs(folder: Path, src: torch.Tensor, seg: torch.Tensor, target: str = "m
     missing = sorted(name for name in info["missing_keys"] if not name.startswith("pooler."))
     if missing or info["mismatched_keys"]:
         raise NotRead(f"self-check: stock transformers finds {missing} missing and "
-                        f"{sorted(info['mismatched_keys'])} misshapen; nothing was written")
+                      f"{sorted(info['mismatched_keys'])} misshapen; nothing was written")
     ids, mask, types = model_inputs(src, seg)
     segments = {"token_type_ids": types} if getattr(model.config, "type_vocab_size", 0) else {}  # DistilBERT has none
     result = model.float().eval()(ids, attention_mask=mask, **segments)

@@ -196,7 +196,8 @@ class PendingFiles:
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         for temporary, target in reversed(self._pairs):
-            if isinstance(error, OSError) and str(error.filename or temporary).startswith(str(temporary)):
+            if isinstance(error, OSError) and error.errno and str(error.filename or temporary).startswith(
+                    str(temporary)):
                 error.filename = str(target)  # which is the name that the reader knows
             if temporary.is_dir():
                 shutil.rmtree(temporary, ignore_errors=True)

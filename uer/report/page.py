@@ -157,7 +157,7 @@ def told(run: Run) -> str:
     lines = []
     for question, answer in story(run).items():
         text = html.escape(answer)
-        if question == "Next" and run.following:
+        if question == "Next" and answer == run.following:
             text = "<code>" + " ".join(f"<span>{word}</span>" for word in text.split()) + "</code>"
         lines.append(f"<dt>{question}</dt><dd>{text}</dd>")
     return f'<dl>{"".join(lines)}</dl>'

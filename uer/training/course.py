@@ -75,7 +75,7 @@ def keep_course(args: argparse.Namespace, said: Set[str]) -> None:
     kept = {"objective", SHARE, *KEPT, *SCHEDULE, *OPTIMIZER, *FREE} - FORMATS - said
     if "w_step" in said:
         kept -= {SHARE}
-    elif SHARE in said and getattr(args, SHARE) != was.get(SHARE):
+    elif SHARE in said and SHARE in was and getattr(args, SHARE) != was[SHARE]:  # older checkpoints do not say
         kept -= {"w_step"}  # it follows from the share, and is compared
     if said & RATES:
         kept -= {"student_learning_rate"} | (RATES if card.get("folded") == 0 else set())
