@@ -267,10 +267,9 @@ def test_two_machines_run_as_one(bench, tmp_path):
     pair[0].wait()
 
 
-@pytest.mark.parametrize(("option", "values"), [
-    ("dataset_path", ("dynamic.pt", "static.pt")),
-    pytest.param("accumulation_steps", (1, 2), marks=pytest.mark.long),
-    pytest.param("learning_rate", (1e-3, 1e-4), marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize(("option", "values"), [("dataset_path", ("dynamic.pt", "static.pt")),
+                                                ("accumulation_steps", (1, 2)), ("learning_rate", (1e-3, 1e-4))])
 def test_machines_that_would_not_do_the_same_are_told(bench, tmp_path, option, values):
     """They went on, each with its own data and its own rates."""
     words = options(bench, "--world_size", "2", "--master_ip", meeting(0).url, total_steps=2)

@@ -137,6 +137,7 @@ def test_a_run_goes_on_when_readers_leave_and_other_scripts_end_like_every_comma
     assert "Traceback" not in said[0] and said[0].count("\n") == 2
 
 
+@pytest.mark.long
 def test_a_run_of_two_processes_with_nowhere_to_write_to(files, tmp_path):
     words = pretrain_options(files, tmp_path / "m", "--world_size", 2)
     with start("pretrain.py", *words, preexec_fn=lambda: [os.close(number) for number in (1, 2)]) as process:
