@@ -82,7 +82,7 @@ def expand(paths: list[str]) -> list[Path | None]:
         elif path.exists():
             found.append(path)
         elif glob.has_magic(name):
-            found += _files(name, map(Path, sorted(glob.glob(name, recursive=True))))
+            found += _files(name, sorted(map(Path, glob.glob(name, recursive=True))))
         else:
             raise UserError(f"--corpus_path {name}: no such file or folder")
     if found.count(None) > 1:
