@@ -25,7 +25,7 @@ from uer.errors import run_script
 BATCH = 16
 REPORT_STEPS = 5
 CALIBRATION_BATCHES = 8  # of 16 × 128 tokens
-RECIPE = ["--compactor_init", "calibrated", "--after_squeeze", "student", "--learning_rate", "1e-4",
+RECIPE = ["--compactor_init", "calibrated", "--learning_rate", "1e-4",
           "--soft_targets_weight", "0.5"]  # the README's, in small
 ENCODER_BATCHES = 32  # of 16 paragraphs
 Command = list[str | Path]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 WID = ("--weight_squeeze", "--compactor_init")
 CALIBRATED, PUBLISHED = (*WID, "calibrated"), (*WID, "identity")
-FOLDED = ("--after_squeeze", "student")  # calibrated: from the first step
+FOLDED = ("--after_squeeze", "student")
 SOFT = ("--soft_targets_weight", "0.5")
 RELATIONS = ("--target", "relations")
 
@@ -68,16 +68,16 @@ class Method:
 UNTRAINED = Method("calibrated, untrained", "teacher")
 METHODS = (  # by importance: a table that is cut off is a smaller table
     UNTRAINED,
-    Method("calibrated, soft labels", "teacher", (*CALIBRATED, *FOLDED, *SOFT), ("2e-4", "4e-4")),
-    Method("calibrated, relations", "teacher", (*CALIBRATED, *FOLDED, *RELATIONS), ("6e-4", "1.2e-3")),
+    Method("calibrated, soft labels", "teacher", (*CALIBRATED, *SOFT), ("2e-4", "4e-4")),
+    Method("calibrated, relations", "teacher", (*CALIBRATED, *RELATIONS), ("6e-4", "1.2e-3")),
     Method("calibrated, soft labels and relations", "teacher",
-           (*CALIBRATED, *FOLDED, *SOFT, "--relation_weight", "1"), ("2e-4", "4e-4")),
-    Method("calibrated", "teacher", (*CALIBRATED, *FOLDED), ("2e-4", "1e-4")),
+           (*CALIBRATED, *SOFT, "--relation_weight", "1"), ("2e-4", "4e-4")),
+    Method("calibrated", "teacher", CALIBRATED, ("2e-4", "1e-4")),
     Method("published start, dim", "teacher", (*PUBLISHED, *FOLDED), ("1e-4", "2e-4")),
     Method("MiniLMv2, picked by norm", "norm", RELATIONS, ("6e-4", "1.2e-3")),
     Method("picked by norm", "norm", (), ("3e-4", "6e-4")),
     Method("TinyBERT, picked by norm", "norm", (), ("3e-4", "6e-4"), objective="tinybert"),
-    Method("calibrated in two stages", "teacher", (*CALIBRATED, *FOLDED), ("2e-4", "1e-4"), via=True),
+    Method("calibrated in two stages", "teacher", CALIBRATED, ("2e-4", "1e-4"), via=True),
     Method("published start, dim, soft labels", "teacher", (*PUBLISHED, *FOLDED, *SOFT), ("2e-5", "5e-5")),
     Method("from scratch", "scratch", (), ("1e-3", "5e-4")),
     Method("published start, dim, relations", "teacher", (*PUBLISHED, *FOLDED, *RELATIONS), ("5e-5", "2e-5")),
@@ -85,7 +85,8 @@ METHODS = (  # by importance: a table that is cut off is a smaller table
     Method("published start, dim, not folded", "teacher", PUBLISHED, ("2e-5",)),
     Method("published start, dim, over 40 % of the run", "teacher",
            (*PUBLISHED, "--penalty", "fade", "--mask_schedule_share", "0.4"), ("1e-4",)),
-    Method("calibrated, compactors and teacher", "teacher", CALIBRATED, ("2e-5", "5e-5")),
+    Method("calibrated, compactors and teacher", "teacher",
+           (*CALIBRATED, "--train", "compactors"), ("2e-5", "5e-5")),
     Method("published start, dim, published penalty", "teacher",
            (*PUBLISHED, *FOLDED, "--l2_lambda", "100", "--mask_schedule_share", "0.25"), ("1e-4",)),
     Method("MiniLMv2, from scratch", "scratch", RELATIONS, ("1e-3", "5e-4")),

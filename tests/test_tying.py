@@ -182,7 +182,7 @@ def test_what_cannot_be_tied(bench, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert "compactors cannot hold the one table" in refused(capsys, tmp_path, *calibrate_options(
         bench, "--target_dim", 16, "--tie_student", "--output_model_path", "x.bin", "--compactors_path", "y.pt"))
-    with pytest.raises(UserError, match="--tie_student needs --compactor_init calibrated and --after_squeeze student"):
+    with pytest.raises(UserError, match="--tie_student needs --compactor_init calibrated without --train compactors"):
         run(options(bench, "--weight_squeeze", "--target_dim", "16", "--tie_student", "--mask_path", "m.txt"))
 
 

@@ -143,10 +143,11 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--penalty", choices=PENALTIES,
                        help="published: L2 gradient and moment surgery; fade: masked entries shrink by a constant "
                             "factor (default: published, but see --w_step)")
-    group.add_argument("--after_squeeze", "--train", choices=AFTER_SQUEEZE, default="compactors",
+    group.add_argument("--after_squeeze", "--train", choices=AFTER_SQUEEZE,
                        help="once everything has left (after calibration: from the first step), go on training teacher "
                             "and compactors through the student, or fold them into the plain student and train that, "
-                            "at a plain student's cost (default: compactors)")
+                            "at a plain student's cost (default: compactors; student with --compactor_init "
+                            "calibrated)")
     group.add_argument("--student_learning_rate", type=float, metavar="LR",
                        help="of the student once it is folded (default: the larger of --learning_rate and "
                             "--compactor_learning_rate, after calibration the first that is given; where neither is "

@@ -35,6 +35,8 @@ def pretrain(args: argparse.Namespace, given: set[str]) -> None:
     if args.resume and args.output_model_path and not args.plan:
         usual = vars(pretrain_parser().parse_args([]))
         keep_course(args, given | {name for name, value in vars(args).items() if value != usual[name]})
+    if args.after_squeeze is None:
+        args.after_squeeze = "student" if args.compactor_init == "calibrated" else "compactors"
     check_options(args, given)
     if "sp" in (args.uer_target or ()) or "bert" in (args.uer_data_processor, *(args.uer_target or ())):
         print("note: masked language modelling alone is trained, no sentence prediction")
@@ -107,7 +109,8 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         "--eval_steps needs --dev_path": args.eval_steps and not args.dev_path,
         "--tb_histograms_steps needs --tb_path": args.tb_histograms_steps and not args.tb_path,
         "--bf16 and --fp16 exclude each other": args.bf16 and args.fp16,
-        "--shard_master shares out the master of --weight_squeeze; there is none in this run":
+        "--shard_master shares out the master of --weight_squeeze; there is none in this run"
+        f"{', but with --train compactors' if args.weight_squeeze else ''}":
             args.shard_master and (not args.weight_squeeze or folds)})
 
 
@@ -119,7 +122,8 @@ def _those(problems: dict[str, object]) -> list[str]:
 def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
     calibrated, folds = args.compactor_init == "calibrated", args.after_squeeze == "student"
     problems = [f"--{name} does nothing with --compactor_init calibrated, where nothing is masked"
-                for name in ("mask_schedule_share", "mask_scores") if name in given and calibrated]
+                for name in ("mask_schedule_share", "mask_scores", "no_squeeze")
+                if name in given and calibrated]
     problems += [f"--{name} does nothing with --compactors_path, whose compactors are calibrated"
                  for name in ("calibration_path", "calibration_batches") if name in given and args.compactors_path]
     return problems + _those({
@@ -128,7 +132,7 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         "--weight_squeeze needs --mask_path, where the masks are recorded for convert.py":
             not calibrated and not args.mask_path and not args.plan,
         "--after_squeeze student waits until everything has left, and with --no_squeeze nothing does":
-            folds and args.no_squeeze,
+            folds and args.no_squeeze and not calibrated,
         "--head_learning_rate is of a plain model; compactors have --compactor_learning_rate, and --after_squeeze "
         "student trains a plain one": "head_learning_rate" in given and not folds,
         "--student_learning_rate does nothing without --after_squeeze student":
@@ -144,12 +148,12 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
             args.layer_sizes and not calibrated,
         "--target_feedforward_size is of layers that are alike; --layer_sizes says it of each":
             args.layer_sizes and args.target_feedforward_size,
-        "--tie_student needs --compactor_init calibrated and --after_squeeze student: compactors would take the table "
-        "apart again": args.tie_student and not (calibrated and folds),
+        "--tie_student needs --compactor_init calibrated without --train compactors: they would take the table apart "
+        "again": args.tie_student and not (calibrated and folds),
         "--compactors_path: compactors cannot hold the one table of --tie_student":
             args.tie_student and args.compactors_path,
         "--compactors_path has compactors for a teacher that is there as a file; let layers leave with calibrate.py "
         "first, and take what that writes as the teacher":
             args.compactors_path and (args.target_layers or args.keep_layers),
-        "--comp_only trains compactors alone, and with --after_squeeze student none are left in the end":
-            folds and args.comp_only})
+        "--comp_only trains compactors alone, and with --after_squeeze student none are left; --after_squeeze "
+        "compactors keeps them": folds and args.comp_only})

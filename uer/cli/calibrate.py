@@ -82,5 +82,4 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> 
                       "--pretrained_model_path", args.pretrained_model_path,
                       args.config_path and ["--config_path", args.config_path], "--weight_squeeze",
                       typed_again(parser(), args, SHAPE), "--compactor_init", "calibrated",
-                      args.compactors_path and ["--compactors_path", args.compactors_path], "--train", "student",
-                      *trained)
+                      args.compactors_path and ["--compactors_path", args.compactors_path], *trained)

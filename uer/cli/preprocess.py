@@ -36,4 +36,4 @@ def _following(args: argparse.Namespace, header: dict[str, Any]) -> str:
     if not header["dynamic_masking"]:
         return suggestion("evaluate", "--model_path", teacher, common)
     return suggestion("pretrain", common, "--pretrained_model_path", teacher, "--weight_squeeze", "--target_dim", "DIM",
-                      "--compactor_init", "calibrated", "--train", "student", "--output_model_path", "student.bin")
+                      "--compactor_init", "calibrated", "--output_model_path", "student.bin")

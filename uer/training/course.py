@@ -71,7 +71,8 @@ def keep_course(args: argparse.Namespace, said: Set[str]) -> None:
         UserError: there is no checkpoint.
     """
     card = read_card(find_checkpoint(args.output_model_path, args.resume))
-    was = {"objective": card.get("objective"), **card.get(KEY, {})}
+    was = {"objective": card.get("objective"), "after_squeeze": "student" if "folded" in card else "compactors",
+           **card.get(KEY, {})}
     kept = {"objective", SHARE, *KEPT, *SCHEDULE, *OPTIMIZER, *FREE} - FORMATS - said
     if "w_step" in said:
         kept -= {SHARE}
