@@ -223,7 +223,7 @@ def test_dropout_is_the_runs_and_the_models_own_stays(bench, tmp_path, monkeypat
     """None for a calibrated student, folded or not; the teacher's where the published start is trained; as given."""
     monkeypatch.chdir(tmp_path)
     own = json.loads((bench / "config.json").read_text()).get("dropout", 0.1)
-    for more, wanted in ((CALIBRATED, 0.0), ([*CALIBRATED, "--train", "student"], 0.0), (MASKED, own), ([], own),
+    for more, wanted in (([*CALIBRATED, "--train", "compactors"], 0.0), (CALIBRATED, 0.0), (MASKED, own), ([], own),
                          ([*CALIBRATED, "--dropout", "0.3"], 0.3)):
         run(options(bench, *more, total_steps=1))
         card = json.loads(Path("model.bin-1.json").read_text())

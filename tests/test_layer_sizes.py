@@ -202,7 +202,7 @@ def test_compactors_start_a_run(bench, tmp_path, monkeypatch):
     sizes = wrote(tmp_path / "sizes.json", UNEVEN)
     words = ["--target_dim", "16", "--layer_sizes", str(sizes), "--compactors_path", str(tmp_path / "compactors.pt")]
     call("calibrate.py", *calibrate(bench, *words, "--output_model_path", "calibrated.bin", "--skip_evaluation"))
-    words += ["--weight_squeeze", "--compactor_init", "calibrated"]
+    words += ["--weight_squeeze", "--compactor_init", "calibrated", "--train", "compactors"]
     with forking():
         for name, more in (("model.bin", []), ("shared.bin", ["--shard_master"])):
             run(options(bench, *words, "--world_size", "2", "--gpu_ranks", "0", "1", *more, total_steps=2, batch_size=2,

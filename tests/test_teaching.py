@@ -244,8 +244,8 @@ def test_targets_that_do_not_fit(files, tmp_path, capsys, more, word):
     (["--soft_targets_temperature", 2], "--soft_targets_temperature does nothing without --soft_targets_weight"),
     (["--soft_targets_top_k", 5], "--soft_targets_top_k does nothing without --soft_targets_weight"),
     (["--relation_heads", 7], "--relation_heads does nothing without --relation_weight"),
-    (["--weight_squeeze", "--target_dim", 64, "--compactor_init", "calibrated", "--head_learning_rate", 1e-3],
-     "--head_learning_rate is of a plain model")])
+    (["--weight_squeeze", "--target_dim", 64, "--compactor_init", "calibrated", "--train", "compactors",
+      "--head_learning_rate", 1e-3], "--head_learning_rate is of a plain model")])
 def test_what_a_masked_language_model_has_no_use_for(files, tmp_path, capsys, more, word):
     with pytest.raises(SystemExit):
         call("pretrain.py", *pretrain_options(files, tmp_path / "out.bin", *more))

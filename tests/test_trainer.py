@@ -26,9 +26,10 @@ RUNS = {  # options; where to go on
     "fade": ([*WID, "--penalty", "fade", "--mask_scores", "taylor", "--mask_schedule_share", "0.8", "--total_steps",
               "60"], (2, 20, 32, 54)),
     "published": ([*WID, "--w_step", "2", "--total_steps", "30", "--compactor_mask_strategy", "head"], (10, 25)),
-    "calibrated": ([*WID, "--compactor_init", "calibrated", "--calibration_batches", "2", "--total_steps", "10"], (5,)),
-    "student": ([*WID[:-2], "--compactor_init", "calibrated", "--calibration_batches", "2", "--total_steps", "10",
-                 "--train", "student"], (5,)),
+    "calibrated": ([*WID, "--compactor_init", "calibrated", "--calibration_batches", "2", "--total_steps", "10",
+                    "--train", "compactors"], (5,)),
+    "student": ([*WID[:-2], "--compactor_init", "calibrated", "--calibration_batches", "2", "--total_steps", "10"],
+                (5,)),
     # groups leave until 36
     "folded": ([*WID, "--penalty", "fade", "--w_step", "2", "--after_squeeze", "student", "--max_grad_norm", "0.5",
                 "--total_steps", "40", "--soft_targets_weight", "0.5"], (36, 37, 38, 39)),
@@ -118,7 +119,7 @@ def test_resume_refuses_another_run(bench, tmp_path, monkeypatch):
 def test_a_resumed_calibrated_run_records_the_same_masks(bench, tmp_path, monkeypatch):
     """Calibration keeps single dimensions of the residual stream, where `head` would record whole blocks."""
     monkeypatch.chdir(tmp_path)
-    more = [*WID, "--compactor_init", "calibrated", "--compactor_mask_strategy", "head"]
+    more = [*WID, "--compactor_init", "calibrated", "--compactor_mask_strategy", "head", "--train", "compactors"]
     run(options(bench, *more, total_steps=2, save_checkpoint_steps=1))
     whole = Path("masks.txt").read_bytes()
     run(options(bench, *more, total_steps=2, resume="model.bin-1"))
