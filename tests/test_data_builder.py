@@ -234,6 +234,9 @@ def test_a_byte_that_is_not_utf8_is_named(tmp_path, monkeypatch, spooled):
         (["--vocab_path", "absent.txt"], "absent.txt: no such file"),
         (["--dataset_path", "absent/d.pt"], "there is no folder absent"),
         (["--dataset_path", "."], "is a folder"),
+        (["--dataset_path", "/dev/null"], "is no plain file"),  # which would be replaced by one
+        (["--corpus_path", ".", "corpus.txt"], r"corpus\.txt is named twice"),
+        (["--corpus_path", "-", "-"], r"standard input \(-\) is named twice"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(tmp_path, monkeypatch, more, message):

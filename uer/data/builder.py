@@ -104,8 +104,9 @@ def _checked(args: Namespace) -> MaskingOptions:
 
 
 def _check_output(output: Path, corpus: list[Path | None]) -> None:
-    if output.is_dir():
-        raise UserError(f"--dataset_path {output}: is a folder; name a file")
+    if output.exists() and not output.is_file():
+        kind = "a folder" if output.is_dir() else "no plain file"
+        raise UserError(f"--dataset_path {output}: is {kind}; name a file")
     if not output.parent.is_dir():
         raise UserError(f"--dataset_path {output}: there is no folder {output.parent}")
     for source in corpus:

@@ -17,6 +17,7 @@ import os
 import stat
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def expand(paths: list[str]) -> list[Path | None]:
     A folder stands for all files in it and below, behind links too, hidden ones apart.
 
     Raises:
-        UserError: something that is not there, a glob or a folder without files, or standard input twice.
+        UserError: something that is not there, a glob or a folder without files, or one file twice.
     """
     found: list[Path | None] = []
     for name in paths:
@@ -85,8 +86,10 @@ def expand(paths: list[str]) -> list[Path | None]:
             found += _files(name, sorted(map(Path, glob.glob(name, recursive=True))))
         else:
             raise UserError(f"--corpus_path {name}: no such file or folder")
-    if found.count(None) > 1:
-        raise UserError("--corpus_path: standard input (-) was named twice")
+    for name, count in Counter(file and os.path.realpath(file) for file in found).items():
+        if count > 1:
+            raise UserError(f"--corpus_path: {name or 'standard input (-)'} is named twice, and its text would count "
+                            f"twice; name it once")
     for file in found:
         if file is not None and not os.access(file, os.R_OK):
             raise UserError(f"--corpus_path {file}: the file may not be read")
