@@ -139,7 +139,7 @@ def segments(
     """Cut all sources, lazily; spooled text goes to `folder`.
 
     Args:
-        text_field: of records (default: text); where it is given, standard input is JSON lines.
+        text_field: of records (default: text); where it is given, standard input and pipes are JSON lines.
     Raises:
         UserError: a file that cannot be read, is damaged, or needs a package that is not installed.
     """
@@ -148,7 +148,7 @@ def segments(
         name = "standard input" if source is None else str(source)
         field = text_field or TEXT_FIELD
         parquet = is_parquet(source)
-        records = not parquet and (is_json_lines(source) or (source is None and text_field is not None))
+        records = not parquet and is_json_lines(source, text_field)
         with _opened(source) as raw:
             head = raw.peek(HEAD)[:HEAD] if isinstance(raw, io.BufferedReader) else b""
             kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
