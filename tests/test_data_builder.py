@@ -174,6 +174,17 @@ def test_several_files_folders_and_globs(tmp_path):
         assert header["documents"] == sum(map(count_documents, parts))
 
 
+def test_text_of_several_kinds_of_files_is_told(tmp_path):
+    """A data set's README.md is read as well, where the folder is."""
+    write_vocab(tmp_path)
+    (tmp_path / "in").mkdir()
+    said = []
+    for name, count in (("a.txt", 0), ("b.txt", 0), ("README.md", 1)):
+        (tmp_path / "in" / name).write_text("the river\n")
+        build_dataset(options(tmp_path, corpus=tmp_path / "in"), say=said.append)
+        assert sum("2 .txt, 1 .md" in line for line in said) == count
+
+
 def test_windows_text(tmp_path):
     text = "\ufeffthe river\r\nlow\r\n\r\nnew\r\n"
     dataset = build(tmp_path, text, "--dynamic_masking", "--full_sentences")

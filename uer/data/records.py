@@ -101,8 +101,9 @@ def parquet_documents(path: Path, field: str) -> Iterator[tuple[str, int]]:
     try:
         with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             schema = file.schema_arrow
-            if field not in schema.names:
-                raise UserError(f"{path}: {_no_field(field, schema.names)}")
+            if schema.names.count(field) != 1:
+                raise UserError(f"{path}: " + (f"more than one field is called {field!r}" if field in schema.names else
+                                               _no_field(field, schema.names)))
             kind = schema.field(field).type
             if pyarrow.types.is_dictionary(kind):
                 kind = kind.value_type
