@@ -86,9 +86,9 @@ def expand(paths: list[str]) -> list[Path | None]:
             found += _files(name, sorted(map(Path, glob.glob(name, recursive=True))))
         else:
             raise UserError(f"--corpus_path {name}: no such file or folder")
-    for name, count in Counter(file and os.path.realpath(file) for file in found).items():
+    for real, count in Counter(file and os.path.realpath(file) for file in found).items():
         if count > 1:
-            raise UserError(f"--corpus_path: {name or 'standard input (-)'} is named twice, and its text would count "
+            raise UserError(f"--corpus_path: {real or 'standard input (-)'} is named twice, and its text would count "
                             f"twice; name it once")
     for file in found:
         if file is not None and not os.access(file, os.R_OK):

@@ -46,7 +46,9 @@ def read_rows(path: str | Path) -> list[Row]:
 def is_quoted(rows: Iterable[list[str]]) -> bool:
     """Whether all quotes in rows are as CSV has them, so that they are no characters: some field has a quote written
     twice or goes on behind a tab or line end, or all of a column are quoted."""
-    told, bare, whole, begun = False, set(), Counter(), False
+    told = begun = False
+    bare: set[int] = set()
+    whole: Counter[int] = Counter()
     for index, field in ((index, field) for fields in rows for index, field in enumerate(fields)):
         if '"' not in field:
             if not begun:
