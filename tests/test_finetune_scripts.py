@@ -60,7 +60,8 @@ def test_a_students_config_says_nothing_of_a_new_head(tmp_path, parser, words):
 
 def test_fine_tuning_goes_on_from_a_fine_smaller(tuned, tmp_path, capsys):
     """With the file's own config: two heads of 8, which nobody would guess of a hidden size of 16."""
-    call("finetune/run_classifier.py", *options(tuned, tmp_path / "first.bin", "--epochs_num", 1))
+    call("finetune/run_classifier.py", *options(tuned, tmp_path / "first.bin", "--epochs_num", 1, dev="train.tsv"))
+    assert "warning: the dev data are the training data" in capsys.readouterr().out
     loaded = load_encoder(str(tmp_path / "first.bin"), None)
     tuned = torch.load(tmp_path / "first.bin", weights_only=True)
     assert replace(loaded.config, target=CONFIG.target) == CONFIG
