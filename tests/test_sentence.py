@@ -180,6 +180,10 @@ def test_a_map_does_no_more_than_map(files, tmp_path, teacher):
     ("1_Pooling/config.json", lambda data: data.update(pooling_mode=["cls", "mean"]), "pooling cls, mean"),
     ("config_sentence_transformers.json", lambda data: data.update(default_prompt_name=[]), r"prompt_name \[\], which"),
     ("sentence_bert_config.json", lambda data: data.update(query_length=8, document_length=None), "query_length 8 can"),
+    ("sentence_bert_config.json", lambda data: data.update(config_args={"hidden_act": "relu"}), "config_args .* can"),
+    ("sentence_bert_config.json", lambda data: data.update(tokenizer_args={"do_lower_case": False}),
+     "do_lower_case False for the tokenizer cannot be kept"),
+    ("config_sentence_transformers.json", lambda data: data.update(truncate_dim=64), "truncate_dim 64 cannot be kept"),
     ("sentence_bert_config.json", lambda data: data.update(max_seq_length="many"), "max_seq_length 'many'")])
 def test_folders_that_cannot_be_kept(teacher, file, change, words):
     edit(teacher / file, change)
