@@ -120,6 +120,25 @@ def test_where_positions_begin_is_not_guessed(folder, family, tensors, refused):
         assert torch.equal(load(folder).weights[shapes.POSITIONS], used)
 
 
+@pytest.mark.parametrize("absent", ["lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"])
+def test_one_of_two_tied_tables_is_enough(folder, absent):
+    """safetensors.torch.save_model keeps the one that comes first in the alphabet."""
+    edit(folder, model_type="roberta", pad_token_id=1, tie_word_embeddings=True)
+    rename(folder, as_roberta)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.decoder.weight"] = tensors["roberta.embeddings.word_embeddings.weight"].clone()
+    save_file({name: tensor for name, tensor in tensors.items() if name != absent}, folder / "model.safetensors")
+    found = load(folder)
+    assert found.tied and torch.equal(found.weights[shapes.WORDS], tensors["lm_head.decoder.weight"])
+
+
+@pytest.mark.parametrize("named", [None, ["BertForMyLabels"]])
+def test_a_head_that_no_class_tells_of_is_noted(classifier, named):
+    edit(classifier, architectures=named)
+    assert any("which does not tell what its head reads; taken for a BertForSequenceClassification" in note
+               for note in load(classifier).notes)
+
+
 def test_an_adapter_beside_a_model_is_not_passed_over(folder):
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="an adapter beside the model, which is another one with it; merge it"):
