@@ -10,6 +10,7 @@ import pytest
 import torch
 from checkpoints import CONFIG, VOCAB, assert_close, weights, write_vocab
 from corpora import described
+from folders import roberta, tokenizer_of
 from safetensors.torch import load_file, save_file
 
 from uer.errors import UserError
@@ -169,6 +170,18 @@ def test_a_cross_encoder_is_a_classifier(tmp_path, classifier):
                       text=described(write_vocab(tmp_path / "vocab.txt")))
     again = load(tmp_path / "again")
     assert again.reading == loaded.reading and again.config == loaded.config
+
+
+def test_pairs_stay_as_the_classifier_was_trained_on_them(tmp_path):
+    """Byte-level BPE of a model of earlier versions, which had one separator and a segment for the second text."""
+    write_huggingface(tmp_path / "c", CLASSES, weights(CLASSES), reading={"separators": 1},
+                      text=tokenizer_of(roberta(tmp_path / "r", {})).rules)
+    assert tokenizer_of(tmp_path / "c").separators == 1
+    if stock.available():
+        import transformers
+
+        pair = transformers.AutoTokenizer.from_pretrained(tmp_path / "c")("low", "the")
+        assert pair["input_ids"].count(2) == 2 and pair["token_type_ids"][:4] == [0, 0, 0, 1]
 
 
 def test_several_scores_are_refused(classifier):
