@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from corpora import TOKENS
-from folders import roberta, tokenizer_of, tokens, wordpiece
+from folders import roberta, tokenizer_of, tokens, unigram, wordpiece
 from sentence_folder import edit
 
 from uer.errors import UserError
-from uer.formats.tokenizer_files import write_tokenizer
+from uer.formats.tokenizer_files import vocabulary_files, write_tokenizer
 
 LOWERCASE, NFKC = {"type": "Lowercase"}, {"type": "NFKC"}
 
@@ -54,3 +54,15 @@ def test_texts_are_cut_at_their_end(tmp_path):
         tokenizer_of(folder)
     edit(folder / "tokenizer_config.json", lambda data: data.update(truncation_side="right"))
     assert tokenizer_of(folder).rules.vocab_size == len(TOKENS)
+
+
+def test_steps_around_pieces(tmp_path):
+    pytest.importorskip("sentencepiece")
+    folder = unigram(tmp_path / "u")
+    for name, content in vocabulary_files(tokenizer_of(folder).rules).items():
+        (folder / name).write_bytes(content)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+    assert tokens(tokenizer_of(folder), "the lower") == ["\u2581the", "\u2581low", "er"]
+    edit(folder / "tokenizer.json", lambda data: data.update(normalizer=LOWERCASE))
+    with pytest.raises(UserError, match="a normalizer Lowercase"):
+        tokenizer_of(folder)
