@@ -232,6 +232,9 @@ def test_classifiers_of_uers_own(tuned, tmp_path, capsys):
     again = load_classifier(str(tmp_path / "theirs.bin"), {}, str(tuned / "uer_config.json"), 3, "mean", len(TOKENS))
     assert again.config.pooling == "mean" and again.config.outputs == 3
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values()))
+    for beside in ({"config": model.config.to_dict()}, {"config": model.config.to_dict(), "pooling": "mean"}):
+        told = load_classifier(str(tmp_path / "theirs.bin"), beside, None, None, None, len(TOKENS))
+        assert told.config.pooling == "mean"
     common = ["--load_model_path", tmp_path / "theirs.bin", "--vocab_path", tuned / "vocab.txt", "--test_path",
               tuned / "unlabelled.tsv", "--prediction_path", tmp_path / "p.tsv"]
     call("inference/run_classifier_infer.py", *common, "--config_path", tuned / "uer_config.json", "--pooling", "mean",
