@@ -21,7 +21,7 @@ from uer.parallel.launch import launch
 from uer.planning.dryrun import dryrun
 from uer.planning.plan import plan
 from uer.training.build_trainer import work
-from uer.training.course import keep_course
+from uer.training.course import MASKING, keep_course
 from uer.training.teaching import misplaced
 
 MOST_PROCESSES = 1 << 16
@@ -30,20 +30,28 @@ OF_SQUEEZE = (*SHAPE, "mlm_target_dim", "compactor_init", "compactor_learning_ra
               "mask_schedule_share", "mask_scores", "compactors_path")
 
 
-def pretrain(args: argparse.Namespace, given: set[str]) -> None:
-    """Run pretrain.py with parsed options; `given`: those that the command line gave."""
+def pretrain(args: argparse.Namespace, given: set[str]) -> bool:
+    """Run pretrain.py with parsed options; `given`: those that the command line gave.
+
+    Returns:
+        whether this was a run, and the process of rank 0 is here.
+    """
     if args.resume and args.output_model_path and not args.plan:
         usual = vars(pretrain_parser().parse_args([]))
         keep_course(args, given | {name for name, value in vars(args).items() if value != usual[name]})
     check_options(args, given)
     if "sp" in (args.uer_target or ()) or "bert" in (args.uer_data_processor, *(args.uer_target or ())):
         print("note: masked language modelling alone is trained, no sentence prediction")
+    idle = [f"--{name}" for name in sorted(MASKING | {"w_step"}) if name in given]
+    if idle and args.compactor_init == "calibrated":
+        print(f"note: {', '.join(idle)}: of masks, and with --compactor_init calibrated nothing is masked")
     if args.plan:
         print(plan(args), end="")
     elif args.dryrun:
         dryrun(args)
     else:
-        launch(work, args)
+        return launch(work, args)
+    return False
 
 
 def check_options(args: argparse.Namespace, given: set[str]) -> None:

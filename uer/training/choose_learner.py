@@ -108,7 +108,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     master = ShardedMaster(config, weights, groups, place) if sharded else Master(config, weights, groups, *load)
     folding = None
     if args.after_squeeze == "student":
-        wait = args.w_step if masked else min(args.w_step, GATHERED)
+        wait = args.w_step if masked else GATHERED
         folding = Folding(wait, lambda master: student_learner(args, master, pooler, table, card["teacher"]["dropout"]))
         if resumed is None and master.has_left:
             plain, facts = folding.student_of(master)
