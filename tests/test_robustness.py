@@ -45,6 +45,8 @@ def test_values_that_cannot_be_meant(files, tmp_path, capsys, name, value, words
 
 @pytest.mark.parametrize(("more", "words"), [
     (["--after_squeeze", "student", "--comp_only"], "with --after_squeeze student none are left"),
+    (["--compactor_init", "identity", "--calibration_batches", 4],
+     "--calibration_batches needs --compactor_init calibrated"),
     (["--plan", "--dryrun"], "--plan and --dryrun exclude each other"),
     (["--dryrun", "--resume"], "no checkpoint"),
     (["--dryrun", "--tb_path", ROOT / "README.md"], "is a file; a folder is needed")])

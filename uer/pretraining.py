@@ -25,9 +25,10 @@ from uer.training.course import MASKING, keep_course
 from uer.training.teaching import misplaced
 
 MOST_PROCESSES = 1 << 16
+CALIBRATION = ("calibration_path", "calibration_batches")
 OF_SQUEEZE = (*SHAPE, "mlm_target_dim", "compactor_init", "compactor_learning_rate", "w_step", "l2_lambda", "penalty",
               "comp_only", "squeeze_tolerance", "no_squeeze", "after_squeeze", "student_learning_rate",
-              "mask_schedule_share", "mask_scores", "compactors_path")
+              "mask_schedule_share", "mask_scores", "compactors_path", *CALIBRATION)
 
 
 def pretrain(args: argparse.Namespace, given: set[str]) -> bool:
@@ -42,9 +43,8 @@ def pretrain(args: argparse.Namespace, given: set[str]) -> bool:
     check_options(args, given)
     if "sp" in (args.uer_target or ()) or "bert" in (args.uer_data_processor, *(args.uer_target or ())):
         print("note: masked language modelling alone is trained, no sentence prediction")
-    idle = [f"--{name}" for name in sorted(MASKING | {"w_step"}) if name in given]
-    if idle and args.compactor_init == "calibrated":
-        print(f"note: {', '.join(idle)}: of masks, and with --compactor_init calibrated nothing is masked")
+    for line in _idle(args, given):
+        print(line)
     if args.plan:
         print(plan(args), end="")
     elif args.dryrun:
@@ -52,6 +52,16 @@ def pretrain(args: argparse.Namespace, given: set[str]) -> bool:
     else:
         return launch(work, args)
     return False
+
+
+def _idle(args: argparse.Namespace, given: set[str]) -> list[str]:
+    """A line on the options that nothing hangs on here, and that published command lines have all the same."""
+    calibrated = args.compactor_init == "calibrated"
+    idle = {"with --compactor_init calibrated nothing is masked": (MASKING | {"w_step"}) if calibrated else set(),
+            "--penalty fade has no strength": {"l2_lambda"} if args.penalty == "fade" and not calibrated else set(),
+            "with --scheduler constant no rate rises": {"warmup"} if args.scheduler == "constant" else set()}
+    return [f"note: {', '.join(f'--{name}' for name in sorted(names & given))}: not used, as {why}"
+            for why, names in idle.items() if names & given]
 
 
 def check_options(args: argparse.Namespace, given: set[str]) -> None:
@@ -129,7 +139,9 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
     problems = [f"--{name} does nothing with --compactor_init calibrated, where nothing is masked"
                 for name in ("mask_schedule_share", "mask_scores") if name in given and calibrated]
     problems += [f"--{name} does nothing with --compactors_path, whose compactors are calibrated"
-                 for name in ("calibration_path", "calibration_batches") if name in given and args.compactors_path]
+                 for name in CALIBRATION if name in given and args.compactors_path]
+    problems += [f"--{name} needs --compactor_init calibrated" for name in CALIBRATION
+                 if name in given and not calibrated]
     return problems + _those({
         "--weight_squeeze needs --target_dim, the student's hidden size": not args.target_dim,
         "--weight_squeeze needs --pretrained_model_path, the teacher": not args.pretrained_model_path and not args.plan,
