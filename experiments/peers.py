@@ -187,7 +187,7 @@ def build(args: argparse.Namespace, place: Place, reports: Reports, signals: Sto
     learner = PlainLearner(student, AdamW(parameter_groups(student.named_parameters(), args.learning_rate)))
     if resumed is not None:
         restore_optimizer(resumed[2]["optimizer"], learner.named_parameters(), learner.optimizer)
-        reports.go_on_from(resumed[1]["step"])
+        reports.go_on_from(resumed[1]["step"], args.output_model_path)
     run = Run(args.output_model_path, args.total_steps, schedule(args.scheduler, args.total_steps, args.warmup),
               save_checkpoint_steps=args.save_checkpoint_steps, keep_checkpoints=args.keep_checkpoints,
               report_steps=args.report_steps, eval_steps=args.eval_steps, seed=args.seed,

@@ -6,8 +6,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from uer.cli.from_huggingface import main
+from uer.cli import command
 from uer.errors import run_script
+
+main = command("convert_bert_from_huggingface_to_uer")
 
 if __name__ == "__main__":
     run_script(main)

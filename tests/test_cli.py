@@ -28,9 +28,18 @@ def test_every_script_is_a_command_and_has_its_main():
         spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
         script = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(script)
-        assert script.main is importlib.import_module(COMMANDS[path.stem][0]).main
+        assert script.main.args == (path.stem,) and callable(importlib.import_module(COMMANDS[path.stem][0]).main)
         found.add(path.stem)
     assert found == set(COMMANDS)
+
+
+def test_nothing_that_takes_long_is_imported_where_ctrl_c_is_not_heard():
+    code = "import runpy, sys; list(map(runpy.run_path, sys.argv[1:])); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *SCRIPTS], capture_output=True, text=True, check=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    found = set(done.stdout.split())
+    assert {name for name in found if name.startswith("uer")} == {"uer", "uer.cli", "uer.errors", "uer.system"}
+    assert not {"numpy", "torch"} & found
 
 
 def module(folder: Path, *words: str) -> subprocess.CompletedProcess:

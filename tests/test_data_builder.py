@@ -174,6 +174,17 @@ def test_several_files_folders_and_globs(tmp_path):
         assert header["documents"] == sum(map(count_documents, parts))
 
 
+def test_text_of_several_kinds_of_files_is_told(tmp_path):
+    """A data set's README.md is read as well, where the folder is."""
+    write_vocab(tmp_path)
+    (tmp_path / "in").mkdir()
+    said = []
+    for name, count in (("a.txt", 0), ("b.txt", 0), ("README.md", 1)):
+        (tmp_path / "in" / name).write_text("the river\n")
+        build_dataset(options(tmp_path, corpus=tmp_path / "in"), say=said.append)
+        assert sum("2 .txt, 1 .md" in line for line in said) == count
+
+
 def test_windows_text(tmp_path):
     text = "\ufeffthe river\r\nlow\r\n\r\nnew\r\n"
     dataset = build(tmp_path, text, "--dynamic_masking", "--full_sentences")
@@ -234,6 +245,9 @@ def test_a_byte_that_is_not_utf8_is_named(tmp_path, monkeypatch, spooled):
         (["--vocab_path", "absent.txt"], "absent.txt: no such file"),
         (["--dataset_path", "absent/d.pt"], "there is no folder absent"),
         (["--dataset_path", "."], "is a folder"),
+        (["--dataset_path", "/dev/null"], "is no plain file"),  # which would be replaced by one
+        (["--corpus_path", ".", "corpus.txt"], r"corpus\.txt is named twice"),
+        (["--corpus_path", "-", "-"], r"standard input \(-\) is named twice"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(tmp_path, monkeypatch, more, message):

@@ -53,6 +53,17 @@ def test_standard_input(folder):
     assert (folder / "a.pt").read_bytes() == (folder / "b.pt").read_bytes()
 
 
+def test_a_pipe_is_read_like_standard_input(folder):
+    """`<(zcat corpus.gz)` in a shell."""
+    reader, writer = os.pipe()
+    os.write(writer, b'{"words": "the river"}\n{"words": "low"}\n')
+    os.close(writer)
+    done = run(folder, "--corpus_path", f"/dev/fd/{reader}", "--text_field", "words", "--vocab_path", "vocab.txt",
+               pass_fds=[reader])
+    os.close(reader)
+    assert done.returncode == 0 and "2 instances of 2 documents" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -190,6 +190,11 @@ def test_parquet_that_cannot_be_used_is_named(tmp_path):
     write_vocab(tmp_path)
     path = tmp_path / "a.parquet"
     write_parquet(path, ["the river"] * 500)
+    pyarrow, twice = pytest.importorskip("pyarrow"), tmp_path / "b.parquet"
+    pyarrow.parquet.write_table(pyarrow.table([["low"], ["new"]], names=["text", "text"]), twice)
+    with pytest.raises(UserError, match=r"b\.parquet: more than one field is called 'text'"):
+        build_dataset(options(tmp_path, corpus=twice))
+    twice.unlink()
     for more, message in ((["--text_field", "body"], "a.parquet: no field 'body'; --text_field names .*, of id, text"),
                           (["--text_field", "id"], "a.parquet: its 'id' is int64; text is needed")):
         with pytest.raises(UserError, match=message):

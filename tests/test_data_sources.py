@@ -80,6 +80,13 @@ def test_what_was_taken_out_of_a_table_is_text(tmp_path, name):
     assert words(tmp_path, tmp_path / name) == [["the", "river"]]
 
 
+@pytest.mark.parametrize(("name", "one", "two"), [("c.txt", "the river", "low"),
+                                                  ("c.jsonl", '{"text": "the river"}', '{"text": "low"}')])
+def test_files_with_byte_order_marks_that_were_put_together(tmp_path, name, one, two):
+    (tmp_path / name).write_text(f"\ufeff{one}\r\n\ufeff\ufeff{two}\n")
+    assert words(tmp_path, tmp_path / name) == [["the", "river"], ["low"]]
+
+
 @pytest.mark.parametrize("text", ["the river\rlow\nnew\n", '{"text": "low"}\nnew\n', "low {1}\0new\n", "low \r new"])
 def test_plain_text_with_a_cr_an_object_or_a_nul_somewhere(tmp_path, text):
     build(tmp_path, text)

@@ -12,7 +12,7 @@ from corpora import TOKENS, write_vocab
 from folders import roberta, tokenizer_of
 from hypothesis import given
 from hypothesis import strategies as st
-from tuning import LAYOUTS, glue_lines, write_glue
+from tuning import LAYOUTS, glue_lines, write_glue, write_uer_tsv
 
 from uer.errors import UserError
 from uer.finetuning.batches import by_length, collate, encode, kept_lengths, shuffled
@@ -135,6 +135,11 @@ def test_uers_files(tmp_path):
     assert task.labels == ("0", "2", "10") and not task.regression and task.outputs == 3
     assert [tuple(example) for example in read_uer(task, path)] == [('x "y', None, 2), ("z", None, 1), ("x", None, 0)]
     assert [example.label for example in read_uer(task, path, labelled=False)] == [None] * 3
+    (tmp_path / "signs.tsv").write_text("text_a\tlabel\nx\t+1\n\ufeffy\t-1\nz\t0.5\nw\t01.5\n")
+    assert uer_task(tmp_path / "signs.tsv").labels == ("-1", "0.5", "+1", "01.5")
+    (tmp_path / "versions.tsv").write_text("text_a\tlabel\nx\t3.1\ny\t3.10\nz\tmain\nw\t1e5\n")
+    assert uer_task(tmp_path / "versions.tsv").labels == ("1e5", "3.1", "3.10", "main")
+    assert read_uer(uer_task(tmp_path / "signs.tsv"), tmp_path / "signs.tsv")[1].text_a == "y"
     (tmp_path / "pair.tsv").write_text("label\ttext_a\ttext_b\nyes\tx\ty\nno\tz\tw\n")
     task = uer_task(tmp_path / "pair.tsv")
     assert task.labels == ("no", "yes") and read_uer(task, tmp_path / "pair.tsv")[0] == ("x", "y", 1)
@@ -150,6 +155,11 @@ def test_uers_files(tmp_path):
     ("label\ttext_a\na\tx\nb\ty\nlabel\ttext_a\nb\tz\n", r"line 4: the header once more"),
     ("label\ttext_a\na\tx\nb\ty\nb\u200b\tz\n", r"line 4: label .* differs from 'b' \(line 3\)"),
     ('label\ttext_a\na\t"x ""y"""\nb\tz\nb\t"a, b"\n', r"line 2: quoted as in CSV"),
+    ("label\ttext_a\na\t\"x\ny, z\"\nb\tz\n", r"line 2: quoted as in CSV"),  # pandas' lines in a text
+    ("label\ttext_a\n" + '"a"\tx\n"b"\ty\n' * 5, r"line 2: quoted as in CSV"),
+    ("label\ttext_a\na\tx\nb\ty\n\ufefflabel\ttext_a\nb\tz\n", r"line 4: the header once more"),
+    ("label\ttext_a\n1.0\tx\nnan\ty\n0.0\tz\n", r"line 3: label 'nan' is no number, as others are; one of 0\.0, 1"),
+    ("label\ttext_a\n1\tx\n0\ty\n1.0\tz\n", r"line 4: label '1\.0' differs from '1' \(line 2\)"),
     ("label\ttext_a\n" + "".join(f"{i / 7:.3f}\tx\n" for i in range(40)), r"40 labels, numbers like 0\.143: scores"),
     ("label\ttext_a\ra\tx\rb\ty\r", r": a CR alone ends its lines"),
 ])
@@ -157,6 +167,17 @@ def test_faults_in_uers_files(tmp_path, text, words):
     (tmp_path / "t.tsv").write_text(text)
     with pytest.raises(UserError, match=rf"t\.tsv.*{words}"):
         read_uer(uer_task(tmp_path / "t.tsv"), tmp_path / "t.tsv")
+
+
+def test_texts_of_several_lines_are_not_taken_for_several(tmp_path):
+    """In a file of one column nothing else tells; quotes that are not all as CSV's are characters."""
+    path, task = tmp_path / "t.tsv", uer_task(write_uer_tsv(tmp_path / "train.tsv", 4, 1))
+    path.write_text('text_a\none\n"two\n\nthree"\n')
+    with pytest.raises(UserError, match="line 3: quoted as in CSV"):
+        read_uer(task, path, labelled=False)
+    for more in ('"four\n', '5" of it\n', '"five" six\n'):
+        path.write_text('text_a\none\n"two\n\'three"\n' + more)
+        assert len(read_uer(task, path, labelled=False)) == 4
 
 
 def test_a_label_that_training_does_not_know(tmp_path):

@@ -60,7 +60,8 @@ def test_a_students_config_says_nothing_of_a_new_head(tmp_path, parser, words):
 
 def test_fine_tuning_goes_on_from_a_fine_smaller(tuned, tmp_path, capsys):
     """With the file's own config: two heads of 8, which nobody would guess of a hidden size of 16."""
-    call("finetune/run_classifier.py", *options(tuned, tmp_path / "first.bin", "--epochs_num", 1))
+    call("finetune/run_classifier.py", *options(tuned, tmp_path / "first.bin", "--epochs_num", 1, dev="train.tsv"))
+    assert "warning: the dev data are the training data" in capsys.readouterr().out
     loaded = load_encoder(str(tmp_path / "first.bin"), None)
     tuned = torch.load(tmp_path / "first.bin", weights_only=True)
     assert replace(loaded.config, target=CONFIG.target) == CONFIG
@@ -231,6 +232,9 @@ def test_classifiers_of_uers_own(tuned, tmp_path, capsys):
     again = load_classifier(str(tmp_path / "theirs.bin"), {}, str(tuned / "uer_config.json"), 3, "mean", len(TOKENS))
     assert again.config.pooling == "mean" and again.config.outputs == 3
     assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), model.state_dict().values()))
+    for beside in ({"config": model.config.to_dict()}, {"config": model.config.to_dict(), "pooling": "mean"}):
+        told = load_classifier(str(tmp_path / "theirs.bin"), beside, None, None, None, len(TOKENS))
+        assert told.config.pooling == "mean"
     common = ["--load_model_path", tmp_path / "theirs.bin", "--vocab_path", tuned / "vocab.txt", "--test_path",
               tuned / "unlabelled.tsv", "--prediction_path", tmp_path / "p.tsv"]
     call("inference/run_classifier_infer.py", *common, "--config_path", tuned / "uer_config.json", "--pooling", "mean",

@@ -169,6 +169,7 @@ def test_both_versions_are_read(tmp_path):
     (lambda data: data.pop("data"), "not SQuAD's JSON"),
     (lambda data: data["data"].clear(), "no questions in it"),
     (lambda data: data["data"][0]["paragraphs"][1].pop("context"), "after 1 question"),
+    (lambda data: data["data"][0]["paragraphs"][0]["qas"][0].update(answers={}), "answers must be a list"),  # no "none"
     (lambda data: data["data"][0]["paragraphs"][0]["qas"][0]["answers"][0].update(answer_start=0),
      "question q0: the answer .* is not at character 0"),
     (lambda data: data["data"][0]["paragraphs"][0]["qas"][0]["answers"][0].update(text=""), "question q0"),

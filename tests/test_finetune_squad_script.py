@@ -45,7 +45,9 @@ def test_squad_1_1_always_answers_and_learns(tuned, tmp_path, capsys):
          "--dropout", 0)
     assert results(tmp_path / "s.bin")["runs"][0]["score"] > 0.6
     assert all(json.loads((tmp_path / "s.bin.predictions.json").read_text()).values())
-    assert not (tmp_path / "s.bin.null_odds.json").exists() and "all have answers" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert not (tmp_path / "s.bin.null_odds.json").exists() and "all have answers" in said
+    assert "warning: the dev data are the training data" in said
 
 
 @pytest.mark.parametrize(("more", "words"), [

@@ -125,7 +125,9 @@ def test_a_run_with_compactors_may_fold_when_it_goes_on_and_not_the_other_way(be
 def test_a_calibrated_run_folds_on_the_way_whatever_the_interval_of_masks(bench, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [*CALIBRATED, "--save_checkpoint_steps", "1"]
-    run(options(bench, *words, "--train", "compactors", total_steps=1))
+    run(options(bench, *words, "--train", "compactors", "--w_step", "3", "--l2_lambda=2", total_steps=1))
+    assert "note: --l2_lambda, --w_step: not used, as with --compactor_init calibrated nothing is masked\n" in \
+        capsys.readouterr().out
     run(options(bench, *words, "--resume", "--after_squeeze", "student", total_steps=GATHERED))
     said = f"the run ends at step {GATHERED}, and at step {1 + GATHERED} is the earliest that it could fold"
     assert said in capsys.readouterr().out

@@ -26,6 +26,11 @@ def test_texts_as_people_have_them(tmp_path, content, texts, labels):
     assert [(a, b) for a, b, _ in found.examples] == texts and found.labels == labels
 
 
+def test_a_header_alone_in_its_line_is_one_where_the_name_says_table(tmp_path):
+    (tmp_path / "t.tsv").write_text("sentence\none\n\ufefftwo\n")
+    assert [example.text_a for example in read_texts(tmp_path / "t.tsv").examples] == ["one", "two"]
+
+
 @pytest.mark.parametrize(("content", "words"), [
     ("", "no text"), ("\n \n", "no text"), ("label\ttext_a\n1\t \n", "line 2: a text is empty"),
     ('{"text": "one"}\n{"text": "two"}\n', "JSON lines; one text a line"), ("one\rtwo\r", "a CR alone ends"),
@@ -50,6 +55,10 @@ def test_labels_are_names_or_where_the_names_are_none_numbers():
     assert wanted("f", rows, ["bad", "good"], 2).tolist() == [1, 0, 0]
     assert wanted("f", [(2, "2"), (3, "1")], ["1", "2"], 2).tolist() == [1, 0]  # names first
     assert wanted("f", [(2, "-0.5")], [], 1).tolist() == [-0.5]
+    assert wanted("f", [(2, "1")], ["LABEL_0", "LABEL_1"], 2).tolist() == [1]
+    for names in (["1 star", "2 stars"], ["1.0", "2.0"]):  # whose second is not 1
+        with pytest.raises(UserError, match="line 2: label '1' is none of the model's"):
+            wanted("f", [(2, "1")], names, 2)
     with pytest.raises(UserError, match="line 4: label '0' is none of the model's, which are 1, 2"):
         wanted("f", rows[2:], ["1", "2"], 2)
     with pytest.raises(UserError, match="line 2: label 'good'; the model gives scores"):

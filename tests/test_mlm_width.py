@@ -38,6 +38,13 @@ def test_widths_that_the_teacher_does_not_have(width):
         build_groups(CONFIG, 16, "dim", width)
 
 
+def test_a_head_that_has_no_features(bench, teacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--mlm_target_dim 6: the teacher's head has no features of its own"):
+        run(options(bench, "--weight_squeeze", "--target_dim", "12", "--mlm_target_dim", "6", "--compactor_init",
+                    "calibrated", total_steps=1, pretrained_model_path=teacher, config_path=None))
+
+
 def test_merged_is_trained():
     """A wider head keeps more of the features and is merged exactly; a head of full width loses none."""
     for width in (48, 128):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from checkpoints import CONFIG, VOCAB, assert_close, weights, write_vocab
 from corpora import described
+from folders import roberta, tokenizer_of
 from safetensors.torch import load_file, save_file
 
 from uer.errors import UserError
@@ -120,6 +121,25 @@ def test_where_positions_begin_is_not_guessed(folder, family, tensors, refused):
         assert torch.equal(load(folder).weights[shapes.POSITIONS], used)
 
 
+@pytest.mark.parametrize("absent", ["lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"])
+def test_one_of_two_tied_tables_is_enough(folder, absent):
+    """safetensors.torch.save_model keeps the one that comes first in the alphabet."""
+    edit(folder, model_type="roberta", pad_token_id=1, tie_word_embeddings=True)
+    rename(folder, as_roberta)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.decoder.weight"] = tensors["roberta.embeddings.word_embeddings.weight"].clone()
+    save_file({name: tensor for name, tensor in tensors.items() if name != absent}, folder / "model.safetensors")
+    found = load(folder)
+    assert found.tied and torch.equal(found.weights[shapes.WORDS], tensors["lm_head.decoder.weight"])
+
+
+@pytest.mark.parametrize("named", [None, ["BertForMyLabels"]])
+def test_a_head_that_no_class_tells_of_is_noted(classifier, named):
+    edit(classifier, architectures=named)
+    assert any("which does not tell what its head reads; taken for a BertForSequenceClassification" in note
+               for note in load(classifier).notes)
+
+
 def test_an_adapter_beside_a_model_is_not_passed_over(folder):
     (folder / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match="an adapter beside the model, which is another one with it; merge it"):
@@ -150,6 +170,18 @@ def test_a_cross_encoder_is_a_classifier(tmp_path, classifier):
                       text=described(write_vocab(tmp_path / "vocab.txt")))
     again = load(tmp_path / "again")
     assert again.reading == loaded.reading and again.config == loaded.config
+
+
+def test_pairs_stay_as_the_classifier_was_trained_on_them(tmp_path):
+    """Byte-level BPE of a model of earlier versions, which had one separator and a segment for the second text."""
+    write_huggingface(tmp_path / "c", CLASSES, weights(CLASSES), reading={"separators": 1},
+                      text=tokenizer_of(roberta(tmp_path / "r", {})).rules)
+    assert tokenizer_of(tmp_path / "c").separators == 1
+    if stock.available():
+        import transformers
+
+        pair = transformers.AutoTokenizer.from_pretrained(tmp_path / "c")("low", "the")
+        assert pair["input_ids"].count(2) == 2 and pair["token_type_ids"][:4] == [0, 0, 0, 1]
 
 
 def test_several_scores_are_refused(classifier):

@@ -32,6 +32,7 @@ from uer.training.lock import only_writer
 
 @pytest.mark.parametrize(("name", "value", "words"), [
     ("resume", "", "--resume is empty; give a value, or leave it out"),
+    ("tb_path", "t\udcfc", r"--tb_path 't\udcfc': is not in this locale's encoding; LC_ALL=C.UTF-8"),
     ("pretrained_model_path", "", "--pretrained_model_path is empty"), ("seed", -1, "--seed is -1, a whole number"),
     ("seed", 2**63, "from 0 to 2^63 - 1"), ("dropout", 1, "--dropout is 1.0, a number from 0 to 0.999"),
     ("world_size", 10**20, "at most 65,536 are possible"),
@@ -44,6 +45,8 @@ def test_values_that_cannot_be_meant(files, tmp_path, capsys, name, value, words
 
 @pytest.mark.parametrize(("more", "words"), [
     (["--after_squeeze", "student", "--comp_only"], "with --after_squeeze student none are left"),
+    (["--compactor_init", "identity", "--calibration_batches", 4],
+     "--calibration_batches needs --compactor_init calibrated"),
     (["--plan", "--dryrun"], "--plan and --dryrun exclude each other"),
     (["--dryrun", "--resume"], "no checkpoint"),
     (["--dryrun", "--tb_path", ROOT / "README.md"], "is a file; a folder is needed")])
@@ -162,8 +165,8 @@ def test_a_run_that_is_done_has_ended_well_whoever_reads_its_last_lines(tmp_path
 
 
 @pytest.mark.parametrize("use", [
-    lambda reports: reports.record(1, "train", {"loss": 1.0}), lambda reports: reports.go_on_from(1), Reports.close,
-    lambda reports: reports.histogram(1, "weights", torch.ones(3))])
+    lambda reports: reports.record(1, "train", {"loss": 1.0}), lambda reports: reports.go_on_from(1, "m"),
+    lambda reports: reports.histogram(1, "weights", torch.ones(3)), Reports.close])
 def test_a_run_goes_on_without_tensorboard_where_its_disk_is_full(capsys, use):
     def full(*values, **options):
         raise OSError(28, "No space left on device")
@@ -254,12 +257,19 @@ def test_one_run_at_a_time_writes_to_an_output(files, tmp_path, capsys):
     with only_writer(str(tmp_path / "masks.txt"), "mask_path"):
         message = refused(capsys, tmp_path, "pretrain.py", *pretrain_options(files, tmp_path / "m.bin", *masked))
     assert f"--mask_path {tmp_path / 'masks.txt'}: another run is writing there" in message
-    call("pretrain.py", *pretrain_options(files, tmp_path / "m.bin"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.bin-2", "m.bin-2.json", "m.bin-2.resume"]
+    with only_writer(str(tmp_path / "logs/metrics.jsonl"), "tb_path"):
+        message = refused(capsys, tmp_path, "pretrain.py",
+                          *pretrain_options(files, tmp_path / "m.bin", "--tb_path", tmp_path / "logs"))
+    assert f"--tb_path {tmp_path / 'logs/metrics.jsonl'}: another run is writing there" in message
+    call("pretrain.py", *pretrain_options(files, tmp_path / "m.bin", "--tb_path", tmp_path / "logs"))
+    names = sorted(path.name for path in tmp_path.rglob("*") if not path.name.startswith("events"))
+    assert names == ["logs", "m.bin-2", "m.bin-2.json", "m.bin-2.resume", "metrics.jsonl"]
 
 
-def test_resume_says_when_nothing_is_left(files, tmp_path, capsys):
+def test_resume_says_when_nothing_is_left(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "3")  # of another job: alone it says nothing
     call("pretrain.py", *pretrain_options(files, tmp_path / "m.bin"))
+    assert f"made  {tmp_path}/m.bin-2\n" in capsys.readouterr().out
     call("pretrain.py", *pretrain_options(files, tmp_path / "m.bin", "--resume", total_steps=1))
     assert "nothing is left to do: it is of step 2, --total_steps is 1" in capsys.readouterr().out
 

@@ -208,6 +208,7 @@ def test_targets_that_no_strategy_reaches(files, tmp_path, capsys, more, message
     ({"total_steps": 0}, "--total_steps is 0"),
     ({"learning_rate": "nan"}, "--learning_rate is nan"),
     ({"target_dim": 32}, "--target_dim does nothing without --weight_squeeze"),
+    ({"calibration_batches": 4}, "--calibration_batches does nothing without --weight_squeeze"),
     ({"soft_targets_weight": 0.5}, "--soft_targets_weight needs --soft_targets_teacher"),
     ({"soft_targets_weight": 1.5}, "--soft_targets_weight is 1.5"),
     ({"soft_targets_teacher": "t.bin"}, "--soft_targets_teacher does nothing without --soft_targets_weight"),

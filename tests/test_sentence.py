@@ -13,20 +13,21 @@ from commands import call
 from corpora import TOKENS
 from sentence_folder import FACTS, TEXTS, batch, edit
 
+from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.formats import load_model, stock
 from uer.formats.file_target import OUTPUT
 from uer.formats.sentence import read_sentence_facts
 from uer.formats.storage import read_tensors, save_safetensors
-from uer.models.bert import from_weights
+from uer.models.bert import from_scratch, from_weights
 
 MAP, ST = f"{OUTPUT}.weight", "sentence_transformers.models"
 
 
 def calibrated(files, folder, teacher, target, *more):
     call("calibrate.py", "--pretrained_model_path", teacher, "--corpus_path", files / "corpus.txt", "--vocab_path",
-         files / "vocab.txt", "--target_dim", target, "--output_model_path", folder / "student.bin", "--output_format",
-         "uer", "huggingface", "--calibration_batches", 2, *more)
+         files / "vocab.txt", "--target_dim", target, "--output_model_path", folder / "student.bin",
+         "--calibration_batches", 2, "--output_format", "uer", "huggingface", *more)
     return folder / "student"
 
 
@@ -122,6 +123,19 @@ def test_onnx_pools_maps_and_normalises(files, tmp_path, teacher, more, capsys):
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
+def test_onnx_of_one_token_takes_any_number_of_texts(tmp_path):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    from uer.formats.onnx_export import Interface, OnnxModel, write_onnx
+
+    model = from_scratch(ModelConfig(16, 1, 2, 16, 16, target="cls", pooling="first", outputs=3), 30, seed=1).eval()
+    src, seg = batch(30)
+    write_onnx(tmp_path / "m.onnx", Interface(model), src, seg)
+    with torch.no_grad():
+        wanted = model(src[:1, :7], seg[:1, :7])
+    torch.testing.assert_close(OnnxModel(tmp_path / "m.onnx")(src[:1, :7], seg[:1, :7]), wanted, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["BertForSequenceClassification", "BertForTokenClassification",
                                   "BertForQuestionAnswering", "RobertaForSequenceClassification"])
 def test_stock_classifiers_in_and_out(files, tmp_path, kind):
@@ -180,6 +194,10 @@ def test_a_map_does_no_more_than_map(files, tmp_path, teacher):
     ("1_Pooling/config.json", lambda data: data.update(pooling_mode=["cls", "mean"]), "pooling cls, mean"),
     ("config_sentence_transformers.json", lambda data: data.update(default_prompt_name=[]), r"prompt_name \[\], which"),
     ("sentence_bert_config.json", lambda data: data.update(query_length=8, document_length=None), "query_length 8 can"),
+    ("sentence_bert_config.json", lambda data: data.update(config_args={"hidden_act": "relu"}), "config_args .* can"),
+    ("sentence_bert_config.json", lambda data: data.update(tokenizer_args={"do_lower_case": False}),
+     "do_lower_case False for the tokenizer cannot be kept"),
+    ("config_sentence_transformers.json", lambda data: data.update(truncate_dim=64), "truncate_dim 64 cannot be kept"),
     ("sentence_bert_config.json", lambda data: data.update(max_seq_length="many"), "max_seq_length 'many'")])
 def test_folders_that_cannot_be_kept(teacher, file, change, words):
     edit(teacher / file, change)

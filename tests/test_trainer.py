@@ -16,6 +16,7 @@ from corpora import TOKENS
 from uer.errors import UserError
 from uer.formats.export import save_uer
 from uer.models.bert import from_scratch
+from uer.report.log import current, read_lines
 from uer.squeeze.mask_file import read_masks
 from uer.training.checkpoint import load_checkpoint
 
@@ -136,6 +137,11 @@ def test_resuming_leaves_other_runs_records_alone(bench, tmp_path, monkeypatch):
     run(options(bench, total_steps=4, save_checkpoint_steps=2, **more))
     run(options(bench, "--resume", "model.bin-2", total_steps=4, **more))
     assert [entry["step"] for entry in reports(Path("logs"), "train")] == [1, 2, 3, 1, 2, 3, 4]
+    run(options(bench, "--resume", total_steps=5, **more, output_model_path="first.bin"))
+    assert [entry["step"] for entry in reports(Path("logs"), "train")] == [1, 2, 3, 1, 2, 3, 4, 4, 5]
+    lines = current(read_lines(Path("logs/metrics.jsonl")))
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [1, 2, 3, 4, 5]
+    assert {line["start"]["output"] for line in lines if "start" in line} == {"first.bin"}
 
 
 # -- several processes -------------------------------------------------------------------------------------------------

@@ -42,6 +42,9 @@ def test_words_that_leave_pass_their_counts_on():
         kept = {WORDS.tokens[i] for i in words_to_keep(WORDS, counts, letters + 1)}
         assert kept & {"low", "lower", "lowest", "##er", "##est"} == expected
     assert words_to_keep(WORDS, counts, len(WORDS)) == list(range(len(WORDS)))
+    twice = Vocab([*WORDS.tokens, "low", ""], "")  # the last of two is what text becomes
+    found = words_to_keep(twice, np.array([*counts, 0, 0]) + 3 * (np.arange(25) == 23), letters + 1)
+    assert len(found) == letters + 1 and 23 in found and WORDS.ids["low"] not in found
 
 
 def test_characters_that_occur_always_stay():

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 
 from uer import __version__
-from uer.cli import COMMANDS
+from uer.cli import COMMANDS, command
 from uer.errors import UserError, run_script
 
 
@@ -30,7 +29,7 @@ def dispatch() -> None:
         raise UserError(f"{name}: no such command; there are {', '.join(COMMANDS)}")
     program = "python3 -m uer" if os.path.basename(program) == "__main__.py" else "uer-wid"
     sys.argv = [f"{program} {name}", *options]
-    importlib.import_module(COMMANDS[name][0]).main()
+    command(name)()
 
 
 def main() -> None:

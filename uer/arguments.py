@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def hint(option: str, words: str) -> str:
 
 
 def checked(args: argparse.Namespace) -> argparse.Namespace:
-    """The options, unless a value is empty (a shell variable that is not set, say) or a seed out of range.
+    """The options, unless a value is empty (a shell variable that is not set, say), no text, or a seed out of range.
 
     Raises:
         UserError: all such values.
@@ -47,6 +48,9 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
     offered.update(vars(args))
     problems = [f"--{name} is empty; give a value, or leave it out" for name, value in vars(args).items()
                 if any(isinstance(one, str) and not one.strip() for one in _values(value))]
+    problems += [f"--{name} {one!a}: is not in this locale's encoding; LC_ALL=C.UTF-8 may be what is needed, or "
+                 f"another name" for name, value in vars(args).items() for one in _values(value)
+                 if isinstance(one, str) and name != "corpus_path" and re.search("[\ud800-\udfff]", one)]
     problems += [f"--{name} is {seed}, a whole number from 0 to 2^63 - 1 is needed" for name in ("seed", "seeds")
                  for seed in _values(getattr(args, name, None)) if seed is not None and not 0 <= seed <= LARGEST_SEED]
     if problems:

@@ -226,7 +226,7 @@ def is_huggingface(data: dict[str, Any]) -> bool:
     return any(key in data for key in ("num_hidden_layers", "model_type", "architectures"))
 
 
-def _model_type(data: dict[str, Any]) -> Any:
+def model_type(data: dict[str, Any]) -> Any:
     """model_type; older files have none, and the class that they name tells it."""
     named = data.get("architectures")
     kind = str(named[0]).lower() if isinstance(named, list) and named else ""
@@ -240,13 +240,13 @@ def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
     Raises:
         UserError: an architecture other than BERT's, RoBERTa's or a relative's, or a variant that our BERT is not.
     """
-    model_type = _model_type(data)
-    if model_type not in ("bert", *ROBERTAS, *RELATIVES):
-        raise UserError(f"{where}: model_type {model_type!r}; an encoder of one of these is needed: bert, "
+    kind = model_type(data)
+    if kind not in ("bert", *ROBERTAS, *RELATIVES):
+        raise UserError(f"{where}: model_type {kind!r}; an encoder of one of these is needed: bert, "
                         f"{', '.join((*ROBERTAS, *RELATIVES))}")
     problems = []
-    data = {RELATIVES.get(model_type, {}).get(key, key): value for key, value in data.items()}
-    if model_type == "electra" and data.get("embedding_size", 128) != data.get("hidden_size", 256):
+    data = {RELATIVES.get(kind, {}).get(key, key): value for key, value in data.items()}
+    if kind == "electra" and data.get("embedding_size", 128) != data.get("hidden_size", 256):
         problems.append(f"embedding_size {data.get('embedding_size', 128)!r} beside hidden_size "
                         f"{data.get('hidden_size', 256)!r} (BERT has no projection between them)")
     if data.get("position_embedding_type", "absolute") not in ("absolute", None):
@@ -256,8 +256,6 @@ def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
     act = data.get("hidden_act", "gelu")
     if act not in list(ACTIVATIONS):
         problems.append(f"hidden_act {act!r} (one of {', '.join(ACTIVATIONS)} is needed)")
-    elif model_type in (*ROBERTAS, "electra") and ACTIVATIONS[act] != "gelu":
-        problems.append(f"hidden_act {act!r} with {model_type}, whose MLM head always takes gelu")
     pad = data.get("pad_token_id")
     numbers = {"max_position_embeddings": data.get("max_position_embeddings", 512),
                "pad_token_id": 0 if pad is None else pad, "layer_norm_eps": _number(data.get("layer_norm_eps", 1e-12))}
@@ -274,7 +272,7 @@ def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
 def skipped_positions(data: dict[str, Any]) -> int:
     """Leading rows of the position table that no real token uses: RoBERTa counts from its padding."""
     pad = data.get("pad_token_id")
-    return (1 if pad is None else pad) + 1 if _model_type(data) in ROBERTAS else 0
+    return (1 if pad is None else pad) + 1 if model_type(data) in ROBERTAS else 0
 
 
 def _number(value: Any) -> Any:

@@ -107,7 +107,12 @@ def read_lines(path: str | Path, what: str = "", wanted: str = "text") -> list[s
     text = read_text(path, what, wanted)
     if ends_in_cr(text):
         raise UserError(f"{what} {path}".strip() + f": {CR_ALONE}")
-    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+    return [line.removesuffix("\r") for line in without_marks(text).removesuffix("\n").split("\n")]
+
+
+def without_marks(text: str) -> str:
+    """Lines without the byte order marks that they begin with where files that had one were put together."""
+    return re.sub(rf"^{BYTE_ORDER_MARK}+", "", text, flags=re.MULTILINE) if BYTE_ORDER_MARK in text else text
 
 
 def is_table(path: str | Path) -> bool:

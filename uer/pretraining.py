@@ -21,17 +21,22 @@ from uer.parallel.launch import launch
 from uer.planning.dryrun import dryrun
 from uer.planning.plan import plan
 from uer.training.build_trainer import work
-from uer.training.course import keep_course
+from uer.training.course import MASKING, keep_course
 from uer.training.teaching import misplaced
 
 MOST_PROCESSES = 1 << 16
+CALIBRATION = ("calibration_path", "calibration_batches")
 OF_SQUEEZE = (*SHAPE, "mlm_target_dim", "compactor_init", "compactor_learning_rate", "w_step", "l2_lambda", "penalty",
               "comp_only", "squeeze_tolerance", "no_squeeze", "after_squeeze", "student_learning_rate",
-              "mask_schedule_share", "mask_scores", "compactors_path")
+              "mask_schedule_share", "mask_scores", "compactors_path", *CALIBRATION)
 
 
-def pretrain(args: argparse.Namespace, given: set[str]) -> None:
-    """Run pretrain.py with parsed options; `given`: those that the command line gave."""
+def pretrain(args: argparse.Namespace, given: set[str]) -> bool:
+    """Run pretrain.py with parsed options; `given`: those that the command line gave.
+
+    Returns:
+        whether this was a run, and the process of rank 0 is here.
+    """
     if args.resume and args.output_model_path and not args.plan:
         usual = vars(pretrain_parser().parse_args([]))
         keep_course(args, given | {name for name, value in vars(args).items() if value != usual[name]})
@@ -40,12 +45,25 @@ def pretrain(args: argparse.Namespace, given: set[str]) -> None:
     check_options(args, given)
     if "sp" in (args.uer_target or ()) or "bert" in (args.uer_data_processor, *(args.uer_target or ())):
         print("note: masked language modelling alone is trained, no sentence prediction")
+    for line in _idle(args, given):
+        print(line)
     if args.plan:
         print(plan(args), end="")
     elif args.dryrun:
         dryrun(args)
     else:
-        launch(work, args)
+        return launch(work, args)
+    return False
+
+
+def _idle(args: argparse.Namespace, given: set[str]) -> list[str]:
+    """A line on the options that nothing hangs on here, and that published command lines have all the same."""
+    calibrated = args.compactor_init == "calibrated"
+    idle = {"with --compactor_init calibrated nothing is masked": (MASKING | {"w_step"}) if calibrated else set(),
+            "--penalty fade has no strength": {"l2_lambda"} if args.penalty == "fade" and not calibrated else set(),
+            "with --scheduler constant no rate rises": {"warmup"} if args.scheduler == "constant" else set()}
+    return [f"note: {', '.join(f'--{name}' for name in sorted(names & given))}: not used, as {why}"
+            for why, names in idle.items() if names & given]
 
 
 def check_options(args: argparse.Namespace, given: set[str]) -> None:
@@ -122,10 +140,11 @@ def _those(problems: dict[str, object]) -> list[str]:
 def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
     calibrated, folds = args.compactor_init == "calibrated", args.after_squeeze == "student"
     problems = [f"--{name} does nothing with --compactor_init calibrated, where nothing is masked"
-                for name in ("mask_schedule_share", "mask_scores", "no_squeeze")
-                if name in given and calibrated]
+                for name in ("mask_schedule_share", "mask_scores") if name in given and calibrated]
     problems += [f"--{name} does nothing with --compactors_path, whose compactors are calibrated"
-                 for name in ("calibration_path", "calibration_batches") if name in given and args.compactors_path]
+                 for name in CALIBRATION if name in given and args.compactors_path]
+    problems += [f"--{name} needs --compactor_init calibrated" for name in CALIBRATION
+                 if name in given and not calibrated]
     return problems + _those({
         "--weight_squeeze needs --target_dim, the student's hidden size": not args.target_dim,
         "--weight_squeeze needs --pretrained_model_path, the teacher": not args.pretrained_model_path and not args.plan,

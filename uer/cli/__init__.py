@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 COMMANDS = {
@@ -33,6 +35,15 @@ BARE = ("report", "inspect", "options")  # commands without a script
 TUNING = ("run_classifier", "run_glue", "run_squad")
 FOLDERS = {**dict.fromkeys(TUNING, "finetune"), "run_classifier_infer": "inference", **dict.fromkeys(
     ("convert_bert_from_huggingface_to_uer", "convert_bert_from_uer_to_huggingface"), "scripts")}
+
+
+def command(name: str) -> Callable[[], None]:
+    """The main of a command, which is imported when that is called: Ctrl-C meanwhile ends it as at any other time."""
+    return partial(_run, name)
+
+
+def _run(name: str) -> None:
+    importlib.import_module(COMMANDS[name][0]).main()
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,9 @@ def main() -> None:
     with importing():
         from uer.pretraining import pretrain
 
-    pretrain(args, given)
+    leads = pretrain(args, given)
     checkpoint = Path(f"{args.output_model_path}-{args.total_steps}")
-    leads = os.environ.get("RANK", "0") == "0" and 0 in (args.gpu_ranks or [0])
-    if leads and not (args.plan or args.dryrun) and checkpoint.is_file():
+    if leads and checkpoint.is_file():
         _end(args, checkpoint)
 
 

@@ -48,8 +48,8 @@ def words_to_keep(vocab: Vocab, counts: np.ndarray, wanted: int) -> list[int]:
     if wanted < len(needed):
         raise UserError(f"--target_vocab {wanted:,}: the special tokens and the characters of this text alone are "
                         f"{len(needed):,}")
-    kept, weight = set(vocab.tokens), dict(zip(vocab.tokens, counts.tolist()))
-    queue = [(weight[token], number) for number, token in enumerate(vocab.tokens) if token not in needed]
+    kept, weight = set(vocab.ids), {token: int(counts[number]) for token, number in vocab.ids.items()}
+    queue = [(weight[token], number) for token, number in vocab.ids.items() if token not in needed]
     heapq.heapify(queue)
     while len(kept) > wanted:
         count, number = heapq.heappop(queue)
@@ -60,7 +60,7 @@ def words_to_keep(vocab: Vocab, counts: np.ndarray, wanted: int) -> list[int]:
         kept.discard(token)
         for piece in pieces(token, kept):
             weight[piece] += count
-    return [number for number, token in enumerate(vocab.tokens) if token in kept]
+    return sorted(vocab.ids[token] for token in kept)
 
 
 def pieces(token: str, kept: set[str]) -> list[str]:

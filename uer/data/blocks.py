@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from uer.data.records import json_document
 from uer.data.sources import BLOCK, Segment
 from uer.errors import UserError
-from uer.files import CR_ALONE, HEAD, begins_with_objects, ends_in_cr
+from uer.files import CR_ALONE, HEAD, begins_with_objects, ends_in_cr, without_marks
 
 NULS = 1 / 32  # of the bytes of a text in UTF-16 are more than these; in a text in UTF-8 one may be by mistake
 LONGEST_WORD = 64 << 20  # bytes of text without any space or line end, or of a record
@@ -93,13 +93,12 @@ def _read_text(segment: Segment, space: bytes | None) -> Iterator[tuple[str, boo
                     raise UserError(f"{segment.source}: {LONGEST_WORD >> 20} MB {what} from byte {where} on")
             data, rest = data[:end], data[end:]
             try:
-                text = data.decode("utf-8")
+                text = without_marks(data.decode("utf-8"))
             except UnicodeDecodeError as error:
                 position = segment.offset + (offset - segment.start) + error.start
                 problem = f"byte {position} is not UTF-8; convert the file to UTF-8"
                 raise BadLine(segment, lines + data[: error.start].count(b"\n"), problem) from None
             if segment.offset == 0 and offset == segment.start:
-                text = text.removeprefix("\ufeff")
                 problem = _mistaken(text) if segment.text_field is None else ""
                 if problem:
                     raise BadLine(segment, 0, problem)

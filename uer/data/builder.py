@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -50,6 +51,9 @@ def build_dataset(
     if args.word_segmenter == "jieba":
         check_segmenter()
     corpus = sources.expand(args.corpus_path)
+    kinds = Counter(source.suffix or source.name for source in corpus if source is not None)
+    if len(kinds) > 1:  # a README.md beside a data set's Parquet, say
+        say("note: text of several kinds of files: " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common()))
     check_records(corpus, args.text_field)
     output = Path(args.dataset_path)
     _check_output(output, corpus)
@@ -104,8 +108,9 @@ def _checked(args: Namespace) -> MaskingOptions:
 
 
 def _check_output(output: Path, corpus: list[Path | None]) -> None:
-    if output.is_dir():
-        raise UserError(f"--dataset_path {output}: is a folder; name a file")
+    if output.exists() and not output.is_file():
+        kind = "a folder" if output.is_dir() else "no plain file"
+        raise UserError(f"--dataset_path {output}: is {kind}; name a file")
     if not output.parent.is_dir():
         raise UserError(f"--dataset_path {output}: there is no folder {output.parent}")
     for source in corpus:

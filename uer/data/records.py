@@ -22,9 +22,11 @@ _BLANK_LINES = re.compile(r"\n\s*\n")
 _ROWS = 64  # of a Parquet file in memory at once
 
 
-def is_json_lines(source: Path | None) -> bool:
-    """Whether a file's name says that it holds JSON lines."""
-    return source is not None and _JSON_LINES.search(source.name) is not None
+def is_json_lines(source: Path | None, field: str | None) -> bool:
+    """Whether a file's name says that it holds JSON lines; of standard input and pipes, a field that is asked for."""
+    if source is None or not source.is_file():
+        return field is not None
+    return _JSON_LINES.search(source.name) is not None
 
 
 def is_parquet(source: Path | None) -> bool:
@@ -47,7 +49,7 @@ def check_records(sources: list[Path | None], field: str | None) -> None:
     if parquet and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"--corpus_path {parquet}: Parquet needs the package pyarrow (pip install pyarrow)",
                         page="compress")
-    if field and not (parquet or None in sources or any(map(is_json_lines, sources))):
+    if field and not (parquet or any(is_json_lines(source, field) for source in sources)):
         raise UserError(f"--text_field {field} goes with .jsonl or .parquet, and --corpus_path names none",
                         page="compress")
 
@@ -99,8 +101,9 @@ def parquet_documents(path: Path, field: str) -> Iterator[tuple[str, int]]:
     try:
         with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             schema = file.schema_arrow
-            if field not in schema.names:
-                raise UserError(f"{path}: {_no_field(field, schema.names)}")
+            if schema.names.count(field) != 1:
+                raise UserError(f"{path}: " + (f"more than one field is called {field!r}" if field in schema.names else
+                                               _no_field(field, schema.names)))
             kind = schema.field(field).type
             if pyarrow.types.is_dictionary(kind):
                 kind = kind.value_type

@@ -17,6 +17,7 @@ import os
 import stat
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def expand(paths: list[str]) -> list[Path | None]:
     A folder stands for all files in it and below, behind links too, hidden ones apart.
 
     Raises:
-        UserError: something that is not there, a glob or a folder without files, or standard input twice.
+        UserError: something that is not there, a glob or a folder without files, or one file twice.
     """
     found: list[Path | None] = []
     for name in paths:
@@ -85,8 +86,10 @@ def expand(paths: list[str]) -> list[Path | None]:
             found += _files(name, sorted(map(Path, glob.glob(name, recursive=True))))
         else:
             raise UserError(f"--corpus_path {name}: no such file or folder")
-    if found.count(None) > 1:
-        raise UserError("--corpus_path: standard input (-) was named twice")
+    for real, count in Counter(file and os.path.realpath(file) for file in found).items():
+        if count > 1:
+            raise UserError(f"--corpus_path: {real or 'standard input (-)'} is named twice, and its text would count "
+                            f"twice; name it once")
     for file in found:
         if file is not None and not os.access(file, os.R_OK):
             raise UserError(f"--corpus_path {file}: the file may not be read")
@@ -136,7 +139,7 @@ def segments(
     """Cut all sources, lazily; spooled text goes to `folder`.
 
     Args:
-        text_field: of records (default: text); where it is given, standard input is JSON lines.
+        text_field: of records (default: text); where it is given, standard input and pipes are JSON lines.
     Raises:
         UserError: a file that cannot be read, is damaged, or needs a package that is not installed.
     """
@@ -145,7 +148,7 @@ def segments(
         name = "standard input" if source is None else str(source)
         field = text_field or TEXT_FIELD
         parquet = is_parquet(source)
-        records = not parquet and (is_json_lines(source) or (source is None and text_field is not None))
+        records = not parquet and is_json_lines(source, text_field)
         with _opened(source) as raw:
             head = raw.peek(HEAD)[:HEAD] if isinstance(raw, io.BufferedReader) else b""
             kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +39,7 @@ def read_texts(path: str | Path) -> Texts:
     if names is None and is_table(path):
         raise UserError(f"--test_path {path}, line 1: no header with one of {', '.join(map(' and '.join, COLUMNS))}, "
                         f"separated by tabs")
-    if names is None or head == ["sentence"]:
+    if names is None or (head == ["sentence"] and not is_table(path)):
         examples = [Example(line, None, None) for line in lines if line.strip()]
         if not examples:
             raise UserError(f"--test_path {path}: no text in there")
@@ -57,7 +58,7 @@ def read_texts(path: str | Path) -> Texts:
 def wanted(path: str | Path, labels: Sequence[tuple[int, str]], names: Sequence[str], outputs: int) -> np.ndarray:
     """The labels of a file as a model's classes, int64 [n], or as scores, float64 [n], of a model with one output.
 
-    A label is one of the model's `names`; its number serves too where the names are none.
+    A label is one of the model's `names`; its number serves too where the names have no other in them ("1 star").
 
     Raises:
         UserError: a label that is none of these.
@@ -69,7 +70,7 @@ def wanted(path: str | Path, labels: Sequence[tuple[int, str]], names: Sequence[
             raise UserError(f"{path}, line {number}: label {label!r}; the model gives scores, so a number is needed")
         return np.array(scores)
     known = {name: i for i, name in enumerate(names)}
-    if not any(name.isdecimal() for name in known):
+    if all(re.findall(r"\d+", name) in ([], [str(i)]) for i, name in enumerate(names)):  # but of LABEL_1
         known |= {str(i): i for i in range(outputs)}
     for number, label in labels:
         if label not in known:

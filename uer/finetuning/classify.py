@@ -33,6 +33,7 @@ from uer.tokenizers import Tokenizer, build_tokenizer
 from uer.tokenizers.rules import KEY
 
 EVALUATION_BATCH = 64
+SAME = "warning: the dev data are the training data: how good the model is with other texts, their figures do not tell"
 
 
 class Classification:
@@ -207,7 +208,10 @@ class ClassifierRun:
         sizes = ", ".join(f"{len(split.examples):,} {split.name} dev".replace("  ", " ") for split in self.data.dev)
         say(f"{task.name or 'classification'}: {len(self.train):,} training and {sizes} examples, "
             f"{'a score' if task.regression else 'labels ' + ', '.join(task.labels)}; on {self.device}")
-        results = Results(args.output_model_path, self._facts(), args.resume)
+        facts = self._facts()
+        if facts["train"] in facts["dev"].values():
+            say(SAME)
+        results = Results(args.output_model_path, facts, args.resume)
         best = run_grid(combinations(args), results, self._start, self.problem, self.settings, self.device,
                         self.reports, self._keep)
         say(f"written: {args.output_model_path}, {args.output_model_path}.json, {results.path}")

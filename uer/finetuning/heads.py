@@ -153,8 +153,9 @@ def load_classifier(path: str, card: dict[str, Any], config_path: str | None, ou
                         f"pretrained model")
     weights = {name: tensor.float() for name, tensor in weights.items()
                if name.startswith(OUTPUT) or not name.startswith(shapes.HEAD)}
+    own = config.pooling if config.target == "cls" else None
     found = {"--labels_num": (outputs, len(weights[f"{OUTPUT}_2.weight"])),
-             "--pooling": (pooling, card.get("pooling", pooling or "first"))}
+             "--pooling": (pooling, card.get("pooling", own or pooling or "first"))}
     problems = [f"{name} is {given}, the model has {there}" for name, (given, there) in found.items()
                 if given not in (None, there)]
     config = _classifier_config(config, found["--labels_num"][1], found["--pooling"][1],

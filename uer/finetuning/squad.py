@@ -19,7 +19,7 @@ from uer.arguments import outside, refuse_overwriting, too_small
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
-from uer.finetuning.classify import model_facts, with_length
+from uer.finetuning.classify import SAME, model_facts, with_length
 from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, run_grid
 from uer.finetuning.heads import build_span_finder, check_words, load_encoder, save_tuned
 from uer.finetuning.squad_data import Question, Window, read_squad, windows
@@ -222,6 +222,8 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
     reports.say(f"{len(train):,} training questions in {len(reading.train):,} windows, {len(dev):,} dev questions in "
                 f"{sum(map(len, reading.parts)):,}; "
                 f"{'some have no answer' if reading.nullable else 'all have answers'}; on {device}")
+    if train == dev:
+        reports.say(SAME)
     settings = Settings.of(args)
     facts = {**model_facts(args.pretrained_model_path, loaded), "vocab_sha256": vocab.sha256,
              **{name: getattr(args, name) for name in ("seq_length", "doc_stride", "max_query_length", "n_best_size",

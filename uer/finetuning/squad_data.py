@@ -61,6 +61,8 @@ def read_squad(path: str | Path) -> list[Question]:
 def _question(entry: dict[str, Any], context: str, path: str | Path) -> Question:
     if not (isinstance(entry["question"], str) and isinstance(context, str)):
         raise TypeError("question and context must be text")
+    if not isinstance(entry.get("answers", []), list):
+        raise TypeError("answers must be a list")
     for name, text in (("question", entry["question"]), ("context", context)):
         if not text.strip():
             raise UserError(f"{path}: question {entry['id']}: its {name} is empty; a text is needed")

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from uer.finetuning.tsv import Table
 
 BROKEN_SHARE = 1e-3  # of a file's lines may be broken where that is known of the published file
 SHOWN = 10  # labels in a message
+MISSING = ("nan", "none", "null", "na", "n/a", "<na>")  # among numbers no label, but the lack of one
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -186,28 +188,30 @@ def uer_task(path: str | Path) -> Task:
     fractions = [label for label in found if NUMBER.fullmatch(label) and not float(label).is_integer()]
     if len(fractions) > 2 * SHOWN:
         raise UserError(f"{path}: {len(found)} labels, numbers like {fractions[0]}: scores, not classes")
-    numbers = any(WHOLE.fullmatch(label) for label in found)
+    whole, numbers = any(map(WHOLE.fullmatch, found)), any(map(NUMBER.fullmatch, found))
+    seen: dict[str | Decimal, str] = {}
     for label, number in found.items():
-        wrong = "is no whole number, as others are" if numbers and not WHOLE.fullmatch(label) else _slip(label, found)
+        other, wrong = seen.setdefault(_folded(label, whole), label), ""
+        if not label:
+            wrong = "is empty"
+        elif not NUMBER.fullmatch(label) and (whole or (numbers and label.casefold() in MISSING)):
+            wrong = "is no number, as others are"
+        elif other != label:
+            wrong = f"differs from {other!r} (line {found[other]}) in nothing but case or form"
         if wrong:
             raise UserError(f"{path}, line {number}: label {label!r} {wrong}; one of "
                             f"{', '.join(sorted(set(found) - {label})[:SHOWN])} is needed")
-    return Task("", tuple(sorted(found, key=int) if numbers else sorted(found)), _texts(table),
+    return Task("", tuple(sorted(found, key=Decimal) if whole else sorted(found)), _texts(table),
                 metrics=("accuracy", "macro_f1"))
 
 
-def _slip(label: str, found: dict[str, int]) -> str:
-    """What makes a label no class of its own: it is empty, or another one but for case, kinds of characters and what
-    nobody sees (a zero-width space)."""
-    def folded(text: str) -> str:
-        seen = "".join(character for character in text if unicodedata.category(character) != "Cf")
-        return " ".join(unicodedata.normalize("NFKC", seen).casefold().split())
-
-    if not label:
-        return "is empty"
-    other = next((other for other in found if other != label and folded(other) == folded(label)), None)
-    return f"differs from {other!r} (line {found[other]}) in nothing but case or form" if other is not None and \
-        found[other] < found[label] else ""
+def _folded(label: str, whole: bool) -> str | Decimal:
+    """A label without what makes no class of its own: case, kinds of characters and what nobody sees (a zero-width
+    space); beside whole numbers how a number is written (1.0, 01), while 3.1 and 3.10 may be versions."""
+    if whole and NUMBER.fullmatch(label):
+        return Decimal(label)
+    seen = "".join(character for character in label if unicodedata.category(character) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", seen).casefold().split())
 
 
 def texts_of(path: str | Path, pairs: bool | None) -> tuple[str, ...]:

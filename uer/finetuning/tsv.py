@@ -8,14 +8,16 @@ up or renumbered. A published file may be known for a few flaws (`Task.flawed`),
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from uer.errors import UserError
 from uer.files import read_lines
 
-QUOTED = re.compile(r'"(?:[^"]|"")*"')  # a field as CSV writes it; among texts that are not, it is one of them
+INSIDE = re.compile(r'(?:[^"]|"")*')  # of a field as CSV quotes it
+MANY = 10  # fields in quotes, where no other field of the column is without: that is no chance
 
 
 class Row(NamedTuple):
@@ -41,6 +43,27 @@ def read_rows(path: str | Path) -> list[Row]:
     return [Row(number, line.split("\t")) for number, line in enumerate(lines, 1)]
 
 
+def is_quoted(rows: Iterable[list[str]]) -> bool:
+    """Whether all quotes in rows are as CSV has them, so that they are no characters: some field has a quote written
+    twice or goes on behind a tab or line end, or all of a column are quoted."""
+    told = begun = False
+    bare: set[int] = set()
+    whole: Counter[int] = Counter()
+    for index, field in ((index, field) for fields in rows for index, field in enumerate(fields)):
+        if '"' not in field:
+            if not begun:
+                bare.add(index)
+            continue
+        inner = field if begun else field[1:]
+        ends = inner.endswith('"') and bool(INSIDE.fullmatch(inner[:-1]))
+        if not (begun or field.startswith('"')) or not (ends or INSIDE.fullmatch(inner)):
+            return False
+        told = told or begun or (ends and '""' in inner[:-1])
+        whole[index] += ends and not begun
+        begun = not ends
+    return not begun and (told or any(count >= MANY and index not in bare for index, count in whole.items()))
+
+
 class Table:
     """A file's rows under named columns.
 
@@ -55,24 +78,22 @@ class Table:
         self.path = path
         self.rows = read_rows(path)
         if names is None:
-            first = self.rows.pop(0).fields
-            head = [name.strip() for name in first]
+            head = [name.strip() for name in self.rows.pop(0).fields]
             self.columns, self.width = {name: index for index, name in enumerate(head)}, len(head)
             twice = [name for name in self.columns if head.count(name) > 1]
             if twice:
                 raise UserError(f"{path}, line 1: more than one column is called {twice[0]!r}")
             if not self.rows:
                 raise UserError(f"{path}: there is a header and nothing else")
-            again = next((row.number for row in self.rows if row.fields == first), None)
+            again = next((row.number for row in self.rows if [name.strip() for name in row.fields] == head), None)
             if again:
                 raise UserError(f"{path}, line {again}: the header once more; files that were put together keep one")
         else:
             self.columns, self.width = names, max(names.values()) + 1
-        quoted = [(row.number, field) for row in self.rows for field in row.fields if '"' in field]
-        number = next((number for number, field in quoted if '""' in field[1:-1]), None)
-        if number and all(QUOTED.fullmatch(field) for _, field in quoted):
-            raise UserError(f'{path}, line {number}: quoted as in CSV, with "" for a quote; nothing is quoted here: '
-                            'write the fields as they are')
+        if is_quoted(row.fields for row in self.rows):
+            number = next(row.number for row in self.rows if any('"' in field for field in row.fields))
+            raise UserError(f"{path}, line {number}: quoted as in CSV; nothing is quoted here: write the fields as "
+                            f"they are, without tabs and line ends in them")
 
     def require(self, *names: str) -> None:
         """`UserError` where the header lacks one of these columns."""

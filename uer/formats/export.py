@@ -92,7 +92,9 @@ def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, t
                       reading: Mapping[str, Any] | None = None) -> None:
     """`save_huggingface` in place; `reading` as `LoadedModel` has it."""
     check_head(config, "huggingface")
-    tables = shapes.table_sizes(weights)
+    tables, reading = shapes.table_sizes(weights), reading or {}
+    if text is not None:
+        text = replace(text, separators=reading.get("separators", text.separators))
     if text is not None and text.vocab is not None:
         check_written(text)
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +111,7 @@ def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, t
                             types=tables["segments"] - 1, pad_id=pad, tied=tied,
                             architecture=architecture)
     dtype = str(weights[shapes.WORDS].dtype).removeprefix("torch.")
-    reading, positions = reading or {}, tables["positions"]
+    positions = tables["positions"]
     settings |= reading.get("of_logits", {}) if config.target == "cls" else {}
     write_json({**settings, "torch_dtype": dtype}, folder / "config.json")
     if text is not None and text.vocab is not None:

@@ -29,6 +29,7 @@ class LoadedModel:
         labels: of a task, as a config.json names them.
         tied: whether the folder says that words are read and predicted by one table (`weights` has two alike).
         sentence: how the model embeds sentences, where its folder or file says so.
+        head_act: what its MLM head takes whatever the layers do; "": the same.
         facts: the JSON that a training run wrote beside its checkpoint, or what a config.json says beyond the config.
     """
 
@@ -42,6 +43,7 @@ class LoadedModel:
     labels: tuple[str, ...] = ()
     tied: bool = False
     sentence: SentenceFacts | None = None
+    head_act: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property

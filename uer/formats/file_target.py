@@ -22,6 +22,7 @@ HEAD_NOISE = 0.01
 OUTPUT = "target.output_layer"
 SPAN_LABELS = ("start", "end")
 MLM_HEAD = ("target.mlm_", "target.layer_norm.")
+TEXT_TASK = "ForSequenceClassification"
 TOKEN_TASKS = ("ForTokenClassification", "ForQuestionAnswering")
 MULTI_LABEL, SCORES = "multi_label_classification", "regression"  # transformers' words
 UNLIKE = ("ForMultipleChoice", "ForNextSentencePrediction")
@@ -102,9 +103,13 @@ def _found(model: LoadedModel, where: str) -> str:
     if f"{OUTPUT}.weight" not in weights or model.config.target == "states":
         return "states"
     pooled = all(name in model.extras for name in shapes.POOLER)
-    if model.architecture.endswith("ForSequenceClassification") and not pooled:
+    if model.architecture.endswith(TEXT_TASK) and not pooled:
         raise UserError(f"{where}: missing: pooler.dense, which the classifier of a {model.architecture} reads")
-    if model.source == "huggingface" and pooled and not model.architecture.endswith(TOKEN_TASKS):
+    of_texts = model.source == "huggingface" and pooled and not model.architecture.endswith(TOKEN_TASKS)
+    if model.source == "huggingface" and not model.architecture.endswith((TEXT_TASK, *TOKEN_TASKS)):
+        model.notes.append(f"the config names {model.architecture or 'no class'}, which does not tell what its head "
+                           f"reads; taken for a Bert{TEXT_TASK if of_texts else TOKEN_TASKS[0]}")
+    if of_texts:
         for part, name in zip(("weight", "bias"), shapes.POOLER):
             weights[f"{OUTPUT}_1.{part}"] = model.extras.pop(name)
             weights[f"{OUTPUT}_2.{part}"] = weights.pop(f"{OUTPUT}.{part}")
@@ -138,7 +143,7 @@ def config_for(theirs: HuggingFaceConfig, wanted: str | None) -> ModelConfig:
     config, named, target = theirs.config, theirs.architecture, wanted
     if target is None and named:
         target = "mlm" if named.endswith("ForMaskedLM") or named == "BertForPreTraining" else \
-            "cls" if named.endswith("ForSequenceClassification") else \
+            "cls" if named.endswith(TEXT_TASK) else \
             "tokens" if named.endswith(TOKEN_TASKS) else "states"
     target = target or config.target
     if target == config.target:

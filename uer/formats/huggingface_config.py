@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from uer.config import ModelConfig, config_from_dict, huggingface_keys, skipped_positions
+from uer.config import ROBERTAS, ModelConfig, config_from_dict, huggingface_keys, model_type, skipped_positions
 
 ACTIVATIONS_BACK = {"gelu": "gelu", "gelu_fast": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu", "tanh": "tanh"}
 # What readers of a classifier's folder do with its logits: the activation of a cross-encoder, say.
@@ -24,6 +24,7 @@ class HuggingFaceConfig:
         architecture: the class that it names, "" where it names none.
         labels: of a task, in the order of their numbers.
         of_logits: `OF_LOGITS`, as far as it has them.
+        head_act: as in `LoadedModel`.
     """
 
     config: ModelConfig
@@ -33,6 +34,7 @@ class HuggingFaceConfig:
     architecture: str = ""
     labels: tuple[str, ...] = ()
     of_logits: dict[str, Any] = field(default_factory=dict)
+    head_act: str = ""
 
 
 def parse_config(data: dict[str, Any], where: str) -> HuggingFaceConfig:
@@ -40,7 +42,8 @@ def parse_config(data: dict[str, Any], where: str) -> HuggingFaceConfig:
     config = config_from_dict(huggingface_keys(data, where), where)
     return HuggingFaceConfig(config, skipped_positions(data), bool(data.get("tie_word_embeddings", True)),
                              data.get("vocab_size"), *_task(data),
-                             {key: data[key] for key in OF_LOGITS if data.get(key)})
+                             {key: data[key] for key in OF_LOGITS if data.get(key)},
+                             "gelu" if model_type(data) in (*ROBERTAS, "electra") else "")
 
 
 def _task(data: dict[str, Any]) -> tuple[str, tuple[str, ...]]:

@@ -73,6 +73,8 @@ def write_onnx(path: Path, interface: Interface, src: torch.Tensor, seg: torch.T
             input_names=list(INPUTS), output_names=[interface.output, "last_hidden_state"],
             dynamic_shapes={name: {0: batch, 1: seq} for name in INPUTS})
     assert program is not None
+    sizes = [size for value in program.model.graph.inputs for size in value.shape or ()]
+    assert not any(isinstance(size, int) for size in sizes), f"sizes that were to stay free are fixed: {sizes}"
     program.save(str(path), external_data=False)
 
 

@@ -32,8 +32,10 @@ IN_PLACE = {key: ["sentence_embedding"] for key in ("module_input_name", "module
 # What else modules may say, and the values that change nothing here (as null does).
 NEUTRAL: dict[str, dict[str, list[Any]]] = {
     "Transformer": {"transformer_task": ["feature-extraction"], "module_output_name": ["token_embeddings"],
-                    "processing_kwargs": [{}], "query_length": [], "document_length": [], "query_expansion": []},
+                    "processing_kwargs": [{}], "query_length": [], "document_length": [], "query_expansion": [],
+                    "config_args": [{}], "config_kwargs": [{}]},
     "Dense": {**IN_PLACE, "use_residual": [False]}, "Normalize": IN_PLACE}
+ASIDE = ("model_max_length", "use_fast", "padding_side", "trust_remote_code", "revision", "local_files_only", "token")
 CROSS_ENCODER = "sequence-classification"
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 UNLIMITED = 1 << 20  # a model_max_length above says nothing: transformers writes 10 ** 30
@@ -161,6 +163,7 @@ def read_sentence_facts(folder: Path) -> SentenceFacts | None:
         said = read_object(path) if path.is_file() else {}
         odd = [f"{key} {said[key]!r}" for key, values in NEUTRAL.get(kind, {}).items()
                if said.get(key) not in (None, *values)]
+        odd += [f"{key} {value!r} for the tokenizer" for key, value in _for_tokenizer(said).items() if key not in ASIDE]
         if odd:
             raise UserError(f"{path}: {', '.join(odd)} cannot be kept")
     pools = [path / "config.json" for path in _paths(folder, "Pooling")]
@@ -168,6 +171,9 @@ def read_sentence_facts(folder: Path) -> SentenceFacts | None:
         raise UserError(f"{where}: {len(pools)} Pooling modules; exactly one is needed")
     settings = folder / "config_sentence_transformers.json"
     more = read_object(settings) if settings.is_file() else {}
+    if more.get("truncate_dim") is not None:
+        raise UserError(f"{settings}: truncate_dim {more['truncate_dim']!r} cannot be kept; without it vectors have "
+                        f"their full width, and can be cut where they are used")
     prompts = more.get("prompts") or {}
     if isinstance(prompts, dict):
         prompts = {name: text for name, text in prompts.items() if text is not None}
@@ -217,10 +223,15 @@ def _limit(encoder: Path) -> Any:
     """Tokens at most, as the encoder's folder says; None: it does not."""
     own = sentence_config(encoder)
     said = read_object(own) if own.is_file() else {}
-    given = said.get("processor_kwargs", said.get("tokenizer_args"))  # for the tokenizer, as newer and older ones say
-    limit = given.get("model_max_length") if isinstance(given, dict) else None
+    limit = _for_tokenizer(said).get("model_max_length")
     limit = said.get("max_seq_length") if limit is None else limit
     return tokenizer_limit(encoder) if limit is None else limit
+
+
+def _for_tokenizer(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What an encoder's folder has its tokenizer made with, as newer and older versions say it."""
+    given = said.get("processor_kwargs", said.get("tokenizer_args"))
+    return given if isinstance(given, dict) else {}
 
 
 def tokenizer_limit(folder: Path) -> int | None:

@@ -19,7 +19,7 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
-from uer.formats.file_target import OUTPUT, complete_head, config_for, settle_target, strip_heads
+from uer.formats.file_target import MLM_HEAD, OUTPUT, complete_head, config_for, settle_target, strip_heads
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
 from uer.formats.relatives import has_foreign_head
@@ -81,6 +81,10 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
         settle_target(model, target, where)
         if allow_missing_head and target is None and model.config.target != "mlm":
             settle_target(model, "mlm", where)
+        if model.config.target == "mlm" and model.head_act not in ("", model.config.hidden_act) and any(
+                name.startswith(MLM_HEAD) for name in model.weights):
+            raise UserError(f"{where}: its MLM head takes {model.head_act}, its layers {model.config.hidden_act}; here "
+                            f"both take the same")
         if model.extras and model.config.target == "mlm":
             model.notes.append("pooler or next-sentence head present: masked language modelling does not train it")
     problems = shapes.disagreements(model.config, model.weights, vocab_size)
@@ -267,15 +271,17 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
         if (config.layernorm, config.layernorm_eps) != (own.layernorm, own.layernorm_eps):
             notes.append(f"LayerNorm as Hugging Face computes it (eps {own.layernorm_eps:g})")
         config = replace(config, layernorm=own.layernorm, layernorm_eps=own.layernorm_eps)
-    tied = theirs.tied and shapes.WORDS in tensors and "target.mlm_linear_1.weight" in tensors
-    if tied:
-        tied = torch.equal(tensors.setdefault(shapes.DECODER, tensors[shapes.WORDS].clone()), tensors[shapes.WORDS])
+    tied = theirs.tied and "target.mlm_linear_1.weight" in tensors
+    for name, twin in ((shapes.WORDS, shapes.DECODER), (shapes.DECODER, shapes.WORDS)):
+        if tied and name not in tensors and twin in tensors:
+            tensors[name] = tensors[twin].clone()
+    tied = tied and shapes.WORDS in tensors and torch.equal(tensors[shapes.DECODER], tensors[shapes.WORDS])
     facts: dict[str, Any] = {"of_logits": theirs.of_logits} if theirs.of_logits else {}
     limit = tokenizer_limit(beside.parent) if beside else None
     if limit is not None and SHORTEST <= limit < own.max_seq_length:
         facts["seq_length"] = limit
     return LoadedModel(config, tensors, notes, source="huggingface", architecture=theirs.architecture,
-                       labels=theirs.labels, tied=tied, facts=facts)
+                       labels=theirs.labels, tied=tied, facts=facts, head_act=theirs.head_act)
 
 
 # -- beside the encoder ------------------------------------------------------------------------------------------------

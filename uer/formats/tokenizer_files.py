@@ -101,7 +101,8 @@ def write_tokenizer(folder: Path, rules: TextRules, *, max_length: int) -> None:
     kinds: dict[str, dict[str, Any]] = {
         "bert": {"tokenizer_class": "BertTokenizer", "do_lower_case": rules.lower_case,
                  "strip_accents": rules.strip_accents, "tokenize_chinese_chars": rules.split_ideographs},
-        "bpe": {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": rules.prefix_space},
+        "bpe": {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": rules.prefix_space,
+                "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]},
         "xlmroberta": {"tokenizer_class": "XLMRobertaTokenizer"}}
     added = {str(token.id): _described(token, token.content in vocab.special_tokens) for token in vocab.added}
     write_json({**special, **kinds[str(rules.kind)], "model_max_length": max_length,

@@ -53,9 +53,11 @@ class Plan(NamedTuple):
     started: bool = False
 
 
-def launch(worker: Worker, args: argparse.Namespace) -> None:
+def launch(worker: Worker, args: argparse.Namespace) -> bool:
     """Run `worker(place, args)` in every process that this machine is to have.
 
+    Returns:
+        whether rank 0 was among them.
     Raises:
         UserError: options and the visible devices do not fit together, ranks do not come, or what a process raised.
         Stopped: signals ended the run.
@@ -66,10 +68,11 @@ def launch(worker: Worker, args: argparse.Namespace) -> None:
             _run(0, plan, worker, args, end_process)
         except LostPeers as error:
             raise UserError(str(error)) from None
-        return
-    from uer.parallel.spawn import spawn
+    else:
+        from uer.parallel.spawn import spawn
 
-    spawn(_run, plan, worker, args)
+        spawn(_run, plan, worker, args)
+    return 0 in plan.ranks
 
 
 # -- what is to run where ----------------------------------------------------------------------------------------------

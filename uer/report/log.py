@@ -183,14 +183,20 @@ def _line(text: str, where: str) -> dict[str, Any]:
 
 
 def current(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without what a resumed run did over: lines after the step from which it went on."""
+    """The last run in there, without what it did over when it was resumed: lines after the step it went on from.
+
+    Others may have written to the same folder in between; runs are known by where their checkpoints go.
+    """
     kept: list[dict[str, Any]] = []
+    runs: dict[str | None, list[dict[str, Any]]] = {}
     for line in lines:
         step = line["step"]
         if "start" in line:
-            kept = [other for other in kept if other["step"] <= step] if step else []
+            output = line["start"].get("output")
+            kept = [other for other in runs.get(output, kept) if other["step"] <= step] if step else []
+            runs[output] = kept
         elif line["kind"] == "train" and any(other["kind"] == "train" and other["step"] >= step for other in kept):
-            kept = [other for other in kept if other["step"] < step]
+            kept[:] = [other for other in kept if other["step"] < step]
         kept.append(line)
     return kept
 

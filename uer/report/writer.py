@@ -79,18 +79,24 @@ class Reports:
     def histogram(self, step: int, name: str, values: torch.Tensor) -> None:
         self._draw(lambda board: board.add_histogram(name, values.float().cpu(), step))
 
-    def go_on_from(self, step: int) -> None:
+    def go_on_from(self, step: int, output: str) -> None:
         """Drop what an interrupted run recorded after a step: it will be recorded again.
 
-        What other runs recorded before in the same folder stays.
+        What other runs recorded in the same folder, whose checkpoints went elsewhere than to `output`, stays.
         """
         if self.metrics:
             path = Path(self.metrics.name)
             self.metrics.close()
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            found = [_step_and_start(line) for line in lines]
-            first = max((number for number, line in enumerate(found) if line == (0, True)), default=0)
-            kept = [line for number, line in enumerate(lines) if number < first or found[number][0] <= step]
+            first, mine, found = 0, True, []  # the line where this run begins; (line's step, whether it is this run's)
+            for number, line in enumerate(lines):
+                at, start = _step_and_start(line)
+                if start is not None:
+                    mine = start.get("output", output) == output
+                    first = number if mine and at == 0 else first
+                found.append((at, mine))
+            kept = [line for number, (line, (at, mine)) in enumerate(zip(lines, found))
+                    if number < first or not mine or at <= step]
             write_via(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
             self.metrics = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
@@ -155,10 +161,10 @@ def _end(path: Path) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _step_and_start(line: str) -> tuple[float, bool]:
-    """The step of a line of metrics.jsonl, and whether a run starts there; (∞, False) where a kill cut it off."""
+def _step_and_start(line: str) -> tuple[float, dict[str, Any] | None]:
+    """The step of a line of metrics.jsonl, and the facts of a run that starts there; (∞, None) where it was cut off."""
     try:
         record = json.loads(line)
-        return record["step"], "start" in record
-    except (ValueError, KeyError, TypeError):
-        return math.inf, False
+        return record["step"], record.get("start")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return math.inf, None

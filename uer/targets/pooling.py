@@ -11,7 +11,7 @@ def position_of(seg: torch.Tensor, pooling: str) -> torch.Tensor | None:
     it takes all real tokens."""
     if pooling in ("mean", "max"):
         return None
-    starts = torch.arange(len(seg), device=seg.device) * seg.shape[1]
+    starts = torch.arange(seg.shape[0], device=seg.device) * seg.shape[1]  # len() would fix the batch in an export
     return starts + (seg > 0).sum(1) - 1 if pooling == "last" else starts
 
 

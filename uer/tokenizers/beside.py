@@ -22,7 +22,8 @@ SENTENCES = tuple(f"sentence_{kind}_config.json" for kind in (
 # tokenizer_class, without Tokenizer and Fast -> kind; of the generic ones tokenizer.json tells.
 CLASSES = {**dict.fromkeys(("Bert", "DistilBert", "Electra", "MobileBert", "ConvBert"), "bert"),
            **dict.fromkeys(("Roberta", "Bart", "Longformer"), "bpe"), "XLMRoberta": "xlmroberta"}
-GENERIC = ("", "PreTrained", "TokenizersBackend")
+WHOLE = ("PreTrained", "TokenizersBackend")  # classes that take tokenizer.json as it is
+GENERIC = ("", *WHOLE)
 # tokenizer_config.json -> settings of `TextRules`
 SETTINGS = {"bert": {"do_lower_case": "lower_case", "strip_accents": "strip_accents",
                      "tokenize_chinese_chars": "split_ideographs"}, "bpe": {"add_prefix_space": "prefix_space"}}
@@ -124,15 +125,22 @@ def _rules_of_folder(folder: Path, only: Path | None, kind: str | None, merges_p
     config = _read(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     name = _class_name(folder, config)
     whole = TokenizerJson(folder / TOKENIZER_JSON) if (folder / TOKENIZER_JSON).is_file() else None
+    side = config.get("truncation_side") or (whole and whole.cut_side()) or "right"
+    if side != "right":
+        raise UserError(f"{folder / TOKENIZER_CONFIG}: truncation_side is {side!r}, but long texts are cut at the end "
+                        f"here; 'right' is needed")
     foreign = name not in CLASSES and name not in GENERIC
     vocabulary = only or _vocabulary(folder, CLASSES.get(name), foreign)
-    if vocabulary is None or vocabulary.name == TOKENIZER_JSON:
+    if vocabulary is None or vocabulary.name == TOKENIZER_JSON or (whole is not None and name in WHOLE):
         if whole is not None:
+            if vocabulary is not None and vocabulary.suffix == ".txt":
+                _compare(vocabulary, read_tokens(vocabulary), whole)
             return _surrounded(_of_tokenizer_json(folder, whole, config), name, whole)
         return TextRules(str(folder), kind=f"{name}Tokenizer") if foreign and vocabulary is None else None
     source = f"--vocab_path {only}" if only else str(folder)
     kind = CLASSES.get(name) or kind or next(kind for kind, file in FILES.items() if file == vocabulary.name)
     if kind == "xlmroberta":
+        _settings(kind, folder, config, whole)
         pieces = Pieces.load(vocabulary)
         vocab = Vocab(pieces.tokens, source, _special(folder, config), _added(folder, config, pieces.tokens, None))
         return TextRules(source, kind=kind).holding(vocab, vocabulary.name, pieces=pieces)
@@ -178,17 +186,21 @@ def _of_tokenizer_json(folder: Path, whole: TokenizerJson, config: Mapping[str, 
     found = whole.parse()
     added = _added(folder, config, found.tokens, whole)
     vocab = Vocab(found.tokens, str(whole.path), _special(folder, config), added)
-    settings = {**found.settings, **_stated(found.kind, folder, config)}
+    taken = _class_name(folder, config) in WHOLE and found.kind == "bert"
+    settings = {**found.settings, **({} if taken else _stated(found.kind, folder, config))}
     return TextRules(str(whole.path), kind=found.kind, **settings).holding(
         vocab, TOKENIZER_JSON, found.merges, found.pieces)
 
 
 def _settings(kind: str, folder: Path, config: Mapping[str, Any], whole: TokenizerJson | None) -> dict[str, Any]:
-    """Of tokenizer_config.json; what it does not say, of tokenizer.json; what that does not say, the library's."""
-    stated = _stated(kind, folder, config)
+    """Of tokenizer_config.json; what it does not say, of tokenizer.json; what that does not say, the library's.
+
+    Versions of transformers take the other steps of the one or of the other: they must be the same.
+    """
+    stated, found = _stated(kind, folder, config), whole.settings(kind) if whole and kind in FILES else {}
     if kind == "bert":
         usual = {"lower_case": True, "split_ideographs": True} if config else {}
-        return {**usual, **(whole.bert_settings() if whole else {}), **stated}
+        return {**usual, **found, **stated}
     return {**({"prefix_space": False} if kind == "bpe" else {}), **stated}
 
 

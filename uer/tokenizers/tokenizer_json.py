@@ -46,9 +46,19 @@ class TokenizerJson:
         return [added_token(entry, entry.get("id") if isinstance(entry, dict) else None, str(self.path))
                 for entry in entries]
 
-    def bert_settings(self) -> dict[str, Any]:
-        """Case, accents, ideographs, where the file has BERT's normalisation; else nothing."""
-        return self._bert_normalizer() if self._type("normalizer") == "BertNormalizer" else {}
+    def settings(self, kind: str) -> dict[str, Any]:
+        """Of `TextRules`, as the steps of this file have them, which are those of a tokenizer of this kind.
+
+        Raises:
+            UserError: they are not.
+        """
+        return {"bert": self._wordpiece_steps, "bpe": self._bpe_steps, "xlmroberta": self._unigram_steps}[kind](
+            self._part("model"))
+
+    def cut_side(self) -> str | None:
+        """Where texts that are too long are cut, as tokenizer_config.json would say it; None: not said."""
+        side = self._part("truncation").get("direction")
+        return side and str(side).lower()
 
     def wordpiece_ids(self) -> dict[str, int] | None:
         """token -> id of a WordPiece or BPE model; None: another model."""
@@ -100,24 +110,38 @@ class TokenizerJson:
     # -- the three models ----------------------------------------------------------------------------------------------
 
     def _wordpiece(self, model: dict[str, Any]) -> Parsed:
+        settings = self._wordpiece_steps(model)
+        return Parsed("bert", tokens_by_id(model.get("vocab"), str(self.path)), settings)
+
+    def _wordpiece_steps(self, model: dict[str, Any]) -> dict[str, Any]:
         self._expect("pre_tokenizer", "BertPreTokenizer")
-        self._expect("normalizer", "BertNormalizer")
         for key, value in (("continuing_subword_prefix", "##"), ("max_input_chars_per_word", MAX_WORD)):
             if model.get(key, value) != value:
                 raise self._not_here(f"{key} {model[key]!r}")
-        return Parsed("bert", tokens_by_id(model.get("vocab"), str(self.path)), self._bert_normalizer())
-
-    def _bert_normalizer(self) -> dict[str, Any]:
-        part = self._part("normalizer")
+        *before, part = self._steps("normalizer", "normalizers") or [{}]
+        odd = next((step for step in before if step.get("type") != "Lowercase"), part)
+        if odd.get("type") != "BertNormalizer":
+            raise self._not_here(f"normalizer {odd.get('type')} instead of BertNormalizer")
         if part.get("clean_text") is False:
             raise self._not_here("a normalisation that does not clean the text")
         found = {"lower_case": part.get("lowercase", True), "strip_accents": part.get("strip_accents"),
                  "split_ideographs": part.get("handle_chinese_chars", True)}
         if any(value not in (True, False, None) for value in found.values()):
             raise self._not_here(f"a normalizer {part}")
+        if before and not found["lower_case"]:  # sentence-transformers puts that first, which leaves accents alone
+            found |= {"lower_case": True, "strip_accents": bool(found["strip_accents"])}
         return found
 
     def _bpe(self, model: dict[str, Any]) -> Parsed:
+        settings = self._bpe_steps(model)
+        merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
+                  for merge in model.get("merges") or []]
+        if any(len(merge) != 2 for merge in merges):
+            raise self._not_here("a merge that is not two symbols")
+        return Parsed("bpe", tokens_by_id(model.get("vocab"), str(self.path)), settings,
+                      merges)  # type: ignore[arg-type]
+
+    def _bpe_steps(self, model: dict[str, Any]) -> dict[str, Any]:
         self._expect("pre_tokenizer", "ByteLevel")
         if self.data.get("normalizer"):
             raise self._not_here(f"a normalizer {self._type('normalizer')} before byte-level BPE")
@@ -126,17 +150,17 @@ class TokenizerJson:
                                "ignore_merges", "fuse_unk") if model.get(key)]
         if odd or before.get("use_regex") is False:
             raise self._not_here(f"BPE with {odd[0] if odd else 'use_regex false'}")
-        merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge)
-                  for merge in model.get("merges") or []]
-        if any(len(merge) != 2 for merge in merges):
-            raise self._not_here("a merge that is not two symbols")
-        return Parsed("bpe", tokens_by_id(model.get("vocab"), str(self.path)),
-                      {"prefix_space": bool(before.get("add_prefix_space", True))}, merges)  # type: ignore[arg-type]
+        return {"prefix_space": bool(before.get("add_prefix_space", True))}
 
-    def _unigram(self, model: dict[str, Any]) -> Parsed:
-        charsmap = self._charsmap()
+    def _unigram_steps(self, model: dict[str, Any]) -> dict[str, Any]:
+        self._charsmap()
         if not self._splits_like_sentencepiece() or model.get("byte_fallback"):
             raise self._not_here("a Unigram model with other steps around it than sentencepiece's")
+        return {}
+
+    def _unigram(self, model: dict[str, Any]) -> Parsed:
+        self._unigram_steps(model)
+        charsmap = self._charsmap()
         vocab, unknown = model.get("vocab"), model.get("unk_id")
         try:
             pieces = [(str(piece), float(score)) for piece, score in vocab]  # type: ignore[union-attr]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,12 @@ def work(place: Place, args: argparse.Namespace) -> None:
     """What every process does."""
     flush_denormals()
     keep_freed_memory()
-    with (StopSignals() as signals, only_writer(args.output_model_path) if place.leads else nullcontext(),
-          only_writer(args.mask_path, "mask_path") if place.leads and args.mask_path else nullcontext()):
+    written = {"output_model_path": args.output_model_path, "mask_path": args.mask_path,
+               "tb_path": args.tb_path and f"{args.tb_path}/metrics.jsonl"}
+    with StopSignals() as signals, ExitStack() as locks:
+        for option, path in written.items():
+            if place.leads and path:
+                locks.enter_context(only_writer(path, option))
         reports = Reports(place.leads, args.log_path, args.tb_path)
         try:
             trainer, start = build_trainer(place, args, reports, signals)
@@ -167,7 +171,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     if resumed is not None:
         if masks:
             cut_masks(masks, resumed[1]["step"], wanted=later)
-        reports.go_on_from(resumed[1]["step"])
+        reports.go_on_from(resumed[1]["step"], args.output_model_path)
     elif masks:
         start_mask_file(masks)
     reports.say(describe(learner, place, args))

@@ -24,7 +24,7 @@ from uer.squeeze.groups import MaskGroup, build_groups, schedule_intervals, stud
 from uer.squeeze.importance import build_scores
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import build_penalty
-from uer.squeeze.wiring import state_columns
+from uer.squeeze.wiring import features_group, state_columns
 from uer.tokenizers.rules import KEY
 from uer.training.checkpoint import Checkpoint
 from uer.training.learner import Learner, PlainLearner
@@ -73,6 +73,9 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
                 place: Place, reports: Reports, card: dict[str, Any], resumed: Checkpoint | None,
                 pooler: dict[str, torch.Tensor]) -> tuple[Learner, dict[str, Any]]:
     """The learner of a WID run and what its checkpoints say about themselves."""
+    if args.mlm_target_dim is not None and features_group(config.target) is None:
+        raise UserError(f"--mlm_target_dim {args.mlm_target_dim}: the teacher's head has no features of its own; leave "
+                        f"it out")
     groups = build_groups(config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim,
                           args.target_feedforward_size, args.target_heads, read_layer_sizes(args.layer_sizes))
     for group in groups.values():
@@ -108,7 +111,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     master = ShardedMaster(config, weights, groups, place) if sharded else Master(config, weights, groups, *load)
     folding = None
     if args.after_squeeze == "student":
-        wait = args.w_step if masked else min(args.w_step, GATHERED)
+        wait = args.w_step if masked else GATHERED
         folding = Folding(wait, lambda master: student_learner(args, master, pooler, table, card["teacher"]["dropout"]))
         if resumed is None and master.has_left:
             plain, facts = folding.student_of(master)

@@ -28,6 +28,7 @@ SHARE = "mask_schedule_share"  # another way to say w_step
 KEPT = ("keep_layers",)
 OPTIMIZER = ("bias_correction",)  # what the optimizer's state hangs on
 RATES = {"learning_rate", "compactor_learning_rate"}  # the folded student's hangs on them
+MASKING = {"penalty", "l2_lambda", "squeeze_tolerance", "no_squeeze"}  # say nothing where nothing is masked
 FORMATS = {"bf16", "fp16", "compose_dtype"}
 FREE = ("total_steps", "learning_rate", "head_learning_rate", "compactor_learning_rate", "student_learning_rate",
         "scheduler", "warmup", "max_grad_norm", "dropout", "bf16", "fp16", "compose_dtype",
@@ -99,5 +100,5 @@ def compare_courses(found: Mapping[str, Any], now: Mapping[str, Any], path: Path
                         ("is within another mask schedule", SCHEDULE if masked else ())):
         if differ := differences(was, now, {name: f"--{name}" for name in names}):
             raise UserError(f"--resume: {path} {what}: " + "; ".join(differ), page="cluster")
-    idle = RATES if "folded" in found else set()
+    idle = (RATES if "folded" in found else set()) | (set() if masked else MASKING)
     return "; ".join(differences(was, now, {name: f"--{name}" for name in FREE if name not in idle}))

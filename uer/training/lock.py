@@ -21,6 +21,7 @@ def locked(path: Path, refusal: str) -> Iterator[IO[str]]:
         UserError: `refusal`, where another process holds it; the file cannot be made.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "w")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"{path.parent}: cannot be written ({error.strerror})") from None
