@@ -1,6 +1,7 @@
 """preprocess.py and the inspector as a user runs them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,12 +35,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_both_spellings_of_options_and_any_folder(folder):
-    done = run(
-        folder, "--corpus_path=corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path=out.pt", "--processes_num=2",
+def test_both_spellings_of_options_any_folder_and_no_waiting_for_torch(folder):
+    python, *line = command(
+        "--corpus_path=corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path=out.pt", "--processes_num=2",
         "--dynamic_masking", "--data_processor", "mlm", "--seq_length=20", "--do_lower_case=false",
     )  # fmt: skip
+    done = run(folder, script=[python, "-X", "importtime", *line])
     assert done.returncode == 0, done.stderr
+    assert "uer.data.builder\n" in done.stderr and not re.search(r"\| +torch\n", done.stderr)
     header = Dataset.open(folder / "out.pt").header
     assert f"documents {header['documents']}" in done.stdout
     assert header["seq_length"] == 20 and header["do_lower_case"] is False and header["dynamic_masking"] is True
