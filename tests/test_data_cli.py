@@ -123,19 +123,17 @@ def test_a_folder_with_a_config_alone_is_no_teacher_to_go_on_with(folder, monkey
     assert "--model_path ." in capsys.readouterr().out
 
 
-def test_inspector(folder, monkeypatch):
+def test_inspector(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     call("preprocess.py", "--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dup_factor", "2")
-    script = [sys.executable, "-m", "uer.data.inspect", str(folder / "dataset.pt")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = run(folder, script=[*script, "--vocab_path", "vocab.txt", "--instances", "3"], env=environment)
-    assert done.returncode == 0, done.stderr
-    assert '"mlm"' in done.stdout and "documents 30" in done.stdout
-    assert done.stdout.count(": [CLS] ") == done.stdout.count("      masked: ") == 3
-    bins = done.stdout.split("length (tokens)  instances\n")[1].split("\n\n")[0].split("\n")
+    monkeypatch.setattr(sys, "argv", ["inspect", "dataset.pt", "--vocab_path", "vocab.txt", "--instances", "3"])
+    inspect.main()
+    said = capsys.readouterr().out
+    assert '"mlm"' in said and "documents 30" in said
+    assert said.count(": [CLS] ") == said.count("      masked: ") == 3
+    bins = said.split("length (tokens)  instances\n")[1].split("\n\n")[0].split("\n")
     assert len(bins) == 16
     assert sum(int(line[14:].split()[0]) for line in bins) == len(Dataset.open(folder / "dataset.pt"))
     write_vocab(folder, [*TOKENS, "more"])
-    monkeypatch.setattr(sys, "argv", ["inspect", str(folder / "dataset.pt"), "--vocab_path", str(folder / "vocab.txt")])
     with pytest.raises(UserError, match="another vocabulary"):
         inspect.main()
