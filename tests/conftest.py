@@ -27,6 +27,26 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup's: kept here, but
 LIMIT, LONG_LIMIT = 300, 1800  # seconds of a test, whatever it waits for
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """The default run takes two processes where pytest-xdist and a second core are there; `-n 0`: one.
+
+    The processes that pytest-xdist starts come by here as well, with the same command line and no number: they, and
+    what they start, must not start others, which would start others, without end.
+    """
+    option = config.option
+    default = (config.args_source == config.ArgsSource.TESTPATHS and option.markexpr == "not long"
+               and not option.keyword and not option.usepdb)
+    below_another = "PYTEST_XDIST_WORKER" in os.environ
+    if default and getattr(option, "numprocesses", 0) is None and not below_another and cores() > 1:
+        option.numprocesses, option.dist, option.loadscopereorder = 2, "loadfile", False
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @pytest.fixture(autouse=True)
 def limit(request):
     """A test that waits for ever fails instead, and what it has started ends."""

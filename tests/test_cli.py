@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from commands import ROOT, TEACHER, write_teacher
+from commands import ROOT, TEACHER, call, write_teacher
 from corpora import random_corpus, write_vocab
 
 from uer.cli import BARE, COMMANDS, command_line, same_tokenizer
@@ -42,31 +43,34 @@ def test_nothing_that_takes_long_is_imported_where_ctrl_c_is_not_heard():
     assert not {"numpy", "torch"} & found
 
 
-def module(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "uer", *words], cwd=folder, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+def module(monkeypatch, *words: str) -> None:
+    """`python3 -m uer` in this process."""
+    monkeypatch.setattr(sys, "argv", ["-m", *words])
+    runpy.run_module("uer", run_name="__main__", alter_sys=True)
 
 
-def test_the_module_lists_the_commands_and_runs_them(tmp_path):
-    listed = module(tmp_path)
+def test_the_module_lists_the_commands_and_runs_them(tmp_path, monkeypatch):
+    listed = subprocess.run([sys.executable, "-m", "uer"], cwd=tmp_path, capture_output=True, text=True,
+                            env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert listed.returncode == 0
     assert [line.split()[0] for line in listed.stdout.splitlines() if line.startswith("  ")] == list(COMMANDS)
     write_vocab(tmp_path)
     (tmp_path / "corpus.txt").write_text(random_corpus(1, 30), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
     options = ["--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path"]
-    made = module(tmp_path, "preprocess", *options, "a.pt")
-    assert made.returncode == 0, made.stderr
-    subprocess.run([sys.executable, str(ROOT / "preprocess.py"), *options, "b.pt"], cwd=tmp_path, check=True,
-                   capture_output=True)
-    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    module(monkeypatch, "preprocess", *options, "a.pt")
+    call("preprocess.py", *options, "b.pt")
+    assert Path("a.pt").read_bytes() == Path("b.pt").read_bytes()
 
 
 @pytest.mark.parametrize(("words", "message"), [
     (["preproces"], "error: preproces: no such command; there are preprocess, pretrain"),
     (["preprocess", "--corpus_path", "absent", "--vocab_path", "v"], "error: --corpus_path absent: no such file")])
-def test_mistakes_are_one_sentence(tmp_path, words, message):
-    done = module(tmp_path, *words)
-    assert done.returncode == 2 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
+def test_mistakes_are_one_sentence(monkeypatch, capsys, words, message):
+    with pytest.raises(SystemExit) as end:
+        module(monkeypatch, *words)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith(message) and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(("argv", "expected"), [

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 import shlex
+import signal
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,15 +15,17 @@ import torch
 from bench import CALIBRATED, options, run
 from commands import call, pretrain_options
 
+import uer.training.trainer
 from uer.data.feed import WORDS
 from uer.data.masking import MaskingOptions
-from uer.errors import UserError
+from uer.errors import Stopped, UserError
 from uer.made_from import differences
 from uer.opts import pretrain_parser
 from uer.squeeze.mask_file import read_masks
 from uer.training.checkpoint import load_checkpoint, read_card
 from uer.training.course import FREE, KEPT, MODEL, NEWER, OPTIMIZER, SCHEDULE, SHARE, check_card, compare_courses
 from uer.training.judge import remedy
+from uer.training.objective import mlm_objective
 
 MASKED = ["--weight_squeeze", "--target_dim", "16", "--mask_path", "masks.txt"]
 # Neither what is learnt nor in which order: where things are, what is reported, how it is computed.
@@ -94,15 +97,26 @@ def test_another_schedule_and_another_teacher_of_the_labels_are_refused(begun, b
     assert not list(Path().glob("model.bin*"))
 
 
+def cut_short(monkeypatch, words: list[str]) -> None:
+    """The first two steps of a run: SIGTERM comes in the first."""
+    signals = iter([signal.SIGTERM])
+
+    def hit(*more):
+        for number in signals:
+            signal.raise_signal(number)
+        return mlm_objective(*more)
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(uer.training.trainer, "mlm_objective", hit)
+        run(words)
+
+
 def test_a_share_of_the_steps_for_the_schedule_is_of_the_run_as_it_began(bench, tmp_path, monkeypatch):
     """Said again, or as the w_step that came of it, it goes on, over more steps as well; another one is refused."""
     monkeypatch.chdir(tmp_path)
     share = ["--mask_schedule_share", "0.5"]
-    run(options(bench, *MASKED, *share, "--save_checkpoint_steps", "1", total_steps=64, dataset="static.pt"))
-    for path in sorted(Path().glob("model.bin-*"), key=str):
-        if not path.name.startswith("model.bin-1.") and path.name != "model.bin-1":
-            path.unlink()
-    for step, more in enumerate(([], share, ["--w_step", "2"]), 2):
+    cut_short(monkeypatch, options(bench, *MASKED, *share, total_steps=64, dataset="static.pt"))
+    for step, more in enumerate(([], share, ["--w_step", "2"]), 3):
         run(options(bench, *MASKED, *more, "--resume", total_steps=step, dataset="static.pt"))
         assert read_card(Path(f"model.bin-{step}"))["course"]["w_step"] == 2
     with pytest.raises(UserError, match=r"within another mask schedule: --w_step \(2 there, 1 here\)"):
@@ -121,8 +135,8 @@ def test_of_older_checkpoints_the_share_is_not_known(bench, tmp_path, monkeypatc
     Path("model.bin-2.json").write_text(json.dumps(card))
     call("pretrain.py", *options(bench, *MASKED, *share, "--resume", total_steps=2, dataset="static.pt"))
     assert "--output_format uer huggingface" in capsys.readouterr().out
-    run(options(bench, *MASKED, *share, "--resume", total_steps=96, dataset="static.pt"))
-    assert read_card(Path("model.bin-96"))["course"]["w_step"] == 1
+    cut_short(monkeypatch, options(bench, *MASKED, *share, "--resume", total_steps=96, dataset="static.pt"))
+    assert read_card(Path("model.bin-4"))["course"]["w_step"] == 1
 
 
 @pytest.mark.parametrize("output", ["model.bin", "branch.bin"])

@@ -1,6 +1,7 @@
 """preprocess.py and the inspector as a user runs them."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import children
+from commands import call, children, refused
 from corpora import TOKENS, random_corpus, write_vocab
 
 from uer.data import inspect
@@ -34,23 +35,26 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_both_spellings_of_options_and_any_folder(folder):
-    done = run(
-        folder, "--corpus_path=corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path=out.pt", "--processes_num=2",
+def test_both_spellings_of_options_any_folder_and_no_waiting_for_torch(folder):
+    python, *line = command(
+        "--corpus_path=corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path=out.pt", "--processes_num=2",
         "--dynamic_masking", "--data_processor", "mlm", "--seq_length=20", "--do_lower_case=false",
     )  # fmt: skip
+    done = run(folder, script=[python, "-X", "importtime", *line])
     assert done.returncode == 0, done.stderr
+    assert "uer.data.builder\n" in done.stderr and not re.search(r"\| +torch\n", done.stderr)
     header = Dataset.open(folder / "out.pt").header
     assert f"documents {header['documents']}" in done.stdout
     assert header["seq_length"] == 20 and header["do_lower_case"] is False and header["dynamic_masking"] is True
 
 
-def test_standard_input(folder):
-    with open(folder / "corpus.txt") as text:
+def test_standard_input(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with open("corpus.txt") as text:
         done = run(folder, "--corpus_path", "-", "--vocab_path", "vocab.txt", "--dataset_path", "a.pt", stdin=text)
     assert done.returncode == 0, done.stderr
-    run(folder, "--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path", "b.pt")
-    assert (folder / "a.pt").read_bytes() == (folder / "b.pt").read_bytes()
+    call("preprocess.py", "--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path", "b.pt")
+    assert Path("a.pt").read_bytes() == Path("b.pt").read_bytes()
 
 
 def test_a_pipe_is_read_like_standard_input(folder):
@@ -72,10 +76,9 @@ def test_a_pipe_is_read_like_standard_input(folder):
         (["--corpus_path", "vocab.txt", "--dataset_path", "corpus.txt/x.pt"], "there is no folder corpus.txt"),
     ],
 )
-def test_mistakes_are_one_sentence(folder, more, message):
-    done = run(folder, "--vocab_path", "vocab.txt", *more)
-    assert done.returncode == 2 and message in done.stderr
-    assert done.stderr.count("\n") == 1 and done.stdout == ""
+def test_mistakes_are_one_sentence(folder, monkeypatch, capsys, more, message):
+    monkeypatch.chdir(folder)
+    assert message in refused(capsys, folder, "preprocess.py", "--vocab_path", "vocab.txt", *more)
 
 
 def alive(pid):
@@ -120,26 +123,28 @@ def test_signals_end_all_and_leave_the_old_dataset(folder, number, code):
         assert sorted(p.name for p in folder.iterdir()) == ["corpus.txt", "dataset.pt", "vocab.txt"]
 
 
-def test_a_folder_with_a_config_alone_is_no_teacher_to_go_on_with(folder):
+def test_a_folder_with_a_config_alone_is_no_teacher_to_go_on_with(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    words = ["--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path", "out.pt"]
     for name in ("config.json", "model.safetensors"):
-        words = ["--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dataset_path", "out.pt"]
-        assert "--model_path TEACHER" in run(folder, *words).stdout
+        call("preprocess.py", *words)
+        assert "--model_path TEACHER" in capsys.readouterr().out
         (folder / name).write_text("{}")
-    assert "--model_path ." in run(folder, *words).stdout
+    call("preprocess.py", *words)
+    assert "--model_path ." in capsys.readouterr().out
 
 
-def test_inspector(folder, monkeypatch):
-    run(folder, "--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dup_factor", "2")
-    script = [sys.executable, "-m", "uer.data.inspect", str(folder / "dataset.pt")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = run(folder, script=[*script, "--vocab_path", "vocab.txt", "--instances", "3"], env=environment)
-    assert done.returncode == 0, done.stderr
-    assert '"mlm"' in done.stdout and "documents 30" in done.stdout
-    assert done.stdout.count(": [CLS] ") == done.stdout.count("      masked: ") == 3
-    bins = done.stdout.split("length (tokens)  instances\n")[1].split("\n\n")[0].split("\n")
+def test_inspector(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    call("preprocess.py", "--corpus_path", "corpus.txt", "--vocab_path", "vocab.txt", "--dup_factor", "2")
+    monkeypatch.setattr(sys, "argv", ["inspect", "dataset.pt", "--vocab_path", "vocab.txt", "--instances", "3"])
+    inspect.main()
+    said = capsys.readouterr().out
+    assert '"mlm"' in said and "documents 30" in said
+    assert said.count(": [CLS] ") == said.count("      masked: ") == 3
+    bins = said.split("length (tokens)  instances\n")[1].split("\n\n")[0].split("\n")
     assert len(bins) == 16
     assert sum(int(line[14:].split()[0]) for line in bins) == len(Dataset.open(folder / "dataset.pt"))
     write_vocab(folder, [*TOKENS, "more"])
-    monkeypatch.setattr(sys, "argv", ["inspect", str(folder / "dataset.pt"), "--vocab_path", str(folder / "vocab.txt")])
     with pytest.raises(UserError, match="another vocabulary"):
         inspect.main()

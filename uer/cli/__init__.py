@@ -74,10 +74,10 @@ def same_tokenizer(args: argparse.Namespace, reader: str | Path | None = None) -
     Args:
         reader: the model that it reads text for; where no vocabulary is known, the user has to name one.
     """
-    from uer.formats.tokenizer_files import vocabulary_beside
-
     found = None
     if not (args.vocab_path or args.spm_model_path):
+        from uer.formats.tokenizer_files import vocabulary_beside  # and torch
+
         models = (getattr(args, f"{name}_path", None) for name in (
             "model", "pretrained_model", "load_model", "teacher"))
         found = next((path for model in models if model and (path := vocabulary_beside(model))), None)

@@ -27,11 +27,13 @@ def main() -> None:
 
 def _following(args: argparse.Namespace, header: dict[str, Any]) -> str:
     """Train on a dataset that is masked anew every epoch, evaluate on one that is not."""
-    from uer.formats.teacher import has_weights
-
     given = Path(args.vocab_path or args.spm_model_path)
     beside = given if given.is_dir() else given.parent
-    teacher = beside if (beside / "config.json").is_file() and has_weights(beside) else "TEACHER"
+    teacher: Path | str = "TEACHER"
+    if (beside / "config.json").is_file():
+        from uer.formats.teacher import has_weights  # and torch, which takes longer than many a dataset
+
+        teacher = beside if has_weights(beside) else teacher
     common = ["--dataset_path", args.dataset_path, *same_tokenizer(args)]
     if not header["dynamic_masking"]:
         return suggestion("evaluate", "--model_path", teacher, common)
