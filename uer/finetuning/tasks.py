@@ -21,7 +21,7 @@ BROKEN_SHARE = 1e-3  # of a file's lines may be broken where that is known of th
 SHOWN = 10  # labels in a message
 MISSING = ("nan", "none", "null", "na", "n/a", "<na>")  # among numbers no label, but the lack of one
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
-NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+NUMBER = re.compile(r"[+-]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?")
 
 
 class Example(NamedTuple):
