@@ -175,14 +175,17 @@ def test_several_files_folders_and_globs(tmp_path):
 
 
 def test_text_of_several_kinds_of_files_is_told(tmp_path):
-    """A data set's README.md is read as well, where the folder is."""
+    """A data set's README.md is read as well, where the folder is; the numbers of parts are no kinds."""
     write_vocab(tmp_path)
     (tmp_path / "in").mkdir()
-    said = []
-    for name, count in (("a.txt", 0), ("b.txt", 0), ("README.md", 1)):
-        (tmp_path / "in" / name).write_text("the river\n")
+    for names, told in ((("wiki_00", "wiki_01", "part.02"), []), (("README.md",), ["3 without an ending", "1 .md"]),
+                        (("a.txt", "b.TXT"), ["2 .txt"])):
+        said = []
+        for name in names:
+            (tmp_path / "in" / name).write_text("the river\n")
         build_dataset(options(tmp_path, corpus=tmp_path / "in"), say=said.append)
-        assert sum("2 .txt, 1 .md" in line for line in said) == count
+        notes = [line for line in said if "several kinds" in line]
+        assert len(notes) == bool(told) and all(words in notes[0] for words in told)
 
 
 def test_windows_text(tmp_path):

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import random
 import sys
 
@@ -132,6 +133,14 @@ def test_a_line_that_is_no_record_is_named(tmp_path, monkeypatch, line, message,
     with pytest.raises(UserError, match=f"{path.name}: {message}"):
         build_dataset(options(tmp_path, corpus=path))
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "vocab.txt"]
+
+
+def test_a_pipe_called_json_lines_is(tmp_path):
+    """Without --text_field as well, whose default is then meant."""
+    os.mkfifo(tmp_path / "a.jsonl")
+    os.mkfifo(tmp_path / "b")
+    found = [records.is_json_lines(tmp_path / name, field) for name in ("a.jsonl", "b") for field in (None, "text")]
+    assert found == [True, True, False, True]
 
 
 def test_a_field_where_nothing_has_fields(tmp_path):

@@ -170,7 +170,8 @@ def test_faults_in_uers_files(tmp_path, text, words):
 
 
 def test_texts_of_several_lines_are_not_taken_for_several(tmp_path):
-    """In a file of one column nothing else tells; quotes that are not all as CSV's are characters."""
+    """In a file of one column nothing else tells; quotes that are not all as CSV's are characters, and so are those of
+    a quotation of several rows that are whole."""
     path, task = tmp_path / "t.tsv", uer_task(write_uer_tsv(tmp_path / "train.tsv", 4, 1))
     path.write_text('text_a\none\n"two\n\nthree"\n')
     with pytest.raises(UserError, match="line 3: quoted as in CSV"):
@@ -178,6 +179,8 @@ def test_texts_of_several_lines_are_not_taken_for_several(tmp_path):
     for more in ('"four\n', '5" of it\n', '"five" six\n'):
         path.write_text('text_a\none\n"two\n\'three"\n' + more)
         assert len(read_uer(task, path, labelled=False)) == 4
+    path.write_text('label\ttext_a\n0\t"I came.\n1\tI saw.\n0\tI won."\n')
+    assert [example.text_a for example in read_uer(task, path)] == ['"I came.', "I saw.", 'I won."']
 
 
 def test_a_label_that_training_does_not_know(tmp_path):

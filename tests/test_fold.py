@@ -128,6 +128,9 @@ def test_a_calibrated_run_folds_on_the_way_whatever_the_interval_of_masks(bench,
     run(options(bench, *words, "--train", "compactors", "--w_step", "3", "--l2_lambda=2", total_steps=1))
     assert "note: --l2_lambda, --w_step: not used, as with --compactor_init calibrated nothing is masked\n" in \
         capsys.readouterr().out
+    run(options(bench, *words, "--mask_path", "masks.txt", total_steps=1, output_model_path="at_once.bin"))
+    assert "note: --mask_path: not used, as masks are of compactors, and" in capsys.readouterr().out
+    assert not Path("masks.txt").exists()  # an older one is not emptied
     run(options(bench, *words, "--resume", "--after_squeeze", "student", total_steps=GATHERED))
     said = f"the run ends at step {GATHERED}, and at step {1 + GATHERED} is the earliest that it could fold"
     assert said in capsys.readouterr().out

@@ -45,8 +45,9 @@ def test_the_newest_folders_say_their_length_in_the_tokenizer_config(teacher):
 
 
 def test_lengths_under_other_names(teacher):
-    """As older versions called the file, and as arguments for the tokenizer."""
+    """As older versions called the file, and as arguments for the tokenizer; what says how files are found is none."""
     path = teacher / "sentence_bert_config.json"
+    edit(path, lambda data: data.update(config_args={"trust_remote_code": True, "cache_dir": None}))
     for key in ("processor_kwargs", "tokenizer_args"):
         edit(path, lambda data, key=key: data.update({key: {"model_max_length": 9}}))
         assert embedder(teacher).seq_length == 9

@@ -47,6 +47,8 @@ def pretrain(args: argparse.Namespace, given: set[str]) -> bool:
         print("note: masked language modelling alone is trained, no sentence prediction")
     for line in _idle(args, given):
         print(line)
+    if _at_once(args):
+        args.mask_path = None
     if args.plan:
         print(plan(args), end="")
     elif args.dryrun:
@@ -56,10 +58,17 @@ def pretrain(args: argparse.Namespace, given: set[str]) -> bool:
     return False
 
 
+def _at_once(args: argparse.Namespace) -> bool:
+    """Whether the student is folded before the first step, and there are no masks to record."""
+    return args.compactor_init == "calibrated" and args.after_squeeze == "student" and not args.resume
+
+
 def _idle(args: argparse.Namespace, given: set[str]) -> list[str]:
     """A line on the options that nothing hangs on here, and that published command lines have all the same."""
     calibrated = args.compactor_init == "calibrated"
     idle = {"with --compactor_init calibrated nothing is masked": (MASKING | {"w_step"}) if calibrated else set(),
+            "masks are of compactors, and a calibrated start is folded at once":
+                {"mask_path"} if _at_once(args) else set(),
             "--penalty fade has no strength": {"l2_lambda"} if args.penalty == "fade" and not calibrated else set(),
             "with --scheduler constant no rate rises": {"warmup"} if args.scheduler == "constant" else set()}
     return [f"note: {', '.join(f'--{name}' for name in sorted(names & given))}: not used, as {why}"
@@ -128,7 +137,7 @@ def _problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         "--tb_histograms_steps needs --tb_path": args.tb_histograms_steps and not args.tb_path,
         "--bf16 and --fp16 exclude each other": args.bf16 and args.fp16,
         "--shard_master shares out the master of --weight_squeeze; there is none in this run"
-        f"{', but with --train compactors' if args.weight_squeeze else ''}":
+        f"{' without --train compactors' if args.weight_squeeze else ''}":
             args.shard_master and (not args.weight_squeeze or folds)})
 
 

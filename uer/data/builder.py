@@ -51,7 +51,7 @@ def build_dataset(
     if args.word_segmenter == "jieba":
         check_segmenter()
     corpus = sources.expand(args.corpus_path)
-    kinds = Counter(source.suffix or source.name for source in corpus if source is not None)
+    kinds = Counter(sources.ending(source) for source in corpus if source is not None)
     if len(kinds) > 1:  # a README.md beside a data set's Parquet, say
         say("note: text of several kinds of files: " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common()))
     check_records(corpus, args.text_field)

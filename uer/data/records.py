@@ -23,10 +23,9 @@ _ROWS = 64  # of a Parquet file in memory at once
 
 
 def is_json_lines(source: Path | None, field: str | None) -> bool:
-    """Whether a file's name says that it holds JSON lines; of standard input and pipes, a field that is asked for."""
-    if source is None or not source.is_file():
-        return field is not None
-    return _JSON_LINES.search(source.name) is not None
+    """Whether a name says that JSON lines are in there; of standard input and pipes, a field that is asked for, too."""
+    named = source is not None and _JSON_LINES.search(source.name) is not None
+    return named or (field is not None and (source is None or not source.is_file()))
 
 
 def is_parquet(source: Path | None) -> bool:

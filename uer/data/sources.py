@@ -14,6 +14,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import stat
 import sys
 import zlib
@@ -63,6 +64,12 @@ class Segment:
     without_text: int = 0
     temporary: bool = False
     text_field: str | None = None
+
+
+def ending(file: Path) -> str:
+    """What a name says of a text, compressed or not: .txt; numbers (part.01, wiki_00) say nothing."""
+    *rest, last = re.sub(r"\.(gz|bz2|xz|zst)$", "", file.name, flags=re.IGNORECASE).split(".")
+    return f".{last.lower()}" if rest and last.isalnum() and not last.isdecimal() else "without an ending"
 
 
 def expand(paths: list[str]) -> list[Path | None]:

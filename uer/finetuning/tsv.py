@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,10 +43,14 @@ def read_rows(path: str | Path) -> list[Row]:
     return [Row(number, line.split("\t")) for number, line in enumerate(lines, 1)]
 
 
-def is_quoted(rows: Iterable[list[str]]) -> bool:
+def is_quoted(rows: Sequence[list[str]], width: int) -> bool:
     """Whether all quotes in rows are as CSV has them, so that they are no characters: some field has a quote written
-    twice or goes on behind a tab or line end, or all of a column are quoted."""
+    twice or goes on behind a tab or line end, or all of a column are quoted.
+
+    Where all rows have their `width` fields (more than one), none goes on: there are quotations of several rows.
+    """
     told = begun = False
+    apart = width > 1 and all(len(fields) == width for fields in rows)
     bare: set[int] = set()
     whole: Counter[int] = Counter()
     for index, field in ((index, field) for fields in rows for index, field in enumerate(fields)):
@@ -61,6 +65,8 @@ def is_quoted(rows: Iterable[list[str]]) -> bool:
         told = told or begun or (ends and '""' in inner[:-1])
         whole[index] += ends and not begun
         begun = not ends
+        if begun and apart:
+            return False
     return not begun and (told or any(count >= MANY and index not in bare for index, count in whole.items()))
 
 
@@ -90,7 +96,7 @@ class Table:
                 raise UserError(f"{path}, line {again}: the header once more; files that were put together keep one")
         else:
             self.columns, self.width = names, max(names.values()) + 1
-        if is_quoted(row.fields for row in self.rows):
+        if is_quoted([row.fields for row in self.rows], self.width):
             number = next(row.number for row in self.rows if any('"' in field for field in row.fields))
             raise UserError(f"{path}, line {number}: quoted as in CSV; nothing is quoted here: write the fields as "
                             f"they are, without tabs and line ends in them")

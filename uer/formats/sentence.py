@@ -32,10 +32,10 @@ IN_PLACE = {key: ["sentence_embedding"] for key in ("module_input_name", "module
 # What else modules may say, and the values that change nothing here (as null does).
 NEUTRAL: dict[str, dict[str, list[Any]]] = {
     "Transformer": {"transformer_task": ["feature-extraction"], "module_output_name": ["token_embeddings"],
-                    "processing_kwargs": [{}], "query_length": [], "document_length": [], "query_expansion": [],
-                    "config_args": [{}], "config_kwargs": [{}]},
+                    "processing_kwargs": [{}], "query_length": [], "document_length": [], "query_expansion": []},
     "Dense": {**IN_PLACE, "use_residual": [False]}, "Normalize": IN_PLACE}
-ASIDE = ("model_max_length", "use_fast", "padding_side", "trust_remote_code", "revision", "local_files_only", "token")
+OPENING = ("trust_remote_code", "revision", "local_files_only", "token", "cache_dir")  # how files are found
+ASIDE = {"config": OPENING, "tokenizer": (*OPENING, "model_max_length", "use_fast", "padding_side")}
 CROSS_ENCODER = "sequence-classification"
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 UNLIMITED = 1 << 20  # a model_max_length above says nothing: transformers writes 10 ** 30
@@ -163,7 +163,8 @@ def read_sentence_facts(folder: Path) -> SentenceFacts | None:
         said = read_object(path) if path.is_file() else {}
         odd = [f"{key} {said[key]!r}" for key, values in NEUTRAL.get(kind, {}).items()
                if said.get(key) not in (None, *values)]
-        odd += [f"{key} {value!r} for the tokenizer" for key, value in _for_tokenizer(said).items() if key not in ASIDE]
+        odd += [f"{key} {value!r} for the {part}" for part, aside in ASIDE.items()
+                for key, value in _made_with(said, part).items() if value is not None and key not in aside]
         if odd:
             raise UserError(f"{path}: {', '.join(odd)} cannot be kept")
     pools = [path / "config.json" for path in _paths(folder, "Pooling")]
@@ -223,14 +224,15 @@ def _limit(encoder: Path) -> Any:
     """Tokens at most, as the encoder's folder says; None: it does not."""
     own = sentence_config(encoder)
     said = read_object(own) if own.is_file() else {}
-    limit = _for_tokenizer(said).get("model_max_length")
+    limit = _made_with(said, "tokenizer").get("model_max_length")
     limit = said.get("max_seq_length") if limit is None else limit
     return tokenizer_limit(encoder) if limit is None else limit
 
 
-def _for_tokenizer(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What an encoder's folder has its tokenizer made with, as newer and older versions say it."""
-    given = said.get("processor_kwargs", said.get("tokenizer_args"))
+def _made_with(said: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """What an encoder's folder has its tokenizer or config made with, as newer and older versions say it."""
+    newer = {"tokenizer": "processor_kwargs", "config": "config_kwargs"}[part]
+    given = said.get(newer, said.get(f"{part}_args"))
     return given if isinstance(given, dict) else {}
 
 

@@ -173,10 +173,10 @@ class TokenizerJson:
         return Parsed("xlmroberta", made.tokens, {}, pieces=made)
 
     def _charsmap(self) -> bytes:
-        """Sentencepiece's compiled normalisation; nothing else may stand beside it but the joining of spaces."""
+        """Sentencepiece's compiled normalisation; nothing else may stand beside it but its care for spaces."""
         steps = self._steps("normalizer", "normalizers")
         maps = [step.get("precompiled_charsmap") for step in steps if step.get("type") == "Precompiled"]
-        others = [step for step in steps if step and step.get("type") != "Precompiled" and not _joins_spaces(step)]
+        others = [step for step in steps if step and step.get("type") != "Precompiled" and not _tidies_spaces(step)]
         if others or len(maps) > 1:
             raise self._not_here(f"a normalizer {others[0].get('type') if others else 'with two maps'}")
         try:
@@ -220,10 +220,11 @@ class TokenizerJson:
                          f"BERT, RoBERTa and XLM-RoBERTa have them are read")
 
 
-def _joins_spaces(step: Mapping[str, Any]) -> bool:
-    """Whether a normalizer only makes one space of several, as sentencepiece does itself."""
-    return step.get("type") == "Replace" and step.get("pattern") == {"Regex": " {2,}"} and \
-        step.get("content") in (" ", SPACE)
+def _tidies_spaces(step: Mapping[str, Any]) -> bool:
+    """Whether a normalizer only takes spaces off the ends or makes one of several, as sentencepiece does itself."""
+    return step.get("type") == "Strip" or (
+        step.get("type") == "Replace" and step.get("pattern") == {"Regex": " {2,}"} and
+        step.get("content") in (" ", SPACE))
 
 
 def added_token(entry: Any, number: Any, where: str) -> AddedToken:
