@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,8 @@ from uer.tokenizers import TextRules, Tokenizer, agreed_rules, build
 from uer.training.objective import evaluate
 
 EVALUATION_BATCHES = 64  # of INSTANCES, where no --dev_path is given
+WISHES = ("target_dim", "target_feedforward_size", "target_heads", "layer_sizes", "target_layers", "keep_layers",
+          "uneven", "tie_student", "target_vocab")
 
 
 @dataclass
@@ -180,8 +183,7 @@ def check_wish(args: argparse.Namespace) -> None:
 
 def wishes_of(args: argparse.Namespace) -> tuple[Any, ...]:
     """What the student is to be, as the options say; words last."""
-    return (args.target_dim, args.target_feedforward_size, args.target_heads, args.layer_sizes, args.target_layers,
-            args.keep_layers, args.uneven or None, args.tie_student or None, args.target_vocab)
+    return tuple(None if getattr(args, name) is False else getattr(args, name) for name in WISHES)
 
 
 def check_text(args: argparse.Namespace) -> None:
@@ -234,7 +236,8 @@ def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) ->
     """
     given = {option: Dataset.open(getattr(args, option), f"--{option}") for option in ("dataset_path", "dev_path")
              if getattr(args, option)}
-    text = agreed_rules(args, *(dataset.rules for dataset in given.values()), *text_beside(args.pretrained_model_path),
+    models = [args.pretrained_model_path, *([args.student_path] if args.student_path else [])]
+    text = agreed_rules(args, *(dataset.rules for dataset in given.values()), *chain(*map(text_beside, models)),
                         say=print)
     tokenizer = build(text) if args.corpus_path else None
     if paths is not None:
