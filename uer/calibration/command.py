@@ -297,7 +297,8 @@ def _held_out(args: argparse.Namespace, dataset: Dataset, dev: Dataset | None, c
     last = min(loader.batches_per_epoch, first + EVALUATION_BATCHES)
     if first < last:
         return [loader.batch(i) for i in range(first, last)], "other text of the corpus"
-    return [loader.batch(i) for i in range(loader.batches_per_epoch)], "the calibration text itself (nothing else left)"
+    return [loader.batch(i) for i in range(min(last, EVALUATION_BATCHES))], \
+        "the calibration text itself (nothing else left)"
 
 
 def explained(calibration: Calibration) -> list[str]:

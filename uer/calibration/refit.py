@@ -55,8 +55,8 @@ def refit_student(args: argparse.Namespace, command: str) -> Made:
     if longest > positions:
         raise UserError(f"--student_path {args.student_path}: {positions} positions, and texts have up to {longest} "
                         f"tokens; --seq_length {positions} would do")
-    models = [from_weights(model.config, model.weights).to(device).eval() for model in (teacher, before)]
-    after = fitted(*models, material.batches, by_direction(teacher))
+    theirs, ours = (from_weights(model.config, model.weights).to(device).eval() for model in (teacher, before))
+    after = fitted(theirs, ours, material.batches, by_direction(teacher))
     for line in (*student.notes, f"map fitted to {sum(len(batch.src) for batch in material.batches):,} texts"):
         print(line)
     figures = []
@@ -92,11 +92,12 @@ def fitted(teacher: Bert, student: Bert, batches: Sequence[MlmBatch], by_directi
     for batch in tracked(batches, len(batches), "map", "batches"):
         wanted = teacher.target(teacher.pooled(batch.src, batch.seg))
         moments.add(z=student.pooled(batch.src, batch.seg), y=F.normalize(wanted, dim=1) if by_direction else wanted)
-    prior = student.target.output_layer.weight.double()
+    prior = student.get_parameter(WEIGHT).double()
     covariance, across = moments.share().covariance("z"), moments.covariance("y", "z")
     told = ((prior @ covariance) * prior).sum()
-    scale = (prior * across).sum() / told if by_direction and told > 0 else 1.0  # of the map there is, by least squares
-    found = regress(moments, "z", "y", scale * prior)
+    if by_direction and told > 0:  # vectors have become shorter: by as much as least squares say
+        prior = prior * ((prior * across).sum() / told)
+    found = regress(moments, "z", "y", prior)
     weights = {name: tensor.float() for name, tensor in student.state_dict().items()}
     return weights | {WEIGHT: found.matrix.float(), BIAS: found.offset.float()}
 
