@@ -6,15 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from uer.arguments import (
-    SHAPE,
-    check_writable,
-    no_shares,
-    not_from_zero,
-    outside,
-    refuse_overwriting,
-    too_small,
-)
+from uer.arguments import SHAPE, check_writable, no_shares, not_from_zero, outside, refuse_overwriting, too_small
 from uer.errors import UserError
 from uer.opts import pretrain_parser
 from uer.parallel.launch import launch

@@ -334,8 +334,7 @@ def judge(models: dict[str, tuple[ModelConfig, dict[str, torch.Tensor]]], batche
                        f"the student against its teacher, on {where}: {figures}"],
                       [(f"agreement with the teacher on {where}", figures)])
     results = {who: evaluate(from_weights(*model), batches, place.device) for who, model in models.items()}
-    lines = ["", f"on {where}, {results['teacher'].predicted:,} predictions:",
-             f"{'':<10} parameters   loss  accuracy"]
+    lines = ["", f"on {where}, {results['teacher'].predicted:,} predictions:", f"{'':<10} parameters   loss  accuracy"]
     lines += [f"{who:<10} {sizes[who] / 1e6:8.1f} M {result.loss:6.3f} {100 * result.accuracy:7.1f} %"
               for who, result in results.items()]
     return Judged(lines, [(f"{who}, MLM on {where}", f"loss {result.loss:.3f}, accuracy {100 * result.accuracy:.1f} %")

@@ -94,8 +94,7 @@ class Reducer:
         self._last, self._kept = self.whole, list[int]()
         self._depths: Depths | None = None
 
-    def student(self, shape: Shape, keep: Sequence[int] | None = None,
-                layers: Sequence[LayerShape] = ()) -> Student:
+    def student(self, shape: Shape, keep: Sequence[int] | None = None, layers: Sequence[LayerShape] = ()) -> Student:
         """A student of this shape, of the layers `keep` where they are given, its own `layers` where they differ."""
         teacher = self.shortened(shape.layers, keep)
         if shape == teacher.shape and not layers and (teacher.config.tie_weights or not self.tied):

@@ -185,8 +185,7 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
                     write_json(facts_beside(source), pending.add(f"{path}.json"))
                 else:
                     pending.drop(f"{path}.json")
-                again = load_model(temporary, config=source.config, vocab_size=None, target=None,
-                                   look_around=False)
+                again = load_model(temporary, config=source.config, vocab_size=None, target=None, look_around=False)
                 lines.append(f"{path}, {config.name}: {check(check.logits(again.config, again.weights), 'read back')}")
         if source.text is not None:
             words = vocab_paths(paths) if source.new_words else []
@@ -220,8 +219,7 @@ def facts_beside(source: Source) -> dict[str, Any]:
 
 def _huggingface(source: Source, temporary: Path, path: Path) -> str:
     config, check = source.config, Check(source, hidden=source.config.target == "states")
-    write_huggingface(temporary, config, {**source.weights, **source.extras}, text=source.text,
-                      reading=source.reading)
+    write_huggingface(temporary, config, {**source.weights, **source.extras}, text=source.text, reading=source.reading)
     again = load_model(temporary, config=None, vocab_size=None, target=None)
     found = [check(check.logits(again.config, again.weights), "read back")]
     if stock.available():

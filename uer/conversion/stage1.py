@@ -289,8 +289,7 @@ def how_made(facts: Mapping[str, Any], teacher: ModelConfig, student: ModelConfi
                              size=student.hidden_size, more=more)
 
 
-def text_of(options: argparse.Namespace, facts: Mapping[str, Any],
-            say: Callable[[str], object]) -> TextRules | None:
+def text_of(options: argparse.Namespace, facts: Mapping[str, Any], say: Callable[[str], object]) -> TextRules | None:
     """How text becomes ids: what the checkpoint keeps, and the options if a vocabulary is given; None: nothing known.
 
     Raises:

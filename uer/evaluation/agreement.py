@@ -87,8 +87,7 @@ def pairs(wanted: torch.Tensor, given: torch.Tensor) -> dict[str, float]:
     nearest = min(NEAREST, len(first) - 1)
     if nearest < 1:
         return {}
-    tops = [np.argpartition(2 * np.eye(len(matrix)) - matrix, nearest - 1)[:, :nearest]
-            for matrix in (first, second)]
+    tops = [np.argpartition(2 * np.eye(len(matrix)) - matrix, nearest - 1)[:, :nearest] for matrix in (first, second)]
     shared = [len(np.intersect1d(a, b)) for a, b in zip(*tops)]
     return {"similarities": spearman(second[above], first[above]),
             f"nearest {nearest}": float(np.mean(shared) / nearest)}

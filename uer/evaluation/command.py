@@ -96,8 +96,7 @@ def _read(path: str, config_path: str | None, tokenizer: Tokenizer, task: str) -
     return Reader(loaded, tokenizer)
 
 
-def _embed(args: argparse.Namespace, student: Reader, teacher: Reader | None,
-           device: torch.device) -> dict[str, float]:
+def _embed(args: argparse.Namespace, student: Reader, teacher: Reader | None, device: torch.device) -> dict[str, float]:
     def embedder(reader: Reader, mapped: bool, role: str | None) -> Embedder:
         return Embedder(*reader, device, mapped, args.seq_length, args.batch_size, role)
 

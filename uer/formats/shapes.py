@@ -126,8 +126,7 @@ def tensor_problems(tensors: Mapping[str, torch.Tensor], config: ModelConfig,
 
     `spelled` turns a published name into what the user's file calls it. `encoder_only`: a BERT without MLM head.
     """
-    absent = [spelled(name) for name in (WORDS, POSITIONS, SEGMENTS)
-              if name not in tensors or tensors[name].dim() != 2]
+    absent = [spelled(name) for name in (WORDS, POSITIONS, SEGMENTS) if name not in tensors or tensors[name].dim() != 2]
     if absent:
         return [f"missing: {shortened(absent)}"]
     shapes = {name: shape for name, shape in expected_shapes(sizes_of(config, **table_sizes(tensors)), config).items()

@@ -180,8 +180,7 @@ def config_path_for(path: str | Path) -> Path:
 # -- UER ---------------------------------------------------------------------------------------------------------------
 
 
-def _from_uer(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | None,
-              beside: Path | None) -> LoadedModel:
+def _from_uer(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | None, beside: Path | None) -> LoadedModel:
     tensors = heads_in(to_published(raw))
     compactors = [name for name in tensors if "compactor" in name]
     if compactors:

@@ -67,8 +67,7 @@ class Master:
         self.linears = wrapped_linears(config)
         self.norms = layer_norms(config)
         self.load = (tokens, predicted)
-        self.parameters: dict[str, nn.Parameter] = {
-            name: nn.Parameter(tensor) for name, tensor in weights.items()}
+        self.parameters: dict[str, nn.Parameter] = {name: nn.Parameter(tensor) for name, tensor in weights.items()}
         if config.tie_weights:
             self.parameters[f"{VOCABULARY_LINEAR}.weight"] = self.parameters[EMBEDDING_TABLES[0]]
         like = self.parameters[EMBEDDING_TABLES[0]]

@@ -29,8 +29,7 @@ SETTINGS = {"bert": {"do_lower_case": "lower_case", "strip_accents": "strip_acce
                      "tokenize_chinese_chars": "split_ideographs"}, "bpe": {"add_prefix_space": "prefix_space"}}
 
 
-def rules_of_vocabulary(path: str | Path, kind: str | None = None,
-                        merges_path: str | None = None) -> list[TextRules]:
+def rules_of_vocabulary(path: str | Path, kind: str | None = None, merges_path: str | None = None) -> list[TextRules]:
     """What --vocab_path says, with what stands beside it.
 
     Args:

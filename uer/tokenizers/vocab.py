@@ -12,10 +12,7 @@ from uer.errors import UserError
 from uer.files import read_object, read_text
 
 # The names of (CLS, SEP, PAD, MASK, UNK) in the families of vocabularies that are in use.
-SPECIAL_TOKENS = (
-    ("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"),
-    ("<s>", "</s>", "<pad>", "<mask>", "<unk>"),
-)
+SPECIAL_TOKENS = (("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"), ("<s>", "</s>", "<pad>", "<mask>", "<unk>"))
 ROLES = ("cls_token", "sep_token", "pad_token", "mask_token", "unk_token")  # their names in tokenizer files
 MOST_ADDED = 1 << 20  # an id so far behind the vocabulary is a mistake
 

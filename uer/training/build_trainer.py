@@ -179,8 +179,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
               args.accumulation_steps, args.save_checkpoint_steps, args.keep_checkpoints, args.report_steps,
               args.eval_steps, args.check_replicas_steps, args.tb_histograms_steps, args.seed,
               args.mask_path if args.weight_squeeze else None, feeds[-1].since, args.ddp_comm_hook)
-    trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, objective,
-                      pooler)
+    trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, objective, pooler)
     return trainer, resumed[1]["step"] if resumed else 0
 
 

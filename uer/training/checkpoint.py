@@ -224,8 +224,7 @@ def optimizer_state(named: list[tuple[str, torch.nn.Parameter]], optimizer: Adam
             for name, parameter in named if parameter in optimizer.state}
 
 
-def restore_optimizer(state: dict[str, Any], named: list[tuple[str, torch.nn.Parameter]],
-                      optimizer: AdamW) -> None:
+def restore_optimizer(state: dict[str, Any], named: list[tuple[str, torch.nn.Parameter]], optimizer: AdamW) -> None:
     """The inverse of `optimizer_state`."""
     for name, parameter in named:
         if parameter not in optimizer.state:

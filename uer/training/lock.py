@@ -40,8 +40,7 @@ def only_writer(output: str, option: str = "output_model_path") -> Iterator[None
     """
     path = Path(output).absolute()
     path = path.with_name(f".{path.name}.lock")
-    with locked(path, f"--{option} {output}: another run is writing there; wait for its end, or take another "
-                      f"name"):
+    with locked(path, f"--{option} {output}: another run is writing there; wait for its end, or take another name"):
         try:
             yield
         finally:
