@@ -12,7 +12,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 COMMANDS = {
@@ -39,11 +38,7 @@ FOLDERS = {**dict.fromkeys(TUNING, "finetune"), "run_classifier_infer": "inferen
 
 def command(name: str) -> Callable[[], None]:
     """The main of a command, which is imported when that is called: Ctrl-C meanwhile ends it as at any other time."""
-    return partial(_run, name)
-
-
-def _run(name: str) -> None:
-    importlib.import_module(COMMANDS[name][0]).main()
+    return lambda: importlib.import_module(COMMANDS[name][0]).main()
 
 
 @contextmanager

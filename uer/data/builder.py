@@ -34,9 +34,8 @@ from uer.tokenizers import Tokenizer, build_tokenizer
 DEFAULT_DUP_FACTOR = 5
 
 
-def build_dataset(
-    args: Namespace, tokenizer: Tokenizer | None = None, say: Callable[[str], object] = print
-) -> dict[str, Any]:
+def build_dataset(args: Namespace, tokenizer: Tokenizer | None = None,
+                  say: Callable[[str], object] = print) -> dict[str, Any]:
     """Build the dataset that the options describe (see `uer.data.options.preprocess_parser`).
 
     Args:
@@ -136,14 +135,12 @@ def _disk_errors(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"--dataset_path {output}: reading the corpus or writing beside the output failed ({error.strerror})"
-        ) from None
+        raise UserError(f"--dataset_path {output}: reading the corpus or writing beside the output failed "
+                        f"({error.strerror})") from None
 
 
-def _records(
-    header: dict[str, Any], tokenizer: Tokenizer, segments: dict[str, np.ndarray], folder: Path
-) -> list[Record]:
+def _records(header: dict[str, Any], tokenizer: Tokenizer, segments: dict[str, np.ndarray],
+             folder: Path) -> list[Record]:
     """The file's arrays, as streams over the workers' files in the order of the corpus."""
     instances, tokens, masks = segments["instances"], segments["tokens"], segments["instances"] * header["dup_factor"]
 
@@ -157,19 +154,13 @@ def _records(
         return Record(name, np.dtype("<i8"), int(sizes.sum()) + 1, _offsets(stream(lengths, sizes, "<i4")))
 
     continues = tokenizer.continues().astype("u1")
-    records = [
-        whole("tokens", tokens, tokenizer.dtype),
-        sums("offsets", "lengths", instances),
-        Record("continues", continues.dtype, len(continues), [continues.tobytes()]),
-    ]
+    records = [whole("tokens", tokens, tokenizer.dtype), sums("offsets", "lengths", instances),
+               Record("continues", continues.dtype, len(continues), [continues.tobytes()])]
     if header["word_segmenter"] != "pieces":
         records.append(whole("joined", tokens, "u1"))
     if not header["dynamic_masking"]:
-        records += [
-            sums("mask_offsets", "mask_lengths", masks),
-            whole("mask_positions", segments["masked"], "<u2"),
-            whole("mask_tokens", segments["masked"], tokenizer.dtype),
-        ]
+        records += [sums("mask_offsets", "mask_lengths", masks), whole("mask_positions", segments["masked"], "<u2"),
+                    whole("mask_tokens", segments["masked"], tokenizer.dtype)]
     return records
 
 

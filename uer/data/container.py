@@ -17,10 +17,8 @@ from typing import IO, Any
 import numpy as np
 
 ALIGNMENT = 64
-_STORAGES = {
-    "uint8": "ByteStorage", "int8": "CharStorage", "int16": "ShortStorage",
-    "int32": "IntStorage", "int64": "LongStorage",
-}  # fmt: skip
+_STORAGES = {"uint8": "ByteStorage", "int8": "CharStorage", "int16": "ShortStorage", "int32": "IntStorage",
+             "int64": "LongStorage"}
 _NO_HOOKS = b"ccollections\nOrderedDict\n)R"
 
 

@@ -30,9 +30,7 @@ from uer.formats.storage import ZIP, written_sha256
 from uer.tokenizers.rules import TextRules, merged, recorded
 
 # What several files must share to be one dataset.
-_SHARED = (
-    "data_processor", "vocab_size", "special_ids", "dynamic_masking", "masking", "word_segmenter",
-)  # fmt: skip
+_SHARED = ("data_processor", "vocab_size", "special_ids", "dynamic_masking", "masking", "word_segmenter")
 _NUMBERS = (*COUNTS, "documents", "dup_factor", "seq_length", "vocab_size", "pad_id", "mask_id")
 _NEEDED = (*_SHARED, *_NUMBERS, "vocab_name", "vocab_sha256")
 LONGEST = 65535  # tokens of an instance
@@ -97,9 +95,8 @@ def _read(path: Path, option: str) -> tuple[dict[str, Any], dict[str, np.ndarray
         if header.get("format") != FORMAT:
             raise UserError(wrong)
         if header["format_version"] != FORMAT_VERSION:
-            raise UserError(
-                f"{option} {path}: format version {header['format_version']}; this program reads {FORMAT_VERSION}"
-            )
+            raise UserError(f"{option} {path}: format version {header['format_version']}; this program reads "
+                            f"{FORMAT_VERSION}")
         header.setdefault("without_text", 0)  # not counted before records of JSON were read
         missing = [name for name in _NEEDED if name not in header]
         if missing:
@@ -157,10 +154,8 @@ class Dataset:
                 if key == "masking" and masked_anew and first.header["dynamic_masking"]:
                     continue
                 if file.header[key] != first.header[key]:
-                    raise UserError(
-                        f"{option}: {first.path} and {file.path} differ in {key} "
-                        f"({first.header[key]} and {file.header[key]}); datasets read as one must agree in it"
-                    )
+                    raise UserError(f"{option}: {first.path} and {file.path} differ in {key} ({first.header[key]} and "
+                                    f"{file.header[key]}); datasets read as one must agree in it")
         return cls(files)
 
     def __len__(self) -> int:
@@ -228,9 +223,8 @@ class Dataset:
         return parts
 
     def _gather(self, indices: np.ndarray, offsets: str, names: list[str], per_copy: bool) -> Ragged:
-        parts = []
-        for file, where, row in self._split(indices):
-            parts.append((where, file.rows(offsets, names, row if per_copy else row // file.copies)))
+        parts = [(where, file.rows(offsets, names, row if per_copy else row // file.copies))
+                 for file, where, row in self._split(indices)]
         if len(parts) == 1:
             return parts[0][1]
         lengths = np.empty(len(indices), dtype=np.int64)

@@ -59,31 +59,13 @@ def make_header(args: Namespace, masking: MaskingOptions, tokenizer: Tokenizer, 
     """
     vocab, rules = tokenizer.vocab, tokenizer.rules
     return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "data_processor": args.data_processor,
-        "seq_length": args.seq_length,
-        "full_sentences": args.full_sentences,
-        "dynamic_masking": args.dynamic_masking,
-        "dup_factor": args.dup_factor,
-        "masking": masking.to_dict(),
-        "word_segmenter": args.word_segmenter,
-        "seed": args.seed,
-        KEY: rules.to_dict(),
-        "tokenizer": rules.kind,
-        "do_lower_case": rules.lower_case,
-        "vocab_name": rules.vocab_name,
-        "vocab_size": len(vocab),
-        "vocab_sha256": vocab.sha256,
-        "cls_id": vocab.cls_id,
-        "sep_id": vocab.sep_id,
-        "pad_id": vocab.pad_id,
-        "mask_id": vocab.mask_id,
-        "unk_id": vocab.unk_id,
-        "special_ids": vocab.special_ids,
-        "documents": ledger.documents(),
-        **ledger.counts,
-    }
+        "format": FORMAT, "format_version": FORMAT_VERSION, "data_processor": args.data_processor,
+        "seq_length": args.seq_length, "full_sentences": args.full_sentences, "dynamic_masking": args.dynamic_masking,
+        "dup_factor": args.dup_factor, "masking": masking.to_dict(), "word_segmenter": args.word_segmenter,
+        "seed": args.seed, KEY: rules.to_dict(), "tokenizer": rules.kind, "do_lower_case": rules.lower_case,
+        "vocab_name": rules.vocab_name, "vocab_size": len(vocab), "vocab_sha256": vocab.sha256,
+        "cls_id": vocab.cls_id, "sep_id": vocab.sep_id, "pad_id": vocab.pad_id, "mask_id": vocab.mask_id,
+        "unk_id": vocab.unk_id, "special_ids": vocab.special_ids, "documents": ledger.documents(), **ledger.counts}
 
 
 def summary(header: dict[str, Any]) -> str:
@@ -102,8 +84,6 @@ def summary(header: dict[str, Any]) -> str:
     if header.get("without_text"):
         lines.append(f"{header['without_text']:,} record(s) without text were left out")
     if unknown > UNKNOWN_WARNING:
-        lines.append(
-            f"warning: {unknown:.1%} of the tokens are unknown: does the vocabulary ({header['vocab_name']}) "
-            "fit the language, and --do_lower_case or --cased the vocabulary?"
-        )
+        lines.append(f"warning: {unknown:.1%} of the tokens are unknown: does the vocabulary ({header['vocab_name']}) "
+                     f"fit the language, and --do_lower_case or --cased the vocabulary?")
     return "\n".join(lines)

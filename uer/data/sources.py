@@ -140,9 +140,8 @@ def total_bytes(sources: list[Path | None]) -> int | None:
     return sum(source.stat().st_size for source in sources if source is not None)
 
 
-def segments(
-    sources: list[Path | None], by_document: bool, folder: Path, text_field: str | None = None
-) -> Iterator[Segment]:
+def segments(sources: list[Path | None], by_document: bool, folder: Path,
+             text_field: str | None = None) -> Iterator[Segment]:
     """Cut all sources, lazily; spooled text goes to `folder`.
 
     Args:
@@ -170,9 +169,8 @@ def segments(
             else:
                 cuts = _cut_stream(raw, kind, name, by_document and not records, folder, number)
             for segment in cuts:
-                yield Segment(
-                    number, name, source_number, *segment, temporary=not plain, text_field=field if records else None
-                )
+                yield Segment(number, name, source_number, *segment, temporary=not plain,
+                              text_field=field if records else None)
                 number += 1
 
 
@@ -219,9 +217,8 @@ def _cut_file(file: BinaryIO, path: Path, by_document: bool) -> Iterator[Cut]:
         start = end
 
 
-def _cut_stream(
-    raw: BinaryIO, kind: str | None, name: str, by_document: bool, folder: Path, number: int
-) -> Iterator[Cut]:
+def _cut_stream(raw: BinaryIO, kind: str | None, name: str, by_document: bool, folder: Path,
+                number: int) -> Iterator[Cut]:
     try:
         stream = _decompressed(raw, kind, name)
         offset = lines = raw_before = 0

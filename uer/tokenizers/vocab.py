@@ -54,10 +54,8 @@ class Vocab:
         family = tuple((special or {}).get(role, name) for role, name in zip(ROLES, usual))
         missing = [name for name in family if name not in self.ids]
         if missing:
-            raise UserError(
-                f"{source}: the vocabulary lacks the special token(s) {' '.join(missing)}; "
-                f"it needs {' '.join(family)}, one token a line"
-            )
+            raise UserError(f"{source}: the vocabulary lacks the special token(s) {' '.join(missing)}; it needs "
+                            f"{' '.join(family)}, one token a line")
         self.special_tokens = family
         self.cls_id, self.sep_id, self.pad_id, self.mask_id, self.unk_id = (self.ids[name] for name in family)
         self.special_ids = sorted({self.ids[name] for name in family})
