@@ -236,10 +236,7 @@ def model_type(data: dict[str, Any]) -> Any:
 
 def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
     """A Hugging Face config.json under UER's keys.
-
-    Raises:
-        UserError: an architecture other than BERT's, RoBERTa's or a relative's, or a variant that our BERT is not.
-    """
+    `UserError` for an architecture other than BERT's, RoBERTa's or a relative's, or a variant that our BERT is not."""
     kind = model_type(data)
     if kind not in ("bert", *ROBERTAS, *RELATIVES):
         raise UserError(f"{where}: model_type {kind!r}; an encoder of one of these is needed: bert, "

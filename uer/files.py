@@ -100,10 +100,7 @@ def read_text(path: str | Path, what: str = "", wanted: str = "text") -> str:
 
 def read_lines(path: str | Path, what: str = "", wanted: str = "text") -> list[str]:
     """The lines of a text file, LF or CRLF; no other character ends one (a JSON line may well hold U+2028).
-
-    Raises:
-        UserError: as `read_text`; a CR alone ends the lines.
-    """
+    `UserError` as `read_text`, or where a CR alone ends the lines."""
     text = read_text(path, what, wanted)
     if ends_in_cr(text):
         raise UserError(f"{what} {path}".strip() + f": {CR_ALONE}")
@@ -144,10 +141,7 @@ def _line_of(data: bytes, position: int) -> int:
 
 def read_json(path: str | Path, what: str = "", wanted: str = "JSON") -> Any:
     """What a JSON file holds; all its texts can be written again.
-
-    Raises:
-        UserError: as `read_text`; not JSON, or halves of characters in it (a lone \\ud83d, say).
-    """
+    `UserError` as `read_text`, or where it is not JSON, or has halves of characters in it (a lone \\ud83d, say)."""
     text, where = read_text(path, what, wanted), f"{what} {path}".strip()
     try:
         data = json.loads(text)

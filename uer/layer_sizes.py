@@ -38,10 +38,7 @@ class LayerWish(NamedTuple):
 
 def read_layer_sizes(path: str | Path | None) -> list[LayerWish] | None:
     """What the file of --layer_sizes asks for; None where there is none.
-
-    Raises:
-        UserError: it is not of that form: all problems at once.
-    """
+    `UserError` where it is not of that form: all problems at once."""
     if path is None:
         return None
     data = read_json(path, OPTION)

@@ -203,10 +203,7 @@ def check_text(args: argparse.Namespace) -> None:
 
 def wished_student(args: argparse.Namespace, config: ModelConfig) -> ModelConfig:
     """The student's config as the options say; what they do not say is the teacher's, or in proportion.
-
-    Raises:
-        UserError: it cannot be had.
-    """
+    `UserError` where it cannot be had."""
     if args.target_vocab and all(wish is None for wish in wishes_of(args)[:-1]):
         return config
     layers = layers_to_keep(config.layers_num, args.target_layers, args.keep_layers)

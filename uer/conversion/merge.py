@@ -86,10 +86,7 @@ class Merged:
 
 def squeezed_widths(state: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, int]:
     """The width of every group that has been squeezed already, as its compactors' shapes tell.
-
-    Raises:
-        UserError: compactors of one group that disagree.
-    """
+    `UserError` for compactors of one group that disagree."""
     sizes = compactor_sizes(config)
     widths: dict[str, dict[int, str]] = {}
     for tensor in masked_compactors(config):
@@ -272,10 +269,7 @@ def probe_batch(vocab: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]
 
 def student_model(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> Bert:
     """A plain BERT with these tensors, in evaluation mode.
-
-    Raises:
-        UserError: tensors that are missing, unexpected or misshapen.
-    """
+    `UserError` for tensors that are missing, unexpected or misshapen."""
     with torch.device("meta"):
         model = Bert(shapes.sizes_of(config, **shapes.table_sizes(weights)), replace(config, tie_weights=False))
     try:

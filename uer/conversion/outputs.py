@@ -268,10 +268,7 @@ class Check:
 
 def largest_difference(found: torch.Tensor, expected: torch.Tensor, how: str, what: str) -> str:
     """The largest difference of what was found, in words.
-
-    Raises:
-        UserError: it is above the tolerance (relative to the largest number expected, at least 1).
-    """
+    `UserError` where it is above the tolerance (relative to the largest number expected, at least 1)."""
     difference, scale = float((found.float() - expected).abs().max()), float(expected.abs().max())
     if not difference <= TOLERANCE * max(1.0, scale):
         raise UserError(f"self-check ({how}): {what}s differ by {difference:.3g} ({what}s up to {scale:.3g}), more "

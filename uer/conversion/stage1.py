@@ -51,9 +51,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     """The tensors of a checkpoint (published names, at least float32) and the facts in the JSON beside it.
 
     Facts are {} where there is none, and only the config and how text becomes ids beside a finished UER file.
-
-    Raises:
-        UserError: not a file of tensors, or of another model.
+    `UserError` where it is no file of tensors, or of another model.
     """
     if Path(path).is_dir():
         raise UserError(f"--load_model_path {path}: a folder; a checkpoint file is needed")
@@ -291,10 +289,7 @@ def how_made(facts: Mapping[str, Any], teacher: ModelConfig, student: ModelConfi
 
 def text_of(options: argparse.Namespace, facts: Mapping[str, Any], say: Callable[[str], object]) -> TextRules | None:
     """How text becomes ids: what the checkpoint keeps, and the options if a vocabulary is given; None: nothing known.
-
-    Raises:
-        UserError: they contradict each other.
-    """
+    `UserError` where they contradict each other."""
     own = recorded(facts, f"checkpoint {options.load_model_path}")
     if not (options.vocab_path or options.spm_model_path):
         for name in ("tokenizer", "do_lower_case", "merges_path"):

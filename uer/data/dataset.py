@@ -62,10 +62,7 @@ class _File:
 
     def rows(self, offsets: str, names: list[str], rows: np.ndarray) -> Ragged:
         """Some rows of the arrays that these offsets cut.
-
-        Raises:
-            UserError: numbers that preprocess.py does not write: a disk or a copy has spoilt the file.
-        """
+        `UserError` for numbers that preprocess.py does not write: a disk or a copy has spoilt the file."""
         begin = self.arrays[offsets][rows]
         lengths = self.arrays[offsets][rows + 1] - begin
         if lengths.min() < 0 or lengths.max() > LONGEST or begin.min() < 0 or begin.max() > len(self.arrays[names[0]]):
@@ -140,10 +137,8 @@ class Dataset:
              masked_anew: bool = False) -> Dataset:
         """Open files or globs; nothing is read but headers. `option` is how messages call them.
 
-        `masked_anew`: dynamic files need not agree in their own masking, another one is given.
-
-        Raises:
-            UserError: a path that is not there, not a dataset, truncated, or datasets that do not belong together.
+        `masked_anew`: dynamic files need not agree in their own masking, another one is given. `UserError` where a path
+        is not there, no dataset or truncated, or datasets do not belong together.
         """
         names = [paths] if isinstance(paths, (str, Path)) else list(paths)
         files = [_File(path, option) for name in names for path in _matching(str(name), option)]

@@ -51,10 +51,7 @@ def add_masking_options(parser: argparse.ArgumentParser) -> None:
 
 def masking_options(args: argparse.Namespace, default: MaskingOptions | None = None) -> MaskingOptions | None:
     """The masking that the options ask for, on top of `default`; `default` itself if none was given.
-
-    Raises:
-        UserError: values out of range, or modes that exclude each other.
-    """
+    `UserError` for values out of range, or modes that exclude each other."""
     given = {key: getattr(args, key) for key in MaskingOptions().to_dict() if getattr(args, key) is not None}
     if not given:
         return default

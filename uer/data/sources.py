@@ -75,10 +75,8 @@ def ending(file: Path) -> str:
 def expand(paths: list[str]) -> list[Path | None]:
     """The files that --corpus_path names; None stands for standard input. Folders and globs in sorted order.
 
-    A folder stands for all files in it and below, behind links too, hidden ones apart.
-
-    Raises:
-        UserError: something that is not there, a glob or a folder without files, or one file twice.
+    A folder stands for all files in it and below, behind links too, hidden ones apart. `UserError` for something that
+    is not there, a glob or a folder without files, or one file twice.
     """
     found: list[Path | None] = []
     for name in paths:

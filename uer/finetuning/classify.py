@@ -91,10 +91,7 @@ class Data:
 
 def read_data(args: argparse.Namespace, wants_test: bool) -> Data:
     """Everything that the options name, checked.
-
-    Raises:
-        UserError: options that do not fit together, malformed files.
-    """
+    `UserError` for options that do not fit together and malformed files."""
     if args.task:
         if not args.data_dir or args.train_path or args.dev_path or args.test_path:
             raise UserError(f"--task {args.task} goes with --data_dir, the folder of its train.tsv, dev.tsv and "
@@ -113,10 +110,7 @@ def read_data(args: argparse.Namespace, wants_test: bool) -> Data:
 
 def with_length(args: argparse.Namespace, given: set[str], positions: int) -> argparse.Namespace:
     """The options; where no --seq_length was given, the default as far as the model has positions.
-
-    Raises:
-        UserError: a length that was given is none for this model.
-    """
+    `UserError` where a length that was given is none for this model."""
     if "seq_length" not in given:
         args = argparse.Namespace(**{**vars(args), "seq_length": min(args.seq_length, positions)})
     check_length(args.seq_length, positions)
@@ -139,10 +133,7 @@ class Opened(NamedTuple):
 
 def open_model(args: argparse.Namespace, given: set[str]) -> Opened:
     """What --pretrained_model_path names, checked against everything but the data.
-
-    Raises:
-        UserError: a model, a vocabulary or an option that does not do.
-    """
+    `UserError` for a model, a vocabulary or an option that does not do."""
     loaded = load_encoder(args.pretrained_model_path, args.config_path, dropout=args.dropout)
     args = with_length(args, given, loaded.config.max_seq_length)
     tokenizer = build_tokenizer(args, *text_beside(args.pretrained_model_path), say=loaded.notes.append)

@@ -57,10 +57,7 @@ def _classifier_config(config: ModelConfig, outputs: int, pooling: str, features
 
 def build_classifier(loaded: LoadedModel, outputs: int, pooling: str, seed: int) -> Bert:
     """A classifier on a pretrained encoder; the head is new, but for the model's own pooler under pooling `pooler`.
-
-    Raises:
-        UserError: `pooler`, and the model has none.
-    """
+    `UserError` for `pooler` where the model has none."""
     weights = dict(loaded.weights)
     if pooling == "pooler":
         check_pooler(loaded)

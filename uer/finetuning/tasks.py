@@ -174,10 +174,7 @@ def _examples(table: Table, task: Task, labelled: bool, skip: Sequence[int] = ()
 
 def uer_task(path: str | Path) -> Task:
     """The task of UER's files (header `label text_a [text_b]`), read off the training file: texts and labels, sorted.
-
-    Raises:
-        UserError: a malformed file, fewer than two labels, scores, or labels that look like slips of others.
-    """
+    `UserError` for a malformed file, fewer than two labels, scores, or labels that look like slips of others."""
     table = Table(path)
     table.require("label", "text_a")
     found: dict[str, int] = {}
@@ -224,11 +221,8 @@ def _texts(table: Table) -> tuple[str, ...]:
 
 
 def read_uer(task: Task, path: str | Path, labelled: bool | None = True) -> list[Example]:
-    """The examples of a UER file. `labelled` None: with labels where the file has them.
-
-    Raises:
-        UserError: a malformed file, a label that the task has not, or pairs where it has single texts (or the reverse).
-    """
+    """The examples of a UER file. `labelled` None: with labels where the file has them. `UserError` for a malformed
+    file, a label that the task has not, or pairs where it has single texts (or the reverse)."""
     table = Table(path)
     table.require("text_a")
     if _texts(table) != task.texts:

@@ -108,11 +108,7 @@ def _kind(module: dict[str, Any]) -> str:
 
 
 def read_modules(folder: Path) -> list[dict[str, Any]]:
-    """The modules that a modules.json lists; [] where there is none.
-
-    Raises:
-        UserError: not a list of modules.
-    """
+    """The modules that a modules.json lists; [] where there is none. `UserError` where that is no list of modules."""
     path = folder / "modules.json"
     if not path.is_file():
         return []
@@ -130,10 +126,7 @@ def _paths(folder: Path, kind: str) -> list[Path]:
 
 def encoder_path(folder: Path) -> Path:
     """The folder of the encoder: itself, or the one that modules.json names.
-
-    Raises:
-        UserError: modules.json names several encoders, or none.
-    """
+    `UserError` where modules.json names several encoders, or none."""
     modules = read_modules(folder)
     encoders = _paths(folder, "Transformer")
     if modules and len(encoders) != 1:
@@ -144,10 +137,7 @@ def encoder_path(folder: Path) -> Path:
 
 def read_sentence_facts(folder: Path) -> SentenceFacts | None:
     """What a sentence-transformers folder says; None where it is none, or a cross-encoder's.
-
-    Raises:
-        UserError: modules that a smaller encoder could not keep.
-    """
+    `UserError` for modules that a smaller encoder could not keep."""
     modules = read_modules(folder)
     if not modules or cross_encoder(folder) is not None:
         return None
@@ -200,11 +190,7 @@ def cross_encoder(folder: Path) -> dict[str, Any] | None:
 
 
 def read_dense(folder: Path) -> dict[str, torch.Tensor]:
-    """weight [out, width] and bias [out] of a folder's Dense module.
-
-    Raises:
-        UserError: it does more than map.
-    """
+    """weight [out, width] and bias [out] of a folder's Dense module; `UserError` where it does more than map."""
     path = _paths(folder, "Dense")[0]
     activation = str(read_object(path / "config.json").get("activation_function", "Tanh"))  # theirs, where none is said
     if activation.rpartition(".")[2] != "Identity":

@@ -38,11 +38,9 @@ PARTS = re.compile(  # of a model's folder: a new model in there has its own, or
 def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file or of a torch.save'd state dict, by name, on the CPU.
 
-    What wrappers put into names (`WRAPPED`) is taken out; a state dict that sits inside another dict under
-    `state_dict` or `model` is found. Safetensors are known by what they hold, under whatever name.
-
-    Raises:
-        UserError: no such file, damaged, not a state dict, or a pickle that wants to run code (the code is not run).
+    What wrappers put into names (`WRAPPED`) is taken out; a state dict that sits inside another dict under `state_dict`
+    or `model` is found. Safetensors are known by what they hold, under whatever name. `UserError` where there is no
+    such file, or it is damaged, no state dict, or a pickle that wants to run code (the code is not run).
     """
     path = Path(path)
     if not path.is_file():
@@ -206,10 +204,7 @@ class PendingFiles:
 
     def add(self, target: str | Path) -> Path:
         """The temporary name to write `target` under (the ending stays); its folder is made.
-
-        Raises:
-            UserError: the folder cannot be made or written.
-        """
+        `UserError` where the folder cannot be made or written."""
         target = Path(target)
         parent = target.absolute().parent
         if target.exists() and not (target.is_file() or target.is_dir()):

@@ -32,10 +32,8 @@ def text_beside(path: str | Path) -> list[TextRules]:
     """What the files beside a model say about how text becomes ids, for `uer.tokenizers.build_tokenizer`.
 
     Beside a Hugging Face model these are its folder's tokenizer files; beside a UER file `<stem>.bin` the JSON that
-    describes it, `<stem>_vocab.txt` and `<stem>_merges.txt`.
-
-    Raises:
-        UserError: files that cannot be read, or contradict each other.
+    describes it, `<stem>_vocab.txt` and `<stem>_merges.txt`. `UserError` where files cannot be read, or contradict each
+    other.
     """
     path = Path(path)
     folder = model_folder(path) if path.is_dir() else path.parent

@@ -80,10 +80,7 @@ def launch(worker: Worker, args: argparse.Namespace) -> bool:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """The plan that options and environment describe, checked against the devices that this machine shows.
-
-    Raises:
-        UserError: with the words to type.
-    """
+    `UserError` comes with the words to type."""
     backend = args.backend or ("nccl" if torch.cuda.is_available() else "gloo")
     if backend == "nccl" and not torch.cuda.is_available():
         raise UserError("--backend nccl needs GPUs, and this machine shows none; leave it out, or give --backend gloo")

@@ -36,10 +36,7 @@ BATCH_SIZE, ACCUMULATION_STEPS, CALIBRATION_BATCHES, EVALUATION_BATCHES = 4, 2, 
 
 def dryrun(args: argparse.Namespace) -> None:
     """Rehearse the run that the options describe, in all its processes, and print how long each stage took.
-
-    Raises:
-        UserError: what the run would fail with.
-    """
+    `UserError` for what the run would fail with."""
     if args.resume:
         open_checkpoint(find_checkpoint(args.output_model_path, args.resume))
     output = Path(args.output_model_path).absolute()

@@ -72,10 +72,7 @@ class Row:
 
 def sweep(args: argparse.Namespace) -> list[Row]:
     """Print the table, and write it and its picture where that is wanted; its rows, the teacher's first.
-
-    Raises:
-        UserError: options that do not go together, or shapes that cannot be had.
-    """
+    `UserError` for options that do not go together, or shapes that cannot be had."""
     check_sweep(args)
     material = gather(args)
     size, strategy = material.held_out[0].src.shape, args.compactor_mask_strategy
@@ -132,10 +129,7 @@ def picture_path(path: str) -> Path:
 
 def shape_from(text: str, config: ModelConfig, strategy: str) -> Shape:
     """LAYERSxHIDDEN or LAYERSxHIDDENxFEEDFORWARD in a teacher of this config; heads as many or as wide as can be.
-
-    Raises:
-        UserError: not of that form, or larger than the teacher.
-    """
+    `UserError` where it is not of that form, or larger than the teacher."""
     found = FORM.fullmatch(text)
     if not found:
         raise UserError(f"--sweep {text}: LAYERSxHIDDEN or LAYERSxHIDDENxFEEDFORWARD is needed, like 4x312 or "

@@ -28,10 +28,7 @@ NUMBER = re.compile("[0-9]{1,18}")
 
 def start_mask_file(path: str | Path) -> None:
     """Begin a new run's mask file; one that has content is moved to `<path>.old` (`.old2`, …), never lost.
-
-    Raises:
-        UserError: the folder cannot be made or written.
-    """
+    `UserError` where the folder cannot be made or written."""
     path = Path(path)
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -55,10 +52,7 @@ def append_masks(path: str | Path, step: int, groups: Iterable[MaskGroup]) -> No
     """Record the groups' masks at `step`, and see them to the disk. Groups without a mask yet write nothing.
 
     Lines that the file ends with already (the same step recorded before) are not written twice. A last line that a
-    crash cut off is removed.
-
-    Raises:
-        UserError: the file cannot be written.
+    crash cut off is removed. `UserError` where the file cannot be written.
     """
     lines = [f"{step}\t{group.scored_by}.weight\t{group.mask_file_entry()}\n" for group in groups
              if group.keep is not None]
@@ -133,10 +127,8 @@ def read_masks(path: str | Path, step: int) -> dict[str, list[int]]:
     """The dropped dimensions (or blocks) recorded at `step`, by scoring compactor, ascending.
 
     Names come without `module.` and `.weight`. Of a group recorded twice at one step the last line counts: a run that
-    was resumed writes its steps again.
-
-    Raises:
-        UserError: no such file, a malformed line (named), or nothing recorded at this step (the steps there are named).
+    was resumed writes its steps again. `UserError` where there is no such file, a line is malformed (named), or nothing
+    was recorded at this step (the steps there are named).
     """
     masks: dict[str, list[int]] = {}
     steps: set[int] = set()
@@ -151,10 +143,7 @@ def read_masks(path: str | Path, step: int) -> dict[str, list[int]]:
 
 def recorded_masks(path: str | Path) -> Iterator[tuple[int, str, list[int]]]:
     """(step, scoring compactor, dropped dimensions or blocks) of every line, in the order of the file.
-
-    Raises:
-        UserError: no such file, or a malformed line (named).
-    """
+    `UserError` where there is no such file, or a line is malformed (named)."""
     for where, step, name, entry in _lines(Path(path)):
         yield step, name, _indices(entry, where)
 

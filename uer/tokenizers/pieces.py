@@ -24,10 +24,7 @@ class Pieces:
 
     def __init__(self, proto: bytes, source: str, tokens: list[str] | None = None) -> None:
         """`tokens`: those of the model's pieces, where they stand in it as in the BERT; None: as in XLM-RoBERTa.
-
-        Raises:
-            UserError: the package is missing, or this is not such a model.
-        """
+        `UserError` where the package is missing, or this is no such model."""
         try:
             import sentencepiece
         except ImportError:

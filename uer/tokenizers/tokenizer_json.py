@@ -48,10 +48,7 @@ class TokenizerJson:
 
     def settings(self, kind: str) -> dict[str, Any]:
         """Of `TextRules`, as the steps of this file have them, which are those of a tokenizer of this kind.
-
-        Raises:
-            UserError: they are not.
-        """
+        `UserError` where they are not."""
         return {"bert": self._wordpiece_steps, "bpe": self._bpe_steps, "xlmroberta": self._unigram_steps}[kind](
             self._part("model"))
 
@@ -66,11 +63,7 @@ class TokenizerJson:
         return vocab if isinstance(vocab, dict) else None
 
     def parse(self) -> Parsed:
-        """The whole tokenizer.
-
-        Raises:
-            UserError: one that is not there.
-        """
+        """The whole tokenizer; `UserError` for one that is not there."""
         model = self._part("model")
         kind = self._type("model") or (  # older files do not say
             "WordPiece" if "max_input_chars_per_word" in model else "BPE" if "merges" in model else "Unigram")
@@ -81,10 +74,7 @@ class TokenizerJson:
 
     def separators(self, vocab: Vocab) -> int:
         """How many [SEP] this file puts between two texts.
-
-        Raises:
-            UserError: it puts nothing around a text, or something else than [CLS] and [SEP].
-        """
+        `UserError` where it puts nothing around a text, or something else than [CLS] and [SEP]."""
         first, last = (("SpecialToken", token) for token in vocab.special_tokens[:2])
         single = [first, ("Sequence", "A"), last]
         for count in (1, 2):
@@ -228,11 +218,7 @@ def _tidies_spaces(step: Mapping[str, Any]) -> bool:
 
 
 def added_token(entry: Any, number: Any, where: str) -> AddedToken:
-    """An added token as tokenizer files describe it, or its bare text.
-
-    Raises:
-        UserError: none.
-    """
+    """An added token as tokenizer files describe it, or its bare text; `UserError` where it is none."""
     data = entry if isinstance(entry, dict) else {"content": entry, "special": True}
     flags = {key: data.get(key, False) for key in ("lstrip", "rstrip", "single_word")}
     content, normalized = data.get("content"), data.get("normalized", not data.get("special", False))

@@ -75,10 +75,7 @@ class Vocab:
     @classmethod
     def load(cls, path: str | Path) -> Vocab:
         """Read a vocabulary file.
-
-        Raises:
-            UserError: no such file, not UTF-8, not a vocabulary, or without the special tokens.
-        """
+        `UserError` where there is no such file, or it is not UTF-8, no vocabulary, or without the special tokens."""
         return cls(read_tokens(path), f"--vocab_path {path}")
 
 
@@ -110,10 +107,7 @@ def _from_lines(text: str) -> list[str]:
 
 def tokens_by_id(ids: Any, where: str) -> list[str]:
     """The keys of an object of token: id, in the order of the ids; an id that no token has is left blank.
-
-    Raises:
-        UserError: not such an object.
-    """
+    `UserError` for anything else."""
     if not isinstance(ids, Mapping) or set(map(type, ids.values())) - {int} or len(set(ids.values())) < len(ids) or (
             ids and not 0 <= min(ids.values()) <= max(ids.values()) < len(ids) + MOST_ADDED):
         raise UserError(f"{where}: expected an object of token: id with the ids 0, 1, 2, …")

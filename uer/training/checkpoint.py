@@ -182,10 +182,7 @@ def _offer(path: Path) -> str:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """(tensors, card, resume) of a checkpoint written by `save_checkpoint`.
-
-    Raises:
-        UserError: a file is absent, damaged, or of another checkpoint.
-    """
+    `UserError` where a file is absent, damaged, or of another checkpoint."""
     resume_path = Path(f"{path}.resume")
     for file in (path, resume_path):
         if not file.is_file():
