@@ -71,14 +71,12 @@ def head_of(path: Path) -> bytes:
         return file.read(HEAD)
 
 
-def read_text(path: str | Path, what: str = "", wanted: str = "text") -> str:
-    """A whole file as text, without byte order mark; line ends stay.
+def read_bytes(path: str | Path, what: str = "", wanted: str = "text") -> bytes:
+    """A whole file; `UserError` where there is none, or it is known to be something else.
 
     Args:
         what: an option or a kind of file, in front of the path in messages.
         wanted: what the file should be, in messages.
-    Raises:
-        UserError: no such file, something else than text, a NUL, not UTF-8.
     """
     path, where = Path(path), f"{what} {path}".strip()
     try:
@@ -89,6 +87,13 @@ def read_text(path: str | Path, what: str = "", wanted: str = "text") -> str:
         kind = "a folder, a file is needed" if path.is_dir() else f"cannot be read ({error.strerror})"
         raise UserError(f"{where}: {kind}") from None
     refuse_foreign(data[:HEAD], where, wanted)
+    return data
+
+
+def read_text(path: str | Path, what: str = "", wanted: str = "text") -> str:
+    """A whole file as text, without byte order mark; line ends stay. Arguments as for `read_bytes`.
+    `UserError` where there is no such file, or it is something else than text, has a NUL in it, or is not UTF-8."""
+    data, where = read_bytes(path, what, wanted), f"{what} {path}".strip()
     if b"\0" in data:
         raise UserError(f"{where}, line {_line_of(data, data.index(0))}: holds a NUL; text is needed (is the file "
                         f"damaged?)")
@@ -112,9 +117,14 @@ def without_marks(text: str) -> str:
     return re.sub(rf"^{BYTE_ORDER_MARK}+", "", text, flags=re.MULTILINE) if BYTE_ORDER_MARK in text else text
 
 
+def unpacked(path: str | Path) -> str:
+    """A file's name without what says how it is packed."""
+    return re.sub(r"\.(gz|bz2|xz|zst)$", "", Path(path).name, flags=re.IGNORECASE)
+
+
 def is_table(path: str | Path) -> bool:
     """Whether a file's name says that its lines are rows of a table, packed or not."""
-    return re.search(r"\.[ct]sv(\.(gz|bz2|xz|zst))?$", str(path), re.IGNORECASE) is not None
+    return unpacked(path).lower().endswith((".csv", ".tsv"))
 
 
 def ends_in_cr(text: str) -> bool:

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
-from uer.files import PARQUET, head_of, is_table
+from uer.files import PARQUET, head_of, is_table, unpacked
 
 TEXT_FIELD = "text"
-_JSON_LINES = re.compile(r"\.(jsonl|ndjson|json)(\.(gz|bz2|xz|zst))?$", re.IGNORECASE)
+_JSON_LINES = (".jsonl", ".ndjson", ".json")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _ROWS = 64  # of a Parquet file in memory at once
 
 
 def is_json_lines(source: Path | None, field: str | None) -> bool:
     """Whether a name says that JSON lines are in there; of standard input and pipes, a field that is asked for, too."""
-    named = source is not None and _JSON_LINES.search(source.name) is not None
+    named = source is not None and unpacked(source).lower().endswith(_JSON_LINES)
     return named or (field is not None and (source is None or not source.is_file()))
 
 

@@ -14,7 +14,6 @@ import gzip
 import io
 import lzma
 import os
-import re
 import stat
 import sys
 import zlib
@@ -27,7 +26,7 @@ from typing import IO, BinaryIO, cast
 from uer.data.records import TEXT_FIELD, is_json_lines, is_parquet, parquet_documents
 from uer.data.zstd import reader as zstd_reader
 from uer.errors import UserError
-from uer.files import HEAD, PARQUET, head_of, refuse_foreign
+from uer.files import HEAD, PARQUET, head_of, refuse_foreign, unpacked
 
 SEGMENT = 1 << 20  # bytes of text
 BLOCK = 1 << 20
@@ -68,7 +67,7 @@ class Segment:
 
 def ending(file: Path) -> str:
     """What a name says of a text, compressed or not: .txt; numbers (part.01, wiki_00) say nothing."""
-    *rest, last = re.sub(r"\.(gz|bz2|xz|zst)$", "", file.name, flags=re.IGNORECASE).split(".")
+    *rest, last = unpacked(file).split(".")
     return f".{last.lower()}" if rest and last.isalnum() and not last.isdecimal() else "without an ending"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -11,7 +12,7 @@ import re
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -272,6 +273,12 @@ def write_via(path: str | Path, write: Callable[[Path], object]) -> None:
     with PendingFiles() as pending:
         write(pending.add(path))
         pending.publish()
+
+
+def old_ending(paths: Sequence[str | Path]) -> str:
+    """The first of `.old`, `.old2`, … under which none of these is there yet."""
+    endings = (f".old{number if number > 1 else ''}" for number in itertools.count(1))
+    return next(ending for ending in endings if not any(Path(f"{path}{ending}").exists() for path in paths))
 
 
 def reason(error: Exception, path: str | Path) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from uer.errors import UserError
 from uer.files import head_of, refuse_foreign
-from uer.formats.storage import write_via
+from uer.formats.storage import old_ending, write_via
 from uer.squeeze.groups import MaskGroup
 
 STEPS_SHOWN = 12
@@ -33,19 +33,10 @@ def start_mask_file(path: str | Path) -> None:
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size:
-            os.replace(path, _free(path))
+            os.replace(path, f"{path}{old_ending([path])}")
         path.touch()
     except OSError as error:
         raise UserError(f"--mask_path {path}: cannot be written ({error.strerror})") from None
-
-
-def _free(path: Path) -> Path:
-    """A name for an earlier mask file that none has yet."""
-    old, count = Path(f"{path}.old"), 1
-    while old.exists():
-        count += 1
-        old = Path(f"{path}.old{count}")
-    return old
 
 
 def append_masks(path: str | Path, step: int, groups: Iterable[MaskGroup]) -> None:
@@ -110,7 +101,7 @@ def cut_masks(path: str | Path, step: int, wanted: bool = False) -> None:
     path = Path(path)
     if path.exists():
         if wanted:
-            write_via(_free(path), lambda temporary: shutil.copyfile(path, temporary))
+            write_via(f"{path}{old_ending([path])}", lambda temporary: shutil.copyfile(path, temporary))
         write_via(path, lambda temporary: _copy_until(path, step, temporary))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from uer.errors import UserError
-from uer.files import HEAD, refuse_foreign
+from uer.files import read_bytes
 
 _FIRST = ("<s>", "<pad>", "</s>", "<unk>")  # in place of the model's own <unk>, <s>, </s>
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # kinds of pieces in a sentencepiece model
@@ -50,14 +50,7 @@ class Pieces:
     @classmethod
     def load(cls, path: str | Path) -> Pieces:
         """Read a sentencepiece model; raises `UserError`."""
-        try:
-            proto = Path(path).read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"--spm_model_path {path}: no such file") from None
-        except OSError as error:
-            raise UserError(f"--spm_model_path {path}: cannot be read ({error.strerror})") from None
-        refuse_foreign(proto[:HEAD], f"--spm_model_path {path}", "a sentencepiece model")
-        return cls(proto, f"--spm_model_path {path}")
+        return cls(read_bytes(path, "--spm_model_path", "a sentencepiece model"), f"--spm_model_path {path}")
 
     @classmethod
     def of_unigram(cls, vocab: list[tuple[str, float]], unknown: int, controls: set[str], charsmap: bytes,

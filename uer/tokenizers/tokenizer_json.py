@@ -143,14 +143,11 @@ class TokenizerJson:
         return {"prefix_space": bool(before.get("add_prefix_space", True))}
 
     def _unigram_steps(self, model: dict[str, Any]) -> dict[str, Any]:
-        self._charsmap()
-        if not self._splits_like_sentencepiece() or model.get("byte_fallback"):
-            raise self._not_here("a Unigram model with other steps around it than sentencepiece's")
+        self._charsmap(model)
         return {}
 
     def _unigram(self, model: dict[str, Any]) -> Parsed:
-        self._unigram_steps(model)
-        charsmap = self._charsmap()
+        charsmap = self._charsmap(model)
         vocab, unknown = model.get("vocab"), model.get("unk_id")
         try:
             pieces = [(str(piece), float(score)) for piece, score in vocab]  # type: ignore[union-attr]
@@ -162,13 +159,16 @@ class TokenizerJson:
         made = Pieces.of_unigram(pieces, unknown, controls, charsmap, str(self.path))  # type: ignore[arg-type]
         return Parsed("xlmroberta", made.tokens, {}, pieces=made)
 
-    def _charsmap(self) -> bytes:
-        """Sentencepiece's compiled normalisation; nothing else may stand beside it but its care for spaces."""
+    def _charsmap(self, model: dict[str, Any]) -> bytes:
+        """Sentencepiece's compiled normalisation; nothing else may stand beside it but its care for spaces, and no
+        other steps than sentencepiece's around the model."""
         steps = self._steps("normalizer", "normalizers")
         maps = [step.get("precompiled_charsmap") for step in steps if step.get("type") == "Precompiled"]
         others = [step for step in steps if step and step.get("type") != "Precompiled" and not _tidies_spaces(step)]
         if others or len(maps) > 1:
             raise self._not_here(f"a normalizer {others[0].get('type') if others else 'with two maps'}")
+        if not self._splits_like_sentencepiece() or model.get("byte_fallback"):
+            raise self._not_here("a Unigram model with other steps around it than sentencepiece's")
         try:
             return base64.b64decode(maps[0]) if maps and maps[0] else b""
         except (binascii.Error, TypeError, ValueError):
