@@ -18,8 +18,8 @@ from test_calibration import batches, config_of, full_groups, largest_difference
 from test_sweep import options as calibrate_options
 from workers import processes
 
-from uer.calibration.stream import Stream
-from uer.calibration.student import apply_calibration, calibrate, calibrate_on, double_teacher
+from uer.calibration.stream import Stream, double_teacher
+from uer.calibration.student import apply_calibration, calibrate, calibrate_on
 from uer.calibration.tying import SHARE, _fit, fitted_factors
 from uer.config import ModelConfig, parse_with_config
 from uer.errors import UserError

@@ -85,8 +85,9 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[
     Args:
         outputs: option -> the files and folders that it makes the script write.
     """
-    read = [(name, one) for name, value in vars(args).items() if _is_path(name) for one in _values(value)
-            if isinstance(one, str)]
+    read = [(name, one) for name, value in vars(args).items()
+            if name.endswith(("_path", "_dir", "_teacher")) or name == "resume"
+            for one in _values(value) if isinstance(one, str)]
     for option, paths in outputs.items():
         for path in (path for path in paths if path is not None):
             for name, other in read:
@@ -113,10 +114,6 @@ def typed_again(parser: argparse.ArgumentParser, args: argparse.Namespace, names
         if value != action.default:
             words[name] = [action.option_strings[0], *(map(str, _values(value)) if action.nargs != 0 else ())]
     return [word for option in words.values() for word in option]
-
-
-def _is_path(option: str) -> bool:
-    return option.endswith(("_path", "_dir", "_teacher")) or option == "resume"
 
 
 def _values(value: Any) -> list:

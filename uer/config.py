@@ -173,10 +173,8 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
 def _layer_shapes(data: dict[str, Any], layers_num: Any, problems: list[str]) -> list[LayerShape]:
     """The sizes of layers that differ; none where the config lists none."""
     found = data.get("uneven_layers") or []
-    right = isinstance(found, list) and all(
-        isinstance(layer, dict) and layer.keys() == set(LayerShape._fields) and
-        all(map(is_size, layer.values()))
-        for layer in found)
+    right = isinstance(found, list) and all(isinstance(layer, dict) and layer.keys() == set(LayerShape._fields)
+                                            and all(map(is_size, layer.values())) for layer in found)
     if not right:
         problems.append('uneven_layers is not a list of one {"heads": 12, "feedforward": 512} for each layer')
     elif found and len(found) != layers_num:

@@ -92,7 +92,10 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
         check_writable(args.compactors_path)
     material = gather(args, paths)
     loaded, place = material.loaded, material.place
-    spending = Spending(args, loaded.config, table_sizes(loaded.weights), seq_of(material)) if args.uneven else None
+    spending = None
+    if args.uneven:
+        seq = (material.held_out or material.batches)[0].src.shape[1]  # tokens of a text, as --sweep counts them
+        spending = Spending(args, loaded.config, table_sizes(loaded.weights), seq)
     wished = spending.student if spending else wished_student(args, loaded.config)
     if spending is not None:
         for name in paths:
@@ -143,11 +146,6 @@ def repeated(args: argparse.Namespace, student: ModelConfig, path: Path) -> list
     args.target_dim, args.target_heads, args.uneven, args.budget = student.hidden_size, student.heads_num, False, None
     args.layer_sizes = str(path)
     return typed_again(calibrate_parser(), args, SHAPE)
-
-
-def seq_of(material: Material) -> int:
-    """Tokens of a text, as --sweep counts them: of the first batch to compare on, or to calibrate on."""
-    return (material.held_out or material.batches)[0].src.shape[1]
 
 
 def check_wish(args: argparse.Namespace) -> None:

@@ -11,14 +11,8 @@ import torch
 from uer.calibration.calibrate import Calibration
 from uer.calibration.depth import Depths
 from uer.calibration.pooler import last_gamma, shift_pooler, squeeze_pooler, take_pooler
-from uer.calibration.stream import Stream
-from uer.calibration.student import (
-    apply_calibration,
-    calibrate_on,
-    calibration_progress,
-    double_teacher,
-    say_calibrated,
-)
+from uer.calibration.stream import Stream, double_teacher
+from uer.calibration.student import apply_calibration, calibrate_on, calibration_progress, say_calibrated
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
 from uer.layer_sizes import LayerWish

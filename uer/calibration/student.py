@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,14 +13,13 @@ import torch
 from uer.calibration.calibrate import Calibration, Calibrator
 from uer.calibration.compactors_file import load_compactors, made_for
 from uer.calibration.depth import Depths, layers_to_keep
-from uer.calibration.stream import Stream
+from uer.calibration.stream import Stream, double_teacher
 from uer.calibration.targets import calibrate_target
 from uer.calibration.tying import check_tied
 from uer.config import ModelConfig
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
 from uer.data.options import masking_options
-from uer.models.bert import Bert, from_weights
 from uer.parallel.collectives import Place, take_leaders
 from uer.progress import Progress
 from uer.report.writer import Reports
@@ -69,12 +67,6 @@ def calibrate_on(stream: Stream, groups: dict[str, MaskGroup], progress=lambda p
     if tied:
         check_tied(stream.teacher.config, groups)
     return Calibrator(stream, groups, tied, progress).run(calibrate_target)
-
-
-def double_teacher(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> Bert:
-    """A model in float64 and evaluation mode, its tables apart."""
-    double = {name: tensor.double() for name, tensor in weights.items()}
-    return from_weights(replace(config, tie_weights=False), double).eval()
 
 
 def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor],

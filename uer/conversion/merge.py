@@ -30,6 +30,8 @@ TOLERANCE = 1e-4  # of the largest logit (at least 1): merged against sparse, in
 EXACT = 1e-9  # the same in float64
 DECAYED = 1e-3  # dropped entries above this still take part in what the checkpoint computes
 FOLLOWERS_OF_HIDDEN = ("attention.", "mlm")
+TOO_EARLY = ("; before its schedule ends (k = step // w_step is 16, under head at least twice the heads to drop) a "
+             "checkpoint has no plain student: take a later --mask_step and its checkpoint")
 
 
 class UnfoldedMaster(Master):
@@ -101,19 +103,6 @@ def squeezed_widths(state: Mapping[str, torch.Tensor], config: ModelConfig) -> d
     return {group: width for group, found in widths.items() for width in found if width != teacher[group]}
 
 
-def checkpoint_problems(state: Mapping[str, torch.Tensor], config: ModelConfig) -> list[str]:
-    """Missing, unexpected or misshapen tensors of a checkpoint from a teacher of this config, in words."""
-    squeezed = squeezed_widths(state, config)
-    absent = [name for name in EMBEDDING_TABLES if name not in state or state[name].dim() != 2]
-    if absent:
-        return ["missing: " + ", ".join(absent)]
-    expected = shapes.master_shapes(config, shapes.table_sizes(state), squeezed)
-    problems = [f"missing: {name}" for name in expected if name not in state]
-    problems += [f"unexpected: {name}" for name in state if name not in expected]
-    return problems + [f"{name} is {list(state[name].shape)} instead of {list(shape)}"
-                       for name, shape in expected.items() if name in state and tuple(state[name].shape) != shape]
-
-
 def master_from_checkpoint(state: Mapping[str, torch.Tensor], config: ModelConfig, groups: dict[str, MaskGroup],
                            **load: int) -> Master:
     """The master of a checkpoint before, amid or after a squeeze.
@@ -127,8 +116,9 @@ def master_from_checkpoint(state: Mapping[str, torch.Tensor], config: ModelConfi
     Raises:
         UserError: tensors that are missing, unexpected or misshapen; a squeezed group of another width than its target.
     """
-    problems = checkpoint_problems(state, config)
-    for name, width in squeezed_widths(state, config).items():
+    squeezed = squeezed_widths(state, config)
+    problems = shapes.tensor_problems(state, config, widths=squeezed)
+    for name, width in squeezed.items():
         group = groups[name]
         if width != group.target:
             problems.append(f"group {name} has been squeezed to {width} dimensions, its target is {group.target}")
@@ -191,8 +181,8 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
         else:
             problems.append(f"{group.name} ({group.scored_by}) is not there")
     if problems:
-        raise UserError(f"{where}: no plain BERT comes of these masks: " + "; ".join(problems) +
-                        _when_complete(problems))
+        early = any(" keeps " in problem for problem in problems)
+        raise UserError(f"{where}: no plain BERT comes of these masks: " + "; ".join(problems) + early * TOO_EARLY)
     return groups, notes
 
 
@@ -234,13 +224,6 @@ def _misfit(group: MaskGroup) -> list[str]:
             problems.append(f"{group.name} keeps {int(kept.min())} dimensions of one head and {int(kept.max())} of "
                             f"another")
     return problems
-
-
-def _when_complete(problems: list[str]) -> str:
-    if any(" keeps " in problem for problem in problems):
-        return ("; before its schedule ends (k = step // w_step is 16, under head at least twice the heads to drop) a "
-                "checkpoint has no plain student: take a later --mask_step and its checkpoint")
-    return ""
 
 
 def _follows_hidden(group: MaskGroup, hidden: MaskGroup, state: Mapping[str, torch.Tensor]) -> bool:

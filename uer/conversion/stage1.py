@@ -21,7 +21,7 @@ from uer.formats.file_target import settle_target
 from uer.formats.model_card import CardFacts
 from uer.formats.sentence import SentenceFacts
 from uer.formats.storage import read_tensors, without_shared_prefix, written_sha256
-from uer.formats.teacher import config_path_for
+from uer.formats.teacher import config_path_for, guessed_config
 from uer.formats.uer_names import heads_in, is_uer, to_published
 from uer.layer_sizes import layers_in_words, wishes_from
 from uer.squeeze.mask_file import check_masks, read_masks
@@ -102,11 +102,9 @@ def teacher_config(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
     Raises:
         UserError: the number of heads cannot be told, or senseless values.
     """
-    measured = shapes.measured(state)
+    where, measured = f"checkpoint {options.load_model_path}", shapes.measured(state)
     if len(measured) < 3:
-        raise UserError(f"checkpoint {options.load_model_path}: not a whole BERT; there is no {shapes.WORDS} or no "
-                        f"encoder layer in it")
-    where = f"checkpoint {options.load_model_path}"
+        raise UserError(f"{where}: not a whole BERT; there is no {shapes.WORDS} or no encoder layer in it")
     origin = facts.get("origin", {})  # the teacher of a student that was trained on: its sizes may be given as well
     if facts.get("teacher"):
         config = config_from_dict(facts["teacher"], f"{where}.json")
@@ -114,12 +112,7 @@ def teacher_config(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
         overrides = {} if options.heads_num is None else {"heads_num": options.heads_num}
         config = load_config(options.config_path, overrides)
     else:
-        if shapes.uneven(state, measured["layers_num"]) and not has_compactors(state):
-            raise UserError(f"{where}: no JSON beside it, and its layers differ in size; give the --config_path that "
-                            f"was written with it", page="shape")
-        heads = options.heads_num or _usual_heads(measured["hidden_size"], where)
-        config = config_from_dict({**measured, "heads_num": heads,
-                                   "max_seq_length": len(state[shapes.POSITIONS])}, where)
+        config = guessed_config(state, where, [], heads=options.heads_num)
     config = _settled(config, state, facts, where).config
     problems = [f"--{key} {getattr(options, key)}, but {measured.get(key, getattr(config, key))} in the checkpoint"
                 for key in SIZE_OPTIONS
@@ -143,13 +136,6 @@ def _settled(config: ModelConfig, state: Mapping[str, torch.Tensor], facts: Mapp
     if not has_compactors(state):
         settle_target(model, None, where)
     return model
-
-
-def _usual_heads(hidden: int, where: str) -> int:
-    if hidden % shapes.HEAD_SIZE:
-        raise UserError(f"{where}: no JSON beside it, and hidden_size {hidden} is no multiple of {shapes.HEAD_SIZE}; "
-                        f"give --heads_num or --config_path")
-    return hidden // shapes.HEAD_SIZE
 
 
 def fact_problems(facts: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
@@ -272,8 +258,7 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
     sentence = SentenceFacts.from_dict(facts["sentence"], f"{options.load_model_path}.json") \
         if facts.get("sentence") else None
     return Source(config, weights, card, pooler, text, sentence=sentence,
-                  keep_embedding_size=options.keep_embedding_size, bare=bare,
-                  reading=reading_of(facts))
+                  keep_embedding_size=options.keep_embedding_size, bare=bare, reading=reading_of(facts))
 
 
 def how_made(facts: Mapping[str, Any], teacher: ModelConfig, student: ModelConfig, strategy: str) -> str:

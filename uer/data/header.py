@@ -77,8 +77,7 @@ def summary(header: dict[str, Any]) -> str:
         f"documents {header['documents']:,}   lines {header['lines']:,}   instances {instances:,}"
         + (f", each with {header['dup_factor']} masks" if not header["dynamic_masking"] else ""),
         f"tokens {header['words']:,}, with [CLS] and [SEP] {tokens:,}   mean length {tokens / instances:.1f}",
-        f"unknown {unknown:.2%}   padding if every instance were filled to {header['seq_length']}: {padding:.1%}",
-    ]
+        f"unknown {unknown:.2%}   padding if every instance were filled to {header['seq_length']}: {padding:.1%}"]
     if header["empty_lines"]:
         lines.append(f"{header['empty_lines']:,} line(s) of characters that the tokenizer removes made no instance")
     if header.get("without_text"):

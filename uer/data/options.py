@@ -9,11 +9,9 @@ from uer.arguments import add_uer_options
 from uer.data.masking import MaskingOptions
 from uer.errors import UserError
 
-MLM_HELP = (
-    "What mlm reads: each line that is not blank becomes [CLS] line [SEP], cut into pieces of seq_length tokens with "
-    "[CLS] and [SEP] counted. With --full_sentences the lines of a document, which a blank line ends, are joined "
-    "first, so that few positions are padding."
-)
+MLM_HELP = ("What mlm reads: each line that is not blank becomes [CLS] line [SEP], cut into pieces of seq_length "
+            "tokens with [CLS] and [SEP] counted. With --full_sentences the lines of a document, which a blank line "
+            "ends, are joined first, so that few positions are padding.")
 
 
 def add_tokenizer_options(parser: argparse.ArgumentParser, title: str = "tokenizer") -> None:

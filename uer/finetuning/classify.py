@@ -214,8 +214,7 @@ class ClassifierRun:
         args = self.args
         return {"task": self.data.task.name, "labels": list(self.data.task.labels), "pooling": args.pooling,
                 **model_facts(args.pretrained_model_path, self.loaded), "vocab_sha256": self.tokenizer.vocab.sha256,
-                "seq_length": args.seq_length, "dropout": self.loaded.config.dropout,
-                **self.settings.facts(),
+                "seq_length": args.seq_length, "dropout": self.loaded.config.dropout, **self.settings.facts(),
                 "train": digest(self.train), "dev": {name: digest(x) for name, x in self.problem.dev.items()}}
 
     def _start(self, seed: int) -> nn.Module:

@@ -106,10 +106,6 @@ class Table:
             raise UserError(f"{self.path}, line 1: the header lacks the column(s) {', '.join(missing)}; it has "
                             f"{', '.join(self.columns)}")
 
-    def short_rows(self) -> list[int]:
-        """Numbers of the lines with fewer fields than columns."""
-        return [row.number for row in self.rows if len(row.fields) < self.width]
-
     def select(self, *names: str, skip: frozenset[int] = frozenset()) -> Iterator[tuple[int, list[str]]]:
         """(line number, the fields of these columns), without the lines of the numbers in `skip`.
         `UserError` for a line with more or fewer fields than columns."""

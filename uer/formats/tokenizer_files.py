@@ -130,20 +130,14 @@ def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
     second = int(between == 1)  # the segment of the second text
     pair = [*single, *[special(last, 0)] * (between - 1), text("B", second), special(last, second)]
     return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
+        "version": "1.0", "truncation": None, "padding": None,
         "added_tokens": [{"id": token.id, **_described(token, token.content in vocab.special_tokens)}
                          for token in sorted(tokens.values(), key=lambda token: token.id)],
         **(_bpe_steps(vocab, rules) if rules.kind == "bpe" else _bert_steps(vocab, rules)),
         "post_processor": {
-            "type": "TemplateProcessing",
-            "single": single,
-            "pair": pair,
+            "type": "TemplateProcessing", "single": single, "pair": pair,
             "special_tokens": {token: {"id": token, "ids": [vocab.ids[token]], "tokens": [token]}
-                               for token in (first, last)},
-        },
-    }
+                               for token in (first, last)}}}
 
 
 def _bert_steps(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
@@ -154,18 +148,14 @@ def _bert_steps(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {"type": "WordPiece", "unk_token": vocab.special_tokens[4], "continuing_subword_prefix": "##",
-                  "max_input_chars_per_word": MAX_WORD, "vocab": ids},
-    }
+                  "max_input_chars_per_word": MAX_WORD, "vocab": ids}}
 
 
 def _bpe_steps(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
     ids = {token: number for number, token in enumerate(vocab.tokens[:vocab.base])}
     spaced = {"type": "ByteLevel", "add_prefix_space": rules.prefix_space, "trim_offsets": True, "use_regex": True}
     return {
-        "normalizer": None,
-        "pre_tokenizer": spaced,
-        "decoder": spaced,
+        "normalizer": None, "pre_tokenizer": spaced, "decoder": spaced,
         "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
                   "end_of_word_suffix": "", "fuse_unk": False, "vocab": ids,
-                  "merges": [list(pair) for pair in rules.merges or []]},
-    }
+                  "merges": [list(pair) for pair in rules.merges or []]}}
