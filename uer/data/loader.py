@@ -65,7 +65,8 @@ class MlmBatch:
         return self._with(torch.Tensor.pin_memory)
 
     def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MlmBatch:
-        return MlmBatch(*map(change, (self.src, self.seg, self.positions, self.labels)), self.tokens, self.masked)
+        src, seg, positions, labels = map(change, (self.src, self.seg, self.positions, self.labels))
+        return MlmBatch(src, seg, positions, labels, self.tokens, self.masked)
 
 
 class MlmLoader:

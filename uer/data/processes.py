@@ -147,9 +147,9 @@ def _worker_main(connection: Connection, work: tuple[Any, ...], inherited: list[
         except (EOFError, OSError):
             return
         try:
-            *what, tokenizer = work
+            args, masking, folder, number, text = work
             worker = worker or SegmentWorker(
-                *what, build(tokenizer) if isinstance(tokenizer, TextRules) else tokenizer)
+                args, masking, folder, number, build(text) if isinstance(text, TextRules) else text)
             answer: tuple[str, Any] = ("result", worker(segment))
         except UserError as error:
             answer = ("text", str(error))
