@@ -300,7 +300,7 @@ def contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: str | Path) -> Iterator[None]:
     """What torch and safetensors raise where a file cannot be written, as the `OSError` that it is."""
     try:
         yield
@@ -310,7 +310,7 @@ def _writing(path: Path) -> Iterator[None]:
                       str(path)) from None
 
 
-def save_state_dict(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def save_state_dict(tensors: Mapping[str, torch.Tensor], path: str | Path) -> None:
     """torch.save, tensors only."""
     with _writing(path):
         torch.save(contiguous(tensors), path)
