@@ -232,9 +232,9 @@ def guessed_config(tensors: Mapping[str, torch.Tensor], where: str, notes: list[
         raise UserError(f"{where}: not a whole BERT: there is no {shapes.WORDS} or no encoder layer in it")
     hidden = sizes["hidden_size"]
     if heads is None and hidden % shapes.HEAD_SIZE:
+        remedy = hint("heads_num", "; give --heads_num or --config_path") or hint("config_path", "; give --config_path")
         raise UserError(f"{where}: no config beside it, and hidden_size {hidden} is no multiple of {shapes.HEAD_SIZE}, "
-                        f"so the number of heads cannot be told" + hint("config_path", "; give --config_path")
-                        + hint("heads_num", " or --heads_num"), page="formats")
+                        f"so the number of heads cannot be told{remedy}", page="formats")
     if shapes.uneven(tensors, sizes["layers_num"]):
         raise UserError(f"{where}: no config beside it, and its layers differ in size: of an uneven student the "
                         f"config that was written with it is needed" + hint("config_path", " (--config_path)"),
