@@ -139,10 +139,7 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
 
 def repeated(args: argparse.Namespace, student: ModelConfig, path: Path) -> list[str]:
     """The options that give a student the same shape without a search; `args` is what they would make of it.
-
-    Args:
-        path: a file for --layer_sizes.
-    """
+    `path`: a file for --layer_sizes."""
     args.target_dim, args.target_heads, args.uneven, args.budget = student.hidden_size, student.heads_num, False, None
     args.layer_sizes = str(path)
     return typed_again(calibrate_parser(), args, SHAPE)
@@ -223,10 +220,7 @@ def check_student(args: argparse.Namespace, paths: Mapping[str, Path], config: M
 
 def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) -> Material:
     """Open and load everything.
-
-    Args:
-        paths: of the student's formats; what cannot be written there is refused before any long work.
-    """
+    `paths`: of the student's formats; what cannot be written there is refused before any long work."""
     given = {option: Dataset.open(getattr(args, option), f"--{option}") for option in ("dataset_path", "dev_path")
              if getattr(args, option)}
     text = agreed_rules(args, *(dataset.rules for dataset in given.values()), *text_beside(args.pretrained_model_path),
@@ -316,10 +310,7 @@ class Judged(NamedTuple):
 def judge(models: dict[str, tuple[ModelConfig, dict[str, torch.Tensor]]], batches: list[MlmBatch], where: str,
           place: Place, mapped: bool = False) -> Judged:
     """Teacher and student side by side: masked language modelling, or what both make of text without labels.
-
-    Args:
-        mapped: as for `agreement`.
-    """
+    `mapped`: as for `agreement`."""
     sizes = {who: parameter_count(weights) for who, (_, weights) in models.items()}
     if models["teacher"][0].target != "mlm":
         teacher, student = (from_weights(*model).to(place.device) for model in models.values())

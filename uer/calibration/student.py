@@ -33,10 +33,7 @@ MORE_BATCHES = 64
 def calibration_batches(dataset: Dataset, count: int | None, seed: int, place: Place, masking=None,
                         target: str = "mlm") -> list[MlmBatch]:
     """This process's share of the first `count` batches of `INSTANCES` instances; the same ones for any world size.
-
-    Args:
-        count: None: as many as usually do for the teacher's `target`. All but MLM read the text without masks.
-    """
+    `count`: None: as many as usually do for the teacher's `target`. All but MLM read the text without masks."""
     loader = MlmLoader(dataset, INSTANCES, seed=seed, masking=masking, prefetch=0, group_by_length=False,
                        masked=target == "mlm")
     count = min(count or BATCHES.get(target, MORE_BATCHES), loader.batches_per_epoch)
@@ -60,10 +57,7 @@ def calibration_progress(config: ModelConfig, shown: bool = True) -> Iterator[Ca
 def calibrate_on(stream: Stream, groups: dict[str, MaskGroup], progress=lambda part: None,
                  tied: bool = False) -> Calibration:
     """Calibrated compactors for the teacher of a stream, which serves for any groups.
-
-    Args:
-        tied: whether the student is to have one table of words.
-    """
+    `tied`: whether the student is to have one table of words."""
     if tied:
         check_tied(stream.teacher.config, groups)
     return Calibrator(stream, groups, tied, progress).run(calibrate_target)
@@ -73,10 +67,7 @@ def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dic
                      groups: dict[str, MaskGroup], loader: MlmLoader, place: Place, reports: Reports,
                      text: dict[str, Any]) -> Calibration:
     """`calibrate` as the options say, or what calibrate.py has found before, with a word to the reader.
-
-    Args:
-        text: how text becomes ids (`TextRules.to_dict`).
-    """
+    `text`: how text becomes ids (`TextRules.to_dict`)."""
     if args.compactors_path:
         whom = made_for(config, weights, text, args.compactor_mask_strategy, groups)
         calibration = load_compactors(args.compactors_path, whom, place.device)

@@ -216,10 +216,7 @@ def _judge(merged: Merged, options: argparse.Namespace, say: Callable[[str], obj
 
 def student_source(options: argparse.Namespace, command: str, say: Callable[[str], object] = print) -> Source:
     """The model that convert.py's options ask for: a merged student, or a plain model as it is.
-
-    Args:
-        command: for the model card.
-    """
+    `command`: for the model card."""
     state, facts = read_checkpoint(options.load_model_path)
     pooler = take_pooler(state)
     text = text_of(options, facts, say)

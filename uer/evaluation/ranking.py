@@ -125,9 +125,7 @@ def retrieval(queries_by: Embed, documents_by: Embed, folder: str | Path,
 
     A document with the query's own id is the query itself (in ArguAna and Quora), and not found, as in BEIR's own
     evaluation; unless it is judged to answer it.
-
-    Args:
-        similarity: what their vectors are compared by, of `COMPARED` (default: cosine).
+    `similarity`: what their vectors are compared by, of `COMPARED` (default: cosine).
     """
     corpus, queries, grades = read_beir(folder)
     if not grades:

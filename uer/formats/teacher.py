@@ -155,10 +155,7 @@ def has_weights(path: Path) -> bool:
 
 def config_beside(path: Path, target: str | None) -> HuggingFaceConfig | None:
     """What the JSON beside a model says of it, without its weights; None if there is no JSON.
-
-    Args:
-        target: as for `load_model`; None: what the JSON names.
-    """
+    `target`: as for `load_model`; None: what the JSON names."""
     beside = _json_beside(path)
     data = read_object(beside) if beside else {}
     if is_config_of_huggingface(data):

@@ -140,10 +140,7 @@ def parameters(shapes: Mapping[str, tuple[int, ...]]) -> Parts:
 
 def plain_cost(config: ModelConfig, tables: Mapping[str, int], step: Step) -> Cost:
     """A model of this config, trained as it is.
-
-    Args:
-        tables: rows of its embedding tables: `vocab`, `positions`, `segments`.
-    """
+    `tables`: rows of its embedding tables: `vocab`, `positions`, `segments`."""
     sizes = sizes_of(config, **tables)
     shapes = expected_shapes(sizes, config)
     if config.tie_weights:

@@ -81,10 +81,7 @@ def masks_of(groups: Iterable[MaskGroup]) -> dict[str, list[int]]:
 
 def check_masks(path: str | Path, step: int, wanted: str | None) -> None:
     """`UserError` where what a file has at `step` is not what a checkpoint had: it is another run's.
-
-    Args:
-        wanted: `masks_sha256` of the checkpoint; None: it does not say. A file that is absent or empty is no one's.
-    """
+    `wanted`: `masks_sha256` of the checkpoint; None: it does not say. A file that is absent or empty is no one's."""
     there = Path(path).exists() and Path(path).stat().st_size
     if wanted is not None and there and masks_sha256(read_masks(path, step)) != wanted:
         raise UserError(f"mask file {path}: of another run: at step {step} it has other masks than the checkpoint")

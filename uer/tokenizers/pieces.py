@@ -56,10 +56,7 @@ class Pieces:
     def of_unigram(cls, vocab: list[tuple[str, float]], unknown: int, controls: set[str], charsmap: bytes,
                    source: str) -> Pieces:
         """A model made of pieces with scores, in the order of their ids, and of a compiled normalisation.
-
-        Args:
-            controls: pieces that no text becomes.
-        """
+        `controls`: pieces that no text becomes."""
         names = tuple(piece for piece, _ in vocab)
         usual = names[:4] == _FIRST and names[-1] == "<mask>"
         if usual:  # then in the order of the published model, which is written as such a file again

@@ -185,10 +185,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
 
 def check_alike(args: argparse.Namespace, place: Place, found: dict[str, Any]) -> None:
     """`UserError` where processes that were started by commands of their own would not do the same.
-
-    Args:
-        found: option -> what stands at the path that it names, which may be another on each machine.
-    """
+    `found`: option -> what stands at the path that it names, which may be another on each machine."""
     facts = {name: value for name, value in vars(args).items() if name not in OWN and not name.endswith("_path")}
     digests = {name: hashlib.sha256(repr(value).encode()).digest() for name, value in (facts | found).items()}
     unlike = differing([(name, torch.frombuffer(bytearray(digest), dtype=torch.int64).to(place.device))
