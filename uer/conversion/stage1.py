@@ -140,13 +140,10 @@ def _settled(config: ModelConfig, state: Mapping[str, torch.Tensor], facts: Mapp
 
 def fact_problems(facts: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
     """Options that contradict what the run wrote beside its checkpoint."""
-    problems = []
-    strategy, step = options.compactor_mask_strategy, options.mask_step
-    if strategy is not None and facts.get("strategy") not in (None, strategy):
-        problems.append(f"--compactor_mask_strategy {strategy}, but the run's was {facts['strategy']}")
-    if step is not None and facts.get("step") not in (None, step):
-        problems.append(f"--mask_step {step}, but the checkpoint is of step {facts['step']}")
-    return problems
+    said = (("compactor_mask_strategy", "strategy", "the run's was"),
+            ("mask_step", "step", "the checkpoint is of step"))
+    return [f"--{option} {given}, but {whose} {facts[key]}" for option, key, whose in said
+            if (given := getattr(options, option)) is not None and facts.get(key) not in (None, given)]
 
 
 def merge_checkpoint(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any], options: argparse.Namespace,

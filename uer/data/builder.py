@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from uer.arguments import outside, too_small
 from uer.data import sources
 from uer.data.container import Record, write_container
-from uer.data.header import Ledger, make_header
+from uer.data.header import LONGEST, Ledger, make_header
 from uer.data.masking import MaskingOptions
 from uer.data.options import masking_options
 from uer.data.processes import run_segments
@@ -79,18 +80,12 @@ def build_dataset(args: Namespace, tokenizer: Tokenizer | None = None,
 
 def _checked(args: Namespace) -> MaskingOptions:
     """All problems of the options at once; fills in dup_factor."""
-    problems = []
+    problems = [*outside(args, ("seq_length",), lambda number: 3 <= number <= LONGEST,
+                         f"a number from 3 ([CLS], a token, [SEP]) to {LONGEST} is needed"),
+                *too_small(args, ("processes_num", "dup_factor")), *too_small(args, ("seed",), 0)]
     if args.data_processor != "mlm":
         problems.append(f"--data_processor {args.data_processor}: only mlm is there (no sentence pairs)")
-    if not 3 <= args.seq_length <= 65535:
-        problems.append(f"--seq_length {args.seq_length}: from 3 ([CLS], a token, [SEP]) to 65535 is possible")
-    if args.processes_num < 1:
-        problems.append(f"--processes_num {args.processes_num}: at least 1 is needed")
-    if args.seed < 0:
-        problems.append(f"--seed {args.seed}: must not be negative")
-    if args.dup_factor is not None and args.dup_factor < 1:
-        problems.append(f"--dup_factor {args.dup_factor}: at least 1 is needed")
-    elif args.dynamic_masking and args.dup_factor not in (None, 1):
+    if args.dynamic_masking and (args.dup_factor or 1) > 1:
         problems.append("--dup_factor goes with static masking; --dynamic_masking masks every epoch anew by itself")
     try:
         masking = masking_options(args, MaskingOptions())

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from uer.data.header import COUNTS, FORMAT, FORMAT_VERSION
+from uer.data.header import COUNTS, FORMAT, FORMAT_VERSION, LONGEST
 from uer.errors import UserError
 from uer.files import head_of, refuse_foreign
 from uer.formats.storage import ZIP, written_sha256
@@ -33,7 +33,6 @@ from uer.tokenizers.rules import TextRules, merged, recorded
 _SHARED = ("data_processor", "vocab_size", "special_ids", "dynamic_masking", "masking", "word_segmenter")
 _NUMBERS = (*COUNTS, "documents", "dup_factor", "seq_length", "vocab_size", "pad_id", "mask_id")
 _NEEDED = (*_SHARED, *_NUMBERS, "vocab_name", "vocab_sha256")
-LONGEST = 65535  # tokens of an instance
 WORDS = ("tokens", "mask_tokens")
 
 

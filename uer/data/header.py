@@ -16,6 +16,7 @@ from uer.tokenizers.rules import KEY
 FORMAT, FORMAT_VERSION = "uer-dataset", 1
 COUNTS = ("lines", "empty_lines", "words", "unknown", "instances", "tokens", "masked", "without_text")
 UNKNOWN_WARNING = 0.05
+LONGEST = 65535  # tokens of an instance
 
 _ROW = ("number", "source", "worker", "instances", "tokens", "masked", "begins_with_text", "ends_with_blank")
 
