@@ -16,7 +16,7 @@ from uer.errors import UserError
 
 HEAD = 512  # bytes of a file's beginning that tell what it is
 BYTE_ORDER_MARK = "\ufeff"
-UNPACK, AGAIN = "unpack it", "download it again"
+UNPACK, TAKE_OUT = "unpack it", "take the text out of it"
 PARQUET = b"PAR1"
 
 
@@ -27,10 +27,14 @@ class Foreign(NamedTuple):
     remedy: str
 
 
-COMPRESSED = {b"\x1f\x8b": "gzip data (.gz, .tar.gz)", b"BZh": "bzip2 data", b"\xfd7zXZ\x00": "xz data",
-              b"\x28\xb5\x2f\xfd": "zstd data"}
-ARCHIVES = {b"PK\x03\x04": "a zip archive", b"PK\x05\x06": "an empty zip archive",
-            b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!\x1a\x07": "a rar archive"}
+PACKED = {b"\x1f\x8b": "gzip data (.gz, .tar.gz)", b"BZh": "bzip2 data", b"\xfd7zXZ\x00": "xz data",
+          b"\x28\xb5\x2f\xfd": "zstd data", b"PK\x03\x04": "a zip archive", b"PK\x05\x06": "an empty zip archive",
+          b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!\x1a\x07": "a rar archive"}
+BEGINNINGS = {
+    **{magic: Foreign(name, UNPACK) for magic, name in PACKED.items()},
+    b"version https://git-lfs": Foreign("a Git LFS pointer", "fetch the file that it stands for with  git lfs pull"),
+    **dict.fromkeys((b"\xff\xfe", b"\xfe\xff"), Foreign("text in UTF-16", "convert it to UTF-8")),
+    PARQUET: Foreign("a Parquet file", TAKE_OUT), b"%PDF-": Foreign("a PDF document", TAKE_OUT)}
 CR_ALONE = "a CR alone ends its lines, as on old Macs; save it with LF or CRLF"
 TAR = slice(257, 262)  # where a tar archive says "ustar"
 
@@ -40,22 +44,12 @@ def foreign(head: bytes) -> Foreign | None:
 
     A file of torch.save is a zip archive as well.
     """
-    for magic, name in (*COMPRESSED.items(), *ARCHIVES.items()):
-        if head.startswith(magic):
-            return Foreign(name, UNPACK)
-    if head[TAR] == b"ustar":
+    found = next((found for magic, found in BEGINNINGS.items() if head.startswith(magic)), None)
+    if found is None and head[TAR] == b"ustar":
         return Foreign("a tar archive", UNPACK)
-    if head.startswith(b"version https://git-lfs"):
-        return Foreign("a Git LFS pointer", "fetch the file that it stands for with  git lfs pull")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return Foreign("text in UTF-16", "convert it to UTF-8")
-    if head.startswith(PARQUET):
-        return Foreign("a Parquet file", "take the text out of it")
-    if head.startswith(b"%PDF-"):
-        return Foreign("a PDF document", "take the text out of it")
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return Foreign("an HTML page", AGAIN)
-    return None
+    if found is None and head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return Foreign("an HTML page", "download it again")
+    return found
 
 
 def refuse_foreign(head: bytes, where: str, wanted: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,14 +131,14 @@ class Opened(NamedTuple):
     tokenizer: Tokenizer
 
 
-def open_model(args: argparse.Namespace, given: set[str]) -> Opened:
+def open_model(args: argparse.Namespace, given: set[str], say: Callable[[str], object] | None = None) -> Opened:
     """What --pretrained_model_path names, checked against everything but the data.
-    `UserError` for a model, a vocabulary or an option that does not do."""
+    `say`: takes a line on the tokenizer (default: the model's notes). `UserError` for what does not do."""
     loaded = load_encoder(args.pretrained_model_path, args.config_path, dropout=args.dropout)
     args = with_length(args, given, loaded.config.max_seq_length)
-    tokenizer = build_tokenizer(args, *text_beside(args.pretrained_model_path), say=loaded.notes.append)
+    tokenizer = build_tokenizer(args, *text_beside(args.pretrained_model_path), say=say or loaded.notes.append)
     check_words(loaded, args.pretrained_model_path, len(tokenizer.vocab))
-    if args.pooling == "pooler":
+    if getattr(args, "pooling", None) == "pooler":
         check_pooler(loaded)
     return Opened(args, loaded, tokenizer)
 

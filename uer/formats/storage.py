@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from uer.errors import UserError
-from uer.files import ARCHIVES, UNPACK, head_of, refuse_foreign
+from uer.files import PACKED, UNPACK, head_of, refuse_foreign
 from uer.system import sync
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -93,7 +93,7 @@ def _check_sums(path: Path, what: str) -> None:
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
         raise UserError(f"{what} {path}: damaged, truncated or no file of tensors ({error})") from None
     if not any(name.endswith("data.pkl") for name in names):
-        raise UserError(f"{what} {path}: {ARCHIVES[ZIP]}, not a file of tensors; {UNPACK}")
+        raise UserError(f"{what} {path}: {PACKED[ZIP]}, not a file of tensors; {UNPACK}")
     if spoilt is not None:
         raise UserError(f"{what} {path}: damaged, the checksum of {spoilt} is not what was written (or it was saved "
                         f"without checksums, set_crc32_options(False): then load it with torch and save it again)")
