@@ -117,6 +117,7 @@ def _described(token: AddedToken, special: bool) -> dict[str, Any]:
 def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
     tokens = {token: AddedToken(token, vocab.ids[token]) for token in vocab.special_tokens}
     tokens |= {token.content: token for token in vocab.added}
+    ids = {token: number for number, token in enumerate(vocab.tokens[:vocab.base])}
     first, last = vocab.special_tokens[:2]
 
     def special(token: str, sentence: int) -> dict[str, Any]:
@@ -133,15 +134,14 @@ def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
         "version": "1.0", "truncation": None, "padding": None,
         "added_tokens": [{"id": token.id, **_described(token, token.content in vocab.special_tokens)}
                          for token in sorted(tokens.values(), key=lambda token: token.id)],
-        **(_bpe_steps(vocab, rules) if rules.kind == "bpe" else _bert_steps(vocab, rules)),
+        **(_bpe_steps(rules, ids) if rules.kind == "bpe" else _bert_steps(vocab, rules, ids)),
         "post_processor": {
             "type": "TemplateProcessing", "single": single, "pair": pair,
             "special_tokens": {token: {"id": token, "ids": [vocab.ids[token]], "tokens": [token]}
                                for token in (first, last)}}}
 
 
-def _bert_steps(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
-    ids = {token: number for number, token in enumerate(vocab.tokens[:vocab.base])}
+def _bert_steps(vocab: Vocab, rules: TextRules, ids: dict[str, int]) -> dict[str, Any]:
     return {
         "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": rules.split_ideographs,
                        "strip_accents": rules.strip_accents, "lowercase": rules.lower_case},
@@ -151,8 +151,7 @@ def _bert_steps(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
                   "max_input_chars_per_word": MAX_WORD, "vocab": ids}}
 
 
-def _bpe_steps(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
-    ids = {token: number for number, token in enumerate(vocab.tokens[:vocab.base])}
+def _bpe_steps(rules: TextRules, ids: dict[str, int]) -> dict[str, Any]:
     spaced = {"type": "ByteLevel", "add_prefix_space": rules.prefix_space, "trim_offsets": True, "use_regex": True}
     return {
         "normalizer": None, "pre_tokenizer": spaced, "decoder": spaced,
