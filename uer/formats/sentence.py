@@ -22,7 +22,7 @@ from uer.config import POOLINGS
 from uer.errors import UserError
 from uer.files import read_json, read_object
 from uer.formats.storage import read_tensors, save_safetensors, write_json
-from uer.tokenizers.beside import sentence_config
+from uer.tokenizers.beside import sentence_config, tokenizer_limit
 
 MODES = {"mean": "mean", "max": "max", "cls": "first", "lasttoken": "last"}  # theirs -> ours
 FLAGS = {"mean": "mean_tokens", "max": "max_tokens", "cls": "cls_token", "lasttoken": "lasttoken"}
@@ -38,7 +38,6 @@ OPENING = ("trust_remote_code", "revision", "local_files_only", "token", "cache_
 ASIDE = {"config": OPENING, "tokenizer": (*OPENING, "model_max_length", "use_fast", "padding_side")}
 CROSS_ENCODER = "sequence-classification"
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-UNLIMITED = 1 << 20  # a model_max_length above says nothing: transformers writes 10 ** 30
 
 
 @dataclass(frozen=True)
@@ -220,13 +219,6 @@ def _made_with(said: Mapping[str, Any], part: str) -> dict[str, Any]:
     newer = {"tokenizer": "processor_kwargs", "config": "config_kwargs"}[part]
     given = said.get(newer, said.get(f"{part}_args"))
     return given if isinstance(given, dict) else {}
-
-
-def tokenizer_limit(folder: Path) -> int | None:
-    """Tokens at most, as tokenizer_config.json says; None: it does not."""
-    path = folder / "tokenizer_config.json"
-    limit = read_object(path).get("model_max_length") if path.is_file() else None
-    return limit if isinstance(limit, int) and limit < UNLIMITED else None
 
 
 def _pooling(path: Path) -> str:

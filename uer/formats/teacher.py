@@ -23,16 +23,10 @@ from uer.formats.file_target import MLM_HEAD, OUTPUT, complete_head, config_for,
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
 from uer.formats.relatives import has_foreign_head
-from uer.formats.sentence import (
-    SentenceFacts,
-    cross_encoder,
-    encoder_path,
-    read_dense,
-    read_sentence_facts,
-    tokenizer_limit,
-)
+from uer.formats.sentence import SentenceFacts, cross_encoder, encoder_path, read_dense, read_sentence_facts
 from uer.formats.storage import read_tensors, shortened, without_shared_prefix
 from uer.formats.uer_names import heads_in, is_uer, to_published
+from uer.tokenizers.beside import tokenizer_limit
 
 SHORTEST = 8  # tokens of a text that fine-tuned models are used with
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
