@@ -181,8 +181,8 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
         else:
             problems.append(f"{group.name} ({group.scored_by}) is not there")
     if problems:
-        early = any(" keeps " in problem for problem in problems)
-        raise UserError(f"{where}: no plain BERT comes of these masks: " + "; ".join(problems) + early * TOO_EARLY)
+        more = TOO_EARLY if any(" keeps " in problem for problem in problems) else ""
+        raise UserError(f"{where}: no plain BERT comes of these masks: " + "; ".join(problems) + more)
     return groups, notes
 
 

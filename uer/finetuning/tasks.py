@@ -142,8 +142,8 @@ def read_glue(task: Task, folder: str | Path, kind: str) -> list[Split]:
 
 def _read(task: Task, path: Path, labelled: bool, name: str = "", submission: str = "") -> Split:
     table = Table(path, task.bare if labelled else None)
-    short = [row.number for row in table.rows if task.flawed and labelled  # test files lose no rows
-             and len(row.fields) < table.width]
+    known = task.flawed and labelled  # test files lose no rows
+    short = [row.number for row in table.rows if known and len(row.fields) < table.width]
     if len(short) > BROKEN_SHARE * len(table.rows):
         short = []  # too many to be the published ones: the first is named
     examples, empty = _examples(table, task, labelled, short)
