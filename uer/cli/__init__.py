@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 COMMANDS = {
@@ -38,7 +39,11 @@ FOLDERS = {**dict.fromkeys(TUNING, "finetune"), "run_classifier_infer": "inferen
 
 def command(name: str) -> Callable[[], None]:
     """The main of a command, which is imported when that is called: Ctrl-C meanwhile ends it as at any other time."""
-    return lambda: importlib.import_module(COMMANDS[name][0]).main()
+    return partial(_run, name)
+
+
+def _run(name: str) -> None:
+    importlib.import_module(COMMANDS[name][0]).main()
 
 
 @contextmanager
