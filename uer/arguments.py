@@ -81,12 +81,10 @@ def no_shares(args: argparse.Namespace, names: Iterable[str], most: float = 1.0)
 
 def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[str | Path | None]]) -> None:
     """`UserError` where a file that would be written is given as another option's value.
-
-    Args:
-        outputs: option -> the files and folders that it makes the script write.
-    """
-    read = [(name, one) for name, value in vars(args).items() if _is_path(name) for one in _values(value)
-            if isinstance(one, str)]
+    `outputs`: option -> the files and folders that it makes the script write."""
+    read = [(name, one) for name, value in vars(args).items()
+            if name.endswith(("_path", "_dir", "_teacher")) or name == "resume"
+            for one in _values(value) if isinstance(one, str)]
     for option, paths in outputs.items():
         for path in (path for path in paths if path is not None):
             for name, other in read:
@@ -101,10 +99,7 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[
 def typed_again(parser: argparse.ArgumentParser, args: argparse.Namespace, names: Sequence[str] | None = None,
                 without: Sequence[str] = ()) -> list[str]:
     """The words that give options of a command line again, as far as they are not as usual, and change anything.
-
-    Args:
-        names: of the options (default: all but `without`).
-    """
+    `names`: of the options (default: all but `without`)."""
     words: dict[str, list[str]] = {}  # two spellings of an option: the first
     for action in parser._actions:
         name, value = action.dest, getattr(args, action.dest, action.default)
@@ -113,10 +108,6 @@ def typed_again(parser: argparse.ArgumentParser, args: argparse.Namespace, names
         if value != action.default:
             words[name] = [action.option_strings[0], *(map(str, _values(value)) if action.nargs != 0 else ())]
     return [word for option in words.values() for word in option]
-
-
-def _is_path(option: str) -> bool:
-    return option.endswith(("_path", "_dir", "_teacher")) or option == "resume"
 
 
 def _values(value: Any) -> list:

@@ -138,8 +138,7 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mask_scores", choices=MASK_SCORES, default="norm",
                        help="what masks are chosen by. norm: column norms of the compactors; taylor: running mean of "
                             "|gradient × value| (default: norm)")
-    group.add_argument("--l2_lambda", type=float, metavar="λ",
-                       help="strength of the published penalty (default: 20)")
+    group.add_argument("--l2_lambda", type=float, metavar="λ", help="strength of the published penalty (default: 20)")
     group.add_argument("--penalty", choices=PENALTIES,
                        help="published: L2 gradient and moment surgery; fade: masked entries shrink by a constant "
                             "factor (default: published, but see --w_step)")

@@ -54,7 +54,8 @@ def said(made: Made) -> str:
 def end_of_sweep(args: argparse.Namespace) -> None:
     """Compare shapes; what comes next is the student that was found to be worth most."""
     with importing():
-        from uer.planning.sweep import picture_path, spelled, sweep
+        from uer.evaluation.agreement import spelled
+        from uer.planning.sweep import picture_path, sweep
 
     teacher, *students = sweep(args)
     best = max(students, key=lambda row: row.worth)
