@@ -169,6 +169,26 @@ def test_grid_seeds_and_resume(tuned, tmp_path, capsys):
     assert "the best model of its runs" in capsys.readouterr().err
 
 
+def test_a_model_and_the_record_of_its_run_appear_together(tuned, tmp_path, capsys, monkeypatch):
+    model = tmp_path / "c.bin"
+    grid = options(tuned, model, "--epochs_num", 6, "--pooling", "mean", "--learning_rate")
+    call("finetune/run_classifier.py", *grid, 1e-8)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("uer.finetuning.grid.summary", lambda runs: 1 / 0)  # killed as the run is recorded
+    grid += [1e-8, 0.01, "--resume"]
+    with pytest.raises(ZeroDivisionError):
+        call("finetune/run_classifier.py", *grid)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    call("finetune/run_classifier.py", *grid)
+    assert "1 of 2 runs are finished already" in capsys.readouterr().out
+    assert read_card(str(model))["learning_rate"] == 0.01
+    (tmp_path / "c.bin.json").unlink()
+    with pytest.raises(SystemExit):
+        call("finetune/run_classifier.py", *grid)
+    assert "c.bin with its .json is not the best model" in capsys.readouterr().err
+
+
 def test_results_of_earlier_versions_go_on(tuned, tmp_path, capsys):
     """A setting that is newer than format 1 needs an entry in NEWER: what files of before mean, who do not say it."""
     from uer.finetuning.grid import NEWER
@@ -206,6 +226,9 @@ def test_half_precisions(tuned, tmp_path, precision):
     (["--output_model_path", "."], "cannot be written there"),
     (["--output_model_path", "c.safetensors"], "no .safetensors file but torch's"),
     (["--prediction_path", "p.tsv"], "needs --test_path"),
+    (["--output_model_path", "c/"], "c/: a folder's name; give a file's"),
+    (["--output_model_path", "c.bin", "--prediction_path", "c.bin.json"], "c.bin.json would be written, but it is"),
+    (["--output_model_path", "c.bin", "--log_path", "c.bin.results.json"], "would be written, but it is --log_path"),
     (["--vocab_path", "long.txt"], "81 word embeddings, the vocabulary 82 tokens"),
 ])
 def test_mistakes(tuned, tmp_path, capsys, monkeypatch, more, words):

@@ -29,12 +29,12 @@ from uer.data.options import masking_options, preprocess_parser
 from uer.data.sources import expand, total_bytes
 from uer.errors import UserError
 from uer.evaluation.agreement import agreement, in_words
+from uer.files import config_path_for
 from uer.formats import LoadedModel, load_model
 from uer.formats.export import check_head
 from uer.formats.model_card import CardFacts
 from uer.formats.shapes import WORDS, parameter_count, table_sizes
 from uer.formats.storage import write_json, write_via
-from uer.formats.teacher import config_path_for
 from uer.formats.tokenizer_files import text_beside
 from uer.layer_sizes import LayerWish, layers_in_words, read_layer_sizes, refuse_uneven
 from uer.models.bert import Bert, from_weights

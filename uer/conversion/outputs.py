@@ -21,6 +21,7 @@ from uer.conversion.merge import TOLERANCE, probe_batch, student_model
 from uer.conversion.sandwich import real_rows
 from uer.data.dataset import Dataset
 from uer.errors import UserError
+from uer.files import config_path_for, vocab_path_for
 from uer.formats import load_model, shapes, stock
 from uer.formats.export import check_head, config_text, write_huggingface, write_uer
 from uer.formats.file_target import OUTPUT, SPAN_LABELS
@@ -28,8 +29,7 @@ from uer.formats.model_card import CardFacts, model_card
 from uer.formats.onnx_export import Interface, OnnxModel, check_packages, write_onnx
 from uer.formats.sentence import SentenceFacts, write_sentence_files
 from uer.formats.storage import PendingFiles, write_json
-from uer.formats.teacher import config_path_for
-from uer.formats.tokenizer_files import check_written, other_vocabularies, vocab_path_for, vocabulary_files
+from uer.formats.tokenizer_files import check_written, other_vocabularies, vocabulary_files
 from uer.tokenizers import TextRules
 from uer.tokenizers.beside import FILES
 from uer.tokenizers.rules import KEY

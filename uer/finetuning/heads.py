@@ -104,17 +104,15 @@ def _filled(config: ModelConfig, weights: Mapping[str, torch.Tensor], seed: int)
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def save_tuned(path: str, weights: Mapping[str, torch.Tensor], card: dict[str, Any]) -> None:
-    """Write a fine-tuned model and, as `<path>.json`, what it is; both or neither.
+def add_tuned(pending: PendingFiles, path: str, weights: Mapping[str, torch.Tensor], card: dict[str, Any]) -> None:
+    """Write a fine-tuned model and, as `<path>.json`, what it is, among files that appear together.
 
     Args:
         weights: under the names of files.
         card: with the keys of `ModelConfig.to_dict()` under `config`.
     """
-    with PendingFiles() as pending:
-        write_json({"format": FORMAT, **card}, pending.add(f"{path}.json"))
-        save_state_dict(weights, pending.add(path))
-        pending.publish()
+    write_json({"format": FORMAT, **card}, pending.add(f"{path}.json"))
+    save_state_dict(weights, pending.add(path))
 
 
 def read_card(path: str) -> dict[str, Any]:

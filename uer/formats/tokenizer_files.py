@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
-from uer.files import read_object
+from uer.files import config_path_for, read_object
 from uer.formats.storage import write_json
-from uer.formats.teacher import config_path_for, model_folder
+from uer.formats.teacher import model_folder
 from uer.tokenizers.bert import MAX_WORD, BertTokenizer
 from uer.tokenizers.beside import (
     FILES,
@@ -45,12 +45,6 @@ def text_beside(path: str | Path) -> list[TextRules]:
         found = rules_of_folder(folder)
         return [] if found is None else [found]
     return rules_of_stem(path.with_name(config_path_for(path).name.removesuffix("_config.json")), config)
-
-
-def vocab_path_for(path: str | Path) -> Path:
-    """Where the vocabulary of a UER file goes: beside it, `<name without .bin>_vocab.txt`."""
-    config = config_path_for(path)
-    return config.with_name(config.name.removesuffix("_config.json") + "_vocab.txt")
 
 
 def other_vocabularies(path: Path, text: TextRules) -> list[Path]:
