@@ -105,7 +105,7 @@ def test_glue_tasks_and_their_submissions(tuned, tmp_path, task):
                              "RTE": ["accuracy"]}[task]
 
 
-def test_inference_of_a_regression_and_predictions_beside_the_data(tuned, tmp_path):
+def test_inference_of_a_regression_and_predictions_beside_the_data(tuned, tmp_path, capsys):
     data = tmp_path / "STS-B"
     shutil.copytree(tuned / "glue/STS-B", data)
     call("finetune/run_classifier.py", "--task", "STS-B", "--data_dir", data, "--pretrained_model_path", tuned / "hf",
@@ -115,6 +115,10 @@ def test_inference_of_a_regression_and_predictions_beside_the_data(tuned, tmp_pa
          tuned / "vocab.txt", "--test_path", tuned / "pairs.tsv", "--prediction_path", tmp_path / "p.tsv")
     lines = (tmp_path / "p.tsv").read_text().splitlines()[1:]
     assert len(lines) == 32 and all(float(line) == float(line) for line in lines)
+    assert "a score, of which there is no probability" in refused(
+        capsys, tmp_path, "inference/run_classifier_infer.py", "--load_model_path", tmp_path / "m.bin", "--vocab_path",
+        tuned / "vocab.txt", "--test_path", tuned / "pairs.tsv", "--prediction_path", tmp_path / "q.tsv",
+        "--output_prob")
 
 
 def test_grid_seeds_and_resume(tuned, tmp_path, capsys):

@@ -42,6 +42,8 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
     labels = tuple(card.get("labels") or map(str, range(outputs)))  # a file need not name them
     if len(labels) != outputs:
         raise UserError(f"{args.load_model_path}.json: {len(labels)} labels for a model of {outputs}")
+    if outputs == 1 and args.output_prob:
+        raise UserError("--output_prob: the model gives a score, of which there is no probability; leave it out")
     task = Task("", labels if outputs > 1 else (), texts_of(args.test_path, card.get("pairs")))  # one is a score
     positions = model.sizes.positions
     usual = min(card.get("seq_length", SEQ_LENGTH), positions)
