@@ -193,6 +193,24 @@ def test_a_model_and_the_record_of_its_run_appear_together(tuned, tmp_path, caps
     assert "c.bin with its .json is not the best model" in capsys.readouterr().err
 
 
+def test_a_model_that_is_written_over_leaves_no_vocabulary_and_links_lead_to_what_stands_beside(tuned, tmp_path):
+    model = tmp_path / "c.bin"
+    model.write_bytes(b"another one")
+    (tmp_path / "c_vocab.txt").write_text("\n".join(TOKENS[:60]) + "\n")
+    call("finetune/run_classifier.py", *options(tuned, model))
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/latest.bin").symlink_to(model)
+    found = []
+    for path in (model, tmp_path / "links/latest.bin"):
+        call("inference/run_classifier_infer.py", "--load_model_path", path, "--vocab_path", tuned / "vocab.txt",
+             "--test_path", tuned / "dev.tsv", "--prediction_path", tmp_path / "p.tsv", "--output_logits")
+        found.append((tmp_path / "p.tsv").read_text())
+    assert found[0] == found[1] and not (tmp_path / "c_vocab.txt").exists()
+    (tmp_path / "d_vocab.txt").write_text("\n".join(TOKENS[:60]) + "\n")  # of no model
+    call("finetune/run_classifier.py", *options(tuned, tmp_path / "d.bin"))
+    assert (tmp_path / "d_vocab.txt").exists()
+
+
 def test_results_of_earlier_versions_go_on(tuned, tmp_path, capsys):
     """A setting that is newer than format 1 needs an entry in NEWER: what files of before mean, who do not say it."""
     from uer.finetuning.grid import NEWER

@@ -86,6 +86,18 @@ def test_the_config_comes_from_beside_the_file_or_the_shapes(tmp_path: Path):
     assert "not as" in load(tmp_path / "m.bin", replace(CONFIG, heads_num=8)).notes[0]
 
 
+def test_what_says_what_a_file_is_stands_beside_it_or_its_link(tmp_path: Path):
+    thin, folder = replace(CONFIG, heads_num=8), tmp_path / "run"
+    folder.mkdir()
+    save_uer(folder / "m.bin-4", weights(thin))
+    (folder / "m.bin-4.json").write_text(json.dumps({"teacher": thin.to_dict()}))
+    link = tmp_path / "latest.bin"
+    link.symlink_to(folder / "m.bin-4")
+    assert load(link, None).config == thin and read_checkpoint(link)[1]["teacher"]["heads_num"] == 8
+    (tmp_path / "latest_config.json").write_text(CONFIG.to_json())
+    assert load(link, None).config == CONFIG
+
+
 def test_figures_beside_a_file_are_no_config(tmp_path: Path):
     thin = replace(CONFIG, heads_num=8)
     save_uer(tmp_path / "m.bin", weights(thin))

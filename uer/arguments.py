@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
-from uer.files import beside_model
+from uer.files import as_written, beside_model
 
 UER_OPTIONS: dict[str, tuple[str, ...]] = {
     "embedding": ("word_pos_seg", "word", "pos", "seg"), "encoder": ("transformer",), "mask": ("fully_visible",),
@@ -101,7 +101,8 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[
                 if name != option and _same(path, other):
                     raise UserError(f"--{option}: {path} would be written, but it is --{name} as well; choose another "
                                     f"name")
-                if name != option and MODEL.search(name) and any(_same(path, file) for file in beside_model(other)):
+                if name != option and MODEL.search(name) and any(
+                        _same(path, file) for file in beside_model(as_written(other))):
                     raise UserError(f"--{option}: {path} would be written, where it is said what the model --{name} "
                                     f"{other} is; choose another name")
                 if name != option and _holds(path, other):

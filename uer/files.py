@@ -91,6 +91,14 @@ def beside_model(path: str | Path) -> list[Path]:
                                            *(Path(f"{path}.{ending}") for ending in endings)]
 
 
+def as_written(path: str | Path) -> Path:
+    """A model file, or the one that a link stands for (latest.bin for run.bin-4000) where what says what it is stands
+    beside that one alone."""
+    path = Path(path)
+    beside = [*beside_model(path), path.with_name("config.json")]
+    return path.resolve() if path.is_symlink() and not any(file.exists() for file in beside) else path
+
+
 def read_text(path: str | Path, what: str = "", wanted: str = "text") -> str:
     """A whole file as text, without byte order mark; line ends stay.
 

@@ -29,7 +29,7 @@ from uer.formats.model_card import CardFacts, model_card
 from uer.formats.onnx_export import Interface, OnnxModel, check_packages, write_onnx
 from uer.formats.sentence import SentenceFacts, write_sentence_files
 from uer.formats.storage import PendingFiles, write_json
-from uer.formats.tokenizer_files import check_written, other_vocabularies, vocabulary_files
+from uer.formats.tokenizer_files import check_written, drop_vocabularies, vocabulary_files
 from uer.tokenizers import TextRules
 from uer.tokenizers.beside import FILES
 from uer.tokenizers.rules import KEY
@@ -163,7 +163,7 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
     if source.dev is not None:
         check_dev(source.dev, source.config, len(source.weights[shapes.WORDS]))
     check = Check(source)
-    interface = Interface(student_model(source.config, source.weights),
+    interface = Interface(student_model(source.config, source.weights).float(),  # onnxruntime lacks GELU in float64
                           source.sentence is not None and source.sentence.normalize, source.mapped)
     with PendingFiles() as pending:
         lines = []
@@ -201,10 +201,8 @@ def put_vocabularies(pending: PendingFiles, text: TextRules, paths: Mapping[str,
                      new: Mapping[Path, bytes]) -> None:
     """Write new vocabularies; those beside UER files that are written over go, where they are not this text's."""
     for name, path in paths.items():
-        if name in UER_FORMATS and path.is_file():
-            for old in other_vocabularies(vocab_path_for(path), text):
-                if old not in new:
-                    pending.drop(old)
+        if name in UER_FORMATS:
+            drop_vocabularies(pending, text, path, new)
     for place, content in new.items():
         pending.add(place).write_bytes(content)
 

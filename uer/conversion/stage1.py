@@ -14,7 +14,7 @@ from uer.config import ModelConfig, config_from_dict, load_config
 from uer.conversion.merge import Merged, groups_for, master_from_checkpoint, merge
 from uer.conversion.outputs import Source
 from uer.errors import UserError
-from uer.files import config_path_for, read_object
+from uer.files import as_written, config_path_for, read_object
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel, reading_of
 from uer.formats.file_target import settle_target
@@ -55,7 +55,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     Raises:
         UserError: not a file of tensors, or of another model.
     """
-    if Path(path).is_dir():
+    path = as_written(path)
+    if path.is_dir():
         raise UserError(f"--load_model_path {path}: a folder; a checkpoint file is needed")
     raw = without_shared_prefix(read_tensors(path, "checkpoint"), is_uer)
     if not is_uer(raw):

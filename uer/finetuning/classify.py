@@ -29,7 +29,6 @@ from uer.formats.tokenizer_files import text_beside
 from uer.formats.uer_names import heads_in
 from uer.report.writer import Reports
 from uer.tokenizers import Tokenizer, build_tokenizer
-from uer.tokenizers.rules import KEY
 
 EVALUATION_BATCH = 64
 SAME = "warning: the dev data are the training data: how good the model is with other texts, their figures do not tell"
@@ -234,9 +233,8 @@ class ClassifierRun:
         card = {"kind": "classifier", "config": self.loaded.config.to_dict(), "task": task.name,
                 "labels": list(task.labels), "pairs": len(task.texts) == 2, "pooling": self.args.pooling,
                 "separators": self.tokenizer.separators,
-                "seq_length": self.args.seq_length, KEY: self.tokenizer.rules.to_dict(), **combination._asdict(),
-                **outcome.to_dict()}
-        add_tuned(pending, self.args.output_model_path, outcome.weights, card)
+                "seq_length": self.args.seq_length, **combination._asdict(), **outcome.to_dict()}
+        add_tuned(pending, self.args.output_model_path, outcome.weights, card, self.tokenizer.rules)
 
     def _predict(self, combination: Combination) -> None:
         """Evaluate or predict the test data with the best model, as it was saved."""

@@ -10,6 +10,7 @@ import torch
 
 from uer.arguments import check_writable, refuse_overwriting, too_small
 from uer.errors import UserError
+from uer.files import as_written
 from uer.finetuning.batches import encode
 from uer.finetuning.classify import check_length, predict
 from uer.finetuning.heads import load_classifier, read_card
@@ -34,6 +35,7 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
         raise UserError(problems[0])
     refuse_overwriting(args, {"prediction_path": [args.prediction_path]})
     check_writable(args.prediction_path)
+    args.load_model_path = str(as_written(args.load_model_path))
     card = read_card(args.load_model_path)
     tokenizer = build_tokenizer(args, *text_beside(args.load_model_path), say=print)
     model = load_classifier(args.load_model_path, card, args.config_path, args.labels_num, args.pooling,

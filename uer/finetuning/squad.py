@@ -32,7 +32,6 @@ from uer.report.writer import Reports
 from uer.targets.output_target import span_logits
 from uer.tokenizers import build_tokenizer
 from uer.tokenizers.bert import BertTokenizer
-from uer.tokenizers.rules import KEY
 from uer.training.delayed import sent
 
 EVALUATION_BATCH = 32
@@ -236,10 +235,10 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
         with torch.no_grad(), settings.autocast(device):
             reading.evaluate(model)  # of the best epoch, which need not be the last one
         card = {"kind": "span finder", "labels": list(SPAN_LABELS), "config": loaded.config.to_dict(),
-                KEY: tokenizer.rules.to_dict(), "seq_length": args.seq_length,
+                "seq_length": args.seq_length,
                 "null_score_diff_threshold": reading.chosen if reading.nullable else None,
                 **combination._asdict(), **outcome.to_dict()}
-        add_tuned(pending, args.output_model_path, outcome.weights, card)
+        add_tuned(pending, args.output_model_path, outcome.weights, card, tokenizer.rules)
         if not reading.nullable:
             pending.drop(f"{args.output_model_path}.null_odds.json")  # of a run that was there before
         for ending, content in reading.files().items():

@@ -16,7 +16,7 @@ from uer.arguments import hint
 from uer.config import ModelConfig, config_from_dict, load_config
 from uer.config import is_huggingface as is_config_of_huggingface
 from uer.errors import UserError
-from uer.files import config_path_for, read_object
+from uer.files import as_written, config_path_for, read_object
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
 from uer.formats.file_target import MLM_HEAD, OUTPUT, complete_head, config_for, settle_target, strip_heads
@@ -57,7 +57,7 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
     Raises:
         UserError: anything wrong with the file, all of it in one message.
     """
-    path = Path(path)
+    path = as_written(path)
     where = f"model {path}"
     raw = without_shared_prefix(_read(path), lambda tensors: is_uer(tensors) or is_huggingface(tensors))
     if is_uer(raw):
