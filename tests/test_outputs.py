@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -96,3 +97,20 @@ def test_what_is_neither_file_nor_folder_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with PendingFiles() as pending, pytest.raises(UserError, match="neither a file nor a folder"):
         pending.add(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize(("script", "option"), [
+    ("preprocess.py", "dataset_path"), ("evaluate.py", "output_path"), ("convert.py", "output_model_path"),
+    ("pretrain.py", "output_model_path")])
+def test_a_folders_name_is_no_files(files, tmp_path, capsys, script, option):
+    """A folder is what who writes out/ means, and it was made a file."""
+    given = {"preprocess.py": ["--corpus_path", files / "corpus.txt", "--vocab_path", files / "vocab.txt"],
+             "evaluate.py": ["--model_path", files / "teacher.bin", "--dataset_path", files / "data.pt"],
+             "convert.py": ["--load_model_path", files / "teacher.bin", "--config_path", files / "config.json"],
+             "pretrain.py": ["--dataset_path", files / "data.pt", "--vocab_path", files / "vocab.txt",
+                             "--config_path", files / "config.json", "--total_steps", 1]}[script]
+    assert re.search("is a folder; (a file name|name a file)|a folder's name; give a file's",
+                     refused(capsys, tmp_path, script, *given, f"--{option}", f"{tmp_path}/out/"))
+    if script == "convert.py":
+        call(script, *given, f"--{option}", f"{tmp_path}/out/", "--output_format", "huggingface")
+        assert (tmp_path / "out/config.json").exists()

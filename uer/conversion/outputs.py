@@ -84,9 +84,9 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
     huggingface: a folder, the path without its ending (`<path>-huggingface` if that is taken). onnx: `<name>.onnx`.
     onnx-int8: `<name>-int8.onnx`.
     """
-    output = Path(output)
-    if not output.name:
-        raise UserError(f"--output_model_path {output}: is a folder; a file name is needed")
+    given, output = str(output), Path(output)
+    if not output.name or (given.endswith(os.sep) and set(formats) != {"huggingface"}):
+        raise UserError(f"--output_model_path {given}: is a folder; a file name is needed")
     bare = output.with_suffix("") if output.suffix in ENDINGS else output
     paths: dict[str, Path] = {}
     for name in dict.fromkeys(formats):
