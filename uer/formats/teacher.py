@@ -171,7 +171,7 @@ def config_beside(path: Path, target: str | None) -> HuggingFaceConfig | None:
     Args:
         target: as for `load_model`; None: what the JSON names.
     """
-    beside = _json_beside(path)
+    beside = _json_beside(as_written(path))
     data = read_object(beside) if beside else {}
     if is_config_of_huggingface(data):
         found = parse_config(data, f"config {beside}")
