@@ -11,7 +11,7 @@ from corpora import TOKENS, random_corpus, write_vocab
 from uer.config import ModelConfig, parse_with_config
 from uer.data.builder import build_dataset
 from uer.data.options import preprocess_parser
-from uer.formats.export import save_uer
+from uer.formats.export import write_uer
 from uer.models.bert import from_scratch
 from uer.opts import pretrain_parser
 from uer.pretraining import pretrain
@@ -27,7 +27,7 @@ def make_bench(folder: Path) -> Path:
     """A folder with vocabulary, config, teacher, a dynamic and a static dataset; not to be written to."""
     write_vocab(folder)
     (folder / "config.json").write_text(CONFIG.to_json())
-    save_uer(folder / "teacher.bin", from_scratch(CONFIG, len(TOKENS), seed=1).state_dict())
+    write_uer(folder / "teacher.bin", from_scratch(CONFIG, len(TOKENS), seed=1).state_dict())
     for seed, name, masking in ((1, "dynamic.pt", ["--dynamic_masking"]), (1, "static.pt", ["--dup_factor", "1"]),
                                 (2, "dev.pt", ["--dup_factor", "1"])):
         (folder / "corpus.txt").write_text(random_corpus(seed, 60), encoding="utf-8")

@@ -15,7 +15,7 @@ from corpora import TOKENS, random_corpus, write_vocab
 
 from uer.config import ModelConfig
 from uer.errors import run_script
-from uer.formats.export import save_uer
+from uer.formats.export import write_uer
 from uer.models.bert import from_scratch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +30,7 @@ SMALLER = [(r"--processes_num 32", "--processes_num 2 --seq_length 32"),
 
 
 def write_teacher(path: Path, config: ModelConfig = TEACHER, words: int = len(TOKENS)) -> None:
-    save_uer(path, from_scratch(config, words, seed=1).state_dict())
+    write_uer(path, from_scratch(config, words, seed=1).state_dict())
 
 
 def make_files(folder: Path) -> Path:

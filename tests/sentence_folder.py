@@ -12,7 +12,7 @@ from corpora import TOKENS, described, write_vocab
 from test_targets import encoder_file
 
 from uer.formats import load_model
-from uer.formats.export import save_huggingface
+from uer.formats.export import write_huggingface
 from uer.formats.sentence import SentenceFacts, write_sentence_files
 
 TEXTS = ["the river", "new cafe running low", "a b c . the unwanted", "un"]
@@ -25,7 +25,7 @@ def make_encoder(folder: Path) -> Path:
     loaded = load_model(path, config=None, vocab_size=len(TOKENS), target=None)
     weights = {name: tensor * (6 if tensor.dim() == 2 and "output" not in name else 1)
                for name, tensor in loaded.weights.items()}
-    save_huggingface(folder / "teacher", loaded.config, weights, text=described(vocab))
+    write_huggingface(folder / "teacher", loaded.config, weights, text=described(vocab))
     write_sentence_files(folder / "teacher", FACTS, 128, 64)
     return folder / "teacher"
 

@@ -10,7 +10,7 @@ from corpora import TOKENS
 from test_interruption import build
 
 from uer.errors import UserError
-from uer.formats.export import save_uer
+from uer.formats.export import write_uer
 from uer.models.bert import from_scratch
 from uer.training import compilation
 from uer.training.compilation import check_compiler
@@ -22,7 +22,7 @@ def bench(tmp_path_factory):
     folder = make_bench(tmp_path_factory.mktemp("bench"))
     config = replace(CONFIG, layers_num=1)
     (folder / "config.json").write_text(config.to_json())
-    save_uer(folder / "teacher.bin", from_scratch(config, len(TOKENS), seed=1).state_dict())
+    write_uer(folder / "teacher.bin", from_scratch(config, len(TOKENS), seed=1).state_dict())
     return folder
 
 

@@ -19,7 +19,7 @@ from uer.config import ModelConfig
 from uer.conversion.merge import probe_batch, student_model
 from uer.errors import UserError
 from uer.formats import load_model
-from uer.formats.export import save_uer
+from uer.formats.export import write_uer
 from uer.squeeze.wiring import masked_compactors
 from uer.training.checkpoint import save_checkpoint
 
@@ -264,7 +264,7 @@ def test_onnx_of_float64(tmp_path: Path, monkeypatch):
     """onnxruntime has no GELU of doubles."""
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
-    save_uer(tmp_path / "d.bin", {name: tensor.double() for name, tensor in weights(CONFIG).items()})
+    write_uer(tmp_path / "d.bin", {name: tensor.double() for name, tensor in weights(CONFIG).items()})
     (tmp_path / "d_config.json").write_text(CONFIG.to_json())
     convert(monkeypatch, "--load_model_path", tmp_path / "d.bin", "--output_format", "onnx", "--output_model_path",
             tmp_path / "s.bin")

@@ -25,7 +25,7 @@ from demo.setting import Speed, Teacher, find_teacher, measure_speed, remembered
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.finetuning.tasks import read_uer, uer_task
-from uer.formats.export import save_uer
+from uer.formats.export import write_uer
 from uer.models.bert import from_scratch, from_weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -147,7 +147,7 @@ def test_half_of_a_teacher(hidden, heads, dim, head):
 def test_teachers_of_ones_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config, weights = THREE_BY_8.config(), teacher(THREE_BY_8)
-    save_uer("mine.bin", weights)
+    write_uer("mine.bin", weights)
     with pytest.raises(UserError, match=r"no vocab\.txt beside it"):
         (tmp_path / "mine_config.json").write_text(config.to_json())
         find_teacher("mine.bin", None, None)
@@ -159,7 +159,7 @@ def test_teachers_of_ones_own(tmp_path, monkeypatch):
     found = find_teacher("mine.bin", "mine_config.json", "vocab.txt")
     assert found.model_options()[2:] == ["--config_path", str(tmp_path / "mine_config.json")]
     assert found.text_options() == ["--vocab_path", str(lower)]
-    save_uer("headless.bin", {name: tensor for name, tensor in weights.items() if not name.startswith("target.")})
+    write_uer("headless.bin", {name: tensor for name, tensor in weights.items() if not name.startswith("target.")})
     assert find_teacher("headless.bin", "mine_config.json", "vocab.txt").needs_head
     with pytest.raises(UserError, match="absent: no such file"):
         find_teacher("absent", None, None)

@@ -8,7 +8,7 @@ from bench import CONFIG, WID, options, run
 from tuning import pooler
 
 from uer.errors import UserError
-from uer.formats.export import save_uer
+from uer.formats.export import write_uer
 from uer.parallel.collectives import Place
 from uer.training.trainer import Trainer
 
@@ -43,7 +43,7 @@ def test_every_stage_runs_once_and_leaves_nothing(bench, tmp_path, monkeypatch, 
 def test_teachers_with_a_pooler_and_groups_that_keep_everything(bench, tmp_path, monkeypatch, capsys, more):
     monkeypatch.chdir(tmp_path)
     weights = torch.load(bench / "teacher.bin", weights_only=True)
-    save_uer("teacher.bin", {**weights, **pooler(CONFIG.hidden_size)})
+    write_uer("teacher.bin", {**weights, **pooler(CONFIG.hidden_size)})
     run(options(bench, *more, "--dryrun", pretrained_model_path="teacher.bin"))
     assert "the dry run found nothing wrong" in capsys.readouterr().out
 

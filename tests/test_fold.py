@@ -122,6 +122,16 @@ def test_a_run_with_compactors_may_fold_when_it_goes_on_and_not_the_other_way(be
     assert load_checkpoint(Path("model.bin-24"))[1]["folded"] == 22
 
 
+def test_under_torchrun_one_process_says_what_is_not_used(bench, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("uer.pretraining.launch", lambda work, args: True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, times in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        run(options(bench, *CALIBRATED, "--l2_lambda=2"))
+        assert capsys.readouterr().out.count("note: --l2_lambda: not used") == times
+
+
 def test_a_calibrated_run_folds_on_the_way_whatever_the_interval_of_masks(bench, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [*CALIBRATED, "--save_checkpoint_steps", "1"]

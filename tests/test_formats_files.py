@@ -18,8 +18,8 @@ from uer.config import ModelConfig
 from uer.conversion.stage1 import read_checkpoint
 from uer.errors import UserError
 from uer.formats import load_model
-from uer.formats.export import save_huggingface, save_uer
-from uer.formats.storage import PendingFiles, read_tensors
+from uer.formats.export import write_huggingface, write_uer
+from uer.formats.storage import PendingFiles, read_tensors, write_via
 from uer.models.bert import from_scratch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ def load(path: Path, config: ModelConfig | None = CONFIG, vocab_size: int | None
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_uer_files_of_both_generations(tmp_path: Path, generation: str, prefix: str):
     path, original = tmp_path / "m.bin", weights(CONFIG)
-    save_uer(path, original, generation)
+    write_uer(path, original, generation)
     torch.save({prefix + name: tensor for name, tensor in read_tensors(path).items()}, path)
     names = set(read_tensors(path))
     assert ("embedding.word.embedding.weight" in names) == ("target.mlm.linear_1.bias" in names) == \
@@ -48,7 +48,7 @@ def test_every_wrong_tensor_is_named(tmp_path: Path):
     del broken["encoder.transformer.1.self_attn.final_linear.bias"], broken["target.layer_norm.gamma"]
     broken["encoder.transformer.0.layer_norm_2.beta"] = torch.zeros(64)
     broken["encoder.relative_pos_emb.weight"] = torch.zeros(3)
-    save_uer(tmp_path / "m.bin", broken)
+    write_uer(tmp_path / "m.bin", broken)
     with pytest.raises(UserError) as caught:
         load(tmp_path / "m.bin")
     for part in ("missing: encoder.transformer.1.self_attn.final_linear.bias, target.layer_norm.gamma",
@@ -58,7 +58,7 @@ def test_every_wrong_tensor_is_named(tmp_path: Path):
 
 
 def test_sizes_are_checked_against_config_and_vocabulary(tmp_path: Path):
-    save_uer(tmp_path / "m.bin", weights(CONFIG))
+    write_uer(tmp_path / "m.bin", weights(CONFIG))
     other = ModelConfig(hidden_size=256, layers_num=3, heads_num=4, feedforward_size=512, max_seq_length=512)
     with pytest.raises(UserError) as caught:
         load(tmp_path / "m.bin", other, 77)
@@ -69,7 +69,7 @@ def test_sizes_are_checked_against_config_and_vocabulary(tmp_path: Path):
 
 
 def test_word_embeddings_that_belong_to_no_token_are_noted(tmp_path: Path):
-    save_uer(tmp_path / "m.bin", weights(CONFIG))
+    write_uer(tmp_path / "m.bin", weights(CONFIG))
     assert not any("belong" in note for note in load(tmp_path / "m.bin", CONFIG, 60).notes)
     assert any("60 word embeddings, the vocabulary 50 tokens: 10 belong to no token" in note
                for note in load(tmp_path / "m.bin", CONFIG, 50).notes)
@@ -77,7 +77,7 @@ def test_word_embeddings_that_belong_to_no_token_are_noted(tmp_path: Path):
 
 def test_the_config_comes_from_beside_the_file_or_the_shapes(tmp_path: Path):
     thin = replace(CONFIG, heads_num=8, layernorm="huggingface", layernorm_eps=1e-12)
-    save_uer(tmp_path / "m.bin", weights(thin))
+    write_uer(tmp_path / "m.bin", weights(thin))
     assert load(tmp_path / "m.bin", None).config == replace(CONFIG, heads_num=2)  # heads of 64
     (tmp_path / "m_config.json").write_text(thin.to_json())
     assert load(tmp_path / "m.bin", None).config == thin
@@ -89,7 +89,7 @@ def test_the_config_comes_from_beside_the_file_or_the_shapes(tmp_path: Path):
 def test_what_says_what_a_file_is_stands_beside_it_or_its_link(tmp_path: Path):
     thin, folder = replace(CONFIG, heads_num=8), tmp_path / "run"
     folder.mkdir()
-    save_uer(folder / "m.bin-4", weights(thin))
+    write_uer(folder / "m.bin-4", weights(thin))
     (folder / "m.bin-4.json").write_text(json.dumps({"teacher": thin.to_dict()}))
     link = tmp_path / "latest.bin"
     link.symlink_to(folder / "m.bin-4")
@@ -100,7 +100,7 @@ def test_what_says_what_a_file_is_stands_beside_it_or_its_link(tmp_path: Path):
 
 def test_figures_beside_a_file_are_no_config(tmp_path: Path):
     thin = replace(CONFIG, heads_num=8)
-    save_uer(tmp_path / "m.bin", weights(thin))
+    write_uer(tmp_path / "m.bin", weights(thin))
     (tmp_path / "m_config.json").write_text(thin.to_json())
     (tmp_path / "m.bin.json").write_text('{"loss": 4.7, "accuracy": 0.1}')
     assert load(tmp_path / "m.bin", None).config == thin
@@ -115,7 +115,7 @@ def test_a_checkpoint_with_compactors_is_sent_to_convert(tmp_path: Path):
 def test_tying_is_taken_from_the_config(tmp_path: Path):
     tied = weights(CONFIG)
     del tied["target.mlm_linear_2.weight"]
-    save_uer(tmp_path / "m.bin", tied)
+    write_uer(tmp_path / "m.bin", tied)
     with pytest.raises(UserError, match=r"missing: target\.mlm_linear_2\.weight"):
         load(tmp_path / "m.bin")
     loaded = load(tmp_path / "m.bin", replace(CONFIG, tie_weights=True)).weights
@@ -124,7 +124,7 @@ def test_tying_is_taken_from_the_config(tmp_path: Path):
 
 def test_a_missing_head_is_made_when_allowed(tmp_path: Path):
     encoder = {name: tensor for name, tensor in weights(CONFIG).items() if not name.startswith("target.")}
-    save_uer(tmp_path / "m.bin", encoder)
+    write_uer(tmp_path / "m.bin", encoder)
     with pytest.raises(UserError, match="--allow_missing_head makes one"):
         load(tmp_path / "m.bin")
     made = load(tmp_path / "m.bin", allow_missing_head=True)
@@ -136,7 +136,7 @@ def test_a_missing_head_is_made_when_allowed(tmp_path: Path):
     assert not transform.equal(load(tmp_path / "m.bin", allow_missing_head=True, seed=1)
                                .weights["target.mlm_linear_1.weight"])
     torn = {**encoder, "target.mlm_linear_1.weight": torch.eye(128)}  # half a head is a damaged file
-    save_uer(tmp_path / "m.bin", torn)
+    write_uer(tmp_path / "m.bin", torn)
     with pytest.raises(UserError, match=r"missing: target\.mlm_linear_1\.bias"):
         load(tmp_path / "m.bin", allow_missing_head=True)
 
@@ -144,7 +144,7 @@ def test_a_missing_head_is_made_when_allowed(tmp_path: Path):
 def test_half_precision_is_widened_and_double_kept(tmp_path: Path):
     for stored, expected in ((torch.float16, torch.float32), (torch.bfloat16, torch.float32),
                              (torch.float64, torch.float64)):
-        save_uer(tmp_path / "m.bin", weights(CONFIG, dtype=stored))
+        write_uer(tmp_path / "m.bin", weights(CONFIG, dtype=stored))
         assert {tensor.dtype for tensor in load(tmp_path / "m.bin").weights.values()} == {expected}
 
 
@@ -237,9 +237,8 @@ def test_a_folder_is_replaced_file_by_file(tmp_path: Path):
     (tmp_path / "f").mkdir()
     for name in ("config.json", "mine.txt"):
         (tmp_path / "f" / name).write_text("old")
-    save_huggingface(tmp_path / "f", CONFIG, weights(CONFIG), card="text")
-    assert {path.name for path in (tmp_path / "f").iterdir()} == \
-        {"config.json", "mine.txt", "model.safetensors", "README.md"}
+    write_via(tmp_path / "f", lambda folder: write_huggingface(folder, CONFIG, weights(CONFIG)))
+    assert {path.name for path in (tmp_path / "f").iterdir()} == {"config.json", "mine.txt", "model.safetensors"}
     assert (tmp_path / "f" / "mine.txt").read_text() == "old"
     assert json.loads((tmp_path / "f" / "config.json").read_text())["max_position_embeddings"] == POSITIONS
     assert {path.name for path in tmp_path.iterdir()} == {"f"}
@@ -264,7 +263,7 @@ def run(monkeypatch, capsys):
 def test_a_file_without_a_head_becomes_an_encoder(tmp_path: Path, run):
     """Stock names of a BertModel, and nothing of a head that nobody trained."""
     config = replace(CONFIG, layernorm="huggingface", layernorm_eps=1e-12)
-    save_uer(tmp_path / "e.bin", {name: x for name, x in weights(config).items() if not name.startswith("target.")})
+    write_uer(tmp_path / "e.bin", {name: x for name, x in weights(config).items() if not name.startswith("target.")})
     (tmp_path / "e_config.json").write_text(config.to_json())
     code, out, err = run("convert_bert_from_uer_to_huggingface.py", "--input_model_path", "e.bin",
                          "--output_model_path", "hf", "--vocab_path", write_vocab(tmp_path / "v.txt"), cwd=tmp_path)
@@ -278,7 +277,7 @@ def test_a_file_without_a_head_becomes_an_encoder(tmp_path: Path, run):
 def test_a_folder_without_mlm_head_becomes_a_uer_file(tmp_path: Path, run, target):
     """An encoder, classifier or tagger, as what reads such folders takes it."""
     config = replace(CONFIG, layernorm="huggingface", layernorm_eps=1e-12, **target)
-    save_huggingface(tmp_path / "hf", config, from_scratch(config, VOCAB, 1).state_dict())
+    write_huggingface(tmp_path / "hf", config, from_scratch(config, VOCAB, 1).state_dict())
     words = ["convert_bert_from_huggingface_to_uer.py", "--input_model_path", "hf", "--output_model_path", "n.bin"]
     code, _, err = run(*words, "--type", "mlm", cwd=tmp_path)
     assert code == 2 and "--allow_missing_head makes one" in err and not (tmp_path / "n.bin").exists()
@@ -292,7 +291,7 @@ def test_a_folder_without_mlm_head_becomes_a_uer_file(tmp_path: Path, run, targe
 def test_the_two_scripts_are_inverse(tmp_path: Path, run):
     """UER -> Hugging Face -> UER."""
     config = replace(CONFIG, heads_num=4, layernorm="huggingface", layernorm_eps=1e-12)
-    save_uer(tmp_path / "m.bin", weights(config))
+    write_uer(tmp_path / "m.bin", weights(config))
     (tmp_path / "m_config.json").write_text(config.to_json())
     vocab = write_vocab(tmp_path / "v.txt")
     code, out, err = run("convert_bert_from_uer_to_huggingface.py", "--input_model_path", "m.bin",

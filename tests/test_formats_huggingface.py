@@ -20,7 +20,7 @@ from uer.conversion.merge import student_model
 from uer.conversion.outputs import Source, output_paths, write_outputs
 from uer.errors import UserError
 from uer.formats import load_model, stock
-from uer.formats.export import save_huggingface, save_uer
+from uer.formats.export import write_huggingface, write_uer
 from uer.formats.model_card import CardFacts
 from uer.formats.tokenizer_files import text_beside
 
@@ -100,10 +100,10 @@ def test_any_bert(tmp_path_factory, heads, size, layers, inner, types, act, tied
     assert difference(model, loaded) < TOLERANCE[dtype]
     assert bool(loaded.extras) == nsp
     # through a UER file and back into a folder, which stock transformers opens
-    save_uer(folder / "m.bin", {**loaded.weights, **loaded.extras})
+    write_uer(folder / "m.bin", {**loaded.weights, **loaded.extras})
     (folder / "m_config.json").write_text(loaded.config.to_json())
     again = load_model(folder / "m.bin", config=None, vocab_size=VOCAB)
-    save_huggingface(folder / "back", again.config, {**again.weights, **again.extras})
+    write_huggingface(folder / "back", again.config, {**again.weights, **again.extras})
     kind = transformers.BertForPreTraining if nsp else transformers.BertForMaskedLM
     back, info = kind.from_pretrained(folder / "back", dtype=dtype, output_loading_info=True)
     assert not info["missing_keys"] and not info["mismatched_keys"]
@@ -216,7 +216,7 @@ def test_the_tokenizer_is_ours(student: Path):
 def test_a_cased_vocabulary_keeps_its_case(tmp_path: Path):
     vocab = write_vocab(tmp_path / "v.txt")
     vocab.write_text(vocab.read_text().replace("\nz\n", "\nA\n").replace("\nthe\n", "\nThe\n"))
-    save_huggingface(tmp_path / "hf", CONFIG, weights(CONFIG), text=described(vocab))
+    write_huggingface(tmp_path / "hf", CONFIG, weights(CONFIG), text=described(vocab))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert tokenizer.tokenize("The A a cat") == ["The", "A", "a", "cat"]
     assert text_beside(tmp_path / "hf")[0].lower_case is False

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from uer.errors import UserError
 from uer.formats import load_model, shapes, stock
-from uer.formats.export import config_text, save_huggingface, save_uer, write_huggingface
+from uer.formats.export import config_text, write_huggingface, write_uer
 from uer.formats.storage import read_tensors
 from uer.models.bert import from_weights
 
@@ -28,13 +28,13 @@ ROBERTA = {"cls.predictions.transform.dense": "lm_head.dense", "cls.predictions.
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A masked language model."""
-    save_huggingface(tmp_path / "m", CONFIG, weights(CONFIG))
+    write_huggingface(tmp_path / "m", CONFIG, weights(CONFIG))
     return tmp_path / "m"
 
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
-    save_huggingface(tmp_path / "c", CLASSES, weights(CLASSES))
+    write_huggingface(tmp_path / "c", CLASSES, weights(CLASSES))
     return tmp_path / "c"
 
 
@@ -194,7 +194,7 @@ def test_several_scores_are_refused(classifier):
 def test_a_uer_classifier_alone_reads_the_first_token(tmp_path, generation):
     """UER-py's own files have no JSON beside them, and its pooling is `first` where nobody says another."""
     given, path = weights(CLASSES), tmp_path / "m.bin"
-    save_uer(path, given, generation)
+    write_uer(path, given, generation)
     (tmp_path / "m_config.json").write_text(config_text(CONFIG, given, "uer-py"))
     assert (load(path).config.target, load(path).config.pooling) == ("cls", "first")
     for other in ("mean", "last"):  # as a config written here says it
@@ -204,7 +204,7 @@ def test_a_uer_classifier_alone_reads_the_first_token(tmp_path, generation):
 
 def test_a_head_of_another_kind_is_noted(tmp_path):
     given = {name.replace("output_layer_", "cls.linear_"): tensor for name, tensor in weights(CLASSES).items()}
-    save_uer(tmp_path / "m.bin", given)
+    write_uer(tmp_path / "m.bin", given)
     loaded = load(tmp_path / "m.bin")
     assert loaded.config.target == "states" and any("target.cls.linear_1.weight" in note for note in loaded.notes)
 

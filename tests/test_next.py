@@ -10,7 +10,7 @@ from commands import call
 from corpora import TOKENS, write_vocab
 
 from uer.formats import load_model
-from uer.formats.export import save_huggingface
+from uer.formats.export import write_huggingface
 from uer.formats.sentence import write_sentence_files
 from uer.formats.tokenizer_files import text_beside
 from uer.report.log import read_run
@@ -82,7 +82,7 @@ def test_a_teacher_reads_with_its_own_words(files, tmp_path, teacher, capsys, ot
     weights = dict(loaded.weights)
     weights["embedding.word_embedding.weight"] = weights["embedding.word_embedding.weight"][order]
     turned = rules.holding(Vocab.load(path), "vocab.txt")
-    save_huggingface(tmp_path / "student", loaded.config, weights, text=turned)
+    write_huggingface(tmp_path / "student", loaded.config, weights, text=turned)
     write_sentence_files(tmp_path / "student", loaded.sentence, 128, 64)
     (tmp_path / "student" / "vocab.txt").unlink()  # so that tokenizer.json tells, as in the newest folders
     (tmp_path / "text.txt").write_text(TEXT)

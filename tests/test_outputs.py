@@ -12,7 +12,7 @@ from commands import TEACHER, call, refused
 from corpora import TOKENS
 
 from uer.errors import UserError
-from uer.formats.export import save_huggingface, save_uer
+from uer.formats.export import write_huggingface, write_uer
 from uer.formats.storage import PendingFiles
 from uer.models.bert import from_scratch
 
@@ -58,7 +58,7 @@ def test_nothing_that_is_read_is_written(files, tmp_path, capsys, script, output
 @pytest.mark.parametrize("name", ["t.bin.json", "t_config.json", "t_vocab.txt", "t.bin.resume"])
 def test_what_says_what_a_model_is_is_not_written_over(files, tmp_path, capsys, name):
     """A name for figures that many would choose."""
-    save_uer(tmp_path / "t.bin", from_scratch(TEACHER, len(TOKENS), seed=1).state_dict())
+    write_uer(tmp_path / "t.bin", from_scratch(TEACHER, len(TOKENS), seed=1).state_dict())
     given = ["--model_path", tmp_path / "t.bin", "--dataset_path", files / "data.pt", "--vocab_path",
              files / "vocab.txt", "--output_path"]
     message = refused(capsys, tmp_path, "evaluate.py", *given, tmp_path / name)
@@ -67,7 +67,7 @@ def test_what_says_what_a_model_is_is_not_written_over(files, tmp_path, capsys, 
 
 
 def test_a_student_may_be_called_as_its_teachers_folder(files, tmp_path):
-    save_huggingface(tmp_path / "m", TEACHER, from_scratch(TEACHER, len(TOKENS), seed=1).state_dict())
+    write_huggingface(tmp_path / "m", TEACHER, from_scratch(TEACHER, len(TOKENS), seed=1).state_dict())
     call("calibrate.py", "--pretrained_model_path", tmp_path / "m", "--dataset_path", files / "data.pt",
          "--vocab_path", files / "vocab.txt", "--target_dim", 64, "--output_model_path", tmp_path / "m.bin")
     assert (tmp_path / "m_config.json").exists()

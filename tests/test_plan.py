@@ -9,7 +9,7 @@ import torch
 from commands import SMALLER, TEACHER, call, pretrain_options, readme_commands, refused
 
 from uer.formats import load_model
-from uer.formats.export import save_huggingface
+from uer.formats.export import write_huggingface
 from uer.models.bert import from_scratch
 from uer.planning.cost import Step, plain_cost
 from uer.planning.wid_cost import wid_cost
@@ -63,7 +63,7 @@ def test_what_is_there_is_read(files, tmp_path, capsys):
 
 def test_the_teacher_tells_its_sizes(files, tmp_path, capsys):
     model = load_model(files / "teacher.bin", config=TEACHER, vocab_size=None)
-    save_huggingface(tmp_path / "folder", model.config, model.weights)
+    write_huggingface(tmp_path / "folder", model.config, model.weights)
     (tmp_path / "folder/model.safetensors").unlink()
     squeeze = ["--weight_squeeze", "--target_dim", 32, "--compactor_init", "calibrated", "--train", "student"]
     texts = [planned(capsys, "--pretrained_model_path", path, "--seq_length", 64, *squeeze)
@@ -79,7 +79,7 @@ def test_what_stands_on_the_encoder(tmp_path, capsys, target):
     """As the run has it, from the weights or from config.json alone."""
     config = replace(TEACHER, outputs=TEACHER.hidden_size if target["target"] == "states" else 2, **target)
     weights = from_scratch(config, 30522, 1).state_dict()
-    save_huggingface(tmp_path / "folder", config, weights)
+    write_huggingface(tmp_path / "folder", config, weights)
     words = ["--pretrained_model_path", tmp_path / "folder", "--seq_length", 64, "--weight_squeeze", "--target_dim", 32,
              "--compactor_init", "calibrated", "--train", "student"]
     texts = [planned(capsys, *words)]
@@ -90,7 +90,7 @@ def test_what_stands_on_the_encoder(tmp_path, capsys, target):
     student = config.student(32, "dim", 32 if config.target == "cls" else None)
     cost = plain_cost(student, {"vocab": 30522, "positions": 64, "segments": 3}, Step(rows=32, seq=64))
     assert cells(texts[0], "parameters that run")[-1] == f"{sum(cost.student.values()) / 1e6:.2f} M"
-    save_huggingface(tmp_path / "folder", config, weights)
+    write_huggingface(tmp_path / "folder", config, weights)
     assert "MLM head" in planned(capsys, *words, "--allow_missing_head")
 
 

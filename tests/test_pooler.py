@@ -15,7 +15,7 @@ from uer.calibration.pooler import shift_pooler, squeeze_pooler
 from uer.conversion.merge import merge
 from uer.finetuning.heads import build_classifier, load_encoder
 from uer.formats import load_model, shapes
-from uer.formats.export import save_uer
+from uer.formats.export import write_uer
 from uer.squeeze.wiring import state_columns
 
 WEIGHT, BIAS = shapes.POOLER
@@ -113,7 +113,7 @@ def test_convert_writes_the_pooler_into_every_format(tmp_path, monkeypatch, sque
 def test_calibrated_students_have_a_pooler(files, tmp_path, target):
     """calibrate.py, and pretrain.py with rates of 0 in both kinds of training, then convert.py: the same pooler."""
     tensors, whole = torch.load(files / "teacher.bin", weights_only=True), pooler(TEACHER.hidden_size)
-    save_uer(tmp_path / "teacher.bin", {**tensors, **whole})
+    write_uer(tmp_path / "teacher.bin", {**tensors, **whole})
     common = ["--pretrained_model_path", tmp_path / "teacher.bin", "--config_path", files / "config.json"]
     call("calibrate.py", *common, "--dataset_path", files / "data.pt", "--vocab_path", files / "vocab.txt",
          "--target_dim", target, "--output_model_path", tmp_path / "calibrated.bin")
@@ -147,7 +147,7 @@ def test_the_offset_goes_into_the_bias():
 
 def test_resume_carries_the_pooler_on(files, tmp_path):
     tensors, whole = torch.load(files / "teacher.bin", weights_only=True), pooler(TEACHER.hidden_size)
-    save_uer(tmp_path / "teacher.bin", {**tensors, **whole})
+    write_uer(tmp_path / "teacher.bin", {**tensors, **whole})
     options = {"pretrained_model_path": tmp_path / "teacher.bin", "save_checkpoint_steps": 1}
     call("pretrain.py", *pretrain_options(files, tmp_path / "run.bin", total_steps=1, **options))
     call("pretrain.py", *pretrain_options(files, tmp_path / "run.bin", "--resume", total_steps=2, **options))
@@ -158,7 +158,7 @@ def test_resume_carries_the_pooler_on(files, tmp_path):
 def test_fine_tuning_starts_from_it(tmp_path):
     shape, whole = THREE_BY_8, pooler(24)
     weights = {name: tensor.float() for name, tensor in teacher(shape).items()}
-    save_uer(tmp_path / "m.bin", {**weights, **whole})
+    write_uer(tmp_path / "m.bin", {**weights, **whole})
     (tmp_path / "m_config.json").write_text(shape.config().to_json())
     model = build_classifier(load_encoder(str(tmp_path / "m.bin"), None), 2, "pooler", seed=1).eval()
     src, _, seg = batch(shape, 3)

@@ -173,12 +173,12 @@ def test_agreement_reads_as_much_as_the_model_does(tmp_path, teacher, capsys):
     words, out = write_vocab(tmp_path), tmp_path / "out.json"
     other = tmp_path / "other"
     loaded = load_model(teacher, config=None, vocab_size=None, target=None)
-    from uer.formats.export import save_huggingface
+    from uer.formats.export import write_huggingface
     from uer.formats.sentence import write_sentence_files
     weights = dict(loaded.weights)
     weights["embedding.position_embedding.weight"] = torch.cat(
         [loaded.weights["embedding.position_embedding.weight"][:24], torch.randn(40, 128)])
-    save_huggingface(other, loaded.config, weights, text=text_beside(teacher)[0])
+    write_huggingface(other, loaded.config, weights, text=text_beside(teacher)[0])
     write_sentence_files(other, loaded.sentence, 128, 64)
     (tmp_path / "text.txt").write_text("".join(f"{text} {'river low ' * 30}\n" for text in TEXTS))
     call("evaluate.py", "--task", "agreement", "--model_path", other, "--teacher_path", teacher, "--vocab_path", words,

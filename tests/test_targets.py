@@ -19,7 +19,7 @@ from uer.conversion.merge import merge
 from uer.errors import UserError
 from uer.evaluation.vectors import own_length
 from uer.formats import load_model
-from uer.formats.export import save_huggingface, save_uer
+from uer.formats.export import write_huggingface, write_uer
 from uer.formats.tokenizer_files import text_beside
 from uer.models.bert import from_scratch, from_weights
 from uer.squeeze.groups import build_groups
@@ -96,7 +96,7 @@ def encoder_file(folder, **changes):
     """An encoder without any head, as a UER file with its config."""
     weights = {name: tensor for name, tensor in from_scratch(TEACHER, len(TOKENS), 1).state_dict().items()
                if not name.startswith("target.")}
-    save_uer(folder / "encoder.bin", weights)
+    write_uer(folder / "encoder.bin", weights)
     (folder / "encoder_config.json").write_text(replace(TEACHER, **changes).to_json())
     return folder / "encoder.bin", weights
 
@@ -189,7 +189,7 @@ def test_a_fine_tuned_file_keeps_its_labels_and_can_be_asked(files, tmp_path, ca
 
 def test_what_is_done_with_logits_comes_along(files, tmp_path):
     config, weights = headed("cls", "first", 3)
-    save_huggingface(tmp_path / "teacher", config, weights)
+    write_huggingface(tmp_path / "teacher", config, weights)
     of_logits = {"problem_type": "multi_label_classification",
                  "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
     settings = json.loads((tmp_path / "teacher" / "config.json").read_text())
@@ -217,7 +217,7 @@ def test_what_is_done_with_logits_comes_along(files, tmp_path):
 
 def test_heads_that_are_none_of_these(tmp_path):
     _, weights = encoder_file(tmp_path)
-    save_uer(tmp_path / "half.bin", {**weights, "target.output_layer_2.weight": torch.zeros(2, 128)})
+    write_uer(tmp_path / "half.bin", {**weights, "target.output_layer_2.weight": torch.zeros(2, 128)})
     (tmp_path / "half_config.json").write_text(TEACHER.to_json())
     with pytest.raises(UserError, match=r"missing: .*output_layer_1"):
         load_model(tmp_path / "half.bin", config=None, vocab_size=None, target=None)

@@ -15,7 +15,7 @@ from test_targets import encoder_file, headed
 
 from uer.evaluation.agreement import agreement, rightness
 from uer.formats import load_model
-from uer.formats.export import save_uer
+from uer.formats.export import write_uer
 from uer.formats.file_target import SPAN_LABELS, outputs_apart
 from uer.models.bert import Bert, from_scratch, from_weights
 from uer.training.relations import RelationTargets, common_heads
@@ -206,7 +206,7 @@ def test_a_run_learns_its_teachers_states_resumes_and_merges(files, tmp_path, mo
 def test_a_model_whose_head_does_not_follow_says_so(files, tmp_path, capsys, target, head):
     told, path = f"its {head} does not follow: fine-tune it", tmp_path / "teacher.bin"
     config = replace(TEACHER, target=target, outputs=0 if target == "mlm" else 3, pooling="first")
-    save_uer(path, from_scratch(config, len(TOKENS), 1).state_dict())
+    write_uer(path, from_scratch(config, len(TOKENS), 1).state_dict())
     (tmp_path / "config.json").write_text(config.to_json())
     call("pretrain.py", *pretrain_options(files, tmp_path / "run", "--weight_squeeze", "--target_dim", 48, "--target",
                                           "relations", "--compactor_init", "calibrated", "--train", "student",

@@ -12,7 +12,7 @@ from corpora import SPECIALS, TOKENS, described, random_corpus, write_vocab
 from folders import ROBERTA, roberta, wordpiece
 from tuning import write_uer_tsv
 
-from uer.formats.export import save_huggingface
+from uer.formats.export import write_huggingface
 from uer.models.bert import from_scratch
 from uer.tokenizers.rules import KEY
 
@@ -29,7 +29,7 @@ def bench(tmp_path_factory) -> Path:
     for name, files, words in (("cased", wordpiece(folder / "w", CASED) / "vocab.txt", len(TOKENS)),
                                ("roberta", roberta(folder / "r", {}) / "vocab.json", len(ROBERTA))):
         weights = dict(from_scratch(TEACHER, words, seed=1).state_dict())
-        save_huggingface(folder / name, TEACHER, weights, text=described(files))
+        write_huggingface(folder / name, TEACHER, weights, text=described(files))
     write_uer_tsv(folder / "train.tsv", 16, 1)
     call("preprocess.py", "--corpus_path", folder / "corpus.txt", "--vocab_path", folder / "cased/vocab.txt",
          "--dataset_path", folder / "cased.pt", "--dynamic_masking", "--seq_length", 32)

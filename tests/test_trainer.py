@@ -14,7 +14,7 @@ from commands import free_port
 from corpora import TOKENS
 
 from uer.errors import UserError
-from uer.formats.export import save_uer
+from uer.formats.export import write_uer
 from uer.models.bert import from_scratch
 from uer.report.log import current, read_lines
 from uer.squeeze.mask_file import read_masks
@@ -88,7 +88,7 @@ def test_a_model_from_scratch_learns_from_soft_labels(bench, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     made = []
     for seed in (1, 2):
-        save_uer(Path("other.bin"), from_scratch(CONFIG, len(TOKENS), seed=seed).state_dict())
+        write_uer(Path("other.bin"), from_scratch(CONFIG, len(TOKENS), seed=seed).state_dict())
         Path("other_config.json").write_text(CONFIG.to_json())
         run(options(bench, "--soft_targets_weight", "1", "--soft_targets_teacher", "other.bin", "--learning_rate",
                     "1e-3", teacher=False, total_steps=2))

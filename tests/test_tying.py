@@ -18,13 +18,13 @@ from test_calibration import batches, config_of, full_groups, largest_difference
 from test_sweep import options as calibrate_options
 from workers import processes
 
-from uer.calibration.stream import Stream
-from uer.calibration.student import apply_calibration, calibrate, calibrate_on, double_teacher
+from uer.calibration.stream import Stream, double_teacher
+from uer.calibration.student import apply_calibration, calibrate, calibrate_on
 from uer.calibration.tying import SHARE, _fit, fitted_factors
 from uer.config import ModelConfig, parse_with_config
 from uer.errors import UserError
 from uer.formats import load_model
-from uer.formats.export import save_huggingface
+from uer.formats.export import write_huggingface
 from uer.formats.shapes import DECODER, WORDS
 from uer.models.bert import from_weights
 from uer.opts import pretrain_parser
@@ -154,7 +154,7 @@ def test_trained_as_one(bench, tmp_path, monkeypatch):
 def test_a_folder_with_one_table_keeps_it(bench, tmp_path, monkeypatch):
     """Trained as the last line advises; compactors take the table apart, as ever."""
     monkeypatch.chdir(tmp_path)
-    save_huggingface("tied", replace(CONFIG, layernorm="huggingface", layernorm_eps=1e-12), tied_teacher(CONFIG))
+    write_huggingface(Path("tied"), replace(CONFIG, layernorm="huggingface", layernorm_eps=1e-12), tied_teacher(CONFIG))
     words = options(bench, "--learning_rate", "1e-3", pretrained_model_path="tied", config_path=None, total_steps=2)
     run(words)
     after = torch.load("model.bin-2", weights_only=True)

@@ -17,7 +17,7 @@ from uer.conversion.merge import student_model
 from uer.conversion.vocabulary import pieces, words_to_keep
 from uer.errors import UserError
 from uer.formats import load_model
-from uer.formats.export import save_huggingface
+from uer.formats.export import write_huggingface
 from uer.formats.tokenizer_files import text_beside
 from uer.tokenizers import Vocab
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_is_refused(bench: Path, capsys, more: list[str], message
 def test_added_tokens_cannot_be_kept(bench: Path, tmp_path: Path, capsys):
     folder = tmp_path / "hub"
     weights = torch.load(bench / "teacher.bin", weights_only=True)
-    save_huggingface(folder, CONFIG, weights, text=described(bench / "vocab.txt"))
+    write_huggingface(folder, CONFIG, weights, text=described(bench / "vocab.txt"))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).unlink()
     (folder / "added_tokens.json").write_text(json.dumps({"cafe-river": len(TOKENS)}))

@@ -14,8 +14,7 @@ from test_calibration import batches, config_of, random_teacher
 from test_layer_sizes import FOUR_HEADS, calibrate
 
 from uer.calibration.reducer import shape_of
-from uer.calibration.stream import Stream
-from uer.calibration.student import double_teacher
+from uer.calibration.stream import Stream, double_teacher
 from uer.calibration.worth import Step, Worth, fisher, hull, spread, worth_of_layers
 from uer.config import ModelConfig
 from uer.formats import load_model

@@ -10,7 +10,7 @@ import torch
 from corpora import TOKENS, described, write_vocab
 
 from uer.config import ModelConfig
-from uer.formats.export import save_huggingface, save_uer
+from uer.formats.export import write_huggingface, write_uer
 from uer.models.bert import from_scratch
 
 CONFIG = ModelConfig(hidden_size=16, layers_num=1, heads_num=2, feedforward_size=32, max_seq_length=64, dropout=0.1)
@@ -34,9 +34,9 @@ def write_models(folder: Path) -> dict[str, torch.Tensor]:
     weights = {name: tensor.detach() * (8 if tensor.dim() == 2 else 1)
                for name, tensor in from_scratch(CONFIG, len(TOKENS), seed=1).state_dict().items()}
     weights |= pooler()
-    save_uer(folder / "uer.bin", weights)
+    write_uer(folder / "uer.bin", weights)
     (folder / "uer_config.json").write_text(CONFIG.to_json())
-    save_huggingface(folder / "hf", CONFIG, weights, text=described(vocab))
+    write_huggingface(folder / "hf", CONFIG, weights, text=described(vocab))
     return weights
 
 

@@ -88,11 +88,7 @@ def no_shares(args: argparse.Namespace, names: Iterable[str], most: float = 1.0)
 
 def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[str | Path | None]]) -> None:
     """`UserError` where a file that would be written is given as another option's value, or says what a model is that
-    is given.
-
-    Args:
-        outputs: option -> the files and folders that it makes the script write.
-    """
+    is given. `outputs`: option -> the files and folders that it makes the script write."""
     read = [(name, one) for name, value in vars(args).items() if _is_path(name) for one in _values(value)
             if isinstance(one, str)]
     for option, paths in outputs.items():
@@ -113,10 +109,7 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[
 def typed_again(parser: argparse.ArgumentParser, args: argparse.Namespace, names: Sequence[str] | None = None,
                 without: Sequence[str] = ()) -> list[str]:
     """The words that give options of a command line again, as far as they are not as usual, and change anything.
-
-    Args:
-        names: of the options (default: all but `without`).
-    """
+    `names`: of the options (default: all but `without`)."""
     words: dict[str, list[str]] = {}  # two spellings of an option: the first
     for action in parser._actions:
         name, value = action.dest, getattr(args, action.dest, action.default)

@@ -173,10 +173,8 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
 def _layer_shapes(data: dict[str, Any], layers_num: Any, problems: list[str]) -> list[LayerShape]:
     """The sizes of layers that differ; none where the config lists none."""
     found = data.get("uneven_layers") or []
-    right = isinstance(found, list) and all(
-        isinstance(layer, dict) and layer.keys() == set(LayerShape._fields) and
-        all(map(is_size, layer.values()))
-        for layer in found)
+    right = isinstance(found, list) and all(isinstance(layer, dict) and layer.keys() == set(LayerShape._fields)
+                                            and all(map(is_size, layer.values())) for layer in found)
     if not right:
         problems.append('uneven_layers is not a list of one {"heads": 12, "feedforward": 512} for each layer')
     elif found and len(found) != layers_num:
@@ -236,10 +234,7 @@ def model_type(data: dict[str, Any]) -> Any:
 
 def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
     """A Hugging Face config.json under UER's keys.
-
-    Raises:
-        UserError: an architecture other than BERT's, RoBERTa's or a relative's, or a variant that our BERT is not.
-    """
+    `UserError` for an architecture other than BERT's, RoBERTa's or a relative's, or a variant that our BERT is not."""
     kind = model_type(data)
     if kind not in ("bert", *ROBERTAS, *RELATIVES):
         raise UserError(f"{where}: model_type {kind!r}; an encoder of one of these is needed: bert, "

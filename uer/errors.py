@@ -15,10 +15,7 @@ from uer.system import BROKEN_PIPE_CODE, reader_has_left, signals_handled
 
 class UserError(ValueError):
     """Bad input. The message says what is wrong, where, and what would be right: in one line, whatever it quotes.
-
-    Args:
-        page: of docs/, which explains it.
-    """
+    `page`: of docs/, which explains it."""
 
     def __init__(self, message: str, page: str | None = None):
         super().__init__(" ".join(message.splitlines()) + (f" (docs/{page}.md)" if page else ""))

@@ -16,7 +16,7 @@ from uer.errors import UserError
 
 HEAD = 512  # bytes of a file's beginning that tell what it is
 BYTE_ORDER_MARK = "\ufeff"
-UNPACK, AGAIN = "unpack it", "download it again"
+UNPACK, TAKE_OUT = "unpack it", "take the text out of it"
 PARQUET = b"PAR1"
 
 
@@ -27,10 +27,14 @@ class Foreign(NamedTuple):
     remedy: str
 
 
-COMPRESSED = {b"\x1f\x8b": "gzip data (.gz, .tar.gz)", b"BZh": "bzip2 data", b"\xfd7zXZ\x00": "xz data",
-              b"\x28\xb5\x2f\xfd": "zstd data"}
-ARCHIVES = {b"PK\x03\x04": "a zip archive", b"PK\x05\x06": "an empty zip archive",
-            b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!\x1a\x07": "a rar archive"}
+PACKED = {b"\x1f\x8b": "gzip data (.gz, .tar.gz)", b"BZh": "bzip2 data", b"\xfd7zXZ\x00": "xz data",
+          b"\x28\xb5\x2f\xfd": "zstd data", b"PK\x03\x04": "a zip archive", b"PK\x05\x06": "an empty zip archive",
+          b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!\x1a\x07": "a rar archive"}
+BEGINNINGS = {
+    **{magic: Foreign(name, UNPACK) for magic, name in PACKED.items()},
+    b"version https://git-lfs": Foreign("a Git LFS pointer", "fetch the file that it stands for with  git lfs pull"),
+    **dict.fromkeys((b"\xff\xfe", b"\xfe\xff"), Foreign("text in UTF-16", "convert it to UTF-8")),
+    PARQUET: Foreign("a Parquet file", TAKE_OUT), b"%PDF-": Foreign("a PDF document", TAKE_OUT)}
 CR_ALONE = "a CR alone ends its lines, as on old Macs; save it with LF or CRLF"
 TAR = slice(257, 262)  # where a tar archive says "ustar"
 
@@ -40,22 +44,12 @@ def foreign(head: bytes) -> Foreign | None:
 
     A file of torch.save is a zip archive as well.
     """
-    for magic, name in (*COMPRESSED.items(), *ARCHIVES.items()):
-        if head.startswith(magic):
-            return Foreign(name, UNPACK)
-    if head[TAR] == b"ustar":
+    found = next((found for magic, found in BEGINNINGS.items() if head.startswith(magic)), None)
+    if found is None and head[TAR] == b"ustar":
         return Foreign("a tar archive", UNPACK)
-    if head.startswith(b"version https://git-lfs"):
-        return Foreign("a Git LFS pointer", "fetch the file that it stands for with  git lfs pull")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return Foreign("text in UTF-16", "convert it to UTF-8")
-    if head.startswith(PARQUET):
-        return Foreign("a Parquet file", "take the text out of it")
-    if head.startswith(b"%PDF-"):
-        return Foreign("a PDF document", "take the text out of it")
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return Foreign("an HTML page", AGAIN)
-    return None
+    if found is None and head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return Foreign("an HTML page", "download it again")
+    return found
 
 
 def refuse_foreign(head: bytes, where: str, wanted: str) -> None:
@@ -99,14 +93,12 @@ def as_written(path: str | Path) -> Path:
     return path.resolve() if path.is_symlink() and not any(file.exists() for file in beside) else path
 
 
-def read_text(path: str | Path, what: str = "", wanted: str = "text") -> str:
-    """A whole file as text, without byte order mark; line ends stay.
+def read_bytes(path: str | Path, what: str = "", wanted: str = "text") -> bytes:
+    """A whole file; `UserError` where there is none, or it is known to be something else.
 
     Args:
         what: an option or a kind of file, in front of the path in messages.
         wanted: what the file should be, in messages.
-    Raises:
-        UserError: no such file, something else than text, a NUL, not UTF-8.
     """
     path, where = Path(path), f"{what} {path}".strip()
     try:
@@ -117,6 +109,13 @@ def read_text(path: str | Path, what: str = "", wanted: str = "text") -> str:
         kind = "a folder, a file is needed" if path.is_dir() else f"cannot be read ({error.strerror})"
         raise UserError(f"{where}: {kind}") from None
     refuse_foreign(data[:HEAD], where, wanted)
+    return data
+
+
+def read_text(path: str | Path, what: str = "", wanted: str = "text") -> str:
+    """A whole file as text, without byte order mark; line ends stay. Arguments as for `read_bytes`.
+    `UserError` where there is no such file, or it is something else than text, has a NUL in it, or is not UTF-8."""
+    data, where = read_bytes(path, what, wanted), f"{what} {path}".strip()
     if b"\0" in data:
         raise UserError(f"{where}, line {_line_of(data, data.index(0))}: holds a NUL; text is needed (is the file "
                         f"damaged?)")
@@ -128,10 +127,7 @@ def read_text(path: str | Path, what: str = "", wanted: str = "text") -> str:
 
 def read_lines(path: str | Path, what: str = "", wanted: str = "text") -> list[str]:
     """The lines of a text file, LF or CRLF; no other character ends one (a JSON line may well hold U+2028).
-
-    Raises:
-        UserError: as `read_text`; a CR alone ends the lines.
-    """
+    `UserError` as `read_text`, or where a CR alone ends the lines."""
     text = read_text(path, what, wanted)
     if ends_in_cr(text):
         raise UserError(f"{what} {path}".strip() + f": {CR_ALONE}")
@@ -143,9 +139,14 @@ def without_marks(text: str) -> str:
     return re.sub(rf"^{BYTE_ORDER_MARK}+", "", text, flags=re.MULTILINE) if BYTE_ORDER_MARK in text else text
 
 
+def unpacked(path: str | Path) -> str:
+    """A file's name without what says how it is packed."""
+    return re.sub(r"\.(gz|bz2|xz|zst)$", "", Path(path).name, flags=re.IGNORECASE)
+
+
 def is_table(path: str | Path) -> bool:
     """Whether a file's name says that its lines are rows of a table, packed or not."""
-    return re.search(r"\.[ct]sv(\.(gz|bz2|xz|zst))?$", str(path), re.IGNORECASE) is not None
+    return unpacked(path).lower().endswith((".csv", ".tsv"))
 
 
 def ends_in_cr(text: str) -> bool:
@@ -172,10 +173,7 @@ def _line_of(data: bytes, position: int) -> int:
 
 def read_json(path: str | Path, what: str = "", wanted: str = "JSON") -> Any:
     """What a JSON file holds; all its texts can be written again.
-
-    Raises:
-        UserError: as `read_text`; not JSON, or halves of characters in it (a lone \\ud83d, say).
-    """
+    `UserError` as `read_text`, or where it is not JSON, or has halves of characters in it (a lone \\ud83d, say)."""
     text, where = read_text(path, what, wanted), f"{what} {path}".strip()
     try:
         data = json.loads(text)

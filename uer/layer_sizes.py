@@ -38,10 +38,7 @@ class LayerWish(NamedTuple):
 
 def read_layer_sizes(path: str | Path | None) -> list[LayerWish] | None:
     """What the file of --layer_sizes asks for; None where there is none.
-
-    Raises:
-        UserError: it is not of that form: all problems at once.
-    """
+    `UserError` where it is not of that form: all problems at once."""
     if path is None:
         return None
     data = read_json(path, OPTION)
@@ -96,10 +93,7 @@ def shapes_wished(wishes: Sequence[LayerWish], usual: LayerShape, heads: int, ne
 
 def nearest_uniform(config: ModelConfig, most: int | None = None) -> ModelConfig:
     """The model of the same width whose layers are alike and which is nearest in parameters.
-
-    Args:
-        most: neurons that a layer may have (default: as many as the layer with most).
-    """
+    `most`: neurons that a layer may have (default: as many as the layer with most)."""
     d = config.hidden_size
     head, neuron = (4 * d + 3) * config.head_size, 2 * d + 1  # parameters
     spent = sum(layer.heads * head + layer.feedforward * neuron for layer in config.layers)

@@ -17,10 +17,7 @@ BLOCK = 1 << 20  # bytes read at once
 
 def files_sha256(paths: Iterable[str | Path]) -> str:
     """SHA-256 over names and bytes of files, and of all files in folders; where they lie does not matter.
-
-    Raises:
-        OSError: one that cannot be read.
-    """
+    `OSError` for one that cannot be read."""
     digest = hashlib.sha256()
     for path in map(Path, paths):
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:

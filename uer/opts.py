@@ -138,8 +138,7 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mask_scores", choices=MASK_SCORES, default="norm",
                        help="what masks are chosen by. norm: column norms of the compactors; taylor: running mean of "
                             "|gradient × value| (default: norm)")
-    group.add_argument("--l2_lambda", type=float, metavar="λ",
-                       help="strength of the published penalty (default: 20)")
+    group.add_argument("--l2_lambda", type=float, metavar="λ", help="strength of the published penalty (default: 20)")
     group.add_argument("--penalty", choices=PENALTIES,
                        help="published: L2 gradient and moment surgery; fade: masked entries shrink by a constant "
                             "factor (default: published, but see --w_step)")
@@ -307,12 +306,16 @@ def calibrate_parser() -> argparse.ArgumentParser:
                             "classifier, tagger or reader that it is")
     group.add_argument("--target_dim", type=int, metavar="D",
                        help="hidden size of the student (default: the teacher's)")
+    group.add_argument("--student_path", metavar="PATH",
+                       help="a student of a sentence encoder that is there already: leave it as it is, but for its map "
+                            "into the teacher's space, which is fitted to the text, the documents of an index say")
     add_shape_options(group)
     group.add_argument("--target_vocab", metavar="N|FILE",
                        help="words to keep: the N most frequent of the text, or those of a vocabulary file, in its "
                             "order; others are spelt with them (default: all)")
     group.add_argument("--calibration_batches", type=int, metavar="N",
-                       help="batches of 16 instances to calibrate on (default: 4; 64 for a teacher without MLM head)")
+                       help="batches of 16 instances to calibrate on (default: 4; 64 for a teacher without MLM head, "
+                            "512 with --student_path)")
     group.add_argument("--seed", type=int, default=7, help="of the choice of batches and a fresh head (default: 7)")
     group.add_argument("--output_model_path", metavar="FILE", help="student to write")
     group.add_argument("--output_format", nargs="+", choices=FORMATS,

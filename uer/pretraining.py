@@ -6,18 +6,10 @@ import argparse
 import os
 from pathlib import Path
 
-from uer.arguments import (
-    SHAPE,
-    check_writable,
-    no_shares,
-    not_from_zero,
-    outside,
-    refuse_overwriting,
-    too_small,
-)
+from uer.arguments import SHAPE, check_writable, no_shares, not_from_zero, outside, refuse_overwriting, too_small
 from uer.errors import UserError
 from uer.opts import pretrain_parser
-from uer.parallel.launch import launch
+from uer.parallel.launch import launch, told_rank
 from uer.planning.dryrun import dryrun
 from uer.planning.plan import plan
 from uer.training.build_trainer import work
@@ -43,10 +35,11 @@ def pretrain(args: argparse.Namespace, given: set[str]) -> bool:
     if args.after_squeeze is None:
         args.after_squeeze = "student" if args.compactor_init == "calibrated" else "compactors"
     check_options(args, given)
-    if "sp" in (args.uer_target or ()) or "bert" in (args.uer_data_processor, *(args.uer_target or ())):
-        print("note: masked language modelling alone is trained, no sentence prediction")
-    for line in _idle(args, given):
-        print(line)
+    if told_rank() in (None, "0"):  # under torchrun every process is here
+        if "sp" in (args.uer_target or ()) or "bert" in (args.uer_data_processor, *(args.uer_target or ())):
+            print("note: masked language modelling alone is trained, no sentence prediction")
+        for line in _idle(args, given):
+            print(line)
     if _at_once(args):
         args.mask_path = None
     if args.plan:

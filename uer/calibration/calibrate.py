@@ -273,8 +273,7 @@ class Calibrator:
         neurons = greedy_regressors(moments.covariance("a"), heard[:, None] * moments.covariance("error", "a"),
                                     self.groups[f"ffn.{i}"].target, ridge=NEURON_RIDGE)
         target_rows = second.weight[self.hidden]
-        fitted = regress(moments, "a", "error", target_rows[:, neurons], index=neurons, heard=heard,
-                         slack=SLACK)
+        fitted = regress(moments, "a", "error", target_rows[:, neurons], index=neurons, heard=heard, slack=SLACK)
         self._report(f"encoder.transformer.{i}.feed_forward", fitted.explained)
         rows = self._select(neurons, len(bias))
         self._linear(linear_1, rows, into.matrix, bias)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +47,8 @@ from uer.tokenizers import TextRules, Tokenizer, agreed_rules, build
 from uer.training.objective import evaluate
 
 EVALUATION_BATCHES = 64  # of INSTANCES, where no --dev_path is given
+WISHES = ("target_dim", "target_feedforward_size", "target_heads", "layer_sizes", "target_layers", "keep_layers",
+          "uneven", "tie_student", "target_vocab")
 
 
 @dataclass
@@ -92,7 +95,10 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
         check_writable(args.compactors_path)
     material = gather(args, paths)
     loaded, place = material.loaded, material.place
-    spending = Spending(args, loaded.config, table_sizes(loaded.weights), seq_of(material)) if args.uneven else None
+    spending = None
+    if args.uneven:
+        seq = (material.held_out or material.batches)[0].src.shape[1]  # tokens of a text, as --sweep counts them
+        spending = Spending(args, loaded.config, table_sizes(loaded.weights), seq)
     wished = spending.student if spending else wished_student(args, loaded.config)
     if spending is not None:
         for name in paths:
@@ -136,18 +142,10 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
 
 def repeated(args: argparse.Namespace, student: ModelConfig, path: Path) -> list[str]:
     """The options that give a student the same shape without a search; `args` is what they would make of it.
-
-    Args:
-        path: a file for --layer_sizes.
-    """
+    `path`: a file for --layer_sizes."""
     args.target_dim, args.target_heads, args.uneven, args.budget = student.hidden_size, student.heads_num, False, None
     args.layer_sizes = str(path)
     return typed_again(calibrate_parser(), args, SHAPE)
-
-
-def seq_of(material: Material) -> int:
-    """Tokens of a text, as --sweep counts them: of the first batch to compare on, or to calibrate on."""
-    return (material.held_out or material.batches)[0].src.shape[1]
 
 
 def check_wish(args: argparse.Namespace) -> None:
@@ -180,8 +178,7 @@ def check_wish(args: argparse.Namespace) -> None:
 
 def wishes_of(args: argparse.Namespace) -> tuple[Any, ...]:
     """What the student is to be, as the options say; words last."""
-    return (args.target_dim, args.target_feedforward_size, args.target_heads, args.layer_sizes, args.target_layers,
-            args.keep_layers, args.uneven or None, args.tie_student or None, args.target_vocab)
+    return tuple(None if getattr(args, name) is False else getattr(args, name) for name in WISHES)
 
 
 def check_text(args: argparse.Namespace) -> None:
@@ -205,10 +202,7 @@ def check_text(args: argparse.Namespace) -> None:
 
 def wished_student(args: argparse.Namespace, config: ModelConfig) -> ModelConfig:
     """The student's config as the options say; what they do not say is the teacher's, or in proportion.
-
-    Raises:
-        UserError: it cannot be had.
-    """
+    `UserError` where it cannot be had."""
     if args.target_vocab and all(wish is None for wish in wishes_of(args)[:-1]):
         return config
     layers = layers_to_keep(config.layers_num, args.target_layers, args.keep_layers)
@@ -230,13 +224,11 @@ def check_student(args: argparse.Namespace, paths: Mapping[str, Path], config: M
 
 def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) -> Material:
     """Open and load everything.
-
-    Args:
-        paths: of the student's formats; what cannot be written there is refused before any long work.
-    """
+    `paths`: of the student's formats; what cannot be written there is refused before any long work."""
     given = {option: Dataset.open(getattr(args, option), f"--{option}") for option in ("dataset_path", "dev_path")
              if getattr(args, option)}
-    text = agreed_rules(args, *(dataset.rules for dataset in given.values()), *text_beside(args.pretrained_model_path),
+    models = [args.pretrained_model_path, *([args.student_path] if args.student_path else [])]
+    text = agreed_rules(args, *(dataset.rules for dataset in given.values()), *chain(*map(text_beside, models)),
                         say=print)
     tokenizer = build(text) if args.corpus_path else None
     if paths is not None:
@@ -296,7 +288,8 @@ def _held_out(args: argparse.Namespace, dataset: Dataset, dev: Dataset | None, c
     last = min(loader.batches_per_epoch, first + EVALUATION_BATCHES)
     if first < last:
         return [loader.batch(i) for i in range(first, last)], "other text of the corpus"
-    return [loader.batch(i) for i in range(loader.batches_per_epoch)], "the calibration text itself (nothing else left)"
+    return [loader.batch(i) for i in range(min(last, EVALUATION_BATCHES))], \
+        "the calibration text itself (nothing else left)"
 
 
 def explained(calibration: Calibration) -> list[str]:
@@ -323,10 +316,7 @@ class Judged(NamedTuple):
 def judge(models: dict[str, tuple[ModelConfig, dict[str, torch.Tensor]]], batches: list[MlmBatch], where: str,
           place: Place, mapped: bool = False) -> Judged:
     """Teacher and student side by side: masked language modelling, or what both make of text without labels.
-
-    Args:
-        mapped: as for `agreement`.
-    """
+    `mapped`: as for `agreement`."""
     sizes = {who: parameter_count(weights) for who, (_, weights) in models.items()}
     if models["teacher"][0].target != "mlm":
         teacher, student = (from_weights(*model).to(place.device) for model in models.values())
@@ -336,8 +326,7 @@ def judge(models: dict[str, tuple[ModelConfig, dict[str, torch.Tensor]]], batche
                        f"the student against its teacher, on {where}: {figures}"],
                       [(f"agreement with the teacher on {where}", figures)])
     results = {who: evaluate(from_weights(*model), batches, place.device) for who, model in models.items()}
-    lines = ["", f"on {where}, {results['teacher'].predicted:,} predictions:",
-             f"{'':<10} parameters   loss  accuracy"]
+    lines = ["", f"on {where}, {results['teacher'].predicted:,} predictions:", f"{'':<10} parameters   loss  accuracy"]
     lines += [f"{who:<10} {sizes[who] / 1e6:8.1f} M {result.loss:6.3f} {100 * result.accuracy:7.1f} %"
               for who, result in results.items()]
     return Judged(lines, [(f"{who}, MLM on {where}", f"loss {result.loss:.3f}, accuracy {100 * result.accuracy:.1f} %")

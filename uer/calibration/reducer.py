@@ -11,14 +11,8 @@ import torch
 from uer.calibration.calibrate import Calibration
 from uer.calibration.depth import Depths
 from uer.calibration.pooler import last_gamma, shift_pooler, squeeze_pooler, take_pooler
-from uer.calibration.stream import Stream
-from uer.calibration.student import (
-    apply_calibration,
-    calibrate_on,
-    calibration_progress,
-    double_teacher,
-    say_calibrated,
-)
+from uer.calibration.stream import Stream, double_teacher
+from uer.calibration.student import apply_calibration, calibrate_on, calibration_progress, say_calibrated
 from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
 from uer.layer_sizes import LayerWish
@@ -94,8 +88,7 @@ class Reducer:
         self._last, self._kept = self.whole, list[int]()
         self._depths: Depths | None = None
 
-    def student(self, shape: Shape, keep: Sequence[int] | None = None,
-                layers: Sequence[LayerShape] = ()) -> Student:
+    def student(self, shape: Shape, keep: Sequence[int] | None = None, layers: Sequence[LayerShape] = ()) -> Student:
         """A student of this shape, of the layers `keep` where they are given, its own `layers` where they differ."""
         teacher = self.shortened(shape.layers, keep)
         if shape == teacher.shape and not layers and (teacher.config.tie_weights or not self.tied):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
 from uer.calibration.moments import Moments
 from uer.calibration.spool import Spool
+from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
-from uer.models.bert import Bert
+from uer.models.bert import Bert, from_weights
 
 
 class Stream:
@@ -58,3 +60,9 @@ class Stream:
 
     def close(self) -> None:
         self.spool.close()
+
+
+def double_teacher(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> Bert:
+    """A model in float64 and evaluation mode, its tables apart."""
+    double = {name: tensor.double() for name, tensor in weights.items()}
+    return from_weights(replace(config, tie_weights=False), double).eval()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,14 +13,13 @@ import torch
 from uer.calibration.calibrate import Calibration, Calibrator
 from uer.calibration.compactors_file import load_compactors, made_for
 from uer.calibration.depth import Depths, layers_to_keep
-from uer.calibration.stream import Stream
+from uer.calibration.stream import Stream, double_teacher
 from uer.calibration.targets import calibrate_target
 from uer.calibration.tying import check_tied
 from uer.config import ModelConfig
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
 from uer.data.options import masking_options
-from uer.models.bert import Bert, from_weights
 from uer.parallel.collectives import Place, take_leaders
 from uer.progress import Progress
 from uer.report.writer import Reports
@@ -35,10 +33,7 @@ MORE_BATCHES = 64
 def calibration_batches(dataset: Dataset, count: int | None, seed: int, place: Place, masking=None,
                         target: str = "mlm") -> list[MlmBatch]:
     """This process's share of the first `count` batches of `INSTANCES` instances; the same ones for any world size.
-
-    Args:
-        count: None: as many as usually do for the teacher's `target`. All but MLM read the text without masks.
-    """
+    `count`: None: as many as usually do for the teacher's `target`. All but MLM read the text without masks."""
     loader = MlmLoader(dataset, INSTANCES, seed=seed, masking=masking, prefetch=0, group_by_length=False,
                        masked=target == "mlm")
     count = min(count or BATCHES.get(target, MORE_BATCHES), loader.batches_per_epoch)
@@ -62,29 +57,17 @@ def calibration_progress(config: ModelConfig, shown: bool = True) -> Iterator[Ca
 def calibrate_on(stream: Stream, groups: dict[str, MaskGroup], progress=lambda part: None,
                  tied: bool = False) -> Calibration:
     """Calibrated compactors for the teacher of a stream, which serves for any groups.
-
-    Args:
-        tied: whether the student is to have one table of words.
-    """
+    `tied`: whether the student is to have one table of words."""
     if tied:
         check_tied(stream.teacher.config, groups)
     return Calibrator(stream, groups, tied, progress).run(calibrate_target)
-
-
-def double_teacher(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> Bert:
-    """A model in float64 and evaluation mode, its tables apart."""
-    double = {name: tensor.double() for name, tensor in weights.items()}
-    return from_weights(replace(config, tie_weights=False), double).eval()
 
 
 def calibrate_groups(args: argparse.Namespace, config: ModelConfig, weights: dict[str, torch.Tensor],
                      groups: dict[str, MaskGroup], loader: MlmLoader, place: Place, reports: Reports,
                      text: dict[str, Any]) -> Calibration:
     """`calibrate` as the options say, or what calibrate.py has found before, with a word to the reader.
-
-    Args:
-        text: how text becomes ids (`TextRules.to_dict`).
-    """
+    `text`: how text becomes ids (`TextRules.to_dict`)."""
     if args.compactors_path:
         whom = made_for(config, weights, text, args.compactor_mask_strategy, groups)
         calibration = load_compactors(args.compactors_path, whom, place.device)

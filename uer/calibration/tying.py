@@ -40,10 +40,7 @@ def check_tied(config: ModelConfig, groups: Mapping[str, MaskGroup]) -> None:
 
 def shared_table(stream: Stream, kept: torch.Tensor) -> torch.Tensor:
     """T [vocab, kept], on the stream's device, in float64.
-
-    Args:
-        kept: dimensions of the residual stream and of the head's features that stay, int64, ascending.
-    """
+    `kept`: dimensions of the residual stream and of the head's features that stay, int64, ascending."""
     teacher, target = stream.teacher, stream.teacher.target
     assert isinstance(target, MlmTarget)
     words, decoder = teacher.embedding.word_embedding.weight[:, kept], target.mlm_linear_2.weight

@@ -70,10 +70,7 @@ def command_line() -> str:
 
 def same_tokenizer(args: argparse.Namespace, reader: str | Path | None = None) -> list[str]:
     """The words that make another command read text as this one did, which may have found its vocabulary.
-
-    Args:
-        reader: the model that it reads text for; where no vocabulary is known, the user has to name one.
-    """
+    `reader`: the model that it reads text for; where no vocabulary is known, the user has to name one."""
     found = None
     if not (args.vocab_path or args.spm_model_path):
         from uer.formats.tokenizer_files import vocabulary_beside  # and torch
@@ -101,10 +98,7 @@ def judged_by(target: str) -> list[str]:
 
 def suggestion(name: str, *options: object) -> str:
     """The command line of another command, to be typed where this one was; options that are None are left out.
-
-    Args:
-        options: the words after the command; a list stands for its items.
-    """
+    `options`: the words after the command; a list stands for its items."""
     program = sys.argv[0]
     words = [*program.split()[:-1], name] if " " in program else ["uer-wid", name]
     if program.endswith(".py") and Path(program).stem in COMMANDS:

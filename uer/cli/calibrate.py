@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uer.arguments import SHAPE, typed_again
 from uer.cli import command_line, importing, readable_one, same_tokenizer, suggestion
@@ -14,9 +15,14 @@ from uer.files import vocab_path_for
 from uer.opts import calibrate_parser as parser
 from uer.progress import ending
 
+if TYPE_CHECKING:
+    from uer.calibration.command import Made
+
 
 def main() -> None:
     args, _ = parse_with_config(parser)
+    if args.student_path:
+        return end_of_refit(args)
     if args.uneven and (args.sweep or not args.budget):
         raise UserError("--uneven goes with --budget, which it spends on one student, and without --sweep")
     if args.sweep or (args.budget and not args.uneven):
@@ -27,15 +33,30 @@ def main() -> None:
         from uer.calibration.command import make_student
 
     made = make_student(args, command_line())
-    good = [f"{what}: {figures}" for what, figures in made.figures]
-    ending(", ".join(map(str, made.paths.values())), "; ".join(good) or "unknown, as nothing was compared",
-           following(args, made.paths, made.target))
+    ending(", ".join(map(str, made.paths.values())), said(made), following(args, made.paths, made.target))
+
+
+def end_of_refit(args: argparse.Namespace) -> None:
+    """Fit a student's map anew; what comes next is to judge it beside the teacher's vectors."""
+    with importing():
+        from uer.calibration.refit import refit_student
+
+    made = refit_student(args, command_line())
+    ending(", ".join(map(str, made.paths.values())), said(made), suggestion(
+        "evaluate", "--task", "retrieval", "--model_path", readable_one(made.paths) or "STUDENT", "--teacher_path",
+        args.pretrained_model_path, same_tokenizer(args), "--test_path", "FOLDER"))
+
+
+def said(made: Made) -> str:
+    """How good it is, in words."""
+    return "; ".join(f"{what}: {figures}" for what, figures in made.figures) or "unknown, as nothing was compared"
 
 
 def end_of_sweep(args: argparse.Namespace) -> None:
     """Compare shapes; what comes next is the student that was found to be worth most."""
     with importing():
-        from uer.planning.sweep import picture_path, spelled, sweep
+        from uer.evaluation.agreement import spelled
+        from uer.planning.sweep import picture_path, sweep
 
     teacher, *students = sweep(args)
     best = max(students, key=lambda row: row.worth)

@@ -30,8 +30,7 @@ def parser() -> argparse.ArgumentParser:
                        help="heads of the teacher (default: the JSON beside the checkpoint, else hidden_size / 64)")
     model.add_argument("--config_path", metavar="FILE", help="the teacher's config, as in bert/ (default: as above)")
     masks = out.add_argument_group("masks")
-    masks.add_argument("--compactor_mask_strategy", choices=STRATEGIES,
-                       help="of the run (default: its own, or dim)")
+    masks.add_argument("--compactor_mask_strategy", choices=STRATEGIES, help="of the run (default: its own, or dim)")
     masks.add_argument("--mask_path", metavar="FILE", help="the run's mask file; not needed once it has been squeezed")
     masks.add_argument("--mask_step", type=int, metavar="STEP", help="step of the checkpoint (default: its own)")
     masks.add_argument("--keep_attention_scale", action="store_true",

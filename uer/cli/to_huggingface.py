@@ -41,8 +41,7 @@ def main() -> None:
     check_outputs(paths)
     model, extras = model_to_convert(args, "uer", "no UER file, it has Hugging Face's names already", target=None)
     card = CardFacts(name="", source=Path(args.input_model_path).name, how="A BERT, converted from a UER file.",
-                     parameters=parameter_count(model.weights),
-                     command=command_line(),
+                     parameters=parameter_count(model.weights), command=command_line(),
                      figures=[("MLM loss", "not recorded with the file")] if model.config.target == "mlm" else [])
     beside = text_beside(args.input_model_path)
     text = agreed_rules(args, *beside, say=print) if beside or args.vocab_path or args.spm_model_path else None

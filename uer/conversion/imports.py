@@ -10,14 +10,13 @@ import torch
 
 from uer.config import load_config
 from uer.conversion.merge import student_model
-from uer.conversion.outputs import Check, Source, facts_beside, largest_difference, put_vocabularies
+from uer.conversion.outputs import Check, Source, largest_difference, put_uer, put_vocabularies
 from uer.errors import UserError
 from uer.files import config_path_for, read_object, vocab_path_for
 from uer.formats import LoadedModel, load_model, shapes, stock
-from uer.formats.export import config_text, write_uer
 from uer.formats.file_target import SPAN_LABELS
 from uer.formats.model_card import CardFacts
-from uer.formats.storage import PendingFiles, write_json
+from uer.formats.storage import PendingFiles
 from uer.formats.teacher import model_folder
 from uer.formats.tokenizer_files import vocabulary_files
 from uer.tokenizers import TextRules
@@ -56,23 +55,17 @@ def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Pa
     Returns:
         a line on each file.
     """
-    whole = Source(model.config, model.weights, CardFacts("", "", "", 0, ""), text=text, sentence=model.sentence,
+    whole = Source(model.config, model.weights, CardFacts("", "", "", 0, ""), extras, text, sentence=model.sentence,
                    reading=model.reading)
     check = Check(whole, hidden=model.config.target == "states")
-    config, lines = config_path_for(output), []
     with PendingFiles() as pending:
-        temporary = pending.add(output)
-        write_uer(temporary, {**model.weights, **extras}, generation)
-        again = load_model(temporary, config=model.config, vocab_size=None, target=None, look_around=False)
-        found = check(check.logits(again.config, again.weights), "read back")
+        found = put_uer(pending, whole, output, generation, check)
         if source.is_dir() and stock.available():
             try:
                 found += "; " + stock_check(model, source, check)
             except stock.NotRead:
                 found += "; stock transformers does not open the folder itself"
-        lines.append(f"written: {output}: {found}")
-        pending.add(config).write_text(config_text(model.config, model.weights, generation, text), encoding="utf-8")
-        lines.append(f"written: {config}")
+        lines = [f"written: {output}: {found}", f"written: {config_path_for(output)}"]
         if text is not None:
             place = vocab_path_for(output)
             files = {place.with_name(place.name.removesuffix("vocab.txt") + (
@@ -80,10 +73,6 @@ def import_lines(model: LoadedModel, extras: dict[str, torch.Tensor], source: Pa
                 for name, content in vocabulary_files(text).items()}
             put_vocabularies(pending, text, {"uer": output}, files)
             lines += [f"written: {file}" for file in files]
-        if model.config.target != "mlm":
-            write_json(facts_beside(whole), pending.add(f"{output}.json"))
-        else:
-            pending.drop(f"{output}.json")
         pending.publish()
     if text is None:
         lines.append("note: no vocabulary beside the model")

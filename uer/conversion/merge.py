@@ -30,6 +30,8 @@ TOLERANCE = 1e-4  # of the largest logit (at least 1): merged against sparse, in
 EXACT = 1e-9  # the same in float64
 DECAYED = 1e-3  # dropped entries above this still take part in what the checkpoint computes
 FOLLOWERS_OF_HIDDEN = ("attention.", "mlm")
+TOO_EARLY = ("; before its schedule ends (k = step // w_step is 16, under head at least twice the heads to drop) a "
+             "checkpoint has no plain student: take a later --mask_step and its checkpoint")
 
 
 class UnfoldedMaster(Master):
@@ -86,10 +88,7 @@ class Merged:
 
 def squeezed_widths(state: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, int]:
     """The width of every group that has been squeezed already, as its compactors' shapes tell.
-
-    Raises:
-        UserError: compactors of one group that disagree.
-    """
+    `UserError` for compactors of one group that disagree."""
     sizes = compactor_sizes(config)
     widths: dict[str, dict[int, str]] = {}
     for tensor in masked_compactors(config):
@@ -102,19 +101,6 @@ def squeezed_widths(state: Mapping[str, torch.Tensor], config: ModelConfig) -> d
         raise UserError("the checkpoint's compactors disagree on the width of group " + "; ".join(torn))
     teacher = {tensor.group: sizes[tensor.name] for tensor in masked_compactors(config)}
     return {group: width for group, found in widths.items() for width in found if width != teacher[group]}
-
-
-def checkpoint_problems(state: Mapping[str, torch.Tensor], config: ModelConfig) -> list[str]:
-    """Missing, unexpected or misshapen tensors of a checkpoint from a teacher of this config, in words."""
-    squeezed = squeezed_widths(state, config)
-    absent = [name for name in EMBEDDING_TABLES if name not in state or state[name].dim() != 2]
-    if absent:
-        return ["missing: " + ", ".join(absent)]
-    expected = shapes.master_shapes(config, shapes.table_sizes(state), squeezed)
-    problems = [f"missing: {name}" for name in expected if name not in state]
-    problems += [f"unexpected: {name}" for name in state if name not in expected]
-    return problems + [f"{name} is {list(state[name].shape)} instead of {list(shape)}"
-                       for name, shape in expected.items() if name in state and tuple(state[name].shape) != shape]
 
 
 def master_from_checkpoint(state: Mapping[str, torch.Tensor], config: ModelConfig, groups: dict[str, MaskGroup],
@@ -130,8 +116,9 @@ def master_from_checkpoint(state: Mapping[str, torch.Tensor], config: ModelConfi
     Raises:
         UserError: tensors that are missing, unexpected or misshapen; a squeezed group of another width than its target.
     """
-    problems = checkpoint_problems(state, config)
-    for name, width in squeezed_widths(state, config).items():
+    squeezed = squeezed_widths(state, config)
+    problems = shapes.tensor_problems(state, config, widths=squeezed)
+    for name, width in squeezed.items():
         group = groups[name]
         if width != group.target:
             problems.append(f"group {name} has been squeezed to {width} dimensions, its target is {group.target}")
@@ -194,8 +181,8 @@ def groups_for(state: Mapping[str, torch.Tensor], config: ModelConfig, strategy:
         else:
             problems.append(f"{group.name} ({group.scored_by}) is not there")
     if problems:
-        raise UserError(f"{where}: no plain BERT comes of these masks: " + "; ".join(problems) +
-                        _when_complete(problems))
+        more = TOO_EARLY if any(" keeps " in problem for problem in problems) else ""
+        raise UserError(f"{where}: no plain BERT comes of these masks: " + "; ".join(problems) + more)
     return groups, notes
 
 
@@ -239,13 +226,6 @@ def _misfit(group: MaskGroup) -> list[str]:
     return problems
 
 
-def _when_complete(problems: list[str]) -> str:
-    if any(" keeps " in problem for problem in problems):
-        return ("; before its schedule ends (k = step // w_step is 16, under head at least twice the heads to drop) a "
-                "checkpoint has no plain student: take a later --mask_step and its checkpoint")
-    return ""
-
-
 def _follows_hidden(group: MaskGroup, hidden: MaskGroup, state: Mapping[str, torch.Tensor]) -> bool:
     """Whether a group without a mask of its own has dropped what hidden has: its scores are lowest there."""
     weight = state.get(f"{group.scored_by}.weight")
@@ -272,10 +252,7 @@ def probe_batch(vocab: int, positions: int) -> tuple[torch.Tensor, torch.Tensor]
 
 def student_model(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> Bert:
     """A plain BERT with these tensors, in evaluation mode.
-
-    Raises:
-        UserError: tensors that are missing, unexpected or misshapen.
-    """
+    `UserError` for tensors that are missing, unexpected or misshapen."""
     with torch.device("meta"):
         model = Bert(shapes.sizes_of(config, **shapes.table_sizes(weights)), replace(config, tie_weights=False))
     try:

@@ -168,26 +168,18 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
     with PendingFiles() as pending:
         lines = []
         for name, path in paths.items():
+            if name in UER_FORMATS:
+                found = put_uer(pending, source, path, UER_FORMATS[name], check)
+                lines.append(f"{path}, {config_path_for(path).name}: {found}")
+                continue
             temporary = pending.add(path)
             if name == "huggingface":
                 lines.append(f"{path}{os.sep}: {_huggingface(source, temporary, path)}")
             elif name == "onnx":
                 write_onnx(temporary, interface, check.src, check.seg)
                 lines.append(f"{path}: {check.onnx(OnnxModel(temporary), interface)}")
-            elif name == "onnx-int8":
-                lines.append(f"{path}: {write_int8(temporary, interface, source.dev)}")
             else:
-                config, generation = config_path_for(path), UER_FORMATS[name]
-                write_uer(temporary, {**source.weights, **source.extras}, generation)
-                pending.add(config).write_text(config_text(source.config, source.weights, generation, source.text),
-                                               encoding="utf-8")
-                if source.config.target != "mlm":
-                    write_json(facts_beside(source), pending.add(f"{path}.json"))
-                else:
-                    pending.drop(f"{path}.json")
-                again = load_model(temporary, config=source.config, vocab_size=None, target=None,
-                                   look_around=False)
-                lines.append(f"{path}, {config.name}: {check(check.logits(again.config, again.weights), 'read back')}")
+                lines.append(f"{path}: {write_int8(temporary, interface, source.dev)}")
         if source.text is not None:
             words = vocab_paths(paths) if source.new_words else []
             put_vocabularies(pending, source.text, paths, {
@@ -195,6 +187,19 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
             lines += map(str, words)
         pending.publish()
     return lines
+
+
+def put_uer(pending: PendingFiles, source: Source, path: Path, generation: str, check: Check) -> str:
+    """Write a UER file with what goes beside it; what reading it back shows, in words."""
+    temporary, config = pending.add(path), config_text(source.config, source.weights, generation, source.text)
+    write_uer(temporary, {**source.weights, **source.extras}, generation)
+    pending.add(config_path_for(path)).write_text(config, encoding="utf-8")
+    if source.config.target != "mlm":
+        write_json(facts_beside(source), pending.add(f"{path}.json"))
+    else:
+        pending.drop(f"{path}.json")
+    again = load_model(temporary, config=source.config, vocab_size=None, target=None, look_around=False)
+    return check(check.logits(again.config, again.weights), "read back")
 
 
 def put_vocabularies(pending: PendingFiles, text: TextRules, paths: Mapping[str, Path],
@@ -218,8 +223,7 @@ def facts_beside(source: Source) -> dict[str, Any]:
 
 def _huggingface(source: Source, temporary: Path, path: Path) -> str:
     config, check = source.config, Check(source, hidden=source.config.target == "states")
-    write_huggingface(temporary, config, {**source.weights, **source.extras}, text=source.text,
-                      reading=source.reading)
+    write_huggingface(temporary, config, {**source.weights, **source.extras}, text=source.text, reading=source.reading)
     again = load_model(temporary, config=None, vocab_size=None, target=None)
     found = [check(check.logits(again.config, again.weights), "read back")]
     if stock.available():
@@ -268,10 +272,7 @@ class Check:
 
 def largest_difference(found: torch.Tensor, expected: torch.Tensor, how: str, what: str) -> str:
     """The largest difference of what was found, in words.
-
-    Raises:
-        UserError: it is above the tolerance (relative to the largest number expected, at least 1).
-    """
+    `UserError` where it is above the tolerance (relative to the largest number expected, at least 1)."""
     difference, scale = float((found.float() - expected).abs().max()), float(expected.abs().max())
     if not difference <= TOLERANCE * max(1.0, scale):
         raise UserError(f"self-check ({how}): {what}s differ by {difference:.3g} ({what}s up to {scale:.3g}), more "

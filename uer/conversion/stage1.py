@@ -21,7 +21,7 @@ from uer.formats.file_target import settle_target
 from uer.formats.model_card import CardFacts
 from uer.formats.sentence import SentenceFacts
 from uer.formats.storage import read_tensors, without_shared_prefix, written_sha256
-from uer.formats.teacher import is_config
+from uer.formats.teacher import guessed_config, is_config
 from uer.formats.uer_names import heads_in, is_uer, to_published
 from uer.layer_sizes import layers_in_words, wishes_from
 from uer.squeeze.mask_file import check_masks, read_masks
@@ -51,9 +51,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     """The tensors of a checkpoint (published names, at least float32) and the facts in the JSON beside it.
 
     Facts are {} where there is none, and only the config and how text becomes ids beside a finished UER file.
-
-    Raises:
-        UserError: not a file of tensors, or of another model.
+    `UserError` where it is no file of tensors, or of another model.
     """
     path = as_written(path)
     if path.is_dir():
@@ -106,11 +104,9 @@ def teacher_config(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
     Raises:
         UserError: the number of heads cannot be told, or senseless values.
     """
-    measured = shapes.measured(state)
+    where, measured = f"checkpoint {options.load_model_path}", shapes.measured(state)
     if len(measured) < 3:
-        raise UserError(f"checkpoint {options.load_model_path}: not a whole BERT; there is no {shapes.WORDS} or no "
-                        f"encoder layer in it")
-    where = f"checkpoint {options.load_model_path}"
+        raise UserError(f"{where}: not a whole BERT; there is no {shapes.WORDS} or no encoder layer in it")
     origin = facts.get("origin", {})  # the teacher of a student that was trained on: its sizes may be given as well
     if facts.get("teacher"):
         config = config_from_dict(facts["teacher"], f"{where}.json")
@@ -118,12 +114,7 @@ def teacher_config(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any],
         overrides = {} if options.heads_num is None else {"heads_num": options.heads_num}
         config = load_config(options.config_path, overrides)
     else:
-        if shapes.uneven(state, measured["layers_num"]) and not has_compactors(state):
-            raise UserError(f"{where}: no JSON beside it, and its layers differ in size; give the --config_path that "
-                            f"was written with it", page="shape")
-        heads = options.heads_num or _usual_heads(measured["hidden_size"], where)
-        config = config_from_dict({**measured, "heads_num": heads,
-                                   "max_seq_length": len(state[shapes.POSITIONS])}, where)
+        config = guessed_config(state, where, [], heads=options.heads_num)
     config = _settled(config, state, facts, where).config
     problems = [f"--{key} {getattr(options, key)}, but {measured.get(key, getattr(config, key))} in the checkpoint"
                 for key in SIZE_OPTIONS
@@ -149,22 +140,12 @@ def _settled(config: ModelConfig, state: Mapping[str, torch.Tensor], facts: Mapp
     return model
 
 
-def _usual_heads(hidden: int, where: str) -> int:
-    if hidden % shapes.HEAD_SIZE:
-        raise UserError(f"{where}: no JSON beside it, and hidden_size {hidden} is no multiple of {shapes.HEAD_SIZE}; "
-                        f"give --heads_num or --config_path")
-    return hidden // shapes.HEAD_SIZE
-
-
 def fact_problems(facts: Mapping[str, Any], options: argparse.Namespace) -> list[str]:
     """Options that contradict what the run wrote beside its checkpoint."""
-    problems = []
-    strategy, step = options.compactor_mask_strategy, options.mask_step
-    if strategy is not None and facts.get("strategy") not in (None, strategy):
-        problems.append(f"--compactor_mask_strategy {strategy}, but the run's was {facts['strategy']}")
-    if step is not None and facts.get("step") not in (None, step):
-        problems.append(f"--mask_step {step}, but the checkpoint is of step {facts['step']}")
-    return problems
+    said = (("compactor_mask_strategy", "strategy", "the run's was"),
+            ("mask_step", "step", "the checkpoint is of step"))
+    return [f"--{option} {given}, but {whose} {facts[key]}" for option, key, whose in said
+            if (given := getattr(options, option)) is not None and facts.get(key) not in (None, given)]
 
 
 def merge_checkpoint(state: Mapping[str, torch.Tensor], facts: Mapping[str, Any], options: argparse.Namespace,
@@ -234,10 +215,7 @@ def _judge(merged: Merged, options: argparse.Namespace, say: Callable[[str], obj
 
 def student_source(options: argparse.Namespace, command: str, say: Callable[[str], object] = print) -> Source:
     """The model that convert.py's options ask for: a merged student, or a plain model as it is.
-
-    Args:
-        command: for the model card.
-    """
+    `command`: for the model card."""
     state, facts = read_checkpoint(options.load_model_path)
     pooler = take_pooler(state)
     text = text_of(options, facts, say)
@@ -276,8 +254,7 @@ def student_source(options: argparse.Namespace, command: str, say: Callable[[str
     sentence = SentenceFacts.from_dict(facts["sentence"], f"{options.load_model_path}.json") \
         if facts.get("sentence") else None
     return Source(config, weights, card, pooler, text, sentence=sentence,
-                  keep_embedding_size=options.keep_embedding_size, bare=bare,
-                  reading=reading_of(facts))
+                  keep_embedding_size=options.keep_embedding_size, bare=bare, reading=reading_of(facts))
 
 
 def how_made(facts: Mapping[str, Any], teacher: ModelConfig, student: ModelConfig, strategy: str) -> str:
@@ -291,13 +268,9 @@ def how_made(facts: Mapping[str, Any], teacher: ModelConfig, student: ModelConfi
                              size=student.hidden_size, more=more)
 
 
-def text_of(options: argparse.Namespace, facts: Mapping[str, Any],
-            say: Callable[[str], object]) -> TextRules | None:
+def text_of(options: argparse.Namespace, facts: Mapping[str, Any], say: Callable[[str], object]) -> TextRules | None:
     """How text becomes ids: what the checkpoint keeps, and the options if a vocabulary is given; None: nothing known.
-
-    Raises:
-        UserError: they contradict each other.
-    """
+    `UserError` where they contradict each other."""
     own = recorded(facts, f"checkpoint {options.load_model_path}")
     if not (options.vocab_path or options.spm_model_path):
         for name in ("tokenizer", "do_lower_case", "merges_path"):

@@ -80,11 +80,7 @@ def pieces(token: str, kept: set[str]) -> list[str]:
 
 
 def ids_of(words: Vocab, vocab: Vocab) -> list[int]:
-    """Ids in `vocab` of all of `words`, in their order.
-
-    Raises:
-        UserError: words that the model does not have.
-    """
+    """Ids in `vocab` of all of `words`, in their order; `UserError` for words that the model does not have."""
     strange = [token for token in words.tokens if token not in vocab]
     if strange:
         raise UserError(f"{words.source.replace('--vocab_path', '--target_vocab')}: {len(strange):,} of its words are "

@@ -19,9 +19,7 @@ def keep_freed_memory(most: int = UNTRIMMED) -> None:
     As it comes, it hands large blocks back to the system at once, which has to clear them, page by page, whenever they
     are asked for again: a tenth of the time of a small student's training step, and a third of that of a second
     process in preprocessing. Without glibc, nothing happens.
-
-    Args:
-        most: bytes at the end of the heap to keep; more of them go back to the system at once. `EVERYTHING`: none do.
+    `most`: bytes at the end of the heap to keep; more of them go back to the system at once. `EVERYTHING`: none do.
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt

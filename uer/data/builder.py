@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from uer.arguments import outside, too_small
 from uer.data import sources
 from uer.data.container import Record, write_container
-from uer.data.header import Ledger, make_header
+from uer.data.header import LONGEST, Ledger, make_header
 from uer.data.masking import MaskingOptions
 from uer.data.options import masking_options
 from uer.data.processes import run_segments
@@ -34,9 +35,8 @@ from uer.tokenizers import Tokenizer, build_tokenizer
 DEFAULT_DUP_FACTOR = 5
 
 
-def build_dataset(
-    args: Namespace, tokenizer: Tokenizer | None = None, say: Callable[[str], object] = print
-) -> dict[str, Any]:
+def build_dataset(args: Namespace, tokenizer: Tokenizer | None = None,
+                  say: Callable[[str], object] = print) -> dict[str, Any]:
     """Build the dataset that the options describe (see `uer.data.options.preprocess_parser`).
 
     Args:
@@ -80,18 +80,12 @@ def build_dataset(
 
 def _checked(args: Namespace) -> MaskingOptions:
     """All problems of the options at once; fills in dup_factor."""
-    problems = []
+    problems = [*outside(args, ("seq_length",), lambda number: 3 <= number <= LONGEST,
+                         f"a number from 3 ([CLS], a token, [SEP]) to {LONGEST} is needed"),
+                *too_small(args, ("processes_num", "dup_factor")), *too_small(args, ("seed",), 0)]
     if args.data_processor != "mlm":
         problems.append(f"--data_processor {args.data_processor}: only mlm is there (no sentence pairs)")
-    if not 3 <= args.seq_length <= 65535:
-        problems.append(f"--seq_length {args.seq_length}: from 3 ([CLS], a token, [SEP]) to 65535 is possible")
-    if args.processes_num < 1:
-        problems.append(f"--processes_num {args.processes_num}: at least 1 is needed")
-    if args.seed < 0:
-        problems.append(f"--seed {args.seed}: must not be negative")
-    if args.dup_factor is not None and args.dup_factor < 1:
-        problems.append(f"--dup_factor {args.dup_factor}: at least 1 is needed")
-    elif args.dynamic_masking and args.dup_factor not in (None, 1):
+    if args.dynamic_masking and (args.dup_factor or 1) > 1:
         problems.append("--dup_factor goes with static masking; --dynamic_masking masks every epoch anew by itself")
     try:
         masking = masking_options(args, MaskingOptions())
@@ -136,14 +130,12 @@ def _disk_errors(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"--dataset_path {output}: reading the corpus or writing beside the output failed ({error.strerror})"
-        ) from None
+        raise UserError(f"--dataset_path {output}: reading the corpus or writing beside the output failed "
+                        f"({error.strerror})") from None
 
 
-def _records(
-    header: dict[str, Any], tokenizer: Tokenizer, segments: dict[str, np.ndarray], folder: Path
-) -> list[Record]:
+def _records(header: dict[str, Any], tokenizer: Tokenizer, segments: dict[str, np.ndarray],
+             folder: Path) -> list[Record]:
     """The file's arrays, as streams over the workers' files in the order of the corpus."""
     instances, tokens, masks = segments["instances"], segments["tokens"], segments["instances"] * header["dup_factor"]
 
@@ -157,19 +149,13 @@ def _records(
         return Record(name, np.dtype("<i8"), int(sizes.sum()) + 1, _offsets(stream(lengths, sizes, "<i4")))
 
     continues = tokenizer.continues().astype("u1")
-    records = [
-        whole("tokens", tokens, tokenizer.dtype),
-        sums("offsets", "lengths", instances),
-        Record("continues", continues.dtype, len(continues), [continues.tobytes()]),
-    ]
+    records = [whole("tokens", tokens, tokenizer.dtype), sums("offsets", "lengths", instances),
+               Record("continues", continues.dtype, len(continues), [continues.tobytes()])]
     if header["word_segmenter"] != "pieces":
         records.append(whole("joined", tokens, "u1"))
     if not header["dynamic_masking"]:
-        records += [
-            sums("mask_offsets", "mask_lengths", masks),
-            whole("mask_positions", segments["masked"], "<u2"),
-            whole("mask_tokens", segments["masked"], tokenizer.dtype),
-        ]
+        records += [sums("mask_offsets", "mask_lengths", masks), whole("mask_positions", segments["masked"], "<u2"),
+                    whole("mask_tokens", segments["masked"], tokenizer.dtype)]
     return records
 
 

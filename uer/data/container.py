@@ -17,10 +17,8 @@ from typing import IO, Any
 import numpy as np
 
 ALIGNMENT = 64
-_STORAGES = {
-    "uint8": "ByteStorage", "int8": "CharStorage", "int16": "ShortStorage",
-    "int32": "IntStorage", "int64": "LongStorage",
-}  # fmt: skip
+_STORAGES = {"uint8": "ByteStorage", "int8": "CharStorage", "int16": "ShortStorage", "int32": "IntStorage",
+             "int64": "LongStorage"}
 _NO_HOOKS = b"ccollections\nOrderedDict\n)R"
 
 
@@ -36,10 +34,7 @@ class Record:
 
 def write_container(file: IO[bytes], values: dict[str, Any], records: list[Record]) -> None:
     """Write `values` (plain dictionaries, lists, strings, numbers) and the records into a binary file.
-
-    Raises:
-        ValueError: a record whose blocks do not hold as many numbers as it says.
-    """
+    `ValueError` for a record whose blocks do not hold as many numbers as it says."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         _write_member(archive, "data.pkl", [_pickle(values, records)])
         _write_member(archive, "byteorder", [b"little"])

@@ -23,19 +23,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from uer.data.header import COUNTS, FORMAT, FORMAT_VERSION
+from uer.data.header import COUNTS, FORMAT, FORMAT_VERSION, LONGEST
 from uer.errors import UserError
 from uer.files import head_of, refuse_foreign
 from uer.formats.storage import ZIP, written_sha256
 from uer.tokenizers.rules import TextRules, merged, recorded
 
 # What several files must share to be one dataset.
-_SHARED = (
-    "data_processor", "vocab_size", "special_ids", "dynamic_masking", "masking", "word_segmenter",
-)  # fmt: skip
+_SHARED = ("data_processor", "vocab_size", "special_ids", "dynamic_masking", "masking", "word_segmenter")
 _NUMBERS = (*COUNTS, "documents", "dup_factor", "seq_length", "vocab_size", "pad_id", "mask_id")
 _NEEDED = (*_SHARED, *_NUMBERS, "vocab_name", "vocab_sha256")
-LONGEST = 65535  # tokens of an instance
 WORDS = ("tokens", "mask_tokens")
 
 
@@ -64,10 +61,7 @@ class _File:
 
     def rows(self, offsets: str, names: list[str], rows: np.ndarray) -> Ragged:
         """Some rows of the arrays that these offsets cut.
-
-        Raises:
-            UserError: numbers that preprocess.py does not write: a disk or a copy has spoilt the file.
-        """
+        `UserError` for numbers that preprocess.py does not write: a disk or a copy has spoilt the file."""
         begin = self.arrays[offsets][rows]
         lengths = self.arrays[offsets][rows + 1] - begin
         if lengths.min() < 0 or lengths.max() > LONGEST or begin.min() < 0 or begin.max() > len(self.arrays[names[0]]):
@@ -97,9 +91,8 @@ def _read(path: Path, option: str) -> tuple[dict[str, Any], dict[str, np.ndarray
         if header.get("format") != FORMAT:
             raise UserError(wrong)
         if header["format_version"] != FORMAT_VERSION:
-            raise UserError(
-                f"{option} {path}: format version {header['format_version']}; this program reads {FORMAT_VERSION}"
-            )
+            raise UserError(f"{option} {path}: format version {header['format_version']}; this program reads "
+                            f"{FORMAT_VERSION}")
         header.setdefault("without_text", 0)  # not counted before records of JSON were read
         missing = [name for name in _NEEDED if name not in header]
         if missing:
@@ -143,10 +136,8 @@ class Dataset:
              masked_anew: bool = False) -> Dataset:
         """Open files or globs; nothing is read but headers. `option` is how messages call them.
 
-        `masked_anew`: dynamic files need not agree in their own masking, another one is given.
-
-        Raises:
-            UserError: a path that is not there, not a dataset, truncated, or datasets that do not belong together.
+        `masked_anew`: dynamic files need not agree in their own masking, another one is given. `UserError` where a path
+        is not there, no dataset or truncated, or datasets do not belong together.
         """
         names = [paths] if isinstance(paths, (str, Path)) else list(paths)
         files = [_File(path, option) for name in names for path in _matching(str(name), option)]
@@ -157,10 +148,8 @@ class Dataset:
                 if key == "masking" and masked_anew and first.header["dynamic_masking"]:
                     continue
                 if file.header[key] != first.header[key]:
-                    raise UserError(
-                        f"{option}: {first.path} and {file.path} differ in {key} "
-                        f"({first.header[key]} and {file.header[key]}); datasets read as one must agree in it"
-                    )
+                    raise UserError(f"{option}: {first.path} and {file.path} differ in {key} ({first.header[key]} and "
+                                    f"{file.header[key]}); datasets read as one must agree in it")
         return cls(files)
 
     def __len__(self) -> int:
@@ -228,9 +217,8 @@ class Dataset:
         return parts
 
     def _gather(self, indices: np.ndarray, offsets: str, names: list[str], per_copy: bool) -> Ragged:
-        parts = []
-        for file, where, row in self._split(indices):
-            parts.append((where, file.rows(offsets, names, row if per_copy else row // file.copies)))
+        parts = [(where, file.rows(offsets, names, row if per_copy else row // file.copies))
+                 for file, where, row in self._split(indices)]
         if len(parts) == 1:
             return parts[0][1]
         lengths = np.empty(len(indices), dtype=np.int64)

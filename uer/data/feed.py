@@ -77,10 +77,7 @@ def went_on(recorded: Any, now: Feed, step: int, allowed: bool, where: str) -> t
 
 def order_of(feeds: Sequence[Feed], lengths: Lookup | None) -> BatchOrder:
     """The order in which the last feed goes on.
-
-    Args:
-        lengths: of the dataset's instances, for feeds that group by them.
-    """
+    `lengths`: of the dataset's instances, for feeds that group by them."""
     first = max((i for i in range(1, len(feeds)) if feeds[i].dataset != feeds[i - 1].dataset), default=0)
     order, before = None, feeds[first]
     for feed in feeds[first:]:

@@ -16,6 +16,7 @@ from uer.tokenizers.rules import KEY
 FORMAT, FORMAT_VERSION = "uer-dataset", 1
 COUNTS = ("lines", "empty_lines", "words", "unknown", "instances", "tokens", "masked", "without_text")
 UNKNOWN_WARNING = 0.05
+LONGEST = 65535  # tokens of an instance
 
 _ROW = ("number", "source", "worker", "instances", "tokens", "masked", "begins_with_text", "ends_with_blank")
 
@@ -59,31 +60,13 @@ def make_header(args: Namespace, masking: MaskingOptions, tokenizer: Tokenizer, 
     """
     vocab, rules = tokenizer.vocab, tokenizer.rules
     return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "data_processor": args.data_processor,
-        "seq_length": args.seq_length,
-        "full_sentences": args.full_sentences,
-        "dynamic_masking": args.dynamic_masking,
-        "dup_factor": args.dup_factor,
-        "masking": masking.to_dict(),
-        "word_segmenter": args.word_segmenter,
-        "seed": args.seed,
-        KEY: rules.to_dict(),
-        "tokenizer": rules.kind,
-        "do_lower_case": rules.lower_case,
-        "vocab_name": rules.vocab_name,
-        "vocab_size": len(vocab),
-        "vocab_sha256": vocab.sha256,
-        "cls_id": vocab.cls_id,
-        "sep_id": vocab.sep_id,
-        "pad_id": vocab.pad_id,
-        "mask_id": vocab.mask_id,
-        "unk_id": vocab.unk_id,
-        "special_ids": vocab.special_ids,
-        "documents": ledger.documents(),
-        **ledger.counts,
-    }
+        "format": FORMAT, "format_version": FORMAT_VERSION, "data_processor": args.data_processor,
+        "seq_length": args.seq_length, "full_sentences": args.full_sentences, "dynamic_masking": args.dynamic_masking,
+        "dup_factor": args.dup_factor, "masking": masking.to_dict(), "word_segmenter": args.word_segmenter,
+        "seed": args.seed, KEY: rules.to_dict(), "tokenizer": rules.kind, "do_lower_case": rules.lower_case,
+        "vocab_name": rules.vocab_name, "vocab_size": len(vocab), "vocab_sha256": vocab.sha256,
+        "cls_id": vocab.cls_id, "sep_id": vocab.sep_id, "pad_id": vocab.pad_id, "mask_id": vocab.mask_id,
+        "unk_id": vocab.unk_id, "special_ids": vocab.special_ids, "documents": ledger.documents(), **ledger.counts}
 
 
 def summary(header: dict[str, Any]) -> str:
@@ -95,15 +78,12 @@ def summary(header: dict[str, Any]) -> str:
         f"documents {header['documents']:,}   lines {header['lines']:,}   instances {instances:,}"
         + (f", each with {header['dup_factor']} masks" if not header["dynamic_masking"] else ""),
         f"tokens {header['words']:,}, with [CLS] and [SEP] {tokens:,}   mean length {tokens / instances:.1f}",
-        f"unknown {unknown:.2%}   padding if every instance were filled to {header['seq_length']}: {padding:.1%}",
-    ]
+        f"unknown {unknown:.2%}   padding if every instance were filled to {header['seq_length']}: {padding:.1%}"]
     if header["empty_lines"]:
         lines.append(f"{header['empty_lines']:,} line(s) of characters that the tokenizer removes made no instance")
     if header.get("without_text"):
         lines.append(f"{header['without_text']:,} record(s) without text were left out")
     if unknown > UNKNOWN_WARNING:
-        lines.append(
-            f"warning: {unknown:.1%} of the tokens are unknown: does the vocabulary ({header['vocab_name']}) "
-            "fit the language, and --do_lower_case or --cased the vocabulary?"
-        )
+        lines.append(f"warning: {unknown:.1%} of the tokens are unknown: does the vocabulary ({header['vocab_name']}) "
+                     f"fit the language, and --do_lower_case or --cased the vocabulary?")
     return "\n".join(lines)

@@ -31,12 +31,9 @@ def histogram(dataset: Dataset) -> list[str]:
     for start in range(0, len(dataset), BLOCK):
         lengths = dataset.lengths(np.arange(start, min(start + BLOCK, len(dataset))))
         counts += np.bincount((lengths - 1) // width, minlength=BINS)
-    return [
-        f"{i * width + 1:6}-{min((i + 1) * width, dataset.header['seq_length']):<6}{count:12,} "
-        + "#" * round(BAR * count / counts.max())
-        for i, count in enumerate(counts.tolist())
-        if i * width < dataset.header["seq_length"]
-    ]
+    return [f"{i * width + 1:6}-{min((i + 1) * width, dataset.header['seq_length']):<6}{count:12,} "
+            + "#" * round(BAR * count / counts.max())
+            for i, count in enumerate(counts.tolist()) if i * width < dataset.header["seq_length"]]
 
 
 def instance_text(dataset: Dataset, index: int, tokenizer: Tokenizer | None) -> str:
@@ -45,10 +42,8 @@ def instance_text(dataset: Dataset, index: int, tokenizer: Tokenizer | None) -> 
     text = tokenizer.decode(tokens) if tokenizer else " ".join(map(str, tokens))
     if not dataset.dynamic:
         masks = dataset.masks(np.array([index])).values
-        shown = [
-            f"{position}: {tokenizer.vocab.tokens[token] if tokenizer else token}"
-            for position, token in zip(masks["mask_positions"].tolist(), masks["mask_tokens"].tolist())
-        ]
+        shown = [f"{position}: {tokenizer.vocab.tokens[token] if tokenizer else token}"
+                 for position, token in zip(masks["mask_positions"].tolist(), masks["mask_tokens"].tolist())]
         text += "\n      masked: " + ", ".join(shown)
     return text
 

@@ -65,9 +65,8 @@ class MlmBatch:
         return self._with(torch.Tensor.pin_memory)
 
     def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MlmBatch:
-        return MlmBatch(
-            change(self.src), change(self.seg), change(self.positions), change(self.labels), self.tokens, self.masked
-        )
+        src, seg, positions, labels = map(change, (self.src, self.seg, self.positions, self.labels))
+        return MlmBatch(src, seg, positions, labels, self.tokens, self.masked)
 
 
 class MlmLoader:
@@ -87,43 +86,20 @@ class MlmLoader:
         UserError: masking options for a static dataset that was masked otherwise.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        batch_size: int,
-        *,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        masking: MaskingOptions | None = None,
-        group_by_length: bool = True,
-        prefetch: int = 4,
-        shuffle: bool = True,
-        pin_memory: bool = False,
-        masked: bool = True,
-        augment: float = 0.0,
-    ) -> None:
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.group_by_length = group_by_length
+    def __init__(self, dataset: Dataset, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1,
+                 masking: MaskingOptions | None = None, group_by_length: bool = True, prefetch: int = 4,
+                 shuffle: bool = True, pin_memory: bool = False, masked: bool = True, augment: float = 0.0) -> None:
+        self.dataset, self.batch_size, self.group_by_length = dataset, batch_size, group_by_length
         self.seed, self.rank, self.world_size = seed, rank, world_size
-        self.prefetch = prefetch
-        self.pin_memory, self.masked, self.augment = pin_memory, masked, augment
+        self.prefetch, self.pin_memory, self.masked, self.augment = prefetch, pin_memory, masked, augment
         header = dataset.header
         built = MaskingOptions.from_dict(header["masking"])
         if not dataset.dynamic and masking not in (None, built):
-            raise UserError(
-                f"{dataset.paths[0]}: its masks are static, so masking options have no effect here; "
-                "leave them out, or build the dataset with  preprocess.py --dynamic_masking"
-            )
+            raise UserError(f"{dataset.paths[0]}: its masks are static, so masking options have no effect here; leave "
+                            f"them out, or build the dataset with  preprocess.py --dynamic_masking")
         self.masking = masking or built
-        self._masker = Masker(
-            self.masking,
-            vocab_size=header["vocab_size"],
-            special_ids=header["special_ids"],
-            mask_id=header["mask_id"],
-            continues=dataset.continues,
-        )
+        self._masker = Masker(self.masking, vocab_size=header["vocab_size"], special_ids=header["special_ids"],
+                              mask_id=header["mask_id"], continues=dataset.continues)
         lengths = dataset.lengths if group_by_length else None
         self._order, self._part = BatchOrder(len(dataset), batch_size, world_size, seed, shuffle, lengths), 0
         self.batches_per_epoch = self._order.batches_per_epoch
@@ -208,9 +184,8 @@ class MlmLoader:
             chosen = shown = np.zeros(0, dtype=np.int64)
         elif self.dataset.dynamic:
             joined = rows.values.get("joined")
-            chosen, shown = self._masker(
-                tokens, lengths, generator(*key), None if joined is None else joined.astype(bool)
-            )
+            chosen, shown = self._masker(tokens, lengths, generator(*key),
+                                         None if joined is None else joined.astype(bool))
         else:
             masks = self.dataset.masks(indices)
             chosen = np.repeat(starts, masks.lengths) + masks.values["mask_positions"]
@@ -223,11 +198,5 @@ class MlmLoader:
         seg = np.zeros(len(lengths) * width, dtype=np.int64)
         src[target], seg[target] = tokens, 1
         shape = (len(lengths), width)
-        return MlmBatch(
-            torch.from_numpy(src).view(shape),
-            torch.from_numpy(seg).view(shape),
-            torch.from_numpy(target[chosen]),
-            torch.from_numpy(labels),
-            len(tokens),
-            self.masked,
-        )
+        return MlmBatch(torch.from_numpy(src).view(shape), torch.from_numpy(seg).view(shape),
+                        torch.from_numpy(target[chosen]), torch.from_numpy(labels), len(tokens), self.masked)

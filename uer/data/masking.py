@@ -76,15 +76,8 @@ class Masker:
         continues: bool `[vocab_size]`, the tokens that belong to the word of the token before (whole words only).
     """
 
-    def __init__(
-        self,
-        options: MaskingOptions,
-        *,
-        vocab_size: int,
-        special_ids: list[int],
-        mask_id: int,
-        continues: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, options: MaskingOptions, *, vocab_size: int, special_ids: list[int], mask_id: int,
+                 continues: np.ndarray | None = None) -> None:
         self.options = options
         self.mask_id = mask_id
         self._special = np.zeros(vocab_size, dtype=bool)
@@ -94,13 +87,8 @@ class Masker:
             raise UserError("the vocabulary holds nothing but special tokens")
         self._continues = np.zeros(vocab_size, dtype=bool) if continues is None else continues
 
-    def __call__(
-        self,
-        tokens: np.ndarray,
-        lengths: np.ndarray,
-        rng: np.random.Generator,
-        joined: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, tokens: np.ndarray, lengths: np.ndarray, rng: np.random.Generator,
+                 joined: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Choose positions and what to show there.
 
         Args:
@@ -147,9 +135,8 @@ def _first(row: np.ndarray, key: np.ndarray, counts: np.ndarray, budget: np.ndar
     return np.sort(order[rank < budget[row]])
 
 
-def _choose_words(
-    where: np.ndarray, row: np.ndarray, goes_on: np.ndarray, budget: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _choose_words(where: np.ndarray, row: np.ndarray, goes_on: np.ndarray, budget: np.ndarray,
+                  rng: np.random.Generator) -> np.ndarray:
     """Ascending indices of the tokens of randomly chosen words."""
     if not len(where):
         return where
@@ -171,9 +158,8 @@ def _choose_words(
     return np.flatnonzero(np.repeat(keep, size))
 
 
-def _span_order(
-    key: np.ndarray, counts: np.ndarray, budget: np.ndarray, options: MaskingOptions, rng: np.random.Generator
-) -> np.ndarray:
+def _span_order(key: np.ndarray, counts: np.ndarray, budget: np.ndarray, options: MaskingOptions,
+                rng: np.random.Generator) -> np.ndarray:
     """Keys in [0, 1) that put the tokens of the first span first, then those of the second, and so on.
 
     A row draws as many spans as it may need if each were one token long; what they leave uncovered comes last.

@@ -9,11 +9,9 @@ from uer.arguments import add_uer_options
 from uer.data.masking import MaskingOptions
 from uer.errors import UserError
 
-MLM_HELP = (
-    "What mlm reads: each line that is not blank becomes [CLS] line [SEP], cut into pieces of seq_length tokens with "
-    "[CLS] and [SEP] counted. With --full_sentences the lines of a document, which a blank line ends, are joined "
-    "first, so that few positions are padding."
-)
+MLM_HELP = ("What mlm reads: each line that is not blank becomes [CLS] line [SEP], cut into pieces of seq_length "
+            "tokens with [CLS] and [SEP] counted. With --full_sentences the lines of a document, which a blank line "
+            "ends, are joined first, so that few positions are padding.")
 
 
 def add_tokenizer_options(parser: argparse.ArgumentParser, title: str = "tokenizer") -> None:
@@ -51,10 +49,7 @@ def add_masking_options(parser: argparse.ArgumentParser) -> None:
 
 def masking_options(args: argparse.Namespace, default: MaskingOptions | None = None) -> MaskingOptions | None:
     """The masking that the options ask for, on top of `default`; `default` itself if none was given.
-
-    Raises:
-        UserError: values out of range, or modes that exclude each other.
-    """
+    `UserError` for values out of range, or modes that exclude each other."""
     given = {key: getattr(args, key) for key in MaskingOptions().to_dict() if getattr(args, key) is not None}
     if not given:
         return default

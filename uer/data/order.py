@@ -150,10 +150,8 @@ class BatchOrder:
         after: begin with what is left of an epoch in another order; later epochs are numbered on.
     """
 
-    def __init__(
-        self, size: int, batch_size: int, world_size: int, seed: int, shuffle: bool = True,
-        lengths: Lookup | None = None, after: Rest | None = None,
-    ) -> None:
+    def __init__(self, size: int, batch_size: int, world_size: int, seed: int, shuffle: bool = True,
+                 lengths: Lookup | None = None, after: Rest | None = None) -> None:
         if batch_size < 1:
             raise UserError(f"--batch_size {batch_size}: at least 1 is needed")
         self.size, self.seed, self.batch_size, self.world_size = size, seed, batch_size, world_size

@@ -30,9 +30,8 @@ from uer.tokenizers import TextRules, Tokenizer, build
 AHEAD = 2  # segments a worker has in hand, so that it never waits for the next
 
 
-def run_segments(
-    segments: Iterator[Segment], args: Namespace, masking: MaskingOptions, folder: Path, tokenizer: Tokenizer
-) -> Iterator[Result]:
+def run_segments(segments: Iterator[Segment], args: Namespace, masking: MaskingOptions, folder: Path,
+                 tokenizer: Tokenizer) -> Iterator[Result]:
     """Results in the order of completion; each worker takes its segments in their order.
 
     Raises:
@@ -126,10 +125,8 @@ class _Workers:
         process.join(5)
         code = process.exitcode
         how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
-        return UserError(
-            f"a worker process {how}; if memory ran out (signal 9), use fewer workers than "
-            f"--processes_num {self.args.processes_num}"
-        )
+        return UserError(f"a worker process {how}; if memory ran out (signal 9), use fewer workers than "
+                         f"--processes_num {self.args.processes_num}")
 
 
 def _fork_is_safe() -> bool:
@@ -150,7 +147,9 @@ def _worker_main(connection: Connection, work: tuple[Any, ...], inherited: list[
         except (EOFError, OSError):
             return
         try:
-            worker = worker or _build_worker(*work)
+            args, masking, folder, number, text = work
+            worker = worker or SegmentWorker(
+                args, masking, folder, number, build(text) if isinstance(text, TextRules) else text)
             answer: tuple[str, Any] = ("result", worker(segment))
         except UserError as error:
             answer = ("text", str(error))
@@ -164,13 +163,6 @@ def _worker_main(connection: Connection, work: tuple[Any, ...], inherited: list[
             connection.send(answer)
         except OSError:
             return
-
-
-def _build_worker(
-    args: Namespace, masking: MaskingOptions, folder: Path, number: int, tokenizer: Tokenizer | TextRules
-) -> SegmentWorker:
-    return SegmentWorker(
-        args, masking, folder, number, build(tokenizer) if isinstance(tokenizer, TextRules) else tokenizer)
 
 
 def _line_error(error: BadLine) -> UserError:

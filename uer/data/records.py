@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
-from uer.files import PARQUET, head_of, is_table
+from uer.files import PARQUET, head_of, is_table, unpacked
 
 TEXT_FIELD = "text"
-_JSON_LINES = re.compile(r"\.(jsonl|ndjson|json)(\.(gz|bz2|xz|zst))?$", re.IGNORECASE)
+_JSON_LINES = (".jsonl", ".ndjson", ".json")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _ROWS = 64  # of a Parquet file in memory at once
 
 
 def is_json_lines(source: Path | None, field: str | None) -> bool:
     """Whether a name says that JSON lines are in there; of standard input and pipes, a field that is asked for, too."""
-    named = source is not None and _JSON_LINES.search(source.name) is not None
+    named = source is not None and unpacked(source).lower().endswith(_JSON_LINES)
     return named or (field is not None and (source is None or not source.is_file()))
 
 
@@ -36,10 +36,7 @@ def is_parquet(source: Path | None) -> bool:
 
 def check_records(sources: list[Path | None], field: str | None) -> None:
     """Say early what is missing, or cannot be read as text.
-
-    Raises:
-        UserError: a table, Parquet without pyarrow, or a field to read where nothing has fields.
-    """
+    `UserError` for a table, for Parquet without pyarrow, and for a field to read where nothing has fields."""
     table = next((source for source in sources if source is not None and is_table(source)), None)
     if table:
         raise UserError(f"--corpus_path {table}: a table, of which no column would be told from another; take the text "
@@ -60,11 +57,7 @@ def as_document(text: str) -> str:
 
 
 def json_document(line: str, field: str) -> str:
-    """The document of a JSON line.
-
-    Raises:
-        ValueError: what is wrong with it, in words.
-    """
+    """The document of a JSON line; `ValueError` says what is wrong with it."""
     try:
         record: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -90,10 +83,7 @@ def _no_field(field: str, there: list[str]) -> str:
 
 def parquet_documents(path: Path, field: str) -> Iterator[tuple[str, int]]:
     """The documents of a Parquet file and how many of its bytes each used up, in the order of its rows.
-
-    Raises:
-        UserError: a file that is damaged, or has no such column of text.
-    """
+    `UserError` for a file that is damaged, or has no such column of text."""
     import pyarrow
     from pyarrow import parquet
 

@@ -14,7 +14,6 @@ import gzip
 import io
 import lzma
 import os
-import re
 import stat
 import sys
 import zlib
@@ -27,7 +26,7 @@ from typing import IO, BinaryIO, cast
 from uer.data.records import TEXT_FIELD, is_json_lines, is_parquet, parquet_documents
 from uer.data.zstd import reader as zstd_reader
 from uer.errors import UserError
-from uer.files import HEAD, PARQUET, head_of, refuse_foreign
+from uer.files import HEAD, PARQUET, head_of, refuse_foreign, unpacked
 
 SEGMENT = 1 << 20  # bytes of text
 BLOCK = 1 << 20
@@ -68,17 +67,15 @@ class Segment:
 
 def ending(file: Path) -> str:
     """What a name says of a text, compressed or not: .txt; numbers (part.01, wiki_00) say nothing."""
-    *rest, last = re.sub(r"\.(gz|bz2|xz|zst)$", "", file.name, flags=re.IGNORECASE).split(".")
+    *rest, last = unpacked(file).split(".")
     return f".{last.lower()}" if rest and last.isalnum() and not last.isdecimal() else "without an ending"
 
 
 def expand(paths: list[str]) -> list[Path | None]:
     """The files that --corpus_path names; None stands for standard input. Folders and globs in sorted order.
 
-    A folder stands for all files in it and below, behind links too, hidden ones apart.
-
-    Raises:
-        UserError: something that is not there, a glob or a folder without files, or one file twice.
+    A folder stands for all files in it and below, behind links too, hidden ones apart. `UserError` for something that
+    is not there, a glob or a folder without files, or one file twice.
     """
     found: list[Path | None] = []
     for name in paths:
@@ -140,9 +137,8 @@ def total_bytes(sources: list[Path | None]) -> int | None:
     return sum(source.stat().st_size for source in sources if source is not None)
 
 
-def segments(
-    sources: list[Path | None], by_document: bool, folder: Path, text_field: str | None = None
-) -> Iterator[Segment]:
+def segments(sources: list[Path | None], by_document: bool, folder: Path,
+             text_field: str | None = None) -> Iterator[Segment]:
     """Cut all sources, lazily; spooled text goes to `folder`.
 
     Args:
@@ -170,9 +166,8 @@ def segments(
             else:
                 cuts = _cut_stream(raw, kind, name, by_document and not records, folder, number)
             for segment in cuts:
-                yield Segment(
-                    number, name, source_number, *segment, temporary=not plain, text_field=field if records else None
-                )
+                yield Segment(number, name, source_number, *segment, temporary=not plain,
+                              text_field=field if records else None)
                 number += 1
 
 
@@ -219,9 +214,8 @@ def _cut_file(file: BinaryIO, path: Path, by_document: bool) -> Iterator[Cut]:
         start = end
 
 
-def _cut_stream(
-    raw: BinaryIO, kind: str | None, name: str, by_document: bool, folder: Path, number: int
-) -> Iterator[Cut]:
+def _cut_stream(raw: BinaryIO, kind: str | None, name: str, by_document: bool, folder: Path,
+                number: int) -> Iterator[Cut]:
     try:
         stream = _decompressed(raw, kind, name)
         offset = lines = raw_before = 0

@@ -100,21 +100,12 @@ class Block:
 class SegmentWorker:
     """Turns segments into arrays, which it appends to files of its own in `folder`: `<array>-<number>`."""
 
-    def __init__(
-        self, args: Namespace, masking: MaskingOptions, folder: Path, number: int, tokenizer: Tokenizer
-    ) -> None:
-        self.args = args
-        self.folder = folder
-        self.number = number
-        self.tokenizer = tokenizer
+    def __init__(self, args: Namespace, masking: MaskingOptions, folder: Path, number: int,
+                 tokenizer: Tokenizer) -> None:
+        self.args, self.folder, self.number, self.tokenizer = args, folder, number, tokenizer
         vocab = tokenizer.vocab
-        self.masker = Masker(
-            masking,
-            vocab_size=len(vocab),
-            special_ids=vocab.special_ids,
-            mask_id=vocab.mask_id,
-            continues=tokenizer.continues(),
-        )
+        self.masker = Masker(masking, vocab_size=len(vocab), special_ids=vocab.special_ids, mask_id=vocab.mask_id,
+                             continues=tokenizer.continues())
         self.joiner = None
         if args.word_segmenter == "jieba":
             from uer.data.segmenter import WordJoiner
@@ -177,9 +168,8 @@ class SegmentWorker:
             yield Block(tokens, lengths, blank, joined, ended)
         result.ends_with_blank = last_was_blank
 
-    def _write(
-        self, result: Result, index: int, tokens: np.ndarray, sizes: np.ndarray, joined: np.ndarray | None
-    ) -> None:
+    def _write(self, result: Result, index: int, tokens: np.ndarray, sizes: np.ndarray,
+               joined: np.ndarray | None) -> None:
         if not len(sizes):
             return
         result.instances += len(sizes)
@@ -201,9 +191,8 @@ class SegmentWorker:
             file = self._files[name] = open(self.folder / f"{name}-{self.number}", "wb")  # noqa: SIM115
         file.write(np.ascontiguousarray(array).data)
 
-    def _static_masks(
-        self, key: tuple[int, int], tokens: np.ndarray, sizes: np.ndarray, joined: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _static_masks(self, key: tuple[int, int], tokens: np.ndarray, sizes: np.ndarray,
+                      joined: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """dup_factor masks of every instance, an instance's masks side by side.
 
         Returns their sizes `[instances * dup_factor]`, positions counted from the instance's start, and replacements.

@@ -14,9 +14,7 @@ class TransformerEncoder(nn.Module):
 
     def __init__(self, sizes: BertSizes, **layer_options):
         super().__init__()
-        self.transformer = nn.ModuleList(
-            [TransformerLayer(sizes, layer, **layer_options) for layer in sizes.layers]
-        )
+        self.transformer = nn.ModuleList([TransformerLayer(sizes, layer, **layer_options) for layer in sizes.layers])
 
     def layers(self) -> list[TransformerLayer]:
         """The layers, bottom first."""

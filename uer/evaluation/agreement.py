@@ -87,14 +87,17 @@ def pairs(wanted: torch.Tensor, given: torch.Tensor) -> dict[str, float]:
     nearest = min(NEAREST, len(first) - 1)
     if nearest < 1:
         return {}
-    tops = [np.argpartition(2 * np.eye(len(matrix)) - matrix, nearest - 1)[:, :nearest]
-            for matrix in (first, second)]
+    tops = [np.argpartition(2 * np.eye(len(matrix)) - matrix, nearest - 1)[:, :nearest] for matrix in (first, second)]
     shared = [len(np.intersect1d(a, b)) for a, b in zip(*tops)]
     return {"similarities": spearman(second[above], first[above]),
             f"nearest {nearest}": float(np.mean(shared) / nearest)}
 
 
+def spelled(name: str, value: float) -> str:
+    """A figure: shares in percent, others as they are."""
+    return f"{100 * value:.1f} %" if name in SHARES or name.startswith("nearest") else f"{value:.3f}"
+
+
 def in_words(figures: dict[str, float]) -> str:
-    """Names and values: shares in percent, the others as they are."""
-    return ", ".join(f"{name} {100 * value:.1f} %" if name in SHARES or name.startswith("nearest") else
-                     f"{name} {value:.3f}" for name, value in figures.items())
+    """Names and values."""
+    return ", ".join(f"{name} {spelled(name, value)}" for name, value in figures.items())

@@ -69,10 +69,7 @@ class Reader(NamedTuple):
 
 def _text_of_teacher(args: argparse.Namespace, text: TextRules) -> TextRules:
     """How the teacher reads: as the files beside it say; where they say the same, or have no vocabulary, `text`.
-
-    Raises:
-        UserError: they speak of another vocabulary, which is not there.
-    """
+    `UserError` where they speak of another vocabulary, which is not there."""
     beside = text_beside(args.teacher_path) if args.teacher_path else []
     if not any(rules.vocab for rules in beside):
         merged([text, *beside], [])
@@ -96,8 +93,7 @@ def _read(path: str, config_path: str | None, tokenizer: Tokenizer, task: str) -
     return Reader(loaded, tokenizer)
 
 
-def _embed(args: argparse.Namespace, student: Reader, teacher: Reader | None,
-           device: torch.device) -> dict[str, float]:
+def _embed(args: argparse.Namespace, student: Reader, teacher: Reader | None, device: torch.device) -> dict[str, float]:
     def embedder(reader: Reader, mapped: bool, role: str | None) -> Embedder:
         return Embedder(*reader, device, mapped, args.seq_length, args.batch_size, role)
 

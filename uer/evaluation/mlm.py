@@ -34,10 +34,7 @@ class Figures(NamedTuple):
 
 def evaluate_file(args: argparse.Namespace) -> Figures:
     """Load, evaluate, print, write.
-
-    Raises:
-        UserError: a model or dataset that cannot be used, or that do not belong together.
-    """
+    `UserError` for a model or dataset that cannot be used, or that do not belong together."""
     if args.output_path:
         check_writable(args.output_path)
     dataset = Dataset.open(args.dataset_path)

@@ -39,10 +39,7 @@ COMPARED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {  #
 
 def read_pairs(path: str | Path) -> tuple[list[str], list[str], np.ndarray]:
     """The texts and scores of a TSV: STS-B's own, or one whose header is that of UER (text_a, text_b, label or score).
-
-    Raises:
-        UserError: other columns; a score that is no number; one score for all.
-    """
+    `UserError` for other columns, a score that is no number, and one score for all."""
     table = Table(path)
     names = next((names for names in COLUMNS if all(name in table.columns for name in names)), None)
     if names is None:
@@ -78,10 +75,7 @@ def sts(embed: Embed, path: str | Path) -> dict[str, float]:
 
 def read_beir(folder: str | Path) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, float]]]:
     """Corpus and queries (id -> text), and for each query with judgements the grades of documents.
-
-    Raises:
-        UserError: files that are missing or malformed, or judgements of what is not there.
-    """
+    `UserError` for files that are missing or malformed, or judgements of what is not there."""
     folder = Path(folder)
     corpus, queries = _texts(folder / "corpus.jsonl"), _texts(folder / "queries.jsonl")
     judged = next((folder / "qrels" / name for name in SPLITS if (folder / "qrels" / name).is_file()), None)
@@ -131,9 +125,7 @@ def retrieval(queries_by: Embed, documents_by: Embed, folder: str | Path,
 
     A document with the query's own id is the query itself (in ArguAna and Quora), and not found, as in BEIR's own
     evaluation; unless it is judged to answer it.
-
-    Args:
-        similarity: what their vectors are compared by, of `COMPARED` (default: cosine).
+    `similarity`: what their vectors are compared by, of `COMPARED` (default: cosine).
     """
     corpus, queries, grades = read_beir(folder)
     if not grades:

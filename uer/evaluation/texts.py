@@ -27,10 +27,7 @@ class Texts(NamedTuple):
 
 def read_texts(path: str | Path) -> Texts:
     """A file whose first line is a header with one of `COLUMNS` is a TSV; any other has a text a line.
-
-    Raises:
-        UserError: no text; a row of the TSV that lacks one.
-    """
+    `UserError` where there is no text, or a row of the TSV lacks one."""
     lines = read_lines(path)
     head = [name.strip() for name in lines[0].split("\t")] if lines else []
     names = next((names for names in COLUMNS if all(name in head for name in names)), None)
@@ -59,9 +56,7 @@ def wanted(path: str | Path, labels: Sequence[tuple[int, str]], names: Sequence[
     """The labels of a file as a model's classes, int64 [n], or as scores, float64 [n], of a model with one output.
 
     A label is one of the model's `names`; its number serves too where the names have no other in them ("1 star").
-
-    Raises:
-        UserError: a label that is none of these.
+    `UserError` for a label that is none of these.
     """
     if outputs == 1:
         scores = [number_of(label) for _, label in labels]

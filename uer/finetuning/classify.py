@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,10 +89,7 @@ class Data:
 
 def read_data(args: argparse.Namespace, wants_test: bool) -> Data:
     """Everything that the options name, checked.
-
-    Raises:
-        UserError: options that do not fit together, malformed files.
-    """
+    `UserError` for options that do not fit together and malformed files."""
     if args.task:
         if not args.data_dir or args.train_path or args.dev_path or args.test_path:
             raise UserError(f"--task {args.task} goes with --data_dir, the folder of its train.tsv, dev.tsv and "
@@ -111,10 +108,7 @@ def read_data(args: argparse.Namespace, wants_test: bool) -> Data:
 
 def with_length(args: argparse.Namespace, given: set[str], positions: int) -> argparse.Namespace:
     """The options; where no --seq_length was given, the default as far as the model has positions.
-
-    Raises:
-        UserError: a length that was given is none for this model.
-    """
+    `UserError` where a length that was given is none for this model."""
     if "seq_length" not in given:
         args = argparse.Namespace(**{**vars(args), "seq_length": min(args.seq_length, positions)})
     check_length(args.seq_length, positions)
@@ -135,17 +129,14 @@ class Opened(NamedTuple):
     tokenizer: Tokenizer
 
 
-def open_model(args: argparse.Namespace, given: set[str]) -> Opened:
+def open_model(args: argparse.Namespace, given: set[str], say: Callable[[str], object] | None = None) -> Opened:
     """What --pretrained_model_path names, checked against everything but the data.
-
-    Raises:
-        UserError: a model, a vocabulary or an option that does not do.
-    """
+    `say`: takes a line on the tokenizer (default: the model's notes). `UserError` for what does not do."""
     loaded = load_encoder(args.pretrained_model_path, args.config_path, dropout=args.dropout)
     args = with_length(args, given, loaded.config.max_seq_length)
-    tokenizer = build_tokenizer(args, *text_beside(args.pretrained_model_path), say=loaded.notes.append)
+    tokenizer = build_tokenizer(args, *text_beside(args.pretrained_model_path), say=say or loaded.notes.append)
     check_words(loaded, args.pretrained_model_path, len(tokenizer.vocab))
-    if args.pooling == "pooler":
+    if getattr(args, "pooling", None) == "pooler":
         check_pooler(loaded)
     return Opened(args, loaded, tokenizer)
 
@@ -221,8 +212,7 @@ class ClassifierRun:
         args = self.args
         return {"task": self.data.task.name, "labels": list(self.data.task.labels), "pooling": args.pooling,
                 **model_facts(args.pretrained_model_path, self.loaded), "vocab_sha256": self.tokenizer.vocab.sha256,
-                "seq_length": args.seq_length, "dropout": self.loaded.config.dropout,
-                **self.settings.facts(),
+                "seq_length": args.seq_length, "dropout": self.loaded.config.dropout, **self.settings.facts(),
                 "train": digest(self.train), "dev": {name: digest(x) for name, x in self.problem.dev.items()}}
 
     def _start(self, seed: int) -> nn.Module:

@@ -96,10 +96,7 @@ def _options(args: argparse.Namespace, task: str, model: int, folder: Path) -> a
 
 def check_models(args: argparse.Namespace, given: set[str], names: list[str], tasks: list[str], folder: Path) -> None:
     """What can be known of every model before the first one is trained: weights, vocabulary, outputs, results so far.
-
-    Raises:
-        UserError: the first that does not do.
-    """
+    `UserError` for the first that does not do."""
     for number, name in enumerate(names):
         opened = open_model(_options(args, tasks[0], number, folder / name), given)
         for task in tasks:

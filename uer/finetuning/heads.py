@@ -18,7 +18,7 @@ from uer.files import read_object
 from uer.finetuning.options import POOLINGS
 from uer.formats import LoadedModel, load_model, shapes
 from uer.formats.file_target import OUTPUT, SPAN_LABELS
-from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, shortened, write_json
+from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, write_json
 from uer.formats.tokenizer_files import drop_vocabularies
 from uer.formats.uer_names import heads_in, to_published
 from uer.models.bert import Bert
@@ -60,10 +60,7 @@ def _classifier_config(config: ModelConfig, outputs: int, pooling: str, features
 
 def build_classifier(loaded: LoadedModel, outputs: int, pooling: str, seed: int) -> Bert:
     """A classifier on a pretrained encoder; the head is new, but for the model's own pooler under pooling `pooler`.
-
-    Raises:
-        UserError: `pooler`, and the model has none.
-    """
+    `UserError` for `pooler` where the model has none."""
     weights = dict(loaded.weights)
     if pooling == "pooler":
         check_pooler(loaded)
@@ -165,14 +162,9 @@ def load_classifier(path: str, card: dict[str, Any], config_path: str | None, ou
     config = _classifier_config(config, found["--labels_num"][1], found["--pooling"][1],
                                 len(weights.get(f"{OUTPUT}_1.bias", ())) or None)
     problems += shapes.disagreements(config, weights, vocab_size)
+    problems = problems or shapes.tensor_problems(weights, config)
     if problems:
         raise UserError(f"model {path}: " + "; ".join(problems))
-    absent = [name for name in (shapes.WORDS, shapes.POSITIONS, shapes.SEGMENTS) if name not in weights]
-    if absent:
-        raise UserError(f"model {path}: missing: {shortened(absent)}")
     model = _bert(config, weights)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"model {path}: no classifier of this config ({error})") from None
+    model.load_state_dict(weights)
     return model

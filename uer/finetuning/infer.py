@@ -27,10 +27,7 @@ SEQ_LENGTH = 128  # of a model that does not say its own
 
 def infer(args: argparse.Namespace, given: set[str]) -> int:
     """Classify every line of --test_path; returns how many there were.
-
-    Raises:
-        UserError: a model, vocabulary or file that cannot be used.
-    """
+    `UserError` for a model, vocabulary or file that cannot be used."""
     if problems := too_small(args, ("batch_size",)):
         raise UserError(problems[0])
     refuse_overwriting(args, {"prediction_path": [args.prediction_path]})

@@ -12,11 +12,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 
-def confusion(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Counts [classes, classes]: row = label, column = prediction."""
-    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-
-
 def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Share of right predictions."""
     return float((predicted == labels).mean())
@@ -24,7 +19,9 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 def matthews(predicted: np.ndarray, labels: np.ndarray) -> float:
     """Correlation of predicted and true classes, from −1 to 1."""
-    counts = confusion(predicted, labels, int(max(predicted.max(), labels.max())) + 1).astype(np.float64)
+    classes = int(max(predicted.max(), labels.max())) + 1
+    counts = np.bincount(labels * classes + predicted, minlength=classes**2).astype(np.float64)
+    counts = counts.reshape(classes, classes)  # row = label, column = prediction
     total, right = counts.sum(), np.trace(counts)
     true, given = counts.sum(1), counts.sum(0)
     scale = (total**2 - given @ given) * (total**2 - true @ true)

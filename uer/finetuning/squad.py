@@ -18,19 +18,17 @@ from uer.arguments import outside, too_small
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
-from uer.finetuning.classify import SAME, model_facts, with_length
+from uer.finetuning.classify import SAME, model_facts, open_model
 from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, run_grid
-from uer.finetuning.heads import add_tuned, build_span_finder, check_words, load_encoder
+from uer.finetuning.heads import add_tuned, build_span_finder
 from uer.finetuning.squad_data import Question, Window, read_squad, windows
 from uer.finetuning.squad_metrics import best_threshold, figures
 from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings
 from uer.formats.file_target import SPAN_LABELS
 from uer.formats.storage import PendingFiles, write_json
-from uer.formats.tokenizer_files import text_beside
 from uer.formats.uer_names import heads_in
 from uer.report.writer import Reports
 from uer.targets.output_target import span_logits
-from uer.tokenizers import build_tokenizer
 from uer.tokenizers.bert import BertTokenizer
 from uer.training.delayed import sent
 
@@ -198,19 +196,15 @@ def run_squad(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
 def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: list[Question],
          reports: Reports) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loaded = load_encoder(args.pretrained_model_path, args.config_path, dropout=args.dropout)
-    args = with_length(args, given, loaded.config.max_seq_length)
+    args, loaded, tokenizer = open_model(args, given, reports.say)
     longest = int(MOST_QUESTION * args.seq_length) - 3
     if "max_query_length" not in given:
         args.max_query_length = min(args.max_query_length, longest)
     if args.max_query_length > longest:
         raise UserError(f"--max_query_length {args.max_query_length} leaves too little of --seq_length "
                         f"{args.seq_length} for the text; {longest} at most")
-    tokenizer = build_tokenizer(args, *text_beside(args.pretrained_model_path), say=reports.say)
     if not isinstance(tokenizer, BertTokenizer):
         raise UserError(f"tokenizer {tokenizer.rules.kind}: only bert can tell which characters its tokens stand for")
-    vocab = tokenizer.vocab
-    check_words(loaded, args.pretrained_model_path, len(vocab))
     for note in loaded.notes:
         reports.say(f"note: {note}")
     reading = Reading(train, dev, tokenizer, args, device)
@@ -222,7 +216,7 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
     if train == dev:
         reports.say(SAME)
     settings = Settings.of(args)
-    facts = {**model_facts(args.pretrained_model_path, loaded), "vocab_sha256": vocab.sha256,
+    facts = {**model_facts(args.pretrained_model_path, loaded), "vocab_sha256": tokenizer.vocab.sha256,
              **{name: getattr(args, name) for name in ("seq_length", "doc_stride", "max_query_length", "n_best_size",
                                                        "max_answer_length", "null_score_diff_threshold")},
              "dropout": loaded.config.dropout,

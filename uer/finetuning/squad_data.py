@@ -36,11 +36,8 @@ class Question:
 
 
 def read_squad(path: str | Path) -> list[Question]:
-    """The questions of a file in the format of SQuAD 1.1 or 2.0.
-
-    Raises:
-        UserError: unreadable, not of this form, an answer that is not where it says, an empty text, or one id twice.
-    """
+    """The questions of a file in the format of SQuAD 1.1 or 2.0; `UserError` where it is unreadable, not of this form,
+    has an answer that is not where it says, an empty text, or one id twice."""
     data = read_json(path, wanted="SQuAD's JSON")
     out: list[Question] = []
     try:

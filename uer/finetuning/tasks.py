@@ -142,7 +142,8 @@ def read_glue(task: Task, folder: str | Path, kind: str) -> list[Split]:
 
 def _read(task: Task, path: Path, labelled: bool, name: str = "", submission: str = "") -> Split:
     table = Table(path, task.bare if labelled else None)
-    short = table.short_rows() if task.flawed and labelled else []  # test files lose no rows
+    known = task.flawed and labelled  # test files lose no rows
+    short = [row.number for row in table.rows if known and len(row.fields) < table.width]
     if len(short) > BROKEN_SHARE * len(table.rows):
         short = []  # too many to be the published ones: the first is named
     examples, empty = _examples(table, task, labelled, short)
@@ -174,10 +175,7 @@ def _examples(table: Table, task: Task, labelled: bool, skip: Sequence[int] = ()
 
 def uer_task(path: str | Path) -> Task:
     """The task of UER's files (header `label text_a [text_b]`), read off the training file: texts and labels, sorted.
-
-    Raises:
-        UserError: a malformed file, fewer than two labels, scores, or labels that look like slips of others.
-    """
+    `UserError` for a malformed file, fewer than two labels, scores, or labels that look like slips of others."""
     table = Table(path)
     table.require("label", "text_a")
     found: dict[str, int] = {}
@@ -224,11 +222,8 @@ def _texts(table: Table) -> tuple[str, ...]:
 
 
 def read_uer(task: Task, path: str | Path, labelled: bool | None = True) -> list[Example]:
-    """The examples of a UER file. `labelled` None: with labels where the file has them.
-
-    Raises:
-        UserError: a malformed file, a label that the task has not, or pairs where it has single texts (or the reverse).
-    """
+    """The examples of a UER file. `labelled` None: with labels where the file has them. `UserError` for a malformed
+    file, a label that the task has not, or pairs where it has single texts (or the reverse)."""
     table = Table(path)
     table.require("text_a")
     if _texts(table) != task.texts:

@@ -31,9 +31,7 @@ def read_rows(path: str | Path) -> list[Row]:
     """The lines of a file; LF or CRLF, a byte order mark is skipped.
 
     Empty lines at the end are no rows where a row has several fields; where it has one, each of them is one.
-
-    Raises:
-        UserError: no such file, empty, no text.
+    `UserError` where there is no such file, or it is empty or no text.
     """
     lines = read_lines(path, wanted="tab-separated text")
     if not any(map(str.strip, lines)):
@@ -108,16 +106,9 @@ class Table:
             raise UserError(f"{self.path}, line 1: the header lacks the column(s) {', '.join(missing)}; it has "
                             f"{', '.join(self.columns)}")
 
-    def short_rows(self) -> list[int]:
-        """Numbers of the lines with fewer fields than columns."""
-        return [row.number for row in self.rows if len(row.fields) < self.width]
-
     def select(self, *names: str, skip: frozenset[int] = frozenset()) -> Iterator[tuple[int, list[str]]]:
         """(line number, the fields of these columns), without the lines of the numbers in `skip`.
-
-        Raises:
-            UserError: a line with more or fewer fields than columns.
-        """
+        `UserError` for a line with more or fewer fields than columns."""
         indices = [self.columns[name] for name in names]
         for number, fields in self.rows:
             if number in skip:

@@ -16,7 +16,7 @@ from uer.formats import shapes
 from uer.formats.file_target import SPAN_LABELS
 from uer.formats.huggingface_config import build_config
 from uer.formats.huggingface_names import to_huggingface
-from uer.formats.storage import save_safetensors, save_state_dict, write_json, write_via
+from uer.formats.storage import save_safetensors, save_state_dict, write_json
 from uer.formats.tokenizer_files import check_written, write_tokenizer
 from uer.formats.uer_names import GENERATIONS, heads_out, to_uer_py
 from uer.layer_sizes import refuse_uneven
@@ -31,18 +31,8 @@ HEADS = {  # our linears -> theirs
 }
 
 
-def save_uer(path: str | Path, weights: Mapping[str, torch.Tensor], generation: str = "published") -> None:
-    """Write a UER file, whole or not at all.
-
-    Args:
-        weights: under published names.
-        generation: `published`, or `uer-py` for the names of UER-py since 2022.
-    """
-    write_via(path, lambda temporary: write_uer(temporary, weights, generation))
-
-
-def write_uer(path: Path, weights: Mapping[str, torch.Tensor], generation: str) -> None:
-    """`save_uer` in place."""
+def write_uer(path: str | Path, weights: Mapping[str, torch.Tensor], generation: str = "published") -> None:
+    """Write a UER file of weights under published names; generation `uer-py`: with the names of UER-py since 2022."""
     assert generation in GENERATIONS
     save_state_dict(heads_out(to_uer_py(weights) if generation == "uer-py" else weights), path)
 
@@ -75,22 +65,15 @@ def config_text(config: ModelConfig, weights: Mapping[str, torch.Tensor], genera
     return json.dumps(settings, indent=2) + "\n"
 
 
-def save_huggingface(folder: str | Path, config: ModelConfig, weights: Mapping[str, torch.Tensor], *,
-                     text: TextRules | None = None, card: str | None = None) -> None:
-    """Write a folder that stock `AutoModel`, `AutoModelForMaskedLM` and `AutoTokenizer` load, whole or not at all.
+def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, torch.Tensor], *,
+                      text: TextRules | None = None, reading: Mapping[str, Any] | None = None) -> None:
+    """Write a folder that stock `AutoModel`, `AutoModelForMaskedLM` and `AutoTokenizer` load.
 
     Args:
         weights: under published names; with pooler and next-sentence head (`target.nsp_linear_*`) or without.
         text: how text becomes ids; with a vocabulary, tokenizer files are written.
-        card: text of the README.md.
+        reading: as `LoadedModel` has it.
     """
-    write_via(folder, lambda temporary: write_huggingface(temporary, config, weights, text=text, card=card))
-
-
-def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, torch.Tensor], *,
-                      text: TextRules | None = None, card: str | None = None,
-                      reading: Mapping[str, Any] | None = None) -> None:
-    """`save_huggingface` in place; `reading` as `LoadedModel` has it."""
     check_head(config, "huggingface")
     tables, reading = shapes.table_sizes(weights), reading or {}
     if text is not None:
@@ -116,8 +99,6 @@ def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, t
     write_json({**settings, "torch_dtype": dtype}, folder / "config.json")
     if text is not None and text.vocab is not None:
         write_tokenizer(folder, text, max_length=min(reading.get("seq_length", positions), positions))
-    if card is not None:
-        (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def architecture_of(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> str:

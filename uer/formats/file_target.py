@@ -181,8 +181,7 @@ def complete_head(model: LoadedModel, allowed: bool, seed: int) -> None:
         "target.layer_norm.gamma": torch.ones(hidden, dtype=words.dtype),
         "target.layer_norm.beta": torch.zeros(hidden, dtype=words.dtype),
         shapes.DECODER: words.clone(),
-        "target.mlm_linear_2.bias": torch.zeros(vocab, dtype=words.dtype),
-    })
+        "target.mlm_linear_2.bias": torch.zeros(vocab, dtype=words.dtype)})
     model.head_made = True
     model.notes.append(f"MLM head made, as the file has none: decoder = word embeddings, its bias 0; transform = "
                        f"identity + noise of {HEAD_NOISE} (seed {seed}), bias 0; LayerNorm gamma 1, beta 0. Adapt it "

@@ -60,24 +60,12 @@ def build_config(config: ModelConfig, *, vocab: int, positions: int, types: int,
     """The config.json of a stock BERT of this config."""
     eps = config.layernorm_eps if config.layernorm == "huggingface" else config.layernorm_eps ** 2
     return {
-        "architectures": [architecture],
-        "attention_probs_dropout_prob": config.dropout,
-        "hidden_act": ACTIVATIONS_BACK[config.hidden_act],
-        "hidden_dropout_prob": config.dropout,
-        "hidden_size": config.hidden_size,
-        "initializer_range": 0.02,
-        "intermediate_size": config.feedforward_size,
-        "layer_norm_eps": eps,
-        "max_position_embeddings": positions,
-        "model_type": "bert",
-        "num_attention_heads": config.heads_num,
-        "num_hidden_layers": config.layers_num,
-        "pad_token_id": pad_id,
-        "tie_word_embeddings": tied,
-        "type_vocab_size": types,
-        "vocab_size": vocab,
-        **_labels(config),
-    }
+        "architectures": [architecture], "attention_probs_dropout_prob": config.dropout,
+        "hidden_act": ACTIVATIONS_BACK[config.hidden_act], "hidden_dropout_prob": config.dropout,
+        "hidden_size": config.hidden_size, "initializer_range": 0.02, "intermediate_size": config.feedforward_size,
+        "layer_norm_eps": eps, "max_position_embeddings": positions, "model_type": "bert",
+        "num_attention_heads": config.heads_num, "num_hidden_layers": config.layers_num, "pad_token_id": pad_id,
+        "tie_word_embeddings": tied, "type_vocab_size": types, "vocab_size": vocab, **_labels(config)}
 
 
 def _labels(config: ModelConfig) -> dict[str, Any]:

@@ -59,6 +59,5 @@ def model_card(facts: CardFacts, config: ModelConfig) -> str:
         "", f"Parameters: {facts.parameters:,}.", "", "## Measured", "",
         *(f"- {what}: {value}" for what, value in facts.figures), "",
         "## Use", "", "```python", *use, "```", "",
-        "## Command", "", "```", facts.command, "```", "",
-    ]
+        "## Command", "", "```", facts.command, "```", ""]
     return "\n".join(lines)

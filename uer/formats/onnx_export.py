@@ -29,9 +29,7 @@ class Interface(nn.Module):
     """input_ids, attention_mask, token_type_ids int64 [batch, seq] -> logits, last_hidden_state.
 
     An encoder alone has sentence_embedding in the place of logits: pooled, mapped, of length 1, as asked for.
-
-    Args:
-        normalize: bring embeddings to length 1; `mapped`: into the teacher's space.
+    `normalize`: bring embeddings to length 1; `mapped`: into the teacher's space.
     """
 
     def __init__(self, model: Bert, normalize: bool = False, mapped: bool = False):
@@ -92,10 +90,7 @@ def quantise(path: Path, output: Path) -> None:
 
 class OnnxModel:
     """An ONNX file as onnxruntime runs it on a CPU, with the arguments of a `Bert`.
-
-    Args:
-        threads: that one call may use (default: all cores).
-    """
+    `threads`: that one call may use (default: all cores)."""
 
     def __init__(self, path: Path, threads: int = 0):
         import onnxruntime

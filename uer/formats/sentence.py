@@ -22,7 +22,7 @@ from uer.config import POOLINGS
 from uer.errors import UserError
 from uer.files import read_json, read_object
 from uer.formats.storage import read_tensors, save_safetensors, write_json
-from uer.tokenizers.beside import sentence_config
+from uer.tokenizers.beside import sentence_config, tokenizer_limit
 
 MODES = {"mean": "mean", "max": "max", "cls": "first", "lasttoken": "last"}  # theirs -> ours
 FLAGS = {"mean": "mean_tokens", "max": "max_tokens", "cls": "cls_token", "lasttoken": "lasttoken"}
@@ -38,7 +38,6 @@ OPENING = ("trust_remote_code", "revision", "local_files_only", "token", "cache_
 ASIDE = {"config": OPENING, "tokenizer": (*OPENING, "model_max_length", "use_fast", "padding_side")}
 CROSS_ENCODER = "sequence-classification"
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-UNLIMITED = 1 << 20  # a model_max_length above says nothing: transformers writes 10 ** 30
 
 
 @dataclass(frozen=True)
@@ -108,11 +107,7 @@ def _kind(module: dict[str, Any]) -> str:
 
 
 def read_modules(folder: Path) -> list[dict[str, Any]]:
-    """The modules that a modules.json lists; [] where there is none.
-
-    Raises:
-        UserError: not a list of modules.
-    """
+    """The modules that a modules.json lists; [] where there is none. `UserError` where that is no list of modules."""
     path = folder / "modules.json"
     if not path.is_file():
         return []
@@ -130,10 +125,7 @@ def _paths(folder: Path, kind: str) -> list[Path]:
 
 def encoder_path(folder: Path) -> Path:
     """The folder of the encoder: itself, or the one that modules.json names.
-
-    Raises:
-        UserError: modules.json names several encoders, or none.
-    """
+    `UserError` where modules.json names several encoders, or none."""
     modules = read_modules(folder)
     encoders = _paths(folder, "Transformer")
     if modules and len(encoders) != 1:
@@ -144,10 +136,7 @@ def encoder_path(folder: Path) -> Path:
 
 def read_sentence_facts(folder: Path) -> SentenceFacts | None:
     """What a sentence-transformers folder says; None where it is none, or a cross-encoder's.
-
-    Raises:
-        UserError: modules that a smaller encoder could not keep.
-    """
+    `UserError` for modules that a smaller encoder could not keep."""
     modules = read_modules(folder)
     if not modules or cross_encoder(folder) is not None:
         return None
@@ -200,11 +189,7 @@ def cross_encoder(folder: Path) -> dict[str, Any] | None:
 
 
 def read_dense(folder: Path) -> dict[str, torch.Tensor]:
-    """weight [out, width] and bias [out] of a folder's Dense module.
-
-    Raises:
-        UserError: it does more than map.
-    """
+    """weight [out, width] and bias [out] of a folder's Dense module; `UserError` where it does more than map."""
     path = _paths(folder, "Dense")[0]
     activation = str(read_object(path / "config.json").get("activation_function", "Tanh"))  # theirs, where none is said
     if activation.rpartition(".")[2] != "Identity":
@@ -234,13 +219,6 @@ def _made_with(said: Mapping[str, Any], part: str) -> dict[str, Any]:
     newer = {"tokenizer": "processor_kwargs", "config": "config_kwargs"}[part]
     given = said.get(newer, said.get(f"{part}_args"))
     return given if isinstance(given, dict) else {}
-
-
-def tokenizer_limit(folder: Path) -> int | None:
-    """Tokens at most, as tokenizer_config.json says; None: it does not."""
-    path = folder / "tokenizer_config.json"
-    limit = read_object(path).get("model_max_length") if path.is_file() else None
-    return limit if isinstance(limit, int) and limit < UNLIMITED else None
 
 
 def _pooling(path: Path) -> str:

@@ -120,18 +120,22 @@ def spare_words(tensors: Mapping[str, torch.Tensor], vocab_size: int | None) -> 
             f"belong to no token"] if spare else []
 
 
-def tensor_problems(tensors: Mapping[str, torch.Tensor], config: ModelConfig,
-                    spelled: Callable[[str], str] = str, encoder_only: bool = False) -> list[str]:
+def tensor_problems(tensors: Mapping[str, torch.Tensor], config: ModelConfig, spelled: Callable[[str], str] = str,
+                    encoder_only: bool = False, widths: Mapping[str, int] | None = None) -> list[str]:
     """Every missing, unexpected or misshapen tensor of a BERT of this config, in words; empty if all is well.
 
-    `spelled` turns a published name into what the user's file calls it. `encoder_only`: a BERT without MLM head.
+    Args:
+        spelled: turns a published name into what the user's file calls it.
+        encoder_only: a BERT without MLM head.
+        widths: as for `master_shapes`, of a master with this teacher; None: of a plain BERT.
     """
-    absent = [spelled(name) for name in (WORDS, POSITIONS, SEGMENTS)
-              if name not in tensors or tensors[name].dim() != 2]
+    absent = [spelled(name) for name in (WORDS, POSITIONS, SEGMENTS) if name not in tensors or tensors[name].dim() != 2]
     if absent:
         return [f"missing: {shortened(absent)}"]
-    shapes = {name: shape for name, shape in expected_shapes(sizes_of(config, **table_sizes(tensors)), config).items()
-              if not (encoder_only and name.startswith(HEAD))}
+    tables = table_sizes(tensors)
+    shapes = expected_shapes(sizes_of(config, **tables), config) if widths is None else \
+        master_shapes(config, tables, widths)
+    shapes = {name: shape for name, shape in shapes.items() if not (encoder_only and name.startswith(HEAD))}
     missing = [spelled(name) for name in shapes if name not in tensors]
     unexpected = [spelled(name) for name in tensors if name not in shapes]
     misshapen = [f"{spelled(name)} is {list(tensors[name].shape)} instead of {list(shape)}"

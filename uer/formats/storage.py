@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -11,7 +12,7 @@ import re
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from uer.errors import UserError
-from uer.files import ARCHIVES, UNPACK, head_of, refuse_foreign
+from uer.files import PACKED, UNPACK, head_of, refuse_foreign
 from uer.system import sync
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -38,11 +39,9 @@ PARTS = re.compile(  # of a model's folder: a new model in there has its own, or
 def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file or of a torch.save'd state dict, by name, on the CPU.
 
-    What wrappers put into names (`WRAPPED`) is taken out; a state dict that sits inside another dict under
-    `state_dict` or `model` is found. Safetensors are known by what they hold, under whatever name.
-
-    Raises:
-        UserError: no such file, damaged, not a state dict, or a pickle that wants to run code (the code is not run).
+    What wrappers put into names (`WRAPPED`) is taken out; a state dict that sits inside another dict under `state_dict`
+    or `model` is found. Safetensors are known by what they hold, under whatever name. `UserError` where there is no
+    such file, or it is damaged, no state dict, or a pickle that wants to run code (the code is not run).
     """
     path = Path(path)
     if not path.is_file():
@@ -94,7 +93,7 @@ def _check_sums(path: Path, what: str) -> None:
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError, ValueError) as error:
         raise UserError(f"{what} {path}: damaged, truncated or no file of tensors ({error})") from None
     if not any(name.endswith("data.pkl") for name in names):
-        raise UserError(f"{what} {path}: {ARCHIVES[ZIP]}, not a file of tensors; {UNPACK}")
+        raise UserError(f"{what} {path}: {PACKED[ZIP]}, not a file of tensors; {UNPACK}")
     if spoilt is not None:
         raise UserError(f"{what} {path}: damaged, the checksum of {spoilt} is not what was written (or it was saved "
                         f"without checksums, set_crc32_options(False): then load it with torch and save it again)")
@@ -206,10 +205,7 @@ class PendingFiles:
 
     def add(self, target: str | Path) -> Path:
         """The temporary name to write `target` under (the ending stays); its folder is made.
-
-        Raises:
-            UserError: the folder cannot be made or written.
-        """
+        `UserError` where the folder cannot be made or written."""
         target = Path(target)
         parent = target.absolute().parent
         if target.exists() and not (target.is_file() or target.is_dir()):
@@ -279,6 +275,12 @@ def write_via(path: str | Path, write: Callable[[Path], object]) -> None:
         pending.publish()
 
 
+def old_ending(paths: Sequence[str | Path]) -> str:
+    """The first of `.old`, `.old2`, … under which none of these is there yet."""
+    endings = (f".old{number if number > 1 else ''}" for number in itertools.count(1))
+    return next(ending for ending in endings if not any(Path(f"{path}{ending}").exists() for path in paths))
+
+
 def reason(error: Exception, path: str | Path) -> str:
     """Why a file could not be written, and what room there is."""
     words = getattr(error, "strerror", None) or str(error).splitlines()[0][:160]
@@ -298,7 +300,7 @@ def contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _writing(path: str | Path) -> Iterator[None]:
     """What torch and safetensors raise where a file cannot be written, as the `OSError` that it is."""
     try:
         yield
@@ -308,7 +310,7 @@ def _writing(path: Path) -> Iterator[None]:
                       str(path)) from None
 
 
-def save_state_dict(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def save_state_dict(tensors: Mapping[str, torch.Tensor], path: str | Path) -> None:
     """torch.save, tensors only."""
     with _writing(path):
         torch.save(contiguous(tensors), path)

@@ -23,16 +23,10 @@ from uer.formats.file_target import MLM_HEAD, OUTPUT, complete_head, config_for,
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
 from uer.formats.relatives import has_foreign_head
-from uer.formats.sentence import (
-    SentenceFacts,
-    cross_encoder,
-    encoder_path,
-    read_dense,
-    read_sentence_facts,
-    tokenizer_limit,
-)
+from uer.formats.sentence import SentenceFacts, cross_encoder, encoder_path, read_dense, read_sentence_facts
 from uer.formats.storage import read_tensors, shortened, without_shared_prefix
 from uer.formats.uer_names import heads_in, is_uer, to_published
+from uer.tokenizers.beside import tokenizer_limit
 
 SHORTEST = 8  # tokens of a text that fine-tuned models are used with
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -167,10 +161,7 @@ def has_weights(path: Path) -> bool:
 
 def config_beside(path: Path, target: str | None) -> HuggingFaceConfig | None:
     """What the JSON beside a model says of it, without its weights; None if there is no JSON.
-
-    Args:
-        target: as for `load_model`; None: what the JSON names.
-    """
+    `target`: as for `load_model`; None: what the JSON names."""
     beside = _json_beside(as_written(path))
     data = read_object(beside) if beside else {}
     if is_config_of_huggingface(data):
@@ -185,8 +176,7 @@ def config_beside(path: Path, target: str | None) -> HuggingFaceConfig | None:
 # -- UER ---------------------------------------------------------------------------------------------------------------
 
 
-def _from_uer(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | None,
-              beside: Path | None) -> LoadedModel:
+def _from_uer(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | None, beside: Path | None) -> LoadedModel:
     tensors = heads_in(to_published(raw))
     compactors = [name for name in tensors if "compactor" in name]
     if compactors:
@@ -196,7 +186,7 @@ def _from_uer(raw: dict[str, torch.Tensor], path: Path, config: ModelConfig | No
     facts = read_object(beside) if beside is not None and beside == Path(f"{path}.json") else {}
     own = _uer_config(beside)
     if config is None:
-        config = own or _guessed_config(tensors, path, notes)
+        config = own or guessed_config(tensors, f"model {path}", notes)
     elif own is not None:
         _compare_heads(config, own, path, beside)
         if (own.layernorm, own.layernorm_eps) != (config.layernorm, config.layernorm_eps):
@@ -224,25 +214,33 @@ def _compare_heads(config: ModelConfig, own: ModelConfig, path: Path, beside: Pa
         raise UserError(f"model {path}: contradicts {beside}: " + "; ".join(problems))
 
 
-def _guessed_config(tensors: Mapping[str, torch.Tensor], path: Path, notes: list[str],
-                    style: str = "uer") -> ModelConfig:
+def guessed_config(tensors: Mapping[str, torch.Tensor], where: str, notes: list[str], style: str = "uer",
+                   heads: int | None = None) -> ModelConfig:
+    """The config of a model with no config beside it, from its tensors; `UserError` where they do not tell it.
+
+    Args:
+        where: names the model in messages.
+        notes: takes a line on the heads, where nobody says how many.
+        heads: how many the user says there are.
+    """
     sizes = shapes.measured(tensors)
     if len(sizes) < 3:
-        raise UserError(f"model {path}: not a whole BERT: there is no {shapes.WORDS} or no encoder layer in it")
+        raise UserError(f"{where}: not a whole BERT: there is no {shapes.WORDS} or no encoder layer in it")
     hidden = sizes["hidden_size"]
-    if hidden % shapes.HEAD_SIZE:
-        raise UserError(f"model {path}: no config beside it, and hidden_size {hidden} is no multiple of "
-                        f"{shapes.HEAD_SIZE}, so the number of heads cannot be told"
-                        + hint("config_path", "; give --config_path"), page="formats")
+    if heads is None and hidden % shapes.HEAD_SIZE:
+        remedy = hint("heads_num", "; give --heads_num or --config_path") or hint("config_path", "; give --config_path")
+        raise UserError(f"{where}: no config beside it, and hidden_size {hidden} is no multiple of {shapes.HEAD_SIZE}, "
+                        f"so the number of heads cannot be told{remedy}", page="formats")
     if shapes.uneven(tensors, sizes["layers_num"]):
-        raise UserError(f"model {path}: no config beside it, and its layers differ in size: of an uneven student the "
+        raise UserError(f"{where}: no config beside it, and its layers differ in size: of an uneven student the "
                         f"config that was written with it is needed" + hint("config_path", " (--config_path)"),
                         page="shape")
-    heads = hidden // shapes.HEAD_SIZE
-    notes.append(f"no config beside the file: {heads} heads of {shapes.HEAD_SIZE} are assumed (hidden_size {hidden})")
+    if heads is None:
+        heads = hidden // shapes.HEAD_SIZE
+        notes.append(f"no config beside the file: {heads} heads of {shapes.HEAD_SIZE} are assumed (hidden_size "
+                     f"{hidden})")
     positions = len(tensors[shapes.POSITIONS]) if shapes.POSITIONS in tensors else 512
-    return config_from_dict({**sizes, "heads_num": heads, "max_seq_length": positions, "layernorm": style},
-                            f"model {path}")
+    return config_from_dict({**sizes, "heads_num": heads, "max_seq_length": positions, "layernorm": style}, where)
 
 
 # -- Hugging Face ------------------------------------------------------------------------------------------------------
@@ -265,7 +263,7 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
                         f"{shortened(strangers, most=1000)}; merge adapters into the weights first")
     notes = [f"not taken over, as the encoder is the same without: {shortened(left_out)}"] if left_out else []
     if beside is None:
-        own = _guessed_config(tensors, path, notes, "huggingface") if config is None else config
+        own = config or guessed_config(tensors, f"model {path}", notes, "huggingface")
         theirs = replace(theirs, config=replace(own, layernorm="huggingface", layernorm_eps=1e-12))
     own = theirs.config
     if config is None:

@@ -33,10 +33,8 @@ def text_beside(path: str | Path) -> list[TextRules]:
     """What the files beside a model say about how text becomes ids, for `uer.tokenizers.build_tokenizer`.
 
     Beside a Hugging Face model these are its folder's tokenizer files; beside a UER file `<stem>.bin` the JSON that
-    describes it, `<stem>_vocab.txt` and `<stem>_merges.txt`.
-
-    Raises:
-        UserError: files that cannot be read, or contradict each other.
+    describes it, `<stem>_vocab.txt` and `<stem>_merges.txt`. `UserError` where files cannot be read, or contradict each
+    other.
     """
     path = as_written(path)
     folder = model_folder(path) if path.is_dir() else path.parent
@@ -116,6 +114,7 @@ def _described(token: AddedToken, special: bool) -> dict[str, Any]:
 def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
     tokens = {token: AddedToken(token, vocab.ids[token]) for token in vocab.special_tokens}
     tokens |= {token.content: token for token in vocab.added}
+    ids = {token: number for number, token in enumerate(vocab.tokens[:vocab.base])}
     first, last = vocab.special_tokens[:2]
 
     def special(token: str, sentence: int) -> dict[str, Any]:
@@ -129,42 +128,30 @@ def _tokenizer_json(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
     second = int(between == 1)  # the segment of the second text
     pair = [*single, *[special(last, 0)] * (between - 1), text("B", second), special(last, second)]
     return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
+        "version": "1.0", "truncation": None, "padding": None,
         "added_tokens": [{"id": token.id, **_described(token, token.content in vocab.special_tokens)}
                          for token in sorted(tokens.values(), key=lambda token: token.id)],
-        **(_bpe_steps(vocab, rules) if rules.kind == "bpe" else _bert_steps(vocab, rules)),
+        **(_bpe_steps(rules, ids) if rules.kind == "bpe" else _bert_steps(vocab, rules, ids)),
         "post_processor": {
-            "type": "TemplateProcessing",
-            "single": single,
-            "pair": pair,
+            "type": "TemplateProcessing", "single": single, "pair": pair,
             "special_tokens": {token: {"id": token, "ids": [vocab.ids[token]], "tokens": [token]}
-                               for token in (first, last)},
-        },
-    }
+                               for token in (first, last)}}}
 
 
-def _bert_steps(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
-    ids = {token: number for number, token in enumerate(vocab.tokens[:vocab.base])}
+def _bert_steps(vocab: Vocab, rules: TextRules, ids: dict[str, int]) -> dict[str, Any]:
     return {
         "normalizer": {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": rules.split_ideographs,
                        "strip_accents": rules.strip_accents, "lowercase": rules.lower_case},
         "pre_tokenizer": {"type": "BertPreTokenizer"},
         "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
         "model": {"type": "WordPiece", "unk_token": vocab.special_tokens[4], "continuing_subword_prefix": "##",
-                  "max_input_chars_per_word": MAX_WORD, "vocab": ids},
-    }
+                  "max_input_chars_per_word": MAX_WORD, "vocab": ids}}
 
 
-def _bpe_steps(vocab: Vocab, rules: TextRules) -> dict[str, Any]:
-    ids = {token: number for number, token in enumerate(vocab.tokens[:vocab.base])}
+def _bpe_steps(rules: TextRules, ids: dict[str, int]) -> dict[str, Any]:
     spaced = {"type": "ByteLevel", "add_prefix_space": rules.prefix_space, "trim_offsets": True, "use_regex": True}
     return {
-        "normalizer": None,
-        "pre_tokenizer": spaced,
-        "decoder": spaced,
+        "normalizer": None, "pre_tokenizer": spaced, "decoder": spaced,
         "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
                   "end_of_word_suffix": "", "fuse_unk": False, "vocab": ids,
-                  "merges": [list(pair) for pair in rules.merges or []]},
-    }
+                  "merges": [list(pair) for pair in rules.merges or []]}}

@@ -11,12 +11,8 @@ from torch import nn
 from uer.cpu.products import Linear
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "gelu": F.gelu,
-    "gelu_fast": lambda x: F.gelu(x, approximate="tanh"),
-    "relu": F.relu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-}
+    "gelu": F.gelu, "gelu_fast": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu, "silu": F.silu,
+    "tanh": torch.tanh}
 
 
 class PositionwiseFeedForward(nn.Module):

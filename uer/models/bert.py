@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -126,10 +125,9 @@ def from_scratch(config: ModelConfig, vocab_size: int, seed: int) -> Bert:
 def from_weights(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> Bert:
     """A BERT with copies of these weights (published names), in their dtype and on their device; its tables are as long
     as theirs."""
-    words, positions, segments = (len(weights[f"embedding.{table}_embedding.weight"])
-                                  for table in ("word", "position", "segment"))
+    tables = (len(weights[f"embedding.{table}_embedding.weight"]) for table in ("word", "position", "segment"))
     with torch.device("meta"):
-        model = Bert(replace(sizes_of(config, words), positions=positions, segments=segments), config)
+        model = Bert(sizes_of(config, *tables), config)
     model.load_state_dict({name: tensor.detach().clone() for name, tensor in weights.items()}, assign=True)
     if isinstance(model.target, MlmTarget) and config.tie_weights:
         model.target.mlm_linear_2.weight = model.embedding.word_embedding.weight

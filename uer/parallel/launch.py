@@ -80,14 +80,11 @@ def launch(worker: Worker, args: argparse.Namespace) -> bool:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """The plan that options and environment describe, checked against the devices that this machine shows.
-
-    Raises:
-        UserError: with the words to type.
-    """
+    `UserError` comes with the words to type."""
     backend = args.backend or ("nccl" if torch.cuda.is_available() else "gloo")
     if backend == "nccl" and not torch.cuda.is_available():
         raise UserError("--backend nccl needs GPUs, and this machine shows none; leave it out, or give --backend gloo")
-    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+    if told_rank() is not None:
         return _environment(args, backend)
     world_size, ranks = args.world_size, args.gpu_ranks or list(range(args.world_size))
     if len(set(ranks)) != len(ranks) or max(ranks) >= world_size or min(ranks) < 0:
@@ -103,6 +100,11 @@ def make_plan(args: argparse.Namespace) -> Plan:
                         page="cluster")
     host, port = _address(args.master_ip) if args.master_ip else ("localhost", _free_port())
     return Plan(ranks, world_size, 0, backend, Meeting(host, port, False, 0, args.rendezvous_timeout))
+
+
+def told_rank() -> str | None:
+    """The rank of this process, where torchrun or a script like it has started it; None: nobody says."""
+    return os.environ.get("RANK") if "WORLD_SIZE" in os.environ else None
 
 
 def _environment(args: argparse.Namespace, backend: str) -> Plan:

@@ -92,10 +92,7 @@ def _probe(meeting: Meeting, listen: bool) -> None:
 
 def meet(store: Store, meeting: Meeting, rank: int, world_size: int) -> None:
     """Return once all ranks are here.
-
-    Raises:
-        UserError: some are missing when the time is up (named), or this rank is here already.
-    """
+    `UserError` where some are missing when the time is up (named), or this rank is here already."""
     if store.add(f"here/{rank}", 1) > 1:
         raise UserError(f"rank {rank} is there already: each machine names its own ranks in --gpu_ranks, and a run of "
                         f"its own needs a --master_ip of its own")

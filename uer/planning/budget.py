@@ -56,12 +56,8 @@ class Budget:
                    if not (self.tied and name == DECODER))
 
     def shapes(self, strategy: str) -> list[Shape]:
-        """The widest of each depth and kind of feed-forward that the budget allows, but for those that another one
-        has more of everywhere.
-
-        Raises:
-            UserError: it allows none.
-        """
+        """The widest of each depth and kind of feed-forward that the budget allows, but for those that another one has
+        more of everywhere; `UserError` where it allows none."""
         depths = dict.fromkeys(max(1, round(share * self.config.layers_num)) for share in DEPTHS)
         grids = [self.grid(layers, share, strategy) for layers in depths for share in FEEDFORWARDS]
         found = self._widest(grids)
@@ -70,10 +66,7 @@ class Budget:
 
     def widest(self, layers: int, strategy: str) -> Shape:
         """The widest of a depth with the teacher's feed-forward in proportion that the budget allows.
-
-        Raises:
-            UserError: it allows none.
-        """
+        `UserError` where it allows none."""
         return self._widest([self.grid(layers, 1.0, strategy)])[0]
 
     def _widest(self, grids: Sequence[Sequence[Shape]]) -> list[Shape]:

@@ -14,7 +14,7 @@ Weight-inherited distillation: `uer.planning.wid_cost`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
 
@@ -127,17 +127,12 @@ def part_of(name: str) -> str:
     return "feed-forward" if "feed_forward" in name or "layer_norm_2" in name else "attention"
 
 
-def by_part(numbers: Iterable[tuple[str, int]]) -> Parts:
-    """Sums by part of (name, number)."""
-    sums = dict.fromkeys(PARTS, 0)
-    for name, number in numbers:
-        sums[part_of(name)] += number
-    return sums
-
-
 def parameters(shapes: Mapping[str, tuple[int, ...]]) -> Parts:
     """Entries of all tensors by part."""
-    return by_part((name, prod(shape)) for name, shape in shapes.items())
+    sums = dict.fromkeys(PARTS, 0)
+    for name, shape in shapes.items():
+        sums[part_of(name)] += prod(shape)
+    return sums
 
 
 # -- a plain BERT ------------------------------------------------------------------------------------------------------
@@ -145,10 +140,7 @@ def parameters(shapes: Mapping[str, tuple[int, ...]]) -> Parts:
 
 def plain_cost(config: ModelConfig, tables: Mapping[str, int], step: Step) -> Cost:
     """A model of this config, trained as it is.
-
-    Args:
-        tables: rows of its embedding tables: `vocab`, `positions`, `segments`.
-    """
+    `tables`: rows of its embedding tables: `vocab`, `positions`, `segments`."""
     sizes = sizes_of(config, **tables)
     shapes = expected_shapes(sizes, config)
     if config.tie_weights:

@@ -19,7 +19,6 @@ import torch
 
 from uer.conversion.outputs import output_paths, write_outputs
 from uer.conversion.stage1 import student_source
-from uer.data.loader import MlmBatch, MlmLoader
 from uer.errors import UserError
 from uer.parallel.collectives import Place, wait_for_all
 from uer.parallel.launch import launch
@@ -36,10 +35,7 @@ BATCH_SIZE, ACCUMULATION_STEPS, CALIBRATION_BATCHES, EVALUATION_BATCHES = 4, 2, 
 
 def dryrun(args: argparse.Namespace) -> None:
     """Rehearse the run that the options describe, in all its processes, and print how long each stage took.
-
-    Raises:
-        UserError: what the run would fail with.
-    """
+    `UserError` for what the run would fail with."""
     if args.resume:
         open_checkpoint(find_checkpoint(args.output_model_path, args.resume))
     output = Path(args.output_model_path).absolute()
@@ -93,7 +89,9 @@ def rehearse(place: Place, args: argparse.Namespace) -> None:
         with stage("comparison of processes"):
             trainer.check_replicas(last)
         with stage("evaluation"):
-            trainer.dev = _Few(trainer.dev or trainer.batches)  # type: ignore[assignment]
+            data = trainer.dev or trainer.batches
+            trainer.dev = SimpleNamespace(  # type: ignore[assignment]
+                sequential=lambda: itertools.islice(data.sequential(), EVALUATION_BATCHES))
             trainer.evaluate(last)
         with stage("checkpoint"):
             trainer.save(last)
@@ -108,16 +106,6 @@ def rehearse(place: Place, args: argparse.Namespace) -> None:
         reports.say(line)
     reports.say(f"the dry run found nothing wrong; {memory_gb(place.device):.1f} GB of memory at most (batches of "
                 f"{args.batch_size})")
-
-
-class _Few:
-    """The first batches of a loader's fixed order."""
-
-    def __init__(self, loader: MlmLoader):
-        self.loader = loader
-
-    def sequential(self) -> Iterator[MlmBatch]:
-        return itertools.islice(self.loader.sequential(), EVALUATION_BATCHES)
 
 
 def _masks_and_squeeze(trainer: Trainer, stream, stage: Stages) -> int:

@@ -121,10 +121,7 @@ def read_teacher(args: argparse.Namespace) -> Teacher:
 
 def seq_length_of(args: argparse.Namespace, teacher: Teacher) -> int:
     """--seq_length, the dataset's, or the default of preprocess.py; notes what is assumed.
-
-    Raises:
-        UserError: more than the model has positions.
-    """
+    `UserError` where that is more than the model has positions."""
     positions = teacher.config.max_seq_length
     if args.seq_length:
         if args.seq_length > positions:

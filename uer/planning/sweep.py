@@ -20,7 +20,7 @@ from uer.calibration.command import Material, check_text, figures_of, gather
 from uer.calibration.reducer import Reducer, shape_of
 from uer.config import ModelConfig
 from uer.errors import UserError
-from uer.evaluation.agreement import SHARES
+from uer.evaluation.agreement import spelled
 from uer.formats.shapes import parameter_count, sizes_of, table_sizes
 from uer.formats.storage import write_via
 from uer.models.bert import Bert, from_weights
@@ -72,10 +72,7 @@ class Row:
 
 def sweep(args: argparse.Namespace) -> list[Row]:
     """Print the table, and write it and its picture where that is wanted; its rows, the teacher's first.
-
-    Raises:
-        UserError: options that do not go together, or shapes that cannot be had.
-    """
+    `UserError` for options that do not go together, or shapes that cannot be had."""
     check_sweep(args)
     material = gather(args)
     size, strategy = material.held_out[0].src.shape, args.compactor_mask_strategy
@@ -132,10 +129,7 @@ def picture_path(path: str) -> Path:
 
 def shape_from(text: str, config: ModelConfig, strategy: str) -> Shape:
     """LAYERSxHIDDEN or LAYERSxHIDDENxFEEDFORWARD in a teacher of this config; heads as many or as wide as can be.
-
-    Raises:
-        UserError: not of that form, or larger than the teacher.
-    """
+    `UserError` where it is not of that form, or larger than the teacher."""
     found = FORM.fullmatch(text)
     if not found:
         raise UserError(f"--sweep {text}: LAYERSxHIDDEN or LAYERSxHIDDENxFEEDFORWARD is needed, like 4x312 or "
@@ -211,9 +205,3 @@ def line_of(row: Row) -> str:
     figures = "".join(f" {spelled(name, value):>{max(9, len(name))}}" for name, value in row.figures.items())
     return (f"{row.name:<14} {row.shape.heads:>5} {row.parameters / 1e6:>9.1f} M {row.operations / 1e9:>10.3g} "
             f"{row.texts_per_second:>8,.0f} {row.speed:>5.1f}x{figures}")
-
-
-def spelled(name: str, value: float) -> str:
-    """A figure: shares in percent."""
-    share = name == "accuracy" or name in SHARES or name.startswith("nearest")
-    return f"{100 * value:.1f} %" if share else f"{value:.3f}"

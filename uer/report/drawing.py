@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
@@ -41,10 +40,8 @@ SQUEEZES_NAMED = 3
 LOG_FROM = 6  # ratio of the largest to the smallest step time from which the axis is logarithmic
 
 
-@contextmanager
 def style():
-    with pyplot.rc_context(STYLE):
-        yield
+    return pyplot.rc_context(STYLE)
 
 
 def colour_of(number: int) -> str:

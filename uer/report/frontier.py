@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib import pyplot
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
@@ -27,7 +26,9 @@ def plot(path: Path, names: Sequence[str], sizes: Sequence[float], speeds: Seque
             best = frontier([sign * value for value in values], worth)
             axes.plot([values[i] for i in best], [worth[i] for i in best], color=FAINT, linewidth=1.2, zorder=1)
             axes.scatter(values, worth, color=[BRICK, *[BLUE] * (len(names) - 1)], s=26, zorder=2)
-            _names(axes, names, values, worth)
+            for name, x, y in zip(names, values, worth):
+                axes.annotate(name, (x, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8,
+                              color=INK)
             axes.set_xscale("log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
@@ -47,8 +48,3 @@ def frontier(cheap: Sequence[float], worth: Sequence[float]) -> list[int]:
         if not best or worth[i] > worth[best[-1]]:
             best.append(i)
     return best
-
-
-def _names(axes: Any, names: Sequence[str], values: Sequence[float], worth: Sequence[float]) -> None:
-    for name, x, y in zip(names, values, worth):
-        axes.annotate(name, (x, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8, color=INK)

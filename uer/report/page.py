@@ -134,10 +134,7 @@ def write_report(paths: Sequence[str], names: Sequence[str] | None = None, mask_
 
 def page(runs: Sequence[Run], pictures: dict[str, str], tables: Sequence[Table] = ()) -> str:
     """The HTML.
-
-    Args:
-        pictures: key of a section -> SVG in base64.
-    """
+    `pictures`: key of a section -> SVG in base64."""
     title = "Run " + runs[0].name if len(runs) == 1 else f"{len(runs)} runs: " + ", ".join(run.name for run in runs)
     top = told(runs[0]) + tiles(runs[0]) if len(runs) == 1 else table(runs)
     top += "".join(results_table(one) for one in tables)

@@ -19,10 +19,7 @@ class Table(NamedTuple):
 
 def read_tables(paths: list[str]) -> list[Table]:
     """A table for each glue.json of run_glue.py, and one for the JSON files of evaluate.py together.
-
-    Raises:
-        UserError: a file that is neither.
-    """
+    `UserError` for a file that is neither."""
     tables, figures = [], {}
     for path in paths:
         found = read_object(path, "--results")

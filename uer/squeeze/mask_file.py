@@ -19,7 +19,7 @@ from pathlib import Path
 
 from uer.errors import UserError
 from uer.files import head_of, refuse_foreign
-from uer.formats.storage import write_via
+from uer.formats.storage import old_ending, write_via
 from uer.squeeze.groups import MaskGroup
 
 STEPS_SHOWN = 12
@@ -28,37 +28,22 @@ NUMBER = re.compile("[0-9]{1,18}")
 
 def start_mask_file(path: str | Path) -> None:
     """Begin a new run's mask file; one that has content is moved to `<path>.old` (`.old2`, …), never lost.
-
-    Raises:
-        UserError: the folder cannot be made or written.
-    """
+    `UserError` where the folder cannot be made or written."""
     path = Path(path)
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size:
-            os.replace(path, _free(path))
+            os.replace(path, f"{path}{old_ending([path])}")
         path.touch()
     except OSError as error:
         raise UserError(f"--mask_path {path}: cannot be written ({error.strerror})") from None
-
-
-def _free(path: Path) -> Path:
-    """A name for an earlier mask file that none has yet."""
-    old, count = Path(f"{path}.old"), 1
-    while old.exists():
-        count += 1
-        old = Path(f"{path}.old{count}")
-    return old
 
 
 def append_masks(path: str | Path, step: int, groups: Iterable[MaskGroup]) -> None:
     """Record the groups' masks at `step`, and see them to the disk. Groups without a mask yet write nothing.
 
     Lines that the file ends with already (the same step recorded before) are not written twice. A last line that a
-    crash cut off is removed.
-
-    Raises:
-        UserError: the file cannot be written.
+    crash cut off is removed. `UserError` where the file cannot be written.
     """
     lines = [f"{step}\t{group.scored_by}.weight\t{group.mask_file_entry()}\n" for group in groups
              if group.keep is not None]
@@ -96,10 +81,7 @@ def masks_of(groups: Iterable[MaskGroup]) -> dict[str, list[int]]:
 
 def check_masks(path: str | Path, step: int, wanted: str | None) -> None:
     """`UserError` where what a file has at `step` is not what a checkpoint had: it is another run's.
-
-    Args:
-        wanted: `masks_sha256` of the checkpoint; None: it does not say. A file that is absent or empty is no one's.
-    """
+    `wanted`: `masks_sha256` of the checkpoint; None: it does not say. A file that is absent or empty is no one's."""
     there = Path(path).exists() and Path(path).stat().st_size
     if wanted is not None and there and masks_sha256(read_masks(path, step)) != wanted:
         raise UserError(f"mask file {path}: of another run: at step {step} it has other masks than the checkpoint")
@@ -116,7 +98,7 @@ def cut_masks(path: str | Path, step: int, wanted: bool = False) -> None:
     path = Path(path)
     if path.exists():
         if wanted:
-            write_via(_free(path), lambda temporary: shutil.copyfile(path, temporary))
+            write_via(f"{path}{old_ending([path])}", lambda temporary: shutil.copyfile(path, temporary))
         write_via(path, lambda temporary: _copy_until(path, step, temporary))
 
 
@@ -133,10 +115,8 @@ def read_masks(path: str | Path, step: int) -> dict[str, list[int]]:
     """The dropped dimensions (or blocks) recorded at `step`, by scoring compactor, ascending.
 
     Names come without `module.` and `.weight`. Of a group recorded twice at one step the last line counts: a run that
-    was resumed writes its steps again.
-
-    Raises:
-        UserError: no such file, a malformed line (named), or nothing recorded at this step (the steps there are named).
+    was resumed writes its steps again. `UserError` where there is no such file, a line is malformed (named), or nothing
+    was recorded at this step (the steps there are named).
     """
     masks: dict[str, list[int]] = {}
     steps: set[int] = set()
@@ -151,10 +131,7 @@ def read_masks(path: str | Path, step: int) -> dict[str, list[int]]:
 
 def recorded_masks(path: str | Path) -> Iterator[tuple[int, str, list[int]]]:
     """(step, scoring compactor, dropped dimensions or blocks) of every line, in the order of the file.
-
-    Raises:
-        UserError: no such file, or a malformed line (named).
-    """
+    `UserError` where there is no such file, or a line is malformed (named)."""
     for where, step, name, entry in _lines(Path(path)):
         yield step, name, _indices(entry, where)
 

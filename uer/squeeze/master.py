@@ -67,8 +67,7 @@ class Master:
         self.linears = wrapped_linears(config)
         self.norms = layer_norms(config)
         self.load = (tokens, predicted)
-        self.parameters: dict[str, nn.Parameter] = {
-            name: nn.Parameter(tensor) for name, tensor in weights.items()}
+        self.parameters: dict[str, nn.Parameter] = {name: nn.Parameter(tensor) for name, tensor in weights.items()}
         if config.tie_weights:
             self.parameters[f"{VOCABULARY_LINEAR}.weight"] = self.parameters[EMBEDDING_TABLES[0]]
         like = self.parameters[EMBEDDING_TABLES[0]]
@@ -205,11 +204,8 @@ class Master:
 
     def backward(self, spare_dropped: bool = False) -> None:
         """Carry the gradients of the student given to `compose_into` on to the master's parameters.
-
-        Args:
-            spare_dropped: leave the gradients of dropped entries of the encoder's compactors at 0, for a penalty that
-                replaces them.
-        """
+        `spare_dropped`: leave the gradients of dropped entries of the encoder's compactors at 0, for a penalty that
+        replaces them."""
         self._spare = spare_dropped
         pairs = [(tensor, aligned(parameter.grad)) for tensor, parameter in zip(self._composed, self._targets)
                  if parameter.grad is not None]

@@ -42,8 +42,7 @@ def encoder_linears(layer: int) -> list[WrappedLinear]:
         WrappedLinear(f"{ffn}.linear_1", f"{ffn}.linear_1_left_compactor", f"{ffn}.linear_1_right_compactor",
                       "hidden", inner),
         WrappedLinear(f"{ffn}.linear_2", f"{ffn}.linear_2_left_compactor", f"{ffn}.linear_2_right_compactor",
-                      inner, "hidden"),
-    ]
+                      inner, "hidden")]
 
 
 def target_linears(target: str) -> list[WrappedLinear]:
@@ -78,8 +77,7 @@ def layer_norms(config: ModelConfig) -> list[tuple[str, str]]:
     return [
         ("embedding.layer_norm", "hidden"),
         *((f"encoder.transformer.{i}.layer_norm_{j}", "hidden") for i in range(config.layers_num) for j in (1, 2)),
-        *([("target.layer_norm", "mlm")] if config.target == "mlm" else []),
-    ]
+        *([("target.layer_norm", "mlm")] if config.target == "mlm" else [])]
 
 
 class MaskedTensor(NamedTuple):

@@ -68,11 +68,8 @@ class _VocabularyLoss(torch.autograd.Function):
 
 class _Sums:
     """Loss, number of right predictions and, in training, gradients, over the rows added so far.
-
-    Args:
-        table: the weight in the features' dtype, and with it the bias, as long as is fastest; everything else as for
-            `vocabulary_loss`.
-    """
+    `table`: the weight in the features' dtype, and with it the bias, as long as is fastest; everything else as for
+    `vocabulary_loss`."""
 
     def __init__(self, features: torch.Tensor, table: torch.Tensor, bias: torch.Tensor, labels: torch.Tensor,
                  training: bool):

@@ -85,10 +85,7 @@ def _completed(rules: TextRules) -> TextRules:
 
 def build(rules: TextRules) -> Tokenizer:
     """The tokenizer of a complete description that holds its vocabulary.
-
-    Raises:
-        UserError: something is missing, or there is no such tokenizer.
-    """
+    `UserError` where something is missing, or there is no such tokenizer."""
     kind, vocab = rules.kind, rules.vocab
     if kind not in NAMES:
         raise UserError(f"{rules.source}: a {kind}; there are {', '.join(NAMES)} here")

@@ -92,10 +92,7 @@ class BertTokenizer(Tokenizer):
 
     def _folded_tokens(self) -> Finder | None:
         """For added tokens that are looked for in the normalised text; None: there are none.
-
-        Raises:
-            UserError: one with white space in it, as chunks without any are looked at one by one.
-        """
+        `UserError` for one with white space in it, as chunks without any are looked at one by one."""
         folded = {self._normalized(token.content): token for token in self.vocab.added if token.normalized}
         for token in folded.values():
             if token.content.split() != [token.content]:

@@ -24,13 +24,13 @@ CLASSES = {**dict.fromkeys(("Bert", "DistilBert", "Electra", "MobileBert", "Conv
            **dict.fromkeys(("Roberta", "Bart", "Longformer"), "bpe"), "XLMRoberta": "xlmroberta"}
 WHOLE = ("PreTrained", "TokenizersBackend")  # classes that take tokenizer.json as it is
 GENERIC = ("", *WHOLE)
+UNLIMITED = 1 << 20  # a model_max_length above says nothing: transformers writes 10 ** 30
 # tokenizer_config.json -> settings of `TextRules`
 SETTINGS = {"bert": {"do_lower_case": "lower_case", "strip_accents": "strip_accents",
                      "tokenize_chinese_chars": "split_ideographs"}, "bpe": {"add_prefix_space": "prefix_space"}}
 
 
-def rules_of_vocabulary(path: str | Path, kind: str | None = None,
-                        merges_path: str | None = None) -> list[TextRules]:
+def rules_of_vocabulary(path: str | Path, kind: str | None = None, merges_path: str | None = None) -> list[TextRules]:
     """What --vocab_path says, with what stands beside it.
 
     Args:
@@ -121,8 +121,14 @@ def sentence_config(folder: Path) -> Path:
     return next((path for name in SENTENCES if (path := folder / name).is_file()), folder / SENTENCES[0])
 
 
+def tokenizer_limit(folder: Path) -> int | None:
+    """Tokens at most, as tokenizer_config.json says; None: it does not."""
+    limit = _optional(folder / TOKENIZER_CONFIG).get("model_max_length")
+    return limit if isinstance(limit, int) and limit < UNLIMITED else None
+
+
 def _rules_of_folder(folder: Path, only: Path | None, kind: str | None, merges_path: str | None) -> TextRules | None:
-    config = _read(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    config = _optional(folder / TOKENIZER_CONFIG)
     name = _class_name(folder, config)
     whole = TokenizerJson(folder / TOKENIZER_JSON) if (folder / TOKENIZER_JSON).is_file() else None
     side = config.get("truncation_side") or (whole and whole.cut_side()) or "right"

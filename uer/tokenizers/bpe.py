@@ -89,10 +89,7 @@ def _joined(symbols: list[str], pair: tuple[str, str]) -> list[str]:
 
 def read_merges(path: str | Path) -> list[tuple[str, str]]:
     """The pairs of a merges file: two symbols a line, after an optional `#version` line.
-
-    Raises:
-        UserError: no such file, or a line that is not a pair.
-    """
+    `UserError` where there is no such file, or a line is no pair."""
     lines = read_text(path, "--merges_path", "a list of merges").split("\n")
     merges = []
     for number, line in enumerate(lines, 1):

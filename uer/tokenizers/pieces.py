@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from uer.errors import UserError
-from uer.files import HEAD, refuse_foreign
+from uer.files import read_bytes
 
 _FIRST = ("<s>", "<pad>", "</s>", "<unk>")  # in place of the model's own <unk>, <s>, </s>
 _NORMAL, _UNKNOWN, _CONTROL = 1, 2, 3  # kinds of pieces in a sentencepiece model
@@ -24,10 +24,7 @@ class Pieces:
 
     def __init__(self, proto: bytes, source: str, tokens: list[str] | None = None) -> None:
         """`tokens`: those of the model's pieces, where they stand in it as in the BERT; None: as in XLM-RoBERTa.
-
-        Raises:
-            UserError: the package is missing, or this is not such a model.
-        """
+        `UserError` where the package is missing, or this is no such model."""
         try:
             import sentencepiece
         except ImportError:
@@ -53,23 +50,13 @@ class Pieces:
     @classmethod
     def load(cls, path: str | Path) -> Pieces:
         """Read a sentencepiece model; raises `UserError`."""
-        try:
-            proto = Path(path).read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"--spm_model_path {path}: no such file") from None
-        except OSError as error:
-            raise UserError(f"--spm_model_path {path}: cannot be read ({error.strerror})") from None
-        refuse_foreign(proto[:HEAD], f"--spm_model_path {path}", "a sentencepiece model")
-        return cls(proto, f"--spm_model_path {path}")
+        return cls(read_bytes(path, "--spm_model_path", "a sentencepiece model"), f"--spm_model_path {path}")
 
     @classmethod
     def of_unigram(cls, vocab: list[tuple[str, float]], unknown: int, controls: set[str], charsmap: bytes,
                    source: str) -> Pieces:
         """A model made of pieces with scores, in the order of their ids, and of a compiled normalisation.
-
-        Args:
-            controls: pieces that no text becomes.
-        """
+        `controls`: pieces that no text becomes."""
         names = tuple(piece for piece, _ in vocab)
         usual = names[:4] == _FIRST and names[-1] == "<mask>"
         if usual:  # then in the order of the published model, which is written as such a file again

@@ -113,10 +113,7 @@ class TextRules:
 
 def recorded(data: Mapping[str, Any], source: str) -> TextRules | None:
     """What a dataset's header, a checkpoint's JSON or a model's config keeps; those of older versions keep less.
-
-    Raises:
-        UserError: something that is no such description.
-    """
+    `UserError` for something that is no such description."""
     own = data.get(KEY)
     if own is None:
         return _recorded_before(data, source)

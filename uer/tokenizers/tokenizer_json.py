@@ -48,10 +48,7 @@ class TokenizerJson:
 
     def settings(self, kind: str) -> dict[str, Any]:
         """Of `TextRules`, as the steps of this file have them, which are those of a tokenizer of this kind.
-
-        Raises:
-            UserError: they are not.
-        """
+        `UserError` where they are not."""
         return {"bert": self._wordpiece_steps, "bpe": self._bpe_steps, "xlmroberta": self._unigram_steps}[kind](
             self._part("model"))
 
@@ -66,11 +63,7 @@ class TokenizerJson:
         return vocab if isinstance(vocab, dict) else None
 
     def parse(self) -> Parsed:
-        """The whole tokenizer.
-
-        Raises:
-            UserError: one that is not there.
-        """
+        """The whole tokenizer; `UserError` for one that is not there."""
         model = self._part("model")
         kind = self._type("model") or (  # older files do not say
             "WordPiece" if "max_input_chars_per_word" in model else "BPE" if "merges" in model else "Unigram")
@@ -81,10 +74,7 @@ class TokenizerJson:
 
     def separators(self, vocab: Vocab) -> int:
         """How many [SEP] this file puts between two texts.
-
-        Raises:
-            UserError: it puts nothing around a text, or something else than [CLS] and [SEP].
-        """
+        `UserError` where it puts nothing around a text, or something else than [CLS] and [SEP]."""
         first, last = (("SpecialToken", token) for token in vocab.special_tokens[:2])
         single = [first, ("Sequence", "A"), last]
         for count in (1, 2):
@@ -153,14 +143,11 @@ class TokenizerJson:
         return {"prefix_space": bool(before.get("add_prefix_space", True))}
 
     def _unigram_steps(self, model: dict[str, Any]) -> dict[str, Any]:
-        self._charsmap()
-        if not self._splits_like_sentencepiece() or model.get("byte_fallback"):
-            raise self._not_here("a Unigram model with other steps around it than sentencepiece's")
+        self._charsmap(model)
         return {}
 
     def _unigram(self, model: dict[str, Any]) -> Parsed:
-        self._unigram_steps(model)
-        charsmap = self._charsmap()
+        charsmap = self._charsmap(model)
         vocab, unknown = model.get("vocab"), model.get("unk_id")
         try:
             pieces = [(str(piece), float(score)) for piece, score in vocab]  # type: ignore[union-attr]
@@ -172,13 +159,16 @@ class TokenizerJson:
         made = Pieces.of_unigram(pieces, unknown, controls, charsmap, str(self.path))  # type: ignore[arg-type]
         return Parsed("xlmroberta", made.tokens, {}, pieces=made)
 
-    def _charsmap(self) -> bytes:
-        """Sentencepiece's compiled normalisation; nothing else may stand beside it but its care for spaces."""
+    def _charsmap(self, model: dict[str, Any]) -> bytes:
+        """Sentencepiece's compiled normalisation; nothing else may stand beside it but its care for spaces, and no
+        other steps than sentencepiece's around the model."""
         steps = self._steps("normalizer", "normalizers")
         maps = [step.get("precompiled_charsmap") for step in steps if step.get("type") == "Precompiled"]
         others = [step for step in steps if step and step.get("type") != "Precompiled" and not _tidies_spaces(step)]
         if others or len(maps) > 1:
             raise self._not_here(f"a normalizer {others[0].get('type') if others else 'with two maps'}")
+        if not self._splits_like_sentencepiece() or model.get("byte_fallback"):
+            raise self._not_here("a Unigram model with other steps around it than sentencepiece's")
         try:
             return base64.b64decode(maps[0]) if maps and maps[0] else b""
         except (binascii.Error, TypeError, ValueError):
@@ -228,11 +218,7 @@ def _tidies_spaces(step: Mapping[str, Any]) -> bool:
 
 
 def added_token(entry: Any, number: Any, where: str) -> AddedToken:
-    """An added token as tokenizer files describe it, or its bare text.
-
-    Raises:
-        UserError: none.
-    """
+    """An added token as tokenizer files describe it, or its bare text; `UserError` where it is none."""
     data = entry if isinstance(entry, dict) else {"content": entry, "special": True}
     flags = {key: data.get(key, False) for key in ("lstrip", "rstrip", "single_word")}
     content, normalized = data.get("content"), data.get("normalized", not data.get("special", False))

@@ -12,10 +12,7 @@ from uer.errors import UserError
 from uer.files import read_object, read_text
 
 # The names of (CLS, SEP, PAD, MASK, UNK) in the families of vocabularies that are in use.
-SPECIAL_TOKENS = (
-    ("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"),
-    ("<s>", "</s>", "<pad>", "<mask>", "<unk>"),
-)
+SPECIAL_TOKENS = (("[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]"), ("<s>", "</s>", "<pad>", "<mask>", "<unk>"))
 ROLES = ("cls_token", "sep_token", "pad_token", "mask_token", "unk_token")  # their names in tokenizer files
 MOST_ADDED = 1 << 20  # an id so far behind the vocabulary is a mistake
 
@@ -57,10 +54,8 @@ class Vocab:
         family = tuple((special or {}).get(role, name) for role, name in zip(ROLES, usual))
         missing = [name for name in family if name not in self.ids]
         if missing:
-            raise UserError(
-                f"{source}: the vocabulary lacks the special token(s) {' '.join(missing)}; "
-                f"it needs {' '.join(family)}, one token a line"
-            )
+            raise UserError(f"{source}: the vocabulary lacks the special token(s) {' '.join(missing)}; it needs "
+                            f"{' '.join(family)}, one token a line")
         self.special_tokens = family
         self.cls_id, self.sep_id, self.pad_id, self.mask_id, self.unk_id = (self.ids[name] for name in family)
         self.special_ids = sorted({self.ids[name] for name in family})
@@ -80,10 +75,7 @@ class Vocab:
     @classmethod
     def load(cls, path: str | Path) -> Vocab:
         """Read a vocabulary file.
-
-        Raises:
-            UserError: no such file, not UTF-8, not a vocabulary, or without the special tokens.
-        """
+        `UserError` where there is no such file, or it is not UTF-8, no vocabulary, or without the special tokens."""
         return cls(read_tokens(path), f"--vocab_path {path}")
 
 
@@ -115,10 +107,7 @@ def _from_lines(text: str) -> list[str]:
 
 def tokens_by_id(ids: Any, where: str) -> list[str]:
     """The keys of an object of token: id, in the order of the ids; an id that no token has is left blank.
-
-    Raises:
-        UserError: not such an object.
-    """
+    `UserError` for anything else."""
     if not isinstance(ids, Mapping) or set(map(type, ids.values())) - {int} or len(set(ids.values())) < len(ids) or (
             ids and not 0 <= min(ids.values()) <= max(ids.values()) < len(ids) + MOST_ADDED):
         raise UserError(f"{where}: expected an object of token: id with the ids 0, 1, 2, …")

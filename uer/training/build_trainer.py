@@ -179,17 +179,13 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
               args.accumulation_steps, args.save_checkpoint_steps, args.keep_checkpoints, args.report_steps,
               args.eval_steps, args.check_replicas_steps, args.tb_histograms_steps, args.seed,
               args.mask_path if args.weight_squeeze else None, feeds[-1].since, args.ddp_comm_hook)
-    trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, objective,
-                      pooler)
+    trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, objective, pooler)
     return trainer, resumed[1]["step"] if resumed else 0
 
 
 def check_alike(args: argparse.Namespace, place: Place, found: dict[str, Any]) -> None:
     """`UserError` where processes that were started by commands of their own would not do the same.
-
-    Args:
-        found: option -> what stands at the path that it names, which may be another on each machine.
-    """
+    `found`: option -> what stands at the path that it names, which may be another on each machine."""
     facts = {name: value for name, value in vars(args).items() if name not in OWN and not name.endswith("_path")}
     digests = {name: hashlib.sha256(repr(value).encode()).digest() for name, value in (facts | found).items()}
     unlike = differing([(name, torch.frombuffer(bytearray(digest), dtype=torch.int64).to(place.device))

@@ -19,6 +19,7 @@ from uer.errors import UserError
 from uer.files import read_object
 from uer.formats.storage import (
     PendingFiles,
+    old_ending,
     read_tensors,
     reason,
     save_state_dict,
@@ -117,23 +118,17 @@ def set_aside(output: str, step: int, inputs: Sequence[str | None] = ()) -> str:
         if path.resolve() in read:
             raise UserError(f"--output_model_path {output}: {path} would be a checkpoint of this run, and is what it "
                             f"starts from; another name is needed")
-    count = 1
-    while any(Path(f"{path}{_old(count)}").exists() for path in paths):
-        count += 1
+    old = old_ending(paths)
     try:
         for path in paths:
             for ending in ("", ".json", ".resume"):  # the tensors first: what is left has no name of a checkpoint
                 file = Path(f"{path}{ending}")
                 if file.is_file():
-                    file.rename(f"{path}{_old(count)}{ending}")
+                    file.rename(f"{path}{old}{ending}")
     except OSError as error:
         raise UserError(f"{path}: cannot be renamed ({reason(error, path)})") from None
     named = paths[0] if len(paths) == 1 else f"{paths[0]} to {paths[-1].name}" if paths else ""
-    return f"note: {named}, of an earlier run: renamed, to end in {_old(count)}" if paths else ""
-
-
-def _old(count: int) -> str:
-    return f".old{count}" if count > 1 else ".old"
+    return f"note: {named}, of an earlier run: renamed, to end in {old}" if paths else ""
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -182,10 +177,7 @@ def _offer(path: Path) -> str:
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """(tensors, card, resume) of a checkpoint written by `save_checkpoint`.
-
-    Raises:
-        UserError: a file is absent, damaged, or of another checkpoint.
-    """
+    `UserError` where a file is absent, damaged, or of another checkpoint."""
     resume_path = Path(f"{path}.resume")
     for file in (path, resume_path):
         if not file.is_file():
@@ -224,8 +216,7 @@ def optimizer_state(named: list[tuple[str, torch.nn.Parameter]], optimizer: Adam
             for name, parameter in named if parameter in optimizer.state}
 
 
-def restore_optimizer(state: dict[str, Any], named: list[tuple[str, torch.nn.Parameter]],
-                      optimizer: AdamW) -> None:
+def restore_optimizer(state: dict[str, Any], named: list[tuple[str, torch.nn.Parameter]], optimizer: AdamW) -> None:
     """The inverse of `optimizer_state`."""
     for name, parameter in named:
         if parameter not in optimizer.state:

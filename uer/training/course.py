@@ -67,10 +67,7 @@ def check_card(found: dict[str, Any], wanted: dict[str, Any], path: Path) -> Non
 
 def keep_course(args: argparse.Namespace, said: Set[str]) -> None:
     """Fill in what is not `said`, by the card of the checkpoint that --resume asks for.
-
-    Raises:
-        UserError: there is no checkpoint.
-    """
+    `UserError` where there is no checkpoint."""
     card = read_card(find_checkpoint(args.output_model_path, args.resume))
     was = {"objective": card.get("objective"), "after_squeeze": "student" if "folded" in card else "compactors",
            **card.get(KEY, {})}

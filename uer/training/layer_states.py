@@ -12,20 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from uer.data.loader import MlmBatch
 from uer.errors import UserError
 from uer.layers.transformer import TransformerLayer
 from uer.models.bert import Bert
 from uer.parallel.collectives import sum_over_ranks
+from uer.training.objective import Teaching
 from uer.training.relations import text_weights
-
-if TYPE_CHECKING:
-    from uer.data.loader import MlmBatch
-    from uer.training.objective import Teaching
 
 SIGNALS = {"output": lambda layer: layer, "attention": lambda layer: layer.self_attn,
            "feedforward": lambda layer: layer.feed_forward}

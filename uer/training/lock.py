@@ -34,14 +34,10 @@ def locked(path: Path, refusal: str) -> Iterator[IO[str]]:
 @contextmanager
 def only_writer(output: str, option: str = "output_model_path") -> Iterator[None]:
     """While entered, no other run writes to the same `--output_model_path` (or what `option` names).
-
-    Raises:
-        UserError: another one does.
-    """
+    `UserError` where another one does."""
     path = Path(output).absolute()
     path = path.with_name(f".{path.name}.lock")
-    with locked(path, f"--{option} {output}: another run is writing there; wait for its end, or take another "
-                      f"name"):
+    with locked(path, f"--{option} {output}: another run is writing there; wait for its end, or take another name"):
         try:
             yield
         finally:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 
+from uer.data.loader import MlmBatch
 from uer.models.bert import Bert, mlm_loss
 from uer.opts import RELATION_HEADS, TOP_K
 from uer.parallel.collectives import sum_over_ranks
 from uer.targets.mlm_target import MlmTarget
 from uer.training.relations import relation_loss
-
-if TYPE_CHECKING:
-    from uer.data.loader import MlmBatch
 
 
 def logits_of(model: Bert, batch: MlmBatch) -> torch.Tensor:

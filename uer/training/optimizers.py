@@ -47,9 +47,8 @@ class AdamW:
         self.param_groups = [{**group, "base_lr": group["lr"], "base_decay": group["weight_decay"]} for group in groups]
         self.state = {parameter: {
             "step": torch.tensor(0.0 if bias_correction else LONG_AGO, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        } for group in self.param_groups for parameter in group["params"]}
+            "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+            for group in self.param_groups for parameter in group["params"]}
 
     @torch.no_grad()
     def step(self) -> None:

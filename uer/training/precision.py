@@ -104,10 +104,7 @@ class Precision:
     @torch.no_grad()
     def clip(self, gradients: list[torch.Tensor], shared: bool) -> None:
         """Scale gradients down to `max_grad_norm`, in place, where their norm is larger.
-
-        Args:
-            shared: these are this process's part of the gradient; every process must call it then.
-        """
+        `shared`: these are this process's part of the gradient; every process must call it then."""
         if self.max_grad_norm is None:
             return
         self.norm = norm_of(gradients, self.device, shared)
@@ -120,9 +117,7 @@ def slowdown(half: torch.dtype, device: torch.device, training: bool = True) -> 
     """How many times as long as in float32 a linear layer takes in `half`, tried out on CPUs; elsewhere 1.
 
     A CPU without units for it (most before 2020, and many laptops') can take thirty times as long.
-
-    Args:
-        training: with its backward pass.
+    `training`: with its backward pass.
     """
     if device.type != "cpu":
         return 1.0

@@ -7,16 +7,13 @@ They need neither labels nor a head nor equal widths: the teacher and the studen
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 
+from uer.data.loader import MlmBatch
 from uer.models.bert import Bert
 from uer.opts import RELATION_HEADS
 from uer.targets.pooling import position_of
-
-if TYPE_CHECKING:
-    from uer.data.loader import MlmBatch
 
 LEFT = {"mlm": "MLM head", "states": "map into the teacher's space", "cls": "classifier", "tokens": "output layer"}
 IN_CACHE, AT_ONCE = 1 << 20, 1 << 26  # numbers of [rows, heads, seq, seq], on a CPU and on a GPU

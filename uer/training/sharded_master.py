@@ -43,10 +43,7 @@ def part_of(name: str, tied: bool) -> str:
 
 def assign(sizes: Mapping[str, int], world_size: int) -> dict[str, int]:
     """part -> rank: the largest part first, to whoever has least so far.
-
-    Raises:
-        UserError: fewer parts than processes.
-    """
+    `UserError` where there are fewer parts than processes."""
     if len(sizes) < world_size:
         raise UserError(f"--shard_master shares {len(sizes)} parts out (layers, embedding, head), and there are "
                         f"{world_size} processes; {len(sizes)} at most, or leave it out")

@@ -64,7 +64,10 @@ class Tally:
         line = (f"step {step}/{self.last} | loss {values['loss']:.4f} | {self.figure} {100 * values['accuracy']:.1f} % "
                 f"| {values['tokens_per_second']:,.0f} tokens/s")
         if isinstance(learner, WidLearner):
-            values.update(_group_values(learner))
+            groups = learner.groups().values()
+            dropped = torch.stack([learner.master.largest_dropped(group) for group in groups])
+            values["largest_dropped"] = dropped.max().item()
+            values |= {f"kept/{group.name}": group.kept for group in groups}
             line += f" | kept {_kept(learner)} | largest dropped {values['largest_dropped']:.1e}"
         left = (time.perf_counter() - self.begun) / (step - self.first) * (self.last - step)
         values["memory_gb"] = memory_gb(self.device)
@@ -73,12 +76,6 @@ class Tally:
         if self.bar:
             self.bar.told()
         self._clear()
-
-
-def _group_values(learner: WidLearner) -> dict[str, Any]:
-    groups = list(learner.groups().values())
-    largest = torch.stack([learner.master.largest_dropped(group) for group in groups]).max().item()
-    return {"largest_dropped": largest, **{f"kept/{group.name}": group.kept for group in groups}}
 
 
 def _kept(learner: WidLearner) -> str:

@@ -13,19 +13,16 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
+from uer.data.loader import MlmBatch
 from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert
 from uer.opts import RELATION_HEADS, TOP_K
 from uer.targets.output_target import one_by_one, span_logits
 from uer.targets.pooling import cosines, pooled
-
-if TYPE_CHECKING:
-    from uer.data.loader import MlmBatch
 
 DISTANCES = {"cosine": lambda given, wanted: 1 - F.cosine_similarity(given, wanted, dim=-1),
              "squared": lambda given, wanted: (given - wanted).pow(2).mean(-1)}

@@ -9,10 +9,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from uer.data.loader import MlmBatch, MlmLoader
 from uer.errors import Stopped, UserError
 from uer.parallel.collectives import Place, differing, sum_over_ranks, wait_for_all
 from uer.parallel.replica import Replica
@@ -31,9 +32,6 @@ from uer.training.precision import Precision
 from uer.training.recorder import Recorder
 from uer.training.tally import Tally, forget_memory, histograms, summary
 from uer.training.wid_learner import WidLearner
-
-if TYPE_CHECKING:
-    from uer.data.loader import MlmBatch, MlmLoader
 
 
 @dataclass
