@@ -165,7 +165,8 @@ def readers(work: Path) -> list[Reader]:
         Reader("fine-tuned model", classifier, {"c.bin": (work / "c-1").read_bytes(),
                                                 "c.bin.json": json.dumps(card).encode()}),
         Reader("results", lambda folder: Results(str(folder / "r.bin"), {"a": 1}, True),
-               {"r.bin.results.json": json.dumps(results).encode(), "r.bin": (work / "c-1").read_bytes()}),
+               {"r.bin.results.json": json.dumps(results).encode(), "r.bin": (work / "c-1").read_bytes(),
+                "r.bin.json": b"{}"}),
         Reader("dataset", dataset, data("dataset.pt"))]
 
 

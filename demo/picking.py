@@ -109,10 +109,10 @@ def main() -> None:
     """Load, pick, write."""
     args = parser().parse_args()
     from uer.config import load_config
+    from uer.files import config_path_for
     from uer.formats import load_model
     from uer.formats.export import write_uer
     from uer.formats.storage import PendingFiles
-    from uer.formats.teacher import config_path_for
 
     config = load_config(args.config_path) if args.config_path else None
     teacher = load_model(args.pretrained_model_path, config=config, vocab_size=None)

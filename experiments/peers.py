@@ -30,10 +30,10 @@ from uer.config import ModelConfig, parse_with_config
 from uer.cpu.denormals import flush_denormals
 from uer.data.loader import MlmBatch
 from uer.errors import UserError, run_script
+from uer.files import config_path_for
 from uer.formats import load_model
 from uer.formats.export import write_uer
 from uer.formats.storage import PendingFiles, tensors_sha256
-from uer.formats.teacher import config_path_for
 from uer.models.bert import Bert, from_weights, mlm_loss
 from uer.opts import pretrain_parser
 from uer.parallel.collectives import Place

@@ -28,10 +28,10 @@ from uer.config import ModelConfig
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch
 from uer.errors import run_script
+from uer.files import config_path_for
 from uer.formats import load_model
 from uer.formats.export import write_uer
 from uer.formats.storage import PendingFiles
-from uer.formats.teacher import config_path_for
 from uer.models.bert import Bert, from_scratch, from_weights
 from uer.parallel.collectives import Place
 

@@ -19,6 +19,7 @@ from uer.config import ModelConfig
 from uer.conversion.merge import probe_batch, student_model
 from uer.errors import UserError
 from uer.formats import load_model
+from uer.formats.export import write_uer
 from uer.squeeze.wiring import masked_compactors
 from uer.training.checkpoint import save_checkpoint
 
@@ -257,6 +258,17 @@ def test_onnx(tmp_path: Path, monkeypatch):
         ["logits"], {name: tensor.numpy() for name, tensor in inputs.items()})[0]
     expected = student_model(model.config, model.weights)(src, seg).detach().view(3, 7, VOCAB)
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-5)
+
+
+def test_onnx_of_float64(tmp_path: Path, monkeypatch):
+    """onnxruntime has no GELU of doubles."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    write_uer(tmp_path / "d.bin", {name: tensor.double() for name, tensor in weights(CONFIG).items()})
+    (tmp_path / "d_config.json").write_text(CONFIG.to_json())
+    convert(monkeypatch, "--load_model_path", tmp_path / "d.bin", "--output_format", "onnx", "--output_model_path",
+            tmp_path / "s.bin")
+    assert (tmp_path / "s.onnx").exists()
 
 
 def test_outputs_that_cannot_be_are_refused_first(tmp_path: Path, monkeypatch):

@@ -105,7 +105,7 @@ def test_glue_tasks_and_their_submissions(tuned, tmp_path, task):
                              "RTE": ["accuracy"]}[task]
 
 
-def test_inference_of_a_regression_and_predictions_beside_the_data(tuned, tmp_path):
+def test_inference_of_a_regression_and_predictions_beside_the_data(tuned, tmp_path, capsys):
     data = tmp_path / "STS-B"
     shutil.copytree(tuned / "glue/STS-B", data)
     call("finetune/run_classifier.py", "--task", "STS-B", "--data_dir", data, "--pretrained_model_path", tuned / "hf",
@@ -115,6 +115,10 @@ def test_inference_of_a_regression_and_predictions_beside_the_data(tuned, tmp_pa
          tuned / "vocab.txt", "--test_path", tuned / "pairs.tsv", "--prediction_path", tmp_path / "p.tsv")
     lines = (tmp_path / "p.tsv").read_text().splitlines()[1:]
     assert len(lines) == 32 and all(float(line) == float(line) for line in lines)
+    assert "a score, of which there is no probability" in refused(
+        capsys, tmp_path, "inference/run_classifier_infer.py", "--load_model_path", tmp_path / "m.bin", "--vocab_path",
+        tuned / "vocab.txt", "--test_path", tuned / "pairs.tsv", "--prediction_path", tmp_path / "q.tsv",
+        "--output_prob")
 
 
 def test_grid_seeds_and_resume(tuned, tmp_path, capsys):
@@ -169,6 +173,44 @@ def test_grid_seeds_and_resume(tuned, tmp_path, capsys):
     assert "the best model of its runs" in capsys.readouterr().err
 
 
+def test_a_model_and_the_record_of_its_run_appear_together(tuned, tmp_path, capsys, monkeypatch):
+    model = tmp_path / "c.bin"
+    grid = options(tuned, model, "--epochs_num", 6, "--pooling", "mean", "--learning_rate")
+    call("finetune/run_classifier.py", *grid, 1e-8)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("uer.finetuning.grid.summary", lambda runs: 1 / 0)  # killed as the run is recorded
+    grid += [1e-8, 0.01, "--resume"]
+    with pytest.raises(ZeroDivisionError):
+        call("finetune/run_classifier.py", *grid)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    monkeypatch.undo()
+    call("finetune/run_classifier.py", *grid)
+    assert "1 of 2 runs are finished already" in capsys.readouterr().out
+    assert read_card(str(model))["learning_rate"] == 0.01
+    (tmp_path / "c.bin.json").unlink()
+    with pytest.raises(SystemExit):
+        call("finetune/run_classifier.py", *grid)
+    assert "c.bin with its .json is not the best model" in capsys.readouterr().err
+
+
+def test_a_model_that_is_written_over_leaves_no_vocabulary_and_links_lead_to_what_stands_beside(tuned, tmp_path):
+    model = tmp_path / "c.bin"
+    model.write_bytes(b"another one")
+    (tmp_path / "c_vocab.txt").write_text("\n".join(TOKENS[:60]) + "\n")
+    call("finetune/run_classifier.py", *options(tuned, model))
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links/latest.bin").symlink_to(model)
+    found = []
+    for path in (model, tmp_path / "links/latest.bin"):
+        call("inference/run_classifier_infer.py", "--load_model_path", path, "--vocab_path", tuned / "vocab.txt",
+             "--test_path", tuned / "dev.tsv", "--prediction_path", tmp_path / "p.tsv", "--output_logits")
+        found.append((tmp_path / "p.tsv").read_text())
+    assert found[0] == found[1] and not (tmp_path / "c_vocab.txt").exists()
+    (tmp_path / "d_vocab.txt").write_text("\n".join(TOKENS[:60]) + "\n")  # of no model
+    call("finetune/run_classifier.py", *options(tuned, tmp_path / "d.bin"))
+    assert (tmp_path / "d_vocab.txt").exists()
+
+
 def test_results_of_earlier_versions_go_on(tuned, tmp_path, capsys):
     """A setting that is newer than format 1 needs an entry in NEWER: what files of before mean, who do not say it."""
     from uer.finetuning.grid import NEWER
@@ -206,6 +248,9 @@ def test_half_precisions(tuned, tmp_path, precision):
     (["--output_model_path", "."], "cannot be written there"),
     (["--output_model_path", "c.safetensors"], "no .safetensors file but torch's"),
     (["--prediction_path", "p.tsv"], "needs --test_path"),
+    (["--output_model_path", "c/"], "c/: a folder's name; give a file's"),
+    (["--output_model_path", "c.bin", "--prediction_path", "c.bin.json"], "c.bin.json would be written, but it is"),
+    (["--output_model_path", "c.bin", "--log_path", "c.bin.results.json"], "would be written, but it is --log_path"),
     (["--vocab_path", "long.txt"], "81 word embeddings, the vocabulary 82 tokens"),
 ])
 def test_mistakes(tuned, tmp_path, capsys, monkeypatch, more, words):

@@ -15,6 +15,7 @@ from checkpoints import CONFIG, POSITIONS, VOCAB, assert_close, trained, weights
 from safetensors.torch import save_file
 
 from uer.config import ModelConfig
+from uer.conversion.stage1 import read_checkpoint
 from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.export import write_huggingface, write_uer
@@ -83,6 +84,27 @@ def test_the_config_comes_from_beside_the_file_or_the_shapes(tmp_path: Path):
     with pytest.raises(UserError, match="heads_num is 8 there, 2 in the given config"):
         load(tmp_path / "m.bin", CONFIG)
     assert "not as" in load(tmp_path / "m.bin", replace(CONFIG, heads_num=8)).notes[0]
+
+
+def test_what_says_what_a_file_is_stands_beside_it_or_its_link(tmp_path: Path):
+    thin, folder = replace(CONFIG, heads_num=8), tmp_path / "run"
+    folder.mkdir()
+    write_uer(folder / "m.bin-4", weights(thin))
+    (folder / "m.bin-4.json").write_text(json.dumps({"teacher": thin.to_dict()}))
+    link = tmp_path / "latest.bin"
+    link.symlink_to(folder / "m.bin-4")
+    assert load(link, None).config == thin and read_checkpoint(link)[1]["teacher"]["heads_num"] == 8
+    (tmp_path / "latest_config.json").write_text(CONFIG.to_json())
+    assert load(link, None).config == CONFIG
+
+
+def test_figures_beside_a_file_are_no_config(tmp_path: Path):
+    thin = replace(CONFIG, heads_num=8)
+    write_uer(tmp_path / "m.bin", weights(thin))
+    (tmp_path / "m_config.json").write_text(thin.to_json())
+    (tmp_path / "m.bin.json").write_text('{"loss": 4.7, "accuracy": 0.1}')
+    assert load(tmp_path / "m.bin", None).config == thin
+    assert read_checkpoint(tmp_path / "m.bin")[1]["teacher"]["heads_num"] == 8
 
 
 def test_a_checkpoint_with_compactors_is_sent_to_convert(tmp_path: Path):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
-from commands import call
+from commands import call, refused
 from tuning import options, results
 
+from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.evaluation.texts import read_texts, wanted
 
@@ -63,6 +65,33 @@ def test_labels_are_names_or_where_the_names_are_none_numbers():
         wanted("f", rows[2:], ["1", "2"], 2)
     with pytest.raises(UserError, match="line 2: label 'good'; the model gives scores"):
         wanted("f", rows[:1], [], 1)
+
+
+def test_labels_of_teacher_and_model_stand_in_one_order(tuned, tmp_path, capsys):
+    """Class by class is how they are compared, and how one teaches the other: MNLI's are in many orders about."""
+    from uer.formats.file_target import outputs_apart
+
+    def config(*labels):
+        return ModelConfig(16, 1, 2, 32, target="cls", outputs=len(labels), labels=labels)
+
+    assert outputs_apart(config("Good", "BAD"), config("bad", "good")).endswith(
+        "the model has its labels in the order bad, good")
+    assert "2 outputs" in outputs_apart(config("a", "b"), config("a", "b", "c"))
+    for others in (("good", "bad"), ("0", "1"), ("LABEL_0", "LABEL_1")):
+        assert outputs_apart(config("Good", "BAD"), config(*others)) == ""
+    call("finetune/run_classifier.py", *options(tuned, tmp_path / "c.bin", "--epochs_num", 1))
+    for name, labels in (("d", ["no", "yes"]), ("e", ["1", "0"])):
+        shutil.copy(tmp_path / "c.bin", tmp_path / f"{name}.bin")
+        card = json.loads((tmp_path / "c.bin.json").read_text())
+        (tmp_path / f"{name}.bin.json").write_text(json.dumps({**card, "labels": labels}))
+    given = ["--task", "agreement", "--vocab_path", tuned / "vocab.txt", "--test_path", tuned / "dev.tsv",
+             "--teacher_path", tmp_path / "c.bin", "--model_path"]
+    assert "its labels in the order 0, 1, the model has" in refused(capsys, tmp_path, "evaluate.py", *given,
+                                                                     tmp_path / "e.bin")
+    (tmp_path / "plain.txt").write_text("the river\nnew cafe\n")
+    given[given.index("--test_path") + 1] = tmp_path / "plain.txt"
+    call("evaluate.py", *given, tmp_path / "d.bin")
+    assert "note: labels taken for the same: 0 = no, 1 = yes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("pairs", [False, True])

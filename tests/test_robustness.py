@@ -20,7 +20,7 @@ from commands import ROOT, TEACHER, call, children, pretrain_options, refused, s
 from uer.errors import Stopped, UserError, run_script
 from uer.finetuning.heads import read_card
 from uer.formats.huggingface_config import parse_config
-from uer.formats.storage import PendingFiles, read_tensors
+from uer.formats.storage import read_tensors
 from uer.parallel import spawn
 from uer.parallel.signals import SIGNALS
 from uer.report.writer import Reports
@@ -59,63 +59,6 @@ def test_options_that_contradict_each_other(files, tmp_path, capsys, more, words
 def test_a_name_that_is_too_long(files, tmp_path, capsys):
     message = refused(capsys, tmp_path, "evaluate.py", "--model_path", "x" * 300, "--dataset_path", files / "data.pt")
     assert "xxx: File name too long" in message
-
-
-# -- outputs that are inputs -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("script", "output", "other"), [
-    ("preprocess.py", "dataset_path", "vocab_path"), ("evaluate.py", "output_path", "model_path"),
-    ("calibrate.py", "output_model_path", "pretrained_model_path"),
-    ("calibrate.py", "output_model_path", "dataset_path"), ("calibrate.py", "output_model_path", "config_path"),
-    ("pretrain.py", "mask_path", "vocab_path"),
-    ("pretrain.py", "log_path", "dataset_path"), ("pretrain.py", "log_path", "mask_path"),
-    ("convert.py", "output_model_path", "load_model_path")])
-def test_nothing_that_is_read_is_written(files, tmp_path, capsys, script, output, other):
-    """Not even under another name; the config that is written beside a model counts."""
-    given = {"preprocess.py": ["corpus_path", "vocab_path", "dataset_path"],
-             "evaluate.py": ["model_path", "dataset_path", "output_path"],
-             "calibrate.py": ["pretrained_model_path", "config_path", "dataset_path", "vocab_path",
-                              "output_model_path"],
-             "pretrain.py": ["dataset_path", "vocab_path", "pretrained_model_path", "config_path", "mask_path",
-                             "log_path", "output_model_path"],
-             "convert.py": ["load_model_path", "output_model_path"]}[script]
-    paths = {"vocab_path": "vocab.txt", "config_path": "config.json", "dataset_path": "data.pt",
-             "corpus_path": "corpus.txt", "pretrained_model_path": "teacher.bin", "load_model_path": "teacher.bin",
-             "model_path": "teacher.bin"}
-    values = {name: files / paths[name] if name in paths and name != output else tmp_path / f"{name}.x"
-              for name in given}
-    if (output, other) == ("output_model_path", "config_path"):
-        (tmp_path / "s_config.json").write_text(TEACHER.to_json())
-        values |= {"config_path": tmp_path / "s_config.json", "output_model_path": tmp_path / "s.bin"}
-    elif other in paths:
-        (tmp_path / "link").symlink_to(values[other])
-        values[output] = tmp_path / "link"
-    else:
-        values[output] = values[other]
-    more = {"calibrate.py": ["--target_dim", 64], "pretrain.py": ["--weight_squeeze", "--target_dim", 64]}
-    words = [word for name, value in values.items() for word in (f"--{name}", value)]
-    before = values[other].read_bytes() if values[other].exists() else b""
-    message = refused(capsys, tmp_path, script, *words, *more.get(script, []))
-    assert f"would be written, but it is --{other} as well" in message or \
-        f"would be written, but it is --{output} as well" in message
-    assert not before or values[other].read_bytes() == before
-
-
-@pytest.mark.parametrize("name", ["huggingface", "dim", "uer"])
-def test_words_are_no_files(files, tmp_path, monkeypatch, name):
-    """An output may be called as one of the choices of an option."""
-    monkeypatch.chdir(tmp_path)
-    call("calibrate.py", "--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json",
-         "--dataset_path", files / "data.pt", "--vocab_path", files / "vocab.txt", "--target_dim", 64,
-         "--output_model_path", name, "--output_format", "huggingface" if name == "huggingface" else "uer")
-    assert Path(name).exists()
-
-
-def test_what_is_neither_file_nor_folder_is_not_replaced(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    with PendingFiles() as pending, pytest.raises(UserError, match="neither a file nor a folder"):
-        pending.add(tmp_path / "pipe")
 
 
 # -- stdout, logs, signals, other runs ---------------------------------------------------------------------------------

@@ -81,6 +81,14 @@ def test_a_budget_is_spent_and_kept(text: str, tied: bool):
         assert not any(other != shape and all(a >= b for a, b in zip(other, shape)) for other in shapes)
 
 
+@pytest.mark.parametrize(("text", "most", "parameters"), [
+    ("9M", 9e6, True), ("9m", 9e6, True), ("9 M", 9e6, True), ("9000000", 9e6, True), ("900k", 9e5, True),
+    ("0.3B", 3e8, True), ("0.75GFLOP", 7.5e8, False), ("750 mflops", 7.5e8, False), ("1.5gflops", 1.5e9, False)])
+def test_how_budgets_are_written(text, most, parameters):
+    budget = Budget(text, TEACHER, {"vocab": 30522, "positions": 512, "segments": 3}, 128, False)
+    assert budget.most == pytest.approx(most) and budget.counts_parameters == parameters
+
+
 def test_a_budget_counts_what_the_student_has():
     config = replace(TEACHER, layers_num=2, hidden_size=24, heads_num=3, feedforward_size=40)
     student = from_scratch(config, 50, seed=1)
@@ -155,6 +163,8 @@ def test_an_encoder_is_judged_by_its_agreement(quick, bench, tmp_path, capsys):
     (["--sweep", " "], "--sweep is empty; give a value"),
     (["--sweep", "2x16", "--seq_length", "16"], "--seq_length: how text becomes instances; those of --dataset_path"),
     (["--target_dim", "16", "--text_field", "x"], "--text_field: how text becomes instances"),
+    (["--target_dim", "0", "--output_model_path", "x.bin"], "--target_dim 0: must be from 2 to the teacher's"),
+    (["--budget", "10MB"], "--budget 10MB: parameters like"), (["--budget", "nan"], "--budget nan: parameters like"),
     (["--budget", "9"], "parameters like 9M, or operations of a text like 0.75GFLOP"),
     (["--budget", "0.0001M"], "--budget 0.0001M: the smallest shape tried, 1x2x2, needs 0.000"),
     (["--sweep", "3x16"], "the teacher is 2x32"), (["--sweep_path", "x.jsonl"], "--sweep_path goes with --sweep or"),

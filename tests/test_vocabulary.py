@@ -129,7 +129,7 @@ def test_words_and_dimensions_in_one_go(bench: Path, tmp_path: Path, capsys):
     (["--target_vocab", "40", "--dataset_path", "dynamic.pt", "--target_dim", "16"], "give it as --corpus_path, or"),
     (["--target_vocab", "40", "--corpus_path", "corpus.txt", "--dev_path", "dev.pt"], "--dev_path has words that may"),
     (["--target_vocab", "40", "--corpus_path", "-"], "--target_vocab 40: text is read twice"),
-    (["--target_vocab", "²", "--dataset_path", "dynamic.pt"], "²: no such file"),
+    (["--target_vocab", "²", "--dataset_path", "dynamic.pt"], "--target_vocab ²: no such file, and no whole number"),
     (["--target_vocab", "strange.txt", "--dataset_path", "dynamic.pt"], "1 of its words are not in the model's voc"),
     (["--target_vocab", "900", "--dataset_path", "dynamic.pt"], f"the model has {len(TOKENS)} words")])
 def test_what_cannot_be_is_refused(bench: Path, capsys, more: list[str], message: str):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
+from uer.files import as_written, beside_model
 
 UER_OPTIONS: dict[str, tuple[str, ...]] = {
     "embedding": ("word_pos_seg", "word", "pos", "seg"), "encoder": ("transformer",), "mask": ("fully_visible",),
@@ -18,6 +19,7 @@ UER_OPTIONS: dict[str, tuple[str, ...]] = {
 SHAPE = ("target_dim", "compactor_mask_strategy", "target_feedforward_size", "target_heads", "layer_sizes",
          "target_layers", "keep_layers", "tie_student")  # the student's, in pretrain.py and calibrate.py
 LISTS = ("embedding", "target")
+MODEL = re.compile("(model|teacher)_path|_teacher$")  # options that name a model
 LARGEST_SEED = 2**63 - 1
 
 
@@ -41,6 +43,8 @@ def hint(option: str, words: str) -> str:
 def checked(args: argparse.Namespace) -> argparse.Namespace:
     """The options, unless a value is empty (a shell variable that is not set, say), no text, or a seed out of range.
 
+    A path that begins with ~ is in the home folder: shells leave it so in --option=~/file, and JSON files do.
+
     Raises:
         UserError: all such values.
     """
@@ -55,6 +59,9 @@ def checked(args: argparse.Namespace) -> argparse.Namespace:
                  for seed in _values(getattr(args, name, None)) if seed is not None and not 0 <= seed <= LARGEST_SEED]
     if problems:
         raise UserError("; ".join(problems))
+    for name, value in vars(args).items():
+        if _is_path(name) and value is not None:
+            setattr(args, name, [*map(_at_home, value)] if isinstance(value, list) else _at_home(value))
     return args
 
 
@@ -80,17 +87,20 @@ def no_shares(args: argparse.Namespace, names: Iterable[str], most: float = 1.0)
 
 
 def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[str | Path | None]]) -> None:
-    """`UserError` where a file that would be written is given as another option's value.
-    `outputs`: option -> the files and folders that it makes the script write."""
-    read = [(name, one) for name, value in vars(args).items()
-            if name.endswith(("_path", "_dir", "_teacher")) or name == "resume"
-            for one in _values(value) if isinstance(one, str)]
+    """`UserError` where a file that would be written is given as another option's value, or says what a model is that
+    is given. `outputs`: option -> the files and folders that it makes the script write."""
+    read = [(name, one) for name, value in vars(args).items() if _is_path(name) for one in _values(value)
+            if isinstance(one, str)]
     for option, paths in outputs.items():
         for path in (path for path in paths if path is not None):
             for name, other in read:
                 if name != option and _same(path, other):
                     raise UserError(f"--{option}: {path} would be written, but it is --{name} as well; choose another "
                                     f"name")
+                if name != option and MODEL.search(name) and any(
+                        _same(path, file) for file in beside_model(as_written(other))):
+                    raise UserError(f"--{option}: {path} would be written, where it is said what the model --{name} "
+                                    f"{other} is; choose another name")
                 if name != option and _holds(path, other):
                     raise UserError(f"--{option}: the model in the folder {path} would be written anew, but --{name} "
                                     f"reads from it; choose another name")
@@ -110,11 +120,19 @@ def typed_again(parser: argparse.ArgumentParser, args: argparse.Namespace, names
     return [word for option in words.values() for word in option]
 
 
+def _is_path(option: str) -> bool:
+    return option.endswith(("_path", "_dir", "_teacher")) or option == "resume"
+
+
+def _at_home(value: Any) -> Any:
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
+
+
 def _values(value: Any) -> list:
     return value if isinstance(value, list) else [value]
 
 
-def _same(path: str | Path, other: str) -> bool:
+def _same(path: str | Path, other: str | Path) -> bool:
     """Whether two names are of one file, which need not exist."""
     try:
         return os.path.samefile(path, other)
@@ -129,7 +147,9 @@ def _holds(folder: str | Path, file: str) -> bool:
 
 
 def check_writable(path: str) -> None:
-    """Make the folder of an output; `UserError` where it cannot be written."""
+    """Make the folder of an output; `UserError` where it cannot be written, or names a folder."""
+    if path.endswith(os.sep):
+        raise UserError(f"{path}: a folder's name; give a file's")
     folder = Path(path).absolute().parent
     try:
         folder.mkdir(parents=True, exist_ok=True)

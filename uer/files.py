@@ -65,6 +65,34 @@ def head_of(path: Path) -> bytes:
         return file.read(HEAD)
 
 
+def config_path_for(path: str | Path) -> Path:
+    """Where the config of a UER file goes: beside it, `<name without .bin>_config.json`."""
+    path = Path(path)
+    stem = path.stem if path.suffix in (".bin", ".pt", ".pth") else path.name
+    return path.with_name(f"{stem}_config.json")
+
+
+def vocab_path_for(path: str | Path) -> Path:
+    """Where the vocabulary of a UER file goes: beside it, `<name without .bin>_vocab.txt`."""
+    config = config_path_for(path)
+    return config.with_name(config.name.removesuffix("_config.json") + "_vocab.txt")
+
+
+def beside_model(path: str | Path) -> list[Path]:
+    """What may stand beside a model file or a checkpoint and says what it is, how it came about, how to go on."""
+    endings = ("json", "results.json", "resume")
+    return [] if Path(path).is_dir() else [config_path_for(path), vocab_path_for(path),
+                                           *(Path(f"{path}.{ending}") for ending in endings)]
+
+
+def as_written(path: str | Path) -> Path:
+    """A model file, or the one that a link stands for (latest.bin for run.bin-4000) where what says what it is stands
+    beside that one alone."""
+    path = Path(path)
+    beside = [*beside_model(path), path.with_name("config.json")]
+    return path.resolve() if path.is_symlink() and not any(file.exists() for file in beside) else path
+
+
 def read_bytes(path: str | Path, what: str = "", wanted: str = "text") -> bytes:
     """A whole file; `UserError` where there is none, or it is known to be something else.
 

@@ -30,12 +30,12 @@ from uer.data.options import masking_options, preprocess_parser
 from uer.data.sources import expand, total_bytes
 from uer.errors import UserError
 from uer.evaluation.agreement import agreement, in_words
+from uer.files import config_path_for
 from uer.formats import LoadedModel, load_model
 from uer.formats.export import check_head
 from uer.formats.model_card import CardFacts
 from uer.formats.shapes import WORDS, parameter_count, table_sizes
 from uer.formats.storage import write_json, write_via
-from uer.formats.teacher import config_path_for
 from uer.formats.tokenizer_files import text_beside
 from uer.layer_sizes import LayerWish, layers_in_words, read_layer_sizes, refuse_uneven
 from uer.models.bert import Bert, from_weights
@@ -193,6 +193,8 @@ def check_text(args: argparse.Namespace) -> None:
     if args.corpus_path and (args.target_vocab or "").isdecimal() and total_bytes(expand(args.corpus_path)) is None:
         raise UserError(f"--target_vocab {args.target_vocab}: text is read twice, to count its words and with those "
                         f"that stay, and standard input or a pipe only once; give --corpus_path a file")
+    if args.target_vocab and not (args.target_vocab.isdecimal() or Path(args.target_vocab).exists()):
+        raise UserError(f"--target_vocab {args.target_vocab}: no such file, and no whole number of words")
     if args.target_vocab and args.dev_path:
         raise UserError("--dev_path has words that may leave with --target_vocab; without it, other parts of the text "
                         "are compared on")
@@ -206,7 +208,7 @@ def wished_student(args: argparse.Namespace, config: ModelConfig) -> ModelConfig
     layers = layers_to_keep(config.layers_num, args.target_layers, args.keep_layers)
     config = replace(config, layers_num=layers)
     return student_config(config, build_groups(
-        config, args.target_dim or config.hidden_size, args.compactor_mask_strategy,
+        config, config.hidden_size if args.target_dim is None else args.target_dim, args.compactor_mask_strategy,
         target_feedforward_size=args.target_feedforward_size, target_heads=args.target_heads,
         layers=read_layer_sizes(args.layer_sizes)))
 

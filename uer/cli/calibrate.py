@@ -11,6 +11,7 @@ from uer.arguments import SHAPE, typed_again
 from uer.cli import command_line, importing, readable_one, same_tokenizer, suggestion
 from uer.config import parse_with_config
 from uer.errors import UserError
+from uer.files import vocab_path_for
 from uer.opts import calibrate_parser as parser
 from uer.progress import ending
 
@@ -76,7 +77,6 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> 
         paths: what was written, by format.
         target: of the model; what has no MLM head learns from its teacher alone, which has to have the same words.
     """
-    from uer.formats.tokenizer_files import vocab_path_for
     from uer.training.mask_schedule import usual_rate
 
     output = args.output_model_path.removesuffix(".bin")

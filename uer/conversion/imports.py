@@ -12,13 +12,13 @@ from uer.config import load_config
 from uer.conversion.merge import student_model
 from uer.conversion.outputs import Check, Source, largest_difference, put_uer, put_vocabularies
 from uer.errors import UserError
-from uer.files import read_object
+from uer.files import config_path_for, read_object, vocab_path_for
 from uer.formats import LoadedModel, load_model, shapes, stock
 from uer.formats.file_target import SPAN_LABELS
 from uer.formats.model_card import CardFacts
 from uer.formats.storage import PendingFiles
-from uer.formats.teacher import config_path_for, model_folder
-from uer.formats.tokenizer_files import vocab_path_for, vocabulary_files
+from uer.formats.teacher import model_folder
+from uer.formats.tokenizer_files import vocabulary_files
 from uer.tokenizers import TextRules
 from uer.tokenizers.beside import MERGES
 

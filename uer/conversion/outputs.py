@@ -21,6 +21,7 @@ from uer.conversion.merge import TOLERANCE, probe_batch, student_model
 from uer.conversion.sandwich import real_rows
 from uer.data.dataset import Dataset
 from uer.errors import UserError
+from uer.files import config_path_for, vocab_path_for
 from uer.formats import load_model, shapes, stock
 from uer.formats.export import check_head, config_text, write_huggingface, write_uer
 from uer.formats.file_target import OUTPUT, SPAN_LABELS
@@ -28,8 +29,7 @@ from uer.formats.model_card import CardFacts, model_card
 from uer.formats.onnx_export import Interface, OnnxModel, check_packages, write_onnx
 from uer.formats.sentence import SentenceFacts, write_sentence_files
 from uer.formats.storage import PendingFiles, write_json
-from uer.formats.teacher import config_path_for
-from uer.formats.tokenizer_files import check_written, other_vocabularies, vocab_path_for, vocabulary_files
+from uer.formats.tokenizer_files import check_written, drop_vocabularies, vocabulary_files
 from uer.tokenizers import TextRules
 from uer.tokenizers.beside import FILES
 from uer.tokenizers.rules import KEY
@@ -84,9 +84,9 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
     huggingface: a folder, the path without its ending (`<path>-huggingface` if that is taken). onnx: `<name>.onnx`.
     onnx-int8: `<name>-int8.onnx`.
     """
-    output = Path(output)
-    if not output.name:
-        raise UserError(f"--output_model_path {output}: is a folder; a file name is needed")
+    given, output = str(output), Path(output)
+    if not output.name or (given.endswith(os.sep) and set(formats) != {"huggingface"}):
+        raise UserError(f"--output_model_path {given}: is a folder; a file name is needed")
     bare = output.with_suffix("") if output.suffix in ENDINGS else output
     paths: dict[str, Path] = {}
     for name in dict.fromkeys(formats):
@@ -163,7 +163,7 @@ def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:
     if source.dev is not None:
         check_dev(source.dev, source.config, len(source.weights[shapes.WORDS]))
     check = Check(source)
-    interface = Interface(student_model(source.config, source.weights),
+    interface = Interface(student_model(source.config, source.weights).float(),  # onnxruntime lacks GELU in float64
                           source.sentence is not None and source.sentence.normalize, source.mapped)
     with PendingFiles() as pending:
         lines = []
@@ -206,10 +206,8 @@ def put_vocabularies(pending: PendingFiles, text: TextRules, paths: Mapping[str,
                      new: Mapping[Path, bytes]) -> None:
     """Write new vocabularies; those beside UER files that are written over go, where they are not this text's."""
     for name, path in paths.items():
-        if name in UER_FORMATS and path.is_file():
-            for old in other_vocabularies(vocab_path_for(path), text):
-                if old not in new:
-                    pending.drop(old)
+        if name in UER_FORMATS:
+            drop_vocabularies(pending, text, path, new)
     for place, content in new.items():
         pending.add(place).write_bytes(content)
 

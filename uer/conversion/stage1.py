@@ -14,14 +14,14 @@ from uer.config import ModelConfig, config_from_dict, load_config
 from uer.conversion.merge import Merged, groups_for, master_from_checkpoint, merge
 from uer.conversion.outputs import Source
 from uer.errors import UserError
-from uer.files import read_object
+from uer.files import as_written, config_path_for, read_object
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel, reading_of
 from uer.formats.file_target import settle_target
 from uer.formats.model_card import CardFacts
 from uer.formats.sentence import SentenceFacts
 from uer.formats.storage import read_tensors, without_shared_prefix, written_sha256
-from uer.formats.teacher import config_path_for, guessed_config
+from uer.formats.teacher import guessed_config, is_config
 from uer.formats.uer_names import heads_in, is_uer, to_published
 from uer.layer_sizes import layers_in_words, wishes_from
 from uer.squeeze.mask_file import check_masks, read_masks
@@ -53,7 +53,8 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
     Facts are {} where there is none, and only the config and how text becomes ids beside a finished UER file.
     `UserError` where it is no file of tensors, or of another model.
     """
-    if Path(path).is_dir():
+    path = as_written(path)
+    if path.is_dir():
         raise UserError(f"--load_model_path {path}: a folder; a checkpoint file is needed")
     raw = without_shared_prefix(read_tensors(path, "checkpoint"), is_uer)
     if not is_uer(raw):
@@ -63,10 +64,11 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str
              for name, tensor in heads_in(to_published(raw)).items()
              if name in shapes.POOLER or name not in shapes.NSP_HEAD}
     beside = Path(f"{path}.json")
-    if not beside.is_file() and config_path_for(path).is_file():
+    found = read_object(beside) if beside.is_file() else {}
+    if not is_config(found) and config_path_for(path).is_file():
         config = read_object(config_path_for(path))
         return state, {"teacher": config, KEY: config.get(KEY)}
-    facts = _checked_facts(read_object(beside), beside) if beside.is_file() else {}
+    facts = _checked_facts(found, beside)
     if facts.get("tensors") and facts["tensors"] != written_sha256(path):
         raise UserError(f"checkpoint {path}: not the file that {beside.name} was written with, so what that says is "
                         f"not of it; bring the two of one step of one run together")

@@ -56,7 +56,7 @@ def build_dataset(args: Namespace, tokenizer: Tokenizer | None = None,
         say("note: text of several kinds of files: " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common()))
     check_records(corpus, args.text_field)
     output = Path(args.dataset_path)
-    _check_output(output, corpus)
+    _check_output(output, corpus, args.dataset_path.endswith(os.sep))
     tokenizer = tokenizer or build_tokenizer(args, say=say)
     with signals_unwind(), _scratch(output) as folder, _disk_errors(output):
         ledger = Ledger()
@@ -101,9 +101,9 @@ def _checked(args: Namespace) -> MaskingOptions:
     return masking
 
 
-def _check_output(output: Path, corpus: list[Path | None]) -> None:
-    if output.exists() and not output.is_file():
-        kind = "a folder" if output.is_dir() else "no plain file"
+def _check_output(output: Path, corpus: list[Path | None], called_folder: bool) -> None:
+    if called_folder or (output.exists() and not output.is_file()):
+        kind = "a folder" if called_folder or output.is_dir() else "no plain file"
         raise UserError(f"--dataset_path {output}: is {kind}; name a file")
     if not output.parent.is_dir():
         raise UserError(f"--dataset_path {output}: there is no folder {output.parent}")

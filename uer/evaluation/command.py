@@ -19,8 +19,8 @@ from uer.evaluation.texts import read_texts, wanted
 from uer.evaluation.vectors import Embedder, own_length
 from uer.finetuning.batches import Instance, collate
 from uer.formats import LoadedModel, load_model
-from uer.formats.file_target import outputs_in_words
-from uer.formats.storage import write_json, write_via
+from uer.formats.file_target import outputs_apart
+from uer.formats.storage import shortened, write_json, write_via
 from uer.formats.tokenizer_files import text_beside
 from uer.tokenizers import TextRules, Tokenizer, agreed_rules, build, merged
 
@@ -154,9 +154,11 @@ def _agree(args: argparse.Namespace, reads: Reader, taught: Reader, device: torc
     student, teacher = reads.loaded, taught.loaded
     if student.config.target == teacher.config.target == "mlm":
         raise UserError("--task agreement: these are models of masked words; --task mlm judges each of them")
-    theirs, ours = outputs_in_words(teacher.config), outputs_in_words(student.config)
-    if theirs != ours:
-        raise UserError(f"--teacher_path {args.teacher_path}: {theirs}, the model has {ours}")
+    if apart := outputs_apart(teacher.config, student.config):
+        raise UserError(f"--teacher_path {args.teacher_path}: {apart}")
+    named = list(zip(teacher.config.labels, student.config.labels))
+    if any(his != own for his, own in named):
+        print(f"note: labels taken for the same: {shortened([' = '.join(pair) for pair in named])}")
     if student.config.target == "tokens" and reads.tokenizer is not taught.tokenizer:
         raise UserError(f"--teacher_path {args.teacher_path}: its text becomes other tokens than the model's, so that "
                         f"what they say of tokens cannot be compared")

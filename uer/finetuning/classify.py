@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from uer.arguments import check_writable, refuse_overwriting
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Instance, collate, encode, in_order, shuffled
 from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, of, run_grid
-from uer.finetuning.heads import build_classifier, check_pooler, check_words, load_encoder, save_tuned
+from uer.finetuning.heads import add_tuned, build_classifier, check_pooler, check_words, load_encoder
 from uer.finetuning.metrics import measure
 from uer.finetuning.tasks import GLUE, Split, Task, read_glue, read_uer, uer_task
 from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings, in_words
@@ -30,7 +29,6 @@ from uer.formats.tokenizer_files import text_beside
 from uer.formats.uer_names import heads_in
 from uer.report.writer import Reports
 from uer.tokenizers import Tokenizer, build_tokenizer
-from uer.tokenizers.rules import KEY
 
 EVALUATION_BATCH = 64
 SAME = "warning: the dev data are the training data: how good the model is with other texts, their figures do not tell"
@@ -165,15 +163,15 @@ def run_classifier(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     problems = check_tuning_options(args)
     if problems:
         raise UserError("; ".join(problems))
-    predictions = f"{args.prediction_path}/{args.task}.tsv" if args.task else args.prediction_path
-    refuse_overwriting(args, {"output_model_path": [args.output_model_path], "log_path": [args.log_path],
-                              "prediction_path": [None if args.task else args.prediction_path]})  # or a folder
-    check_outputs(args)
-    if args.prediction_path:
-        check_writable(predictions)
+    check_outputs(args, predictions=predictions_path(args))
     data = read_data(args, bool(args.prediction_path))
     with closing(Reports(True, args.log_path)) as reports:
         return ClassifierRun(args, given, data, reports).run()
+
+
+def predictions_path(args: argparse.Namespace) -> str | None:
+    """Where predictions go, of a GLUE task the first file in the folder; None: none are wanted."""
+    return f"{args.prediction_path}/{args.task}.tsv" if args.prediction_path and args.task else args.prediction_path
 
 
 class ClassifierRun:
@@ -220,14 +218,13 @@ class ClassifierRun:
     def _start(self, seed: int) -> nn.Module:
         return build_classifier(self.loaded, self.data.task.outputs, self.args.pooling, seed)
 
-    def _keep(self, outcome: Outcome, combination: Combination) -> None:
+    def _keep(self, outcome: Outcome, combination: Combination, pending: PendingFiles) -> None:
         task = self.data.task
         card = {"kind": "classifier", "config": self.loaded.config.to_dict(), "task": task.name,
                 "labels": list(task.labels), "pairs": len(task.texts) == 2, "pooling": self.args.pooling,
                 "separators": self.tokenizer.separators,
-                "seq_length": self.args.seq_length, KEY: self.tokenizer.rules.to_dict(), **combination._asdict(),
-                **outcome.to_dict()}
-        save_tuned(self.args.output_model_path, outcome.weights, card)
+                "seq_length": self.args.seq_length, **combination._asdict(), **outcome.to_dict()}
+        add_tuned(pending, self.args.output_model_path, outcome.weights, card, self.tokenizer.rules)
 
     def _predict(self, combination: Combination) -> None:
         """Evaluate or predict the test data with the best model, as it was saved."""

@@ -13,7 +13,7 @@ from typing import Any
 from uer.arguments import check_writable
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
-from uer.finetuning.classify import ClassifierRun, model_facts, open_model, read_data
+from uer.finetuning.classify import ClassifierRun, model_facts, open_model, predictions_path, read_data
 from uer.finetuning.grid import (
     Results,
     check_outputs,
@@ -101,9 +101,7 @@ def check_models(args: argparse.Namespace, given: set[str], names: list[str], ta
         opened = open_model(_options(args, tasks[0], number, folder / name), given)
         for task in tasks:
             options = _options(args, task, number, folder / name)
-            check_outputs(options)
-            if options.prediction_path:
-                check_writable(f"{options.prediction_path}/{task}.tsv")
+            check_outputs(options, predictions=predictions_path(options))
             Results(options.output_model_path, model_facts(options.pretrained_model_path, opened.loaded), args.resume)
 
 

@@ -16,18 +16,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from uer.arguments import check_ending, check_writable, no_shares, not_from_zero, too_small
+from uer.arguments import check_ending, check_writable, no_shares, not_from_zero, refuse_overwriting, too_small
 from uer.errors import UserError
 from uer.files import read_object
 from uer.finetuning.tuning import Clock, Combination, Outcome, Problem, Settings, in_words, tune
-from uer.formats.storage import read_tensors, tensors_sha256, write_json, write_via
+from uer.formats.storage import PendingFiles, read_tensors, tensors_sha256, write_json
 from uer.made_from import differences
 from uer.report.writer import Reports
 from uer.training.precision import slow_products
 
 FORMAT = 1
 NEWER: dict[str, Any] = {"group_by_length": False}  # facts that files of before do not say, as they were then
-Keep = Callable[[Outcome, Combination], None]
+Keep = Callable[[Outcome, Combination, PendingFiles], None]
 
 
 def check_tuning_options(args: argparse.Namespace) -> list[str]:
@@ -37,13 +37,15 @@ def check_tuning_options(args: argparse.Namespace) -> list[str]:
             *no_shares(args, ("max_grad_norm",), 1e9)]
 
 
-def check_outputs(args: argparse.Namespace, *endings: str) -> None:
-    """`UserError` where the model, or a file that is written beside it, cannot be written; or the log."""
+def check_outputs(args: argparse.Namespace, *endings: str, predictions: str | None = None) -> None:
+    """`UserError` where the model, or a file that is written beside it, cannot be written or is read as well; or the
+    log, or a file of predictions."""
     check_ending(args.output_model_path)
-    for path in (*(f"{args.output_model_path}{ending}" for ending in ("", ".json", ".results.json", *endings)),
-                 args.log_path):
-        if path:
-            check_writable(path)
+    model = [f"{args.output_model_path}{ending}" for ending in ("", ".json", ".results.json", *endings)]
+    refuse_overwriting(args, {"output_model_path": model, "log_path": [args.log_path],
+                              "prediction_path": [predictions]})
+    for path in filter(None, (*model, args.log_path, predictions)):
+        check_writable(path)
 
 
 def combinations(args: argparse.Namespace) -> list[Combination]:
@@ -70,9 +72,10 @@ class Results:
         if resume and Path(self.path).exists():
             self.runs = self._read()
             kept = self.best.get("weights_sha256") if self.best else None
-            if not Path(output).is_file() or kept not in (None, tensors_sha256(read_tensors(output))):
-                raise UserError(f"--resume: {self.path} is there, but {output} is not the best model of its runs; "
-                                f"leave --resume out to begin anew")
+            there = Path(output).is_file() and Path(f"{output}.json").is_file()
+            if not there or kept not in (None, tensors_sha256(read_tensors(output))):
+                raise UserError(f"--resume: {self.path} is there, but {output} with its .json is not the best model of "
+                                f"its runs; leave --resume out to begin anew")
 
     def _read(self) -> list[dict[str, Any]]:
         try:
@@ -92,11 +95,11 @@ class Results:
     def find(self, combination: Combination) -> dict[str, Any] | None:
         return next((run for run in self.runs if of(run) == combination), None)
 
-    def add(self, combination: Combination, outcome: Outcome) -> None:
+    def add(self, combination: Combination, outcome: Outcome, pending: PendingFiles) -> None:
         self.runs.append({**combination._asdict(), **outcome.to_dict(),
                           "weights_sha256": tensors_sha256(outcome.weights)})
         data = {"format": FORMAT, "facts": self.facts, "runs": self.runs, "table": summary(self.runs)}
-        write_via(self.path, lambda path: write_json(data, path))
+        write_json(data, pending.add(self.path))
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -115,7 +118,7 @@ def run_grid(grid: Sequence[Combination], results: Results, make: Callable[[int]
 
     Args:
         make: seed -> the model at its start.
-        keep: called with every run that is better than all before it, before the run is recorded.
+        keep: called with every run that is better than all before it; what it writes appears as the run is recorded.
     Returns:
         the best run, as the results file has it.
     """
@@ -128,9 +131,11 @@ def run_grid(grid: Sequence[Combination], results: Results, make: Callable[[int]
     for combination in waiting:
         spoken = f"{combination.words} | " if len(grid) > 1 else ""
         outcome = tune(make(combination.seed), problem, combination, settings, device, reports, spoken, clock.left)
-        if results.best is None or outcome.score > results.best["score"]:
-            keep(outcome, combination)
-        results.add(combination, outcome)
+        with PendingFiles() as pending:  # all of it together: a results file that knows of another model is no use
+            if results.best is None or outcome.score > results.best["score"]:
+                keep(outcome, combination, pending)
+            results.add(combination, outcome, pending)
+            pending.publish()
         clock.done += 1
     best = results.best
     assert best is not None

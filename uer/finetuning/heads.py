@@ -19,8 +19,11 @@ from uer.finetuning.options import POOLINGS
 from uer.formats import LoadedModel, load_model, shapes
 from uer.formats.file_target import OUTPUT, SPAN_LABELS
 from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, write_json
+from uer.formats.tokenizer_files import drop_vocabularies
 from uer.formats.uer_names import heads_in, to_published
 from uer.models.bert import Bert
+from uer.tokenizers import TextRules
+from uer.tokenizers.rules import KEY
 
 INIT_STD = 0.02
 FORMAT = 1
@@ -101,17 +104,18 @@ def _filled(config: ModelConfig, weights: Mapping[str, torch.Tensor], seed: int)
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def save_tuned(path: str, weights: Mapping[str, torch.Tensor], card: dict[str, Any]) -> None:
-    """Write a fine-tuned model and, as `<path>.json`, what it is; both or neither.
+def add_tuned(pending: PendingFiles, path: str, weights: Mapping[str, torch.Tensor], card: dict[str, Any],
+              text: TextRules) -> None:
+    """Write a fine-tuned model and, as `<path>.json`, what it is, among files that appear together.
 
     Args:
         weights: under the names of files.
         card: with the keys of `ModelConfig.to_dict()` under `config`.
+        text: how it becomes ids; the vocabulary of a model that was there before leaves, where it is another one.
     """
-    with PendingFiles() as pending:
-        write_json({"format": FORMAT, **card}, pending.add(f"{path}.json"))
-        save_state_dict(weights, pending.add(path))
-        pending.publish()
+    drop_vocabularies(pending, text, path)
+    write_json({"format": FORMAT, KEY: text.to_dict(), **card}, pending.add(f"{path}.json"))
+    save_state_dict(weights, pending.add(path))
 
 
 def read_card(path: str) -> dict[str, Any]:

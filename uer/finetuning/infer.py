@@ -10,6 +10,7 @@ import torch
 
 from uer.arguments import check_writable, refuse_overwriting, too_small
 from uer.errors import UserError
+from uer.files import as_written
 from uer.finetuning.batches import encode
 from uer.finetuning.classify import check_length, predict
 from uer.finetuning.heads import load_classifier, read_card
@@ -31,6 +32,7 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
         raise UserError(problems[0])
     refuse_overwriting(args, {"prediction_path": [args.prediction_path]})
     check_writable(args.prediction_path)
+    args.load_model_path = str(as_written(args.load_model_path))
     card = read_card(args.load_model_path)
     tokenizer = build_tokenizer(args, *text_beside(args.load_model_path), say=print)
     model = load_classifier(args.load_model_path, card, args.config_path, args.labels_num, args.pooling,
@@ -39,6 +41,8 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
     labels = tuple(card.get("labels") or map(str, range(outputs)))  # a file need not name them
     if len(labels) != outputs:
         raise UserError(f"{args.load_model_path}.json: {len(labels)} labels for a model of {outputs}")
+    if outputs == 1 and args.output_prob:
+        raise UserError("--output_prob: the model gives a score, of which there is no probability; leave it out")
     task = Task("", labels if outputs > 1 else (), texts_of(args.test_path, card.get("pairs")))  # one is a score
     positions = model.sizes.positions
     usual = min(card.get("seq_length", SEQ_LENGTH), positions)

@@ -7,7 +7,6 @@ import hashlib
 import math
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from uer.arguments import outside, refuse_overwriting, too_small
+from uer.arguments import outside, too_small
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
 from uer.finetuning.classify import SAME, model_facts, open_model
 from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, run_grid
-from uer.finetuning.heads import build_span_finder, save_tuned
+from uer.finetuning.heads import add_tuned, build_span_finder
 from uer.finetuning.squad_data import Question, Window, read_squad, windows
 from uer.finetuning.squad_metrics import best_threshold, figures
 from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings
@@ -31,7 +30,6 @@ from uer.formats.uer_names import heads_in
 from uer.report.writer import Reports
 from uer.targets.output_target import span_logits
 from uer.tokenizers.bert import BertTokenizer
-from uer.tokenizers.rules import KEY
 from uer.training.delayed import sent
 
 EVALUATION_BATCH = 32
@@ -189,7 +187,6 @@ def run_squad(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
                 *outside(args, ("null_score_diff_threshold",), math.isfinite, "a number is needed")]
     if problems:
         raise UserError("; ".join(problems))
-    refuse_overwriting(args, {name: [getattr(args, name)] for name in ("output_model_path", "log_path")})
     check_outputs(args, ".predictions.json", ".nbest.json", ".null_odds.json")
     train, dev = read_squad(args.train_path), read_squad(args.dev_path)
     with closing(Reports(True, args.log_path)) as reports:
@@ -226,20 +223,20 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
              **settings.facts(), "train": _digest(train), "dev": _digest(dev)}
     results = Results(args.output_model_path, facts, args.resume)
 
-    def keep(outcome: Outcome, combination: Combination) -> None:
+    def keep(outcome: Outcome, combination: Combination, pending: PendingFiles) -> None:
         model = build_span_finder(loaded, combination.seed).to(device).eval()
         model.load_state_dict(heads_in(outcome.weights))
         with torch.no_grad(), settings.autocast(device):
             reading.evaluate(model)  # of the best epoch, which need not be the last one
         card = {"kind": "span finder", "labels": list(SPAN_LABELS), "config": loaded.config.to_dict(),
-                KEY: tokenizer.rules.to_dict(), "seq_length": args.seq_length,
+                "seq_length": args.seq_length,
                 "null_score_diff_threshold": reading.chosen if reading.nullable else None,
                 **combination._asdict(), **outcome.to_dict()}
-        save_tuned(args.output_model_path, outcome.weights, card)
-        with PendingFiles() as pending:
-            for ending, content in reading.files().items():
-                write_json(content, pending.add(Path(f"{args.output_model_path}.{ending}.json")))
-            pending.publish()
+        add_tuned(pending, args.output_model_path, outcome.weights, card, tokenizer.rules)
+        if not reading.nullable:
+            pending.drop(f"{args.output_model_path}.null_odds.json")  # of a run that was there before
+        for ending, content in reading.files().items():
+            write_json(content, pending.add(f"{args.output_model_path}.{ending}.json"))
 
     best = run_grid(combinations(args), results, lambda seed: build_span_finder(loaded, seed), reading, settings,
                     device, reports, keep)

@@ -28,8 +28,19 @@ MULTI_LABEL, SCORES = "multi_label_classification", "regression"  # transformers
 UNLIKE = ("ForMultipleChoice", "ForNextSentencePrediction")
 
 
-def outputs_in_words(config: ModelConfig) -> str:
-    """What two models must have in common for the one to learn from the other or to be compared with it."""
+def outputs_apart(teacher: ModelConfig, model: ModelConfig) -> str:
+    """Why a model cannot learn from a teacher or be compared with it, output by output, in words; "": it can.
+
+    Labels with other names may mean the same; those with the same names have to stand in the same order.
+    """
+    theirs, ours = _outputs_in_words(teacher), _outputs_in_words(model)
+    named = [[label.casefold() for label in config.labels] for config in (teacher, model)]
+    if theirs == ours and named[0] != named[1] and sorted(named[0]) == sorted(named[1]):
+        theirs, ours = (f"its labels in the order {', '.join(config.labels)}" for config in (teacher, model))
+    return f"{theirs}, the model has {ours}" if theirs != ours else ""
+
+
+def _outputs_in_words(config: ModelConfig) -> str:
     kind = "a reader" if config.labels == SPAN_LABELS else f"target {config.target}"
     kind += " whose labels may hold together" if config.multi_label else ""
     return f"{config.outputs} outputs of {kind}"

@@ -16,7 +16,7 @@ from uer.arguments import hint
 from uer.config import ModelConfig, config_from_dict, load_config
 from uer.config import is_huggingface as is_config_of_huggingface
 from uer.errors import UserError
-from uer.files import read_object
+from uer.files import as_written, config_path_for, read_object
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
 from uer.formats.file_target import MLM_HEAD, OUTPUT, complete_head, config_for, settle_target, strip_heads
@@ -51,7 +51,7 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
     Raises:
         UserError: anything wrong with the file, all of it in one message.
     """
-    path = Path(path)
+    path = as_written(path)
     where = f"model {path}"
     raw = without_shared_prefix(_read(path), lambda tensors: is_uer(tensors) or is_huggingface(tensors))
     if is_uer(raw):
@@ -133,12 +133,24 @@ def _read_shards(index: Path) -> dict[str, torch.Tensor]:
 
 
 def _json_beside(path: Path) -> Path | None:
-    """The config of a model file: `<file>.json`, `<file without .bin>_config.json`, or config.json in its folder."""
+    """The config of a model file: `<file>.json`, `<file without .bin>_config.json`, or config.json in its folder; the
+    first that is one, where there is one."""
     if path.is_dir():
         candidates = [model_folder(path) / "config.json"]
     else:
         candidates = [Path(f"{path}.json"), config_path_for(path), path.with_name("config.json")]
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    there = [candidate for candidate in candidates if candidate.is_file()]
+    return next((candidate for candidate in there if is_config(read_object(candidate))), there[-1] if there else None)
+
+
+def is_config(data: dict[str, Any]) -> bool:
+    """Whether a JSON says what model it is beside, and is not of something else (what an evaluation found, say)."""
+    return is_config_of_huggingface(data) or "layers_num" in data or isinstance(_own(data), dict)
+
+
+def _own(data: Mapping[str, Any]) -> Any:
+    """The config in the JSON beside a checkpoint or a fine-tuned model."""
+    return data.get("teacher", data.get("config"))
 
 
 def has_weights(path: Path) -> bool:
@@ -150,7 +162,7 @@ def has_weights(path: Path) -> bool:
 def config_beside(path: Path, target: str | None) -> HuggingFaceConfig | None:
     """What the JSON beside a model says of it, without its weights; None if there is no JSON.
     `target`: as for `load_model`; None: what the JSON names."""
-    beside = _json_beside(path)
+    beside = _json_beside(as_written(path))
     data = read_object(beside) if beside else {}
     if is_config_of_huggingface(data):
         found = parse_config(data, f"config {beside}")
@@ -159,13 +171,6 @@ def config_beside(path: Path, target: str | None) -> HuggingFaceConfig | None:
     else:
         return None
     return replace(found, config=config_for(found, target))
-
-
-def config_path_for(path: str | Path) -> Path:
-    """Where the config of a UER file goes: beside it, `<name without .bin>_config.json`."""
-    path = Path(path)
-    stem = path.stem if path.suffix in (".bin", ".pt", ".pth") else path.name
-    return path.with_name(f"{stem}_config.json")
 
 
 # -- UER ---------------------------------------------------------------------------------------------------------------
@@ -194,7 +199,7 @@ def _uer_config(path: Path | None) -> ModelConfig | None:
     if path is None:
         return None
     data = read_object(path)
-    own = data.get("teacher", data.get("config"))  # beside a checkpoint; beside a fine-tuned model
+    own = _own(data)
     if isinstance(own, dict):
         return config_from_dict(own, f"config {path}")
     return load_config(path) if "layers_num" in data else None

@@ -6,13 +6,14 @@ Written without any library.
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
-from uer.files import read_object
-from uer.formats.storage import write_json
-from uer.formats.teacher import config_path_for, model_folder
+from uer.files import as_written, config_path_for, read_object, vocab_path_for
+from uer.formats.storage import PendingFiles, write_json
+from uer.formats.teacher import model_folder
 from uer.tokenizers.bert import MAX_WORD, BertTokenizer
 from uer.tokenizers.beside import (
     FILES,
@@ -35,7 +36,7 @@ def text_beside(path: str | Path) -> list[TextRules]:
     describes it, `<stem>_vocab.txt` and `<stem>_merges.txt`. `UserError` where files cannot be read, or contradict each
     other.
     """
-    path = Path(path)
+    path = as_written(path)
     folder = model_folder(path) if path.is_dir() else path.parent
     described = [file for file in (Path(f"{path}.json"), config_path_for(path)) if file.is_file()]
     config = next((file for file in described if KEY in read_object(file)), described[0] if described else None)
@@ -45,17 +46,13 @@ def text_beside(path: str | Path) -> list[TextRules]:
     return rules_of_stem(path.with_name(config_path_for(path).name.removesuffix("_config.json")), config)
 
 
-def vocab_path_for(path: str | Path) -> Path:
-    """Where the vocabulary of a UER file goes: beside it, `<name without .bin>_vocab.txt`."""
-    config = config_path_for(path)
-    return config.with_name(config.name.removesuffix("_config.json") + "_vocab.txt")
-
-
-def other_vocabularies(path: Path, text: TextRules) -> list[Path]:
-    """What stands at `<name>_vocab.txt`, or as other kinds have it, and is another vocabulary than a text's."""
-    files = [path.with_suffix(ending) for ending in (".txt", ".json", ".model")]
-    return [file for file in files if file.is_file()
-            and "vocab_sha256" in differences(rules_of_vocabulary(file)[0], text)]
+def drop_vocabularies(pending: PendingFiles, text: TextRules, path: str | Path, kept: Container[Path] = ()) -> None:
+    """Of a UER file that is written over, let go what stands at `<name>_vocab.txt`, or as other kinds have it, where it
+    is another vocabulary than the new text's; but for those `kept`, which are written anew."""
+    files = [vocab_path_for(path).with_suffix(ending) for ending in (".txt", ".json", ".model")]
+    for file in files if Path(path).is_file() else ():
+        if file.is_file() and file not in kept and "vocab_sha256" in differences(rules_of_vocabulary(file)[0], text):
+            pending.drop(file)
 
 
 def vocabulary_beside(path: str | Path) -> str | None:

@@ -16,7 +16,8 @@ from uer.planning.cost import forward_operations
 from uer.sizes import LayerShape, Shape
 from uer.squeeze.groups import possible_heads, student_config
 
-FORM = re.compile(r"(\d+(?:\.\d+)?)(M|GFLOP)")
+FORM = re.compile(r"(\d+(?:\.\d+)?) ?(?:([KMGB])(FLOPS?)?)|(\d{5,})", re.IGNORECASE)
+UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 DEPTHS = (1.0, 5 / 6, 2 / 3, 1 / 2, 1 / 3)  # of the teacher's layers
 FEEDFORWARDS = (1.0, 0.5)  # of the teacher's neurons in proportion to the width
 WIDTHS = 48  # steps of the grid, up to the teacher's
@@ -26,7 +27,7 @@ class Budget:
     """What a student may cost: parameters, or operations of a text.
 
     Args:
-        text: like 9M or 0.75GFLOP.
+        text: like 9M (9000000) or 0.75GFLOP (750 mflops).
         config: the teacher's.
         tables: rows of its tables (`table_sizes`).
         seq: tokens of a text.
@@ -40,8 +41,9 @@ class Budget:
         if not found:
             raise UserError(f"--budget {text}: parameters like 9M, or operations of a text like 0.75GFLOP, are needed")
         self.text, self.config, self.tables, self.seq, self.tied = text, config, dict(tables), seq, tied
-        self.counts_parameters = found[2] == "M"
-        self.most = float(found[1]) * (1e6 if self.counts_parameters else 1e9)
+        number, unit, operations, plain = found.groups()
+        self.counts_parameters = not operations
+        self.most = float(plain or number) * UNITS.get((unit or "").upper(), 1)
 
     def cost(self, shape: Shape, layers: Sequence[LayerShape] = ()) -> int:
         """Of a student of this shape, with its own `layers` where they differ."""

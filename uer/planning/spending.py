@@ -37,9 +37,10 @@ class Spending:
         layers = layers_to_keep(config.layers_num, args.target_layers, args.keep_layers)
         self.budget = Budget(args.budget, config, tables, seq, args.tie_student)
         teacher = replace(config, layers_num=layers)
-        if args.target_dim or args.target_heads:
-            groups = build_groups(teacher, args.target_dim or config.hidden_size, args.compactor_mask_strategy,
-                                  target_feedforward_size=1, target_heads=args.target_heads)
+        if args.target_dim is not None or args.target_heads is not None:
+            width = config.hidden_size if args.target_dim is None else args.target_dim
+            groups = build_groups(teacher, width, args.compactor_mask_strategy, target_feedforward_size=1,
+                                  target_heads=args.target_heads)
             shape = shape_of(student_config(teacher, groups))
         else:
             shape = self.budget.widest(layers, args.compactor_mask_strategy)

@@ -92,7 +92,8 @@ def build(rules: TextRules) -> Tokenizer:
     if kind == "xlmroberta" and rules.pieces is None:
         raise UserError("--tokenizer xlmroberta needs --spm_model_path, a sentencepiece model")
     if vocab is None:
-        raise UserError(f"--tokenizer {kind} needs --vocab_path")
+        named = f": {rules.vocab_name}, as {rules.source} says" if rules.vocab_name else ""
+        raise UserError(f"--tokenizer {kind} needs --vocab_path, its vocabulary{named}")
     tokenizer: Tokenizer
     if kind == "bert":
         from uer.tokenizers.bert import BertTokenizer

@@ -24,7 +24,7 @@ from uer.data.masking import MaskingOptions
 from uer.data.options import masking_options
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
-from uer.formats.file_target import outputs_in_words
+from uer.formats.file_target import outputs_apart
 from uer.formats.storage import shortened, tensors_sha256
 from uer.formats.tokenizer_files import text_beside
 from uer.layer_sizes import read_layer_sizes
@@ -302,9 +302,8 @@ def build_objective(args: argparse.Namespace, loaded: LoadedModel, text: TextRul
         merged([text, *text_beside(args.soft_targets_teacher)], [])
         kind = loaded.config.target if loaded.config.target in ("mlm", "states") else None
         loaded = load_model(args.soft_targets_teacher, config=None, vocab_size=vocab_size, target=kind)
-    theirs, ours = outputs_in_words(loaded.config), outputs_in_words(student.config)
-    if theirs != ours and args.objective != "relations":
-        raise UserError(f"--soft_targets_teacher {args.soft_targets_teacher}: {theirs}, the model has {ours}")
+    if args.objective != "relations" and (apart := outputs_apart(loaded.config, student.config)):
+        raise UserError(f"--soft_targets_teacher {args.soft_targets_teacher}: {apart}")
     teacher = from_weights(loaded.config, loaded.weights).to(place.device)
     if args.objective == "mlm":
         return TaughtMlm(teacher, args.soft_targets_weight, args.soft_targets_temperature, args.soft_targets_top_k,
