@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 from commands import call, refused
-from corpora import TOKENS, write_vocab
+from corpora import TOKENS, described, write_vocab
 
 from uer.errors import UserError
 from uer.formats import load_model
+from uer.formats.export import write_huggingface
 from uer.formats.tokenizer_files import text_beside
 from uer.models.bert import from_weights
 
@@ -66,14 +67,28 @@ def test_a_relative_is_exact(family, kind, act, tmp_path):
     assert theirs.std() > 0.1
 
 
-@pytest.mark.parametrize("family", ["DistilBert", "Electra"])
-def test_a_classifier_of_theirs_is_refused_and_its_encoder_taken(family, tmp_path):
-    config = getattr(transformers, f"{family}Config")(**CONFIGS[family])
-    saved(f"{family}ForSequenceClassification", config, tmp_path)
-    with pytest.raises(UserError, match="relu or gelu between its layers"):
-        load_model(tmp_path, config=None, vocab_size=VOCAB, target=None)
-    loaded = load_model(tmp_path, config=None, vocab_size=VOCAB, target="states")
-    assert loaded.config.target == "states" and "classifier" in loaded.notes[0]
+@pytest.mark.parametrize(("family", "act"), [("DistilBert", "gelu"), ("Electra", "gelu"), ("Electra", "relu")])
+def test_a_classifier_of_theirs_is_exact_and_its_student_is_one(family, act, tmp_path):
+    name = "activation" if family == "DistilBert" else "hidden_act"
+    config = getattr(transformers, f"{family}Config")(**{**CONFIGS[family], name: act, "num_labels": 3})
+    model = saved(f"{family}ForSequenceClassification", config, tmp_path / "theirs")
+    vocab = write_vocab(tmp_path)
+    loaded = load_model(tmp_path / "theirs", config=None, vocab_size=VOCAB, target=None)
+    assert loaded.config.target == "cls" and loaded.notes == []
+    write_huggingface(tmp_path / "ours", loaded.config, loaded.weights, text=described(vocab))
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").double().eval()
+    assert type(again) is type(model)
+    src = torch.randint(5, VOCAB, (3, 15), generator=torch.Generator().manual_seed(2))
+    seg = torch.ones_like(src)
+    seg[2, 9:] = 0
+    with torch.no_grad():
+        theirs, back = (one(src, attention_mask=seg).logits for one in (model, again))
+        given = from_weights(loaded.config, loaded.weights).eval()(src, seg)
+    assert theirs.std() > 0.05
+    torch.testing.assert_close(given, theirs, rtol=0, atol=1e-10)
+    torch.testing.assert_close(back, theirs, rtol=0, atol=1e-10)
+    said = transformers.pipeline("text-classification", str(tmp_path / "ours"))("the river")
+    assert said[0]["label"] in model.config.id2label.values()
 
 
 def test_an_import_is_checked_against_stock_transformers(tmp_path, capsys):

@@ -17,6 +17,7 @@ from uer.sizes import LayerShape, LayerSizes, is_size
 SIZES = ("hidden_size", "layers_num", "heads_num", "feedforward_size")
 TARGETS = ("mlm", "states", "cls", "tokens")  # what stands on the encoder, see `uer.targets`
 POOLINGS = ("mean", "max", "first", "last")
+CLS_ACTS = {"tanh": "Bert", "relu": "DistilBert", "gelu": "Electra"}  # and whose classifiers have it
 LAYERNORM_EPS = {"uer": 1e-6, "huggingface": 1e-12}
 ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_fast", "gelu_fast": "gelu_fast",
                "gelu_pytorch_tanh": "gelu_fast", "relu": "relu", "silu": "silu", "swish": "silu", "tanh": "tanh"}
@@ -51,7 +52,7 @@ class ModelConfig:
     for models that were trained there. `mlm_size` is the width of the features inside the target, MLM's or a
     classifier's (None: hidden_size). `target` is one of `TARGETS`; `pooling` is how `states` and `cls` make one vector
     of a text; all but MLM have `outputs` numbers for each, which `labels` names (`multi_label`: several of a
-    classifier's may hold at once, or none).
+    classifier's may hold at once, or none). `cls_act` stands between the two linears of `cls`, one of `CLS_ACTS`.
     """
 
     hidden_size: int
@@ -70,6 +71,7 @@ class ModelConfig:
     outputs: int = 0
     labels: tuple[str, ...] = ()
     multi_label: bool = False
+    cls_act: str = "tanh"
     uneven_layers: tuple[LayerShape, ...] = ()
 
     @property
@@ -109,8 +111,9 @@ class ModelConfig:
         target = {key: fields.pop(key) for key in ("pooling", "outputs", "labels")}
         if self.target != "mlm":
             ours |= {**target, "labels": list(self.labels)}
-        if not self.multi_label:
-            del fields["multi_label"]
+        for key in ("multi_label", "cls_act"):
+            if fields[key] == getattr(type(self), key):
+                del fields[key]
         uer = {"emb_size": self.hidden_size, **fields, "data_processor": "mlm", "embedding": "word_pos_seg",
                "encoder": "transformer", "target": self.target}
         return {**uer, **ours, **({"uneven_layers": uneven} if uneven else {})}
@@ -197,7 +200,10 @@ def _target(data: dict[str, Any], problems: list[str]) -> dict[str, Any]:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         problems.append(f"labels is {labels!r}, a list of names is needed")
         labels = []
-    return {"target": target, "pooling": pooling, "outputs": outputs, "labels": tuple(labels),
+    act = data.get("cls_act", "tanh")
+    if act not in list(CLS_ACTS):
+        problems.append(f"cls_act {act!r} is unknown, one of {', '.join(CLS_ACTS)} is needed")
+    return {"target": target, "pooling": pooling, "outputs": outputs, "labels": tuple(labels), "cls_act": act,
             "multi_label": data.get("multi_label") is True}
 
 

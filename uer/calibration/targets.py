@@ -1,7 +1,7 @@
 """The last part of a calibration: what stands on the encoder.
 
     mlm              as a linear with a LayerNorm behind it; C of the vocabulary projection by least squares
-    cls              on pooled states: tanh's inputs picked greedily, C of the classes by least squares
+    cls              on pooled states: what is behind tanh picked greedily, C of the classes by least squares
     states, tokens   the column compactor C x ≈ C z + c of the last states is all there is
 
 x are the teacher's, z the student's last states. Where a text is read as one vector, C and c are fitted to the pooled
@@ -75,7 +75,7 @@ def _cls(calibrator: Calibrator, target: ClsTarget, into: Affine) -> None:
     weight, bias = _from_states(calibrator, target.output_layer_1, into)
     moments = Moments(calibrator.device, g=len(bias), h=len(bias))
     for x, z in _pooled(calibrator):
-        moments.add(g=torch.tanh(target.output_layer_1(x)), h=torch.tanh(F.linear(z, weight, bias)))
+        moments.add(g=target.act(target.output_layer_1(x)), h=target.act(F.linear(z, weight, bias)))
     index = _choose_features(calibrator, moments.share(), bias)
     prior = torch.eye(len(bias), dtype=bias.dtype, device=bias.device)[:, index]
     onto = regress(moments, "h", "g", prior, index=index)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from uer.formats.export import check_head, config_text, write_huggingface, write
 from uer.formats.file_target import OUTPUT, SPAN_LABELS
 from uer.formats.model_card import CardFacts, model_card
 from uer.formats.onnx_export import Interface, OnnxModel, check_packages, write_onnx
+from uer.formats.relatives import one_segment
 from uer.formats.sentence import SentenceFacts, write_sentence_files
 from uer.formats.storage import PendingFiles, write_json
 from uer.formats.tokenizer_files import check_written, drop_vocabularies, vocabulary_files
@@ -222,6 +223,8 @@ def facts_beside(source: Source) -> dict[str, Any]:
 
 
 def _huggingface(source: Source, temporary: Path, path: Path) -> str:
+    if source.config.cls_act == "relu":
+        source = replace(source, weights=one_segment(source.weights))
     config, check = source.config, Check(source, hidden=source.config.target == "states")
     write_huggingface(temporary, config, {**source.weights, **source.extras}, text=source.text, reading=source.reading)
     again = load_model(temporary, config=None, vocab_size=None, target=None)

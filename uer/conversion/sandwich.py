@@ -68,7 +68,7 @@ class Sandwich:
             return self._linear(linears[1], self._norm("target.layer_norm", "mlm", inner))
         if self.config.target == "cls":
             read = pooled(hidden, seg, self.config.pooling)
-            return self._linear(linears[1], torch.tanh(self._linear(linears[0], read)))
+            return self._linear(linears[1], ACTIVATIONS[self.config.cls_act](self._linear(linears[0], read)))
         return self._linear(linears[0], hidden.flatten(0, 1))
 
     def _layer(self, i: int, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

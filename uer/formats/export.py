@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from uer.config import ModelConfig
+from uer.config import CLS_ACTS, ModelConfig
 from uer.errors import UserError
 from uer.formats import shapes
 from uer.formats.file_target import SPAN_LABELS
 from uer.formats.huggingface_config import build_config
 from uer.formats.huggingface_names import to_huggingface
+from uer.formats.relatives import as_relative, one_segment, to_distilbert
 from uer.formats.storage import save_safetensors, save_state_dict, write_json
 from uer.formats.tokenizer_files import check_written, write_tokenizer
 from uer.formats.uer_names import GENERATIONS, heads_out, to_uer_py
@@ -26,6 +27,10 @@ from uer.tokenizers.rules import KEY, PAD
 HEADS = {  # our linears -> theirs
     "BertForSequenceClassification": {"target.output_layer_1": "bert.pooler.dense",
                                       "target.output_layer_2": "classifier"},
+    "DistilBertForSequenceClassification": {"target.output_layer_1": "pre_classifier",
+                                            "target.output_layer_2": "classifier"},
+    "ElectraForSequenceClassification": {"target.output_layer_1": "classifier.dense",
+                                         "target.output_layer_2": "classifier.out_proj"},
     "BertForTokenClassification": {"target.output_layer": "classifier"},
     "BertForQuestionAnswering": {"target.output_layer": "qa_outputs"},
 }
@@ -44,6 +49,9 @@ def check_head(config: ModelConfig, name: str) -> None:
     if config.target == "cls" and config.pooling != "first" and name == "huggingface":
         raise UserError(f"--output_format {name}: classifiers there read the first token, this one's pooling is "
                         f"{config.pooling}; uer and onnx can hold it")
+    if config.cls_act != "tanh" and name == "uer-py":
+        raise UserError(f"--output_format {name}: classifiers there have tanh between their linears, this one "
+                        f"{config.cls_act}, as {CLS_ACTS[config.cls_act]}'s have; the other formats can hold it")
     if config.mlm_width != config.hidden_size and name in ("huggingface", "uer-py"):
         raise UserError(f"--output_format {name}: heads there are as wide as the hidden states "
                         f"({config.hidden_size}), this model's has {config.mlm_width} features (pretrain.py "
@@ -83,9 +91,14 @@ def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, t
     folder.mkdir(parents=True, exist_ok=True)
     tied = config.target != "mlm" or torch.equal(weights[shapes.DECODER], weights[shapes.WORDS])
     architecture = architecture_of(config, weights)
-    alone = architecture == "BertModel"
+    alone, family = architecture == "BertModel", CLS_ACTS[config.cls_act].lower()
+    if family == "distilbert":
+        weights = one_segment(weights)
     kept = {name: tensor for name, tensor in weights.items() if not (alone and name.startswith(shapes.TASK_HEAD))}
-    theirs = to_huggingface(kept, HEADS.get(architecture), "" if alone else "bert.")
+    prefix = "" if alone else "electra." if family == "electra" else "bert."
+    theirs = to_huggingface(kept, HEADS.get(architecture), prefix)
+    if family == "distilbert":
+        theirs = to_distilbert(theirs)
     if tied:
         theirs.pop("cls.predictions.decoder.weight", None)
     save_safetensors(theirs, folder / "model.safetensors")
@@ -93,12 +106,15 @@ def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, t
     settings = build_config(config, vocab=tables["vocab"], positions=tables["positions"],
                             types=tables["segments"] - 1, pad_id=pad, tied=tied,
                             architecture=architecture)
+    if family != "bert":
+        settings = as_relative(settings, family)
     dtype = str(weights[shapes.WORDS].dtype).removeprefix("torch.")
     positions = tables["positions"]
     settings |= reading.get("of_logits", {}) if config.target == "cls" else {}
     write_json({**settings, "torch_dtype": dtype}, folder / "config.json")
     if text is not None and text.vocab is not None:
-        write_tokenizer(folder, text, max_length=min(reading.get("seq_length", positions), positions))
+        write_tokenizer(folder, text, max_length=min(reading.get("seq_length", positions), positions),
+                        segments=family != "distilbert")
 
 
 def architecture_of(config: ModelConfig, weights: Mapping[str, torch.Tensor]) -> str:
@@ -108,4 +124,4 @@ def architecture_of(config: ModelConfig, weights: Mapping[str, torch.Tensor]) ->
         return "BertForPreTraining" if whole else "BertForMaskedLM"
     if config.target == "tokens":
         return "BertForQuestionAnswering" if config.labels == SPAN_LABELS else "BertForTokenClassification"
-    return "BertModel" if config.target == "states" else "BertForSequenceClassification"
+    return "BertModel" if config.target == "states" else f"{CLS_ACTS[config.cls_act]}ForSequenceClassification"

@@ -2,7 +2,8 @@
 
     states    output_layer = the identity: the teacher's states are what is asked of it
     tokens    a tagger's or reader's output_layer
-    cls       output_layer_2(tanh(output_layer_1(x))); a pooler and a classifier of Hugging Face are that
+    cls       output_layer_2(tanh(output_layer_1(x))); a pooler and a classifier of Hugging Face are that,
+              with relu or gelu those of DistilBERT and ELECTRA
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def strip_heads(model: LoadedModel) -> None:
     if other:
         model.notes.append(f"not taken over, no part of the encoder: {shortened(other)}")
     model.weights = {name: tensor for name, tensor in model.weights.items() if name.startswith(shapes.ENCODER)}
-    model.config = replace(model.config, target="mlm", outputs=0, labels=(), mlm_size=None)
+    model.config = replace(model.config, target="mlm", outputs=0, labels=(), mlm_size=None, cls_act="tanh")
 
 
 def _leave_out(model: LoadedModel, *prefixes: str) -> None:
@@ -131,7 +132,7 @@ def _found(model: LoadedModel, where: str) -> str:
 def _configure(model: LoadedModel, target: str) -> None:
     """The config's fields on the target."""
     if target == "mlm":
-        model.config = replace(model.config, target="mlm", outputs=0, labels=())
+        model.config = replace(model.config, target="mlm", outputs=0, labels=(), cls_act="tanh")
         return
     bias = model.weights.get(f"{OUTPUT}.bias", model.weights.get(f"{OUTPUT}_2.bias", torch.empty(0)))
     labels = model.facts.get("labels", model.config.labels) or model.labels
@@ -145,6 +146,7 @@ def _configure(model: LoadedModel, target: str) -> None:
     features = None if inner is None or inner.numel() == model.config.hidden_size else inner.numel()
     kind = model.reading.get("of_logits", {}).get("problem_type")
     model.config = replace(model.config, target=target, tie_weights=False, mlm_size=features, pooling=pooling,
+                           cls_act=model.config.cls_act if target == "cls" else "tanh",
                            multi_label=target == "cls" and bias.numel() > 1 and kind == MULTI_LABEL,
                            outputs=bias.numel(), labels=tuple(labels) if len(labels) == bias.numel() else ())
 

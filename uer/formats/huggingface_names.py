@@ -55,6 +55,7 @@ TASK_HEADS = {  # of a classifier with a pooler, see `uer.formats.file_target`
     "qa_outputs": "target.output_layer",
     "classifier.dense": "target.output_layer_1",
     "classifier.out_proj": "target.output_layer_2",
+    "pre_classifier": "target.output_layer_1",
 }
 PREFIXES = ("bert.", "roberta.", *relatives.PREFIXES)
 LAYER = re.compile(r"encoder\.layer\.(\d+)\.(.+)")
@@ -96,7 +97,7 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
     left_out: list[str] = []
     strangers: list[str] = []
     biases: list[torch.Tensor] = []
-    foreign = relatives.has_foreign_head(tensors)
+    second = "pre_classifier.weight" in tensors
     for name, tensor in tensors.items():
         bare = _bare(name)
         if bare in BUFFERS or bare.endswith(BUFFER_ENDINGS):
@@ -105,7 +106,7 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
             biases.append(tensor)
             continue
         module, _, attribute = bare.rpartition(".")
-        internal = None if foreign and "classifier" in module else _internal(module)
+        internal = "target.output_layer_2" if second and module == "classifier" else _internal(module)
         if internal is None:
             (strangers if bare.startswith(INSIDE) or ADAPTER.search(bare) else left_out).append(name)
         else:

@@ -22,7 +22,7 @@ from uer.formats.file_model import LoadedModel
 from uer.formats.file_target import MLM_HEAD, OUTPUT, complete_head, config_for, settle_target, strip_heads
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
-from uer.formats.relatives import has_foreign_head
+from uer.formats.relatives import cls_act
 from uer.formats.sentence import SentenceFacts, cross_encoder, encoder_path, read_dense, read_sentence_facts
 from uer.formats.storage import read_tensors, shortened, without_shared_prefix
 from uer.formats.uer_names import heads_in, is_uer, to_published
@@ -57,9 +57,6 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
     if is_uer(raw):
         model = _from_uer(raw, path, config, _json_beside(path) if look_around else None)
     elif is_huggingface(raw):
-        if has_foreign_head(raw) and target is None and not (encoder_only or allow_missing_head):
-            raise UserError(f"{where}: a classifier with relu or gelu between its layers, where BERT's has tanh; its "
-                            f"encoder alone can be taken: leave the head out of the file")
         model = _from_huggingface(raw, path, config)
     else:
         raise UserError(f"{where}: neither UER's nor Hugging Face's BERT; its tensors are called "
@@ -283,6 +280,7 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
     limit = tokenizer_limit(beside.parent) if beside else None
     if limit is not None and SHORTEST <= limit < own.max_seq_length:
         facts["seq_length"] = limit
+    config = replace(config, cls_act=cls_act(raw))
     return LoadedModel(config, tensors, notes, source="huggingface", architecture=theirs.architecture,
                        labels=theirs.labels, tied=tied, facts=facts, head_act=theirs.head_act)
 

@@ -82,7 +82,7 @@ def vocabulary_files(rules: TextRules) -> dict[str, bytes]:
             MERGES: "".join(f"{line}\n" for line in merges).encode()}
 
 
-def write_tokenizer(folder: Path, rules: TextRules, *, max_length: int) -> None:
+def write_tokenizer(folder: Path, rules: TextRules, *, max_length: int, segments: bool = True) -> None:
     """Write the vocabulary's files, tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
     A sentencepiece model gets no tokenizer.json: stock transformers makes one of it.
@@ -99,8 +99,9 @@ def write_tokenizer(folder: Path, rules: TextRules, *, max_length: int) -> None:
         "bpe": {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": rules.prefix_space,
                 "model_input_names": ["input_ids", "token_type_ids", "attention_mask"]},
         "xlmroberta": {"tokenizer_class": "XLMRobertaTokenizer"}}
+    inputs = {} if segments else {"model_input_names": ["input_ids", "attention_mask"]}
     added = {str(token.id): _described(token, token.content in vocab.special_tokens) for token in vocab.added}
-    write_json({**special, **kinds[str(rules.kind)], "model_max_length": max_length,
+    write_json({**special, **kinds[str(rules.kind)], **inputs, "model_max_length": max_length,
                 **({"added_tokens_decoder": added} if added else {})}, folder / TOKENIZER_CONFIG)
     if rules.pieces is None:
         write_json(_tokenizer_json(vocab, rules), folder / TOKENIZER_JSON)

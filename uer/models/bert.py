@@ -41,7 +41,8 @@ class Bert(nn.Module):
             if config.tie_weights:
                 self.target.mlm_linear_2.weight = self.embedding.word_embedding.weight
         else:
-            self.target = ClsTarget(sizes, config.dropout) if config.target == "cls" else OutputTarget(sizes)
+            self.target = ClsTarget(sizes, config.dropout, config.cls_act) if config.target == "cls" else \
+                OutputTarget(sizes)
 
     def forward(self, src: torch.Tensor, seg: torch.Tensor, positions: torch.Tensor | None = None,
                 padded: bool = True) -> torch.Tensor:

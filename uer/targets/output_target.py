@@ -7,6 +7,7 @@ from torch import nn
 
 from uer.cpu.dropout import Dropout
 from uer.cpu.products import Linear
+from uer.layers.position_ffn import ACTIVATIONS
 from uer.sizes import BertSizes
 
 NOWHERE = -1e30  # logit of padding
@@ -25,17 +26,18 @@ class OutputTarget(nn.Module):
 
 
 class ClsTarget(nn.Module):
-    """output_layer_2(tanh(output_layer_1(x))) of a pooled state."""
+    """output_layer_2(act(output_layer_1(x))) of a pooled state; BERT's act is tanh."""
 
-    def __init__(self, sizes: BertSizes, dropout: float):
+    def __init__(self, sizes: BertSizes, dropout: float, act: str = "tanh"):
         super().__init__()
+        self.act = ACTIVATIONS[act]
         self.dropout = Dropout(dropout)
         self.output_layer_1 = Linear(sizes.hidden, sizes.mlm)
         self.output_layer_2 = Linear(sizes.mlm, sizes.outputs)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """[batch, hidden] -> [batch, outputs]"""
-        return self.output_layer_2(self.dropout(torch.tanh(self.output_layer_1(hidden))))
+        return self.output_layer_2(self.dropout(self.act(self.output_layer_1(hidden))))
 
 
 def one_by_one(logits: torch.Tensor) -> torch.Tensor:
