@@ -89,8 +89,9 @@ def as_written(path: str | Path) -> Path:
     """A model file, or the one that a link stands for (latest.bin for run.bin-4000) where what says what it is stands
     beside that one alone."""
     path = Path(path)
-    beside = [*beside_model(path), path.with_name("config.json")]
-    return path.resolve() if path.is_symlink() and not any(file.exists() for file in beside) else path
+    alone = path.is_symlink() and not path.is_dir()  # a folder has all of it inside
+    beside = [*beside_model(path), path.with_name("config.json")] if alone else []
+    return path.resolve() if alone and not any(file.exists() for file in beside) else path
 
 
 def read_bytes(path: str | Path, what: str = "", wanted: str = "text") -> bytes:

@@ -114,7 +114,8 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("weight-inherited distillation")
     group.add_argument("--weight_squeeze", action="store_true",
                        help="compress the teacher; without it, this is a plain MLM run")
-    group.add_argument("--target_dim", type=int, metavar="D", help="hidden size of the student")
+    group.add_argument("--target_dim", type=int, metavar="D",
+                       help="hidden size of the student (default: the teacher's, where depth or feed-forward shrink)")
     group.add_argument("--mlm_target_dim", type=int, metavar="D",
                        help="features inside the student's MLM head or classifier (default: --target_dim); with "
                             "another width, it cannot be written for Hugging Face or UER-py")

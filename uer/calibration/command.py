@@ -156,8 +156,6 @@ def check_wish(args: argparse.Namespace) -> None:
     check_text(args)
     if not args.output_model_path:
         raise UserError("--output_model_path is needed, where the student goes")
-    if args.dev_path and args.skip_evaluation:
-        raise UserError("--dev_path is text to evaluate on, and --skip_evaluation leaves that out; give one of them")
     if args.uneven and (args.layer_sizes or args.target_feedforward_size):
         raise UserError("--uneven finds the sizes of layers itself; leave --layer_sizes and --target_feedforward_size "
                         "out", page="shape")
@@ -185,6 +183,8 @@ def check_text(args: argparse.Namespace) -> None:
     """`UserError` where the options that name text do not go together."""
     if bool(args.corpus_path) == bool(args.dataset_path):
         raise UserError("give the text either as --corpus_path or, preprocessed, as --dataset_path")
+    if args.dev_path and args.skip_evaluation:
+        raise UserError("--dev_path is text to evaluate on, and --skip_evaluation leaves that out; give one of them")
     if args.calibration_batches is not None and args.calibration_batches < 1:
         raise UserError(f"--calibration_batches is {args.calibration_batches}, at least 1 is needed")
     idle = [f"--{name}" for name in ("full_sentences", "seq_length", "text_field") if getattr(args, name) is not None]
