@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -227,9 +226,8 @@ def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) ->
     `paths`: of the student's formats; what cannot be written there is refused before any long work."""
     given = {option: Dataset.open(getattr(args, option), f"--{option}") for option in ("dataset_path", "dev_path")
              if getattr(args, option)}
-    models = [args.pretrained_model_path, *([args.student_path] if args.student_path else [])]
-    text = agreed_rules(args, *(dataset.rules for dataset in given.values()), *chain(*map(text_beside, models)),
-                        say=print)
+    text = agreed_rules(args, *(dataset.rules for dataset in given.values()), *text_beside(args.pretrained_model_path),
+                        *(text_beside(args.student_path) if args.student_path else []), say=print)
     tokenizer = build(text) if args.corpus_path else None
     if paths is not None:
         check_outputs(paths, text)

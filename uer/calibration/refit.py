@@ -36,11 +36,8 @@ BATCHES = 512  # by default: a text costs two forward passes, and no memory
 
 
 def refit_student(args: argparse.Namespace, command: str) -> Made:
-    """Fit the map of --student_path to the text, compare before and after, write the student.
-
-    Raises:
-        UserError: an option that would do nothing; teacher or student are no sentence encoders; other words.
-    """
+    """Fit the map of --student_path to the text, compare before and after, write the student. `UserError` for an
+    option that would do nothing, where teacher or student are no sentence encoders, and for other words."""
     _check(args)
     paths = output_paths(args.output_model_path, args.output_format or ["uer"])
     refuse_overwriting(args, {"output_model_path": written_by(paths)})
