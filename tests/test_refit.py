@@ -133,7 +133,7 @@ def test_what_would_do_nothing_is_refused(files, teacher, student, tmp_path, cap
                         ([*output, "--target_dim", 0, "--tie_student", "--compactor_mask_strategy", "head"],
                          "leave --target_dim, --tie_student, --compactor_mask_strategy out"),
                         ([*output, "--dev_path", files / "data.pt", "--skip_evaluation"], "give one of them"),
-                        (["--output_model_path", tmp_path / "student.pt"], "what the model --student_path"),
+                        (["--output_model_path", tmp_path / "student.bin.json"], "what the model --student_path"),
                         ([*output, "--sweep", "2x64"], "leave --sweep out"),
                         ([*output, "--compactors_path", tmp_path / "c"], "leave --compactors_path out"),
                         ([], "--output_model_path is needed"),

@@ -80,9 +80,10 @@ def vocab_path_for(path: str | Path) -> Path:
 
 def beside_model(path: str | Path) -> list[Path]:
     """What may stand beside a model file or a checkpoint and says what it is, how it came about, how to go on."""
-    endings = ("json", "results.json", "resume")
-    return [] if Path(path).is_dir() else [config_path_for(path), vocab_path_for(path),
-                                           *(Path(f"{path}.{ending}") for ending in endings)]
+    own, *more = (Path(f"{path}.{ending}") for ending in ("json", "results.json", "resume"))
+    if not own.is_file() or {"teacher", "config"}.isdisjoint(read_object(own)):  # else no other config counts
+        more.append(config_path_for(path))
+    return [] if Path(path).is_dir() else [own, vocab_path_for(path), *more]
 
 
 def as_written(path: str | Path) -> Path:

@@ -18,7 +18,6 @@ from uer.training.teaching import misplaced
 
 MOST_PROCESSES = 1 << 16
 CALIBRATION = ("calibration_path", "calibration_batches")
-SMALLER = ("target_layers", "keep_layers", "target_feedforward_size", "layer_sizes")  # without a width of its own
 OF_SQUEEZE = (*SHAPE, "mlm_target_dim", "compactor_init", "compactor_learning_rate", "w_step", "l2_lambda", "penalty",
               "comp_only", "squeeze_tolerance", "no_squeeze", "after_squeeze", "student_learning_rate",
               "mask_schedule_share", "mask_scores", "compactors_path", *CALIBRATION)
@@ -150,7 +149,7 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
                  if name in given and not calibrated]
     return problems + _those({
         "--weight_squeeze needs --target_dim, the student's hidden size, or --target_layers, its depth":
-            args.target_dim is None and not any(getattr(args, name) for name in SMALLER),
+            not any(getattr(args, name) for name in SHAPE if name != "compactor_mask_strategy"),
         "--weight_squeeze needs --pretrained_model_path, the teacher": not args.pretrained_model_path and not args.plan,
         "--weight_squeeze needs --mask_path, where the masks are recorded for convert.py":
             not calibrated and not args.mask_path and not args.plan,
