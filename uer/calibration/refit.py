@@ -97,8 +97,8 @@ def fitted(teacher: Bert, student: Bert, batches: Sequence[MlmBatch], by_directi
     if by_direction and told > 0:  # vectors have become shorter: by as much as least squares say
         prior = prior * ((prior * across).sum() / told)
     found = regress(moments, "z", "y", prior)
-    weights = {name: tensor.float() for name, tensor in student.state_dict().items()}
-    return weights | {WEIGHT: found.matrix.float(), BIAS: found.offset.float()}
+    weights = student.state_dict()
+    return weights | {WEIGHT: found.matrix.to(weights[WEIGHT]), BIAS: found.offset.to(weights[WEIGHT])}
 
 
 def by_direction(teacher: LoadedModel) -> bool:
