@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 import torch
 from bench import CONFIG, make_bench
-from commands import call, refused
+from commands import call, pretrain_options, refused
 from corpora import TOKENS
 from test_calibration import batches as random_batches
 from workers import processes
@@ -157,6 +157,20 @@ def test_a_teacher_like_any_other(bench, capsys):
     assert json.loads((bench / "short_config.json").read_text())["layers_num"] == 1
     short = load_model(bench / "short.bin", config=None, vocab_size=len(TOKENS))
     assert short.config.layers_num == 1 and short.config.hidden_size == CONFIG.hidden_size
+
+
+def test_training_a_student_of_less_depth_alone(bench, tmp_path):
+    """As wide as its teacher, as if that had been said."""
+    words = ["--weight_squeeze", "--compactor_init", "calibrated", "--target_layers", 1]
+    call("pretrain.py", *pretrain_options(bench, tmp_path / "a.bin", *words, dataset_path=bench / "dynamic.pt"))
+    call("pretrain.py", *pretrain_options(bench, tmp_path / "b.bin", *words, "--target_dim", CONFIG.hidden_size,
+                                          dataset_path=bench / "dynamic.pt"))
+    found = [torch.load(tmp_path / f"{name}.bin-2", weights_only=True) for name in "ab"]
+    assert found[0].keys() == found[1].keys() and all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    call("convert.py", "--load_model_path", tmp_path / "a.bin-2", "--output_model_path", tmp_path / "student.bin")
+    config = json.loads((tmp_path / "student_config.json").read_text())
+    assert (config["layers_num"], config["hidden_size"]) == (1, CONFIG.hidden_size)
+    call("pretrain.py", "--plan", *pretrain_options(bench, tmp_path / "a.bin", *words))
 
 
 def test_refusals_write_nothing(bench, capsys):

@@ -37,6 +37,10 @@ def test_all_tasks_of_a_folder(tuned, tmp_path):
     before = (out / "glue.json").read_bytes()
     call(*words, "--resume")
     assert (out / "glue.json").read_bytes() == before
+    alone = [word for word in words if word not in ("MRPC", "MNLI", "WNLI", tuned / "uer.bin", "student")]
+    table = (out / "glue.md").read_bytes()
+    call(*alone, "--resume")  # a task and a model of the table: the others stay
+    assert (out / "glue.json").read_bytes() == before and (out / "glue.md").read_bytes() == table
 
 
 def test_average_needs_a_task():

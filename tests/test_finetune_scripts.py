@@ -197,7 +197,9 @@ def test_a_model_that_is_written_over_leaves_no_vocabulary_and_links_lead_to_wha
     model = tmp_path / "c.bin"
     model.write_bytes(b"another one")
     (tmp_path / "c_vocab.txt").write_text("\n".join(TOKENS[:60]) + "\n")
+    (tmp_path / "c_vocab.json").write_text('{"words": 60.5}')  # of something else, and no reason to lose a run
     call("finetune/run_classifier.py", *options(tuned, model))
+    (tmp_path / "c_vocab.json").unlink()
     (tmp_path / "links").mkdir()
     (tmp_path / "links/latest.bin").symlink_to(model)
     found = []

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from uer.config import ModelConfig
 from uer.conversion.stage1 import read_checkpoint
 from uer.errors import UserError
+from uer.files import as_written
 from uer.formats import load_model
 from uer.formats.export import write_huggingface, write_uer
 from uer.formats.storage import PendingFiles, read_tensors, write_via
@@ -96,6 +97,8 @@ def test_what_says_what_a_file_is_stands_beside_it_or_its_link(tmp_path: Path):
     assert load(link, None).config == thin and read_checkpoint(link)[1]["teacher"]["heads_num"] == 8
     (tmp_path / "latest_config.json").write_text(CONFIG.to_json())
     assert load(link, None).config == CONFIG
+    (tmp_path / "folder").symlink_to(folder)
+    assert as_written(tmp_path / "folder") == tmp_path / "folder"  # as the user calls it
 
 
 def test_figures_beside_a_file_are_no_config(tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -64,6 +65,15 @@ def test_what_says_what_a_model_is_is_not_written_over(files, tmp_path, capsys, 
     message = refused(capsys, tmp_path, "evaluate.py", *given, tmp_path / name)
     assert f"{name} would be written, where it is said what the model --model_path" in message
     call("evaluate.py", *given, tmp_path / "t.json")
+
+
+def test_a_checkpoint_has_its_config_in_its_own_json(files, tmp_path):
+    """The one of a student that is called like it takes nothing from it, however often it is written."""
+    shutil.copy(files / "teacher.bin", tmp_path / "run.bin-4")
+    (tmp_path / "run.bin-4.json").write_text(json.dumps({"teacher": TEACHER.to_dict()}))
+    for _ in range(2):
+        call("convert.py", "--load_model_path", tmp_path / "run.bin-4", "--output_model_path",
+             tmp_path / "run.bin-4.bin")
 
 
 def test_a_student_may_be_called_as_its_teachers_folder(files, tmp_path):

@@ -19,7 +19,7 @@ UER_OPTIONS: dict[str, tuple[str, ...]] = {
 SHAPE = ("target_dim", "compactor_mask_strategy", "target_feedforward_size", "target_heads", "layer_sizes",
          "target_layers", "keep_layers", "tie_student")  # the student's, in pretrain.py and calibrate.py
 LISTS = ("embedding", "target")
-MODEL = re.compile("(model|teacher)_path|_teacher$")  # options that name a model
+MODEL = re.compile("(model|teacher|student)_path|_teacher$")  # options that name a model
 LARGEST_SEED = 2**63 - 1
 
 

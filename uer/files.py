@@ -80,17 +80,19 @@ def vocab_path_for(path: str | Path) -> Path:
 
 def beside_model(path: str | Path) -> list[Path]:
     """What may stand beside a model file or a checkpoint and says what it is, how it came about, how to go on."""
-    endings = ("json", "results.json", "resume")
-    return [] if Path(path).is_dir() else [config_path_for(path), vocab_path_for(path),
-                                           *(Path(f"{path}.{ending}") for ending in endings)]
+    own, *more = (Path(f"{path}.{ending}") for ending in ("json", "results.json", "resume"))
+    if not own.is_file() or {"teacher", "config"}.isdisjoint(read_object(own)):  # else no other config counts
+        more.append(config_path_for(path))
+    return [] if Path(path).is_dir() else [own, vocab_path_for(path), *more]
 
 
 def as_written(path: str | Path) -> Path:
     """A model file, or the one that a link stands for (latest.bin for run.bin-4000) where what says what it is stands
     beside that one alone."""
     path = Path(path)
-    beside = [*beside_model(path), path.with_name("config.json")]
-    return path.resolve() if path.is_symlink() and not any(file.exists() for file in beside) else path
+    alone = path.is_symlink() and not path.is_dir()  # a folder has all of it inside
+    beside = [*beside_model(path), path.with_name("config.json")] if alone else []
+    return path.resolve() if alone and not any(file.exists() for file in beside) else path
 
 
 def read_bytes(path: str | Path, what: str = "", wanted: str = "text") -> bytes:

@@ -114,7 +114,7 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("weight-inherited distillation")
     group.add_argument("--weight_squeeze", action="store_true",
                        help="compress the teacher; without it, this is a plain MLM run")
-    group.add_argument("--target_dim", type=int, metavar="D", help="hidden size of the student")
+    group.add_argument("--target_dim", type=int, metavar="D", help="the student's hidden size (default: the teacher's)")
     group.add_argument("--mlm_target_dim", type=int, metavar="D",
                        help="features inside the student's MLM head or classifier (default: --target_dim); with "
                             "another width, it cannot be written for Hugging Face or UER-py")
@@ -304,8 +304,7 @@ def calibrate_parser() -> argparse.ArgumentParser:
     group.add_argument("--allow_missing_head", action="store_true",
                        help="give a teacher without MLM head a fresh one, instead of compressing it as the encoder, "
                             "classifier, tagger or reader that it is")
-    group.add_argument("--target_dim", type=int, metavar="D",
-                       help="hidden size of the student (default: the teacher's)")
+    group.add_argument("--target_dim", type=int, metavar="D", help="the student's hidden size (default: the teacher's)")
     group.add_argument("--student_path", metavar="PATH",
                        help="a student of a sentence encoder that is there already: leave it as it is, but for its map "
                             "into the teacher's space, which is fitted to the text, the documents of an index say")

@@ -148,7 +148,8 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
     problems += [f"--{name} needs --compactor_init calibrated" for name in CALIBRATION
                  if name in given and not calibrated]
     return problems + _those({
-        "--weight_squeeze needs --target_dim, the student's hidden size": not args.target_dim,
+        "--weight_squeeze needs --target_dim, the student's hidden size, or --target_layers, its depth":
+            not any(getattr(args, name) for name in SHAPE if name != "compactor_mask_strategy"),
         "--weight_squeeze needs --pretrained_model_path, the teacher": not args.pretrained_model_path and not args.plan,
         "--weight_squeeze needs --mask_path, where the masks are recorded for convert.py":
             not calibrated and not args.mask_path and not args.plan,

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,8 +155,6 @@ def check_wish(args: argparse.Namespace) -> None:
     check_text(args)
     if not args.output_model_path:
         raise UserError("--output_model_path is needed, where the student goes")
-    if args.dev_path and args.skip_evaluation:
-        raise UserError("--dev_path is text to evaluate on, and --skip_evaluation leaves that out; give one of them")
     if args.uneven and (args.layer_sizes or args.target_feedforward_size):
         raise UserError("--uneven finds the sizes of layers itself; leave --layer_sizes and --target_feedforward_size "
                         "out", page="shape")
@@ -185,6 +182,8 @@ def check_text(args: argparse.Namespace) -> None:
     """`UserError` where the options that name text do not go together."""
     if bool(args.corpus_path) == bool(args.dataset_path):
         raise UserError("give the text either as --corpus_path or, preprocessed, as --dataset_path")
+    if args.dev_path and args.skip_evaluation:
+        raise UserError("--dev_path is text to evaluate on, and --skip_evaluation leaves that out; give one of them")
     if args.calibration_batches is not None and args.calibration_batches < 1:
         raise UserError(f"--calibration_batches is {args.calibration_batches}, at least 1 is needed")
     idle = [f"--{name}" for name in ("full_sentences", "seq_length", "text_field") if getattr(args, name) is not None]
@@ -227,9 +226,8 @@ def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) ->
     `paths`: of the student's formats; what cannot be written there is refused before any long work."""
     given = {option: Dataset.open(getattr(args, option), f"--{option}") for option in ("dataset_path", "dev_path")
              if getattr(args, option)}
-    models = [args.pretrained_model_path, *([args.student_path] if args.student_path else [])]
-    text = agreed_rules(args, *(dataset.rules for dataset in given.values()), *chain(*map(text_beside, models)),
-                        say=print)
+    text = agreed_rules(args, *(dataset.rules for dataset in given.values()), *text_beside(args.pretrained_model_path),
+                        *(text_beside(args.student_path) if args.student_path else []), say=print)
     tokenizer = build(text) if args.corpus_path else None
     if paths is not None:
         check_outputs(paths, text)

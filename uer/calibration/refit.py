@@ -17,29 +17,27 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from uer.arguments import refuse_overwriting
+from uer.arguments import refuse_overwriting, typed_again
 from uer.calibration.command import WISHES, Made, check_text, gather, judge
 from uer.calibration.moments import Moments, regress
-from uer.conversion.outputs import Source, check_kept_size, output_paths, write_outputs, written_by
+from uer.conversion.outputs import UER_FORMATS, Source, check_kept_size, output_paths, write_outputs, written_by
 from uer.data.loader import MlmBatch
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
 from uer.formats.model_card import CardFacts
-from uer.formats.shapes import parameter_count
+from uer.formats.shapes import WORDS, parameter_count
 from uer.models.bert import Bert, from_weights
+from uer.opts import calibrate_parser
 from uer.progress import tracked
 
 WEIGHT, BIAS = "target.output_layer.weight", "target.output_layer.bias"
-IDLE = ("budget", "sweep", "sweep_path", "compactors_path", "allow_missing_head")
+IDLE = ("budget", "sweep", "sweep_path", "compactors_path", "allow_missing_head", "compactor_mask_strategy")
 BATCHES = 512  # by default: a text costs two forward passes, and no memory
 
 
 def refit_student(args: argparse.Namespace, command: str) -> Made:
-    """Fit the map of --student_path to the text, compare before and after, write the student.
-
-    Raises:
-        UserError: an option that would do nothing; teacher or student are no sentence encoders; other words.
-    """
+    """Fit the map of --student_path to the text, compare before and after, write the student. `UserError` for an
+    option that would do nothing, where teacher or student are no sentence encoders, and for other words."""
     _check(args)
     paths = output_paths(args.output_model_path, args.output_format or ["uer"])
     refuse_overwriting(args, {"output_model_path": written_by(paths)})
@@ -51,10 +49,11 @@ def refit_student(args: argparse.Namespace, command: str) -> Made:
                         f"a map into its space")
     student = load_model(args.student_path, config=None, vocab_size=material.text.vocab_size, target="states")
     before = _with_map(student, teacher.config.outputs)
-    positions, longest = before.config.max_seq_length, max(batch.src.shape[1] for batch in material.batches)
+    positions = before.config.max_seq_length
+    longest = max(batch.src.shape[1] for batch in (*material.batches, *material.held_out))
     if longest > positions:
         raise UserError(f"--student_path {args.student_path}: {positions} positions, and texts have up to {longest} "
-                        f"tokens; --seq_length {positions} would do")
+                        f"tokens; cut them with --seq_length {positions}")
     theirs, ours = (from_weights(model.config, model.weights).to(device).eval() for model in (teacher, before))
     after = fitted(theirs, ours, material.batches, by_direction(teacher))
     for line in (*student.notes, f"map fitted to {sum(len(batch.src) for batch in material.batches):,} texts"):
@@ -71,9 +70,9 @@ def refit_student(args: argparse.Namespace, command: str) -> Made:
         name=Path(args.output_model_path).stem, source=Path(args.student_path).name,
         how="A student as it was, but for its map into its teacher's space, which was fitted to a text by least "
             "squares.", parameters=parameter_count(after), command=command, teacher=teacher.config, figures=figures)
-    source = Source(before.config, after, facts, student.extras, material.text,
-                    sentence=student.sentence or (teacher.sentence and replace(teacher.sentence, mapped=False)),
-                    keep_embedding_size=args.keep_embedding_size, reading=student.reading)
+    sentence = teacher.sentence and replace(teacher.sentence, mapped=False, pooling=before.config.pooling)
+    source = Source(before.config, after, facts, student.extras, material.text, sentence=student.sentence or sentence,
+                    keep_embedding_size=not UER_FORMATS.keys() >= paths.keys(), reading=student.reading)
     for line in write_outputs(source, paths):
         print(f"written: {line}")
     return Made(paths, "states", figures)
@@ -98,8 +97,8 @@ def fitted(teacher: Bert, student: Bert, batches: Sequence[MlmBatch], by_directi
     if by_direction and told > 0:  # vectors have become shorter: by as much as least squares say
         prior = prior * ((prior * across).sum() / told)
     found = regress(moments, "z", "y", prior)
-    weights = {name: tensor.float() for name, tensor in student.state_dict().items()}
-    return weights | {WEIGHT: found.matrix.float(), BIAS: found.offset.float()}
+    weights = student.state_dict()
+    return weights | {WEIGHT: found.matrix.to(weights[WEIGHT]), BIAS: found.offset.to(weights[WEIGHT])}
 
 
 def by_direction(teacher: LoadedModel) -> bool:
@@ -111,14 +110,15 @@ def _with_map(student: LoadedModel, outputs: int) -> LoadedModel:
     """The student with a map of so many outputs: its own, or, where it has none into the teacher's space, zeros."""
     if student.config.outputs == outputs:
         return student
-    none = {WEIGHT: torch.zeros(outputs, student.config.hidden_size), BIAS: torch.zeros(outputs)}
+    states = student.weights[WORDS]
+    none = {WEIGHT: states.new_zeros(outputs, states.shape[1]), BIAS: states.new_zeros(outputs)}
     return replace(student, config=replace(student.config, outputs=outputs), weights={**student.weights, **none})
 
 
 def _check(args: argparse.Namespace) -> None:
     """`UserError` for what can be known to be wrong before any work."""
-    idle = [f"--{name}" for name in (*WISHES, *IDLE) if getattr(args, name)]
-    if idle:
+    said = typed_again(calibrate_parser(), args, (*WISHES, *IDLE))
+    if idle := [word for word in said if word.startswith("--")]:
         raise UserError(f"--student_path: the student is there already, and all but its map stays; leave "
                         f"{', '.join(idle)} out")
     check_text(args)

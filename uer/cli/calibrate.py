@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from uer.arguments import SHAPE, typed_again
 from uer.cli import command_line, importing, readable_one, same_tokenizer, suggestion
@@ -14,9 +13,6 @@ from uer.errors import UserError
 from uer.files import vocab_path_for
 from uer.opts import calibrate_parser as parser
 from uer.progress import ending
-
-if TYPE_CHECKING:
-    from uer.calibration.command import Made
 
 
 def main() -> None:
@@ -33,7 +29,7 @@ def main() -> None:
         from uer.calibration.command import make_student
 
     made = make_student(args, command_line())
-    ending(", ".join(map(str, made.paths.values())), said(made), following(args, made.paths, made.target))
+    ending(", ".join(map(str, made.paths.values())), said(made.figures), following(args, made.paths, made.target))
 
 
 def end_of_refit(args: argparse.Namespace) -> None:
@@ -42,14 +38,14 @@ def end_of_refit(args: argparse.Namespace) -> None:
         from uer.calibration.refit import refit_student
 
     made = refit_student(args, command_line())
-    ending(", ".join(map(str, made.paths.values())), said(made), suggestion(
+    ending(", ".join(map(str, made.paths.values())), said(made.figures), suggestion(
         "evaluate", "--task", "retrieval", "--model_path", readable_one(made.paths) or "STUDENT", "--teacher_path",
         args.pretrained_model_path, same_tokenizer(args), "--test_path", "FOLDER"))
 
 
-def said(made: Made) -> str:
+def said(figures: list[tuple[str, str]]) -> str:
     """How good it is, in words."""
-    return "; ".join(f"{what}: {figures}" for what, figures in made.figures) or "unknown, as nothing was compared"
+    return "; ".join(f"{what}: {found}" for what, found in figures) or "unknown, as nothing was compared"
 
 
 def end_of_sweep(args: argparse.Namespace) -> None:

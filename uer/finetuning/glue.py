@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import statistics
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from uer.arguments import check_writable
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
+from uer.files import read_object
 from uer.finetuning.classify import ClassifierRun, model_facts, open_model, predictions_path, read_data
 from uer.finetuning.grid import (
     Results,
@@ -42,6 +44,9 @@ def run_glue(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     folder = Path(args.output_path)
     for name in ("glue.json", "glue.md", "glue.png"):
         check_writable(str(folder / name))
+    before = folder / "glue.json"
+    kept = read_object(before).get("models", {}) if args.resume and before.is_file() else {}
+    columns = [one for one in TASKS if any(one in row for row in (tasks, *(model["tasks"] for model in kept.values())))]
     with closing(Reports(True, args.log_path)) as reports:
         data = {task: read_data(_options(args, task, 0, folder), args.predict) for task in tasks}
         check_models(args, given, names, tasks, folder)
@@ -51,9 +56,9 @@ def run_glue(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
                 reports.say(f"\n{task}, {name}")
                 ClassifierRun(_options(args, task, number, folder / name), given, data[task], reports).run()
                 done.add((name, task))
-                found = collect(args, folder, names, done)
-                write(found, folder, tasks)
-        reports.say("\n" + table(found, tasks))
+                found = collect(args, folder, names, done, kept)
+                write(found, folder, columns)
+        reports.say("\n" + table(found, columns))
         reports.say(f"written: {folder}/glue.md, glue.json" + (", glue.png" if can_plot() else ""))
         if not can_plot():
             reports.say("note: no glue.png, as matplotlib is not installed (pip install matplotlib)")
@@ -108,19 +113,20 @@ def check_models(args: argparse.Namespace, given: set[str], names: list[str], ta
 # -- results -----------------------------------------------------------------------------------------------------------
 
 
-def collect(args: argparse.Namespace, folder: Path, names: list[str], done: set[tuple[str, str]]) -> dict[str, Any]:
-    """From the results files: model -> task -> the best line of its grid, and the average over tasks.
-
-    `done`: (model, task) pairs whose files are of this table.
-    """
-    grid, models = combinations(args), {}
+def collect(args: argparse.Namespace, folder: Path, names: list[str], done: set[tuple[str, str]],
+            kept: dict[str, Any]) -> dict[str, Any]:
+    """From the results files of the pairs (model, task) that are `done`: model -> task -> the best line of its grid,
+    and the average over tasks; with what else the models of an earlier table have, `kept`."""
+    grid, models = combinations(args), dict(kept)
     for name, path in zip(names, args.pretrained_model_path):
-        found = {}
+        same = name in kept and os.path.abspath(kept[name]["path"]) == os.path.abspath(path)
+        found = dict(kept[name]["tasks"]) if same else {}
         for task in (task for task in TASKS if (name, task) in done):
             results = json.loads((folder / name / f"{task}.bin.results.json").read_text(encoding="utf-8"))
             runs = [run for run in results["runs"] if of(run) in grid]
             found[task] = max(summary(runs), key=lambda line: line["score"]["median"])
-        models[name] = {"path": path, "tasks": found, "average": average(found)}
+        models[name] = {"path": path, "tasks": {task: found[task] for task in TASKS if task in found},
+                        "average": average(found)}
     return {"format": FORMAT, "models": models}
 
 

@@ -5,6 +5,7 @@ Written without any library.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Container
 from pathlib import Path
@@ -48,11 +49,12 @@ def text_beside(path: str | Path) -> list[TextRules]:
 
 def drop_vocabularies(pending: PendingFiles, text: TextRules, path: str | Path, kept: Container[Path] = ()) -> None:
     """Of a UER file that is written over, let go what stands at `<name>_vocab.txt`, or as other kinds have it, where it
-    is another vocabulary than the new text's; but for those `kept`, which are written anew."""
+    is another vocabulary than the new text's; but for those `kept`, which are written anew, and for what is none."""
     files = [vocab_path_for(path).with_suffix(ending) for ending in (".txt", ".json", ".model")]
-    for file in files if Path(path).is_file() else ():
-        if file.is_file() and file not in kept and "vocab_sha256" in differences(rules_of_vocabulary(file)[0], text):
-            pending.drop(file)
+    for file in filter(Path.is_file, files if Path(path).is_file() else ()):
+        with contextlib.suppress(UserError):
+            if file not in kept and "vocab_sha256" in differences(rules_of_vocabulary(file)[0], text):
+                pending.drop(file)
 
 
 def vocabulary_beside(path: str | Path) -> str | None:

@@ -69,6 +69,7 @@ def plan(args: argparse.Namespace) -> str:
     if args.weight_squeeze:
         layers = layers_to_keep(config.layers_num, args.target_layers, args.keep_layers)
         teacher = teacher._replace(config=replace(config, layers_num=layers))
+        args.target_dim = config.hidden_size if args.target_dim is None else args.target_dim
         groups = build_groups(teacher.config, args.target_dim, args.compactor_mask_strategy, args.mlm_target_dim,
                               args.target_feedforward_size, args.target_heads, read_layer_sizes(args.layer_sizes))
         phases = wid_phases(args, teacher, groups, step)

@@ -111,6 +111,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     dataset.augment = args.augment_texts
     config = replace(loaded.config, layers_num=layers_to_keep(loaded.config.layers_num, args.target_layers,
                                                               args.keep_layers))
+    if args.weight_squeeze and args.target_dim is None:
+        args.target_dim = config.hidden_size
     card: dict[str, Any] = {
         "kind": "plain", "teacher": config.to_dict(), "strategy": args.compactor_mask_strategy,
         "target_dim": args.target_dim, "mlm_target_dim": args.mlm_target_dim, "target_heads": args.target_heads,
