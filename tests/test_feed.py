@@ -182,5 +182,5 @@ def test_results_of_another_model_are_not_taken_over(tuned, tmp_path, capsys):
     assert "results.json has other runs: model_sha256 (" in refused(capsys, tmp_path, *words)
     torch.save({name: tensor * 0 for name, tensor in torch.load(tmp_path / "m.bin", weights_only=True).items()},
                tmp_path / "m.bin")
-    assert "m.bin is not the best model of its runs" in refused(capsys, tmp_path, *words, "--pretrained_model_path",
+    assert "m.bin with its .json is not the best model" in refused(capsys, tmp_path, *words, "--pretrained_model_path",
                                                                 tuned / "uer.bin")
