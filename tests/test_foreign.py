@@ -10,7 +10,7 @@ import torch
 from commands import call, pretrain_options, refused
 from tuning import CONFIG
 
-from uer.config import ModelConfig, load_config
+from uer.config import ModelConfig, config_from_dict, load_config
 from uer.errors import UserError
 from uer.formats import load_model
 from uer.parallel.launch import make_plan
@@ -180,3 +180,10 @@ def test_a_hint_names_an_option_only_where_the_script_has_it(files, tmp_path, ca
                                              pretrained_model_path=tmp_path / "t.bin")}
     message = refused(capsys, tmp_path, script, *words[script])
     assert "It has no MLM head" in message and ("--allow_missing_head" in message) is named
+
+
+def test_a_damaged_number_of_layers_is_told_at_once():
+    sizes = {"hidden_size": 16, "heads_num": 2, "feedforward_size": 32}
+    for layers in (2**31, 10**30):
+        with pytest.raises(UserError, match=f"here: layers_num is {layers}, at most 10,000 are possible"):
+            config_from_dict({**sizes, "layers_num": layers}, "here")

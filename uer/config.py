@@ -15,6 +15,7 @@ from uer.files import read_object
 from uer.sizes import LayerShape, LayerSizes, is_size
 
 SIZES = ("hidden_size", "layers_num", "heads_num", "feedforward_size")
+MOST_LAYERS = 10_000  # above, a config is damaged, and would be counted through layer by layer
 TARGETS = ("mlm", "states", "cls", "tokens")  # what stands on the encoder, see `uer.targets`
 POOLINGS = ("mean", "max", "first", "last")
 CLS_ACTS = {"tanh": "Bert", "relu": "DistilBert", "gelu": "Electra"}  # and whose classifiers have it
@@ -147,6 +148,8 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
     sizes = (*SIZES, "max_seq_length", *(["mlm_size"] if values["mlm_size"] is not None else []))
     problems = _foreign_parts(data) + [f"{key} is {values[key]!r}, a positive whole number is needed" for key in sizes
                                        if not is_size(values[key])]
+    if is_size(values["layers_num"]) and values["layers_num"] > MOST_LAYERS:
+        problems.append(f"layers_num is {values['layers_num']}, at most {MOST_LAYERS:,} are possible")
     if values["hidden_act"] not in ACTIVATION_NAMES:
         problems.append(f"hidden_act {values['hidden_act']!r} is unknown, one of {', '.join(ACTIVATION_NAMES)} is "
                         f"needed")
