@@ -84,6 +84,7 @@ def test_the_scripts_take_one_and_give_one(act, files, tmp_path, capsys):
          "compactors")
     call("convert.py", "--load_model_path", tmp_path / "stage1-2", "--vocab_path", files / "vocab.txt",
          "--output_model_path", tmp_path / "student.bin", "--output_format", "uer", "huggingface")
+    assert ("a second text is read there as the first" in capsys.readouterr().out) == (act == "relu")
     for student in (tmp_path / "student.bin", tmp_path / "student"):
         loaded = load_model(student, config=None, vocab_size=len(TOKENS), target=None)
         assert loaded.config.cls_act == act and loaded.config.hidden_size == 64

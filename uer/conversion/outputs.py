@@ -223,8 +223,11 @@ def facts_beside(source: Source) -> dict[str, Any]:
 
 
 def _huggingface(source: Source, temporary: Path, path: Path) -> str:
+    segments, told = source.weights[shapes.SEGMENTS], []
     if source.config.cls_act == "relu":
         source = replace(source, weights=one_segment(source.weights))
+        if not torch.equal(segments[1], segments[-1]):
+            told.append("a DistilBERT has one segment, so a second text is read there as the first, here otherwise")
     config, check = source.config, Check(source, hidden=source.config.target == "states")
     write_huggingface(temporary, config, {**source.weights, **source.extras}, text=source.text, reading=source.reading)
     again = load_model(temporary, config=None, vocab_size=None, target=None)
@@ -242,7 +245,7 @@ def _huggingface(source: Source, temporary: Path, path: Path) -> str:
     card = CardFacts(**{**vars(source.card), "figures": figures, "name": path.name})
     (temporary / "README.md").write_text(model_card(card, source.config), encoding="utf-8")
     bare = source.text is None or source.text.vocab is None
-    return "; ".join(found) + ("; no tokenizer files, as no --vocab_path was given" if bare else "")
+    return "; ".join([*told, *found]) + ("; no tokenizer files, as no --vocab_path was given" if bare else "")
 
 
 class Check:
