@@ -5,16 +5,18 @@
                   it: torch's linear layers, every layer on every position
     activations   the same with what our models have besides: a last layer that ends with the predicted positions and,
                   on CPUs where it has faster ones, the products of `uer/cpu/products.py`
-    composed      weights composed first, then a plain BERT of the teacher's size (before the squeeze)
+    composed      weights composed first, then a plain BERT of the teacher's size (before anything has left)
+    leaving       the same on average until `hidden` is squeezed: a step of each interval of the mask schedule, where
+                  what was masked two intervals ago has decayed and left (--penalty fade)
     squeezed      the same after the squeeze: a plain BERT of the student's size
     teacher       a plain BERT of the teacher's size, without compactors: the limit before the squeeze
     plain         that student alone, without compactors: the limit after it
 
 All: MLM with 15 % predicted positions selected before the vocabulary, scaled-dot-product attention, fused AdamW over
-every parameter, and (but for the last two) the published penalty in mid-run. They take turns in one process: whatever
-else the machine does hits them alike; compare ratios of medians. `--products torch` takes torch's own everywhere. On a
-busy machine, `--clock cpu --threads 1` counts what this process used instead of what passed. Memory is measured in a
-process of its own.
+every parameter, and (but for leaving and the last two) the published penalty in mid-run. They take turns in one
+process: whatever else the machine does hits them alike; compare ratios of medians. `--products torch` takes torch's own
+everywhere. On a busy machine, `--clock cpu --threads 1` counts what this process used instead of what passed. Memory is
+measured in a process of its own.
 
     python3 benchmarks/step_time.py                      # 2 layers x 768, vocabulary 30522, batch 32 x 128
     python3 benchmarks/step_time.py --batch_size 128
@@ -47,7 +49,7 @@ from uer.cpu.products import linear
 from uer.models.bert import Bert, initialise
 from uer.planning.cost import token_shares
 from uer.sizes import BertSizes
-from uer.squeeze.groups import FREE_INTERVALS, INTERVALS_PER_HEAD, build_groups
+from uer.squeeze.groups import BLOCK_INTERVALS, FREE_INTERVALS, INTERVALS_PER_HEAD, build_groups
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import Penalty, build_penalty
 from uer.targets.vocabulary_loss import vocabulary_loss
@@ -55,8 +57,10 @@ from uer.training.optimizers import AdamW, parameter_groups
 from uer.training.wid_learner import WidLearner
 
 PUBLISHED = "published"
-PHASES = ("activations", "composed", "squeezed", "teacher", "plain")
-STEPS_PER_TURN = {PUBLISHED: 1, "activations": 1, "composed": 1, "squeezed": 3, "teacher": 1, "plain": 3}
+LEAVING, DECAY = "leaving", 2  # intervals from when a dimension is masked until it has decayed
+PHASES = ("activations", "composed", LEAVING, "squeezed", "teacher", "plain")
+STEPS_PER_TURN = {PUBLISHED: 1, "activations": 1, "composed": 1, LEAVING: BLOCK_INTERVALS + DECAY, "squeezed": 3,
+                  "teacher": 1, "plain": 3}
 W_STEP, L2_LAMBDA, LEARNING_RATE, COMPACTOR_LEARNING_RATE = 500, 20.0, 1e-6, 5e-5
 MID_RUN = 20 * W_STEP + 1  # the schedule is complete, no masks are chosen in the steps that follow
 
@@ -174,19 +178,31 @@ class Sandwich:
         return vocabulary_loss(x, p["target.mlm_linear_2.weight"], p["target.mlm_linear_2.bias"], labels)
 
 
-def masked_master(args: argparse.Namespace) -> tuple[Master, AdamW, Penalty]:
-    """A master whose schedule is complete, unsqueezed, dropped entries zero; its optimizer and penalty."""
+def masked_master(args: argparse.Namespace, complete: bool = True) -> tuple[Master, AdamW, Penalty]:
+    """A master, its optimizer and penalty: its schedule complete, unsqueezed, dropped entries zero; or at the start."""
     config = teacher_config(args)
     groups = build_groups(config, args.target_dim, args.strategy)
     master = Master(config, random_bert(args, config).state_dict(), groups, tokens=args.batch_size * args.seq_length,
                     predicted=args.batch_size * predicted_of(args))
     generator = torch.Generator().manual_seed(3)
-    for group in groups.values():
+    for group in groups.values() if complete else ():
         k = max(FREE_INTERVALS, INTERVALS_PER_HEAD * config.heads_num)
         group.set_keep(group.choose(torch.rand(group.size, generator=generator, dtype=torch.float64), k))
     optimizer = AdamW(parameter_groups(master.named_parameters(), LEARNING_RATE,
                                        lambda name: COMPACTOR_LEARNING_RATE if "compactor" in name else None))
-    return master, optimizer, build_penalty("published", master, optimizer.state, W_STEP, L2_LAMBDA)
+    kind = "published" if complete else "fade"
+    return master, optimizer, build_penalty(kind, master, optimizer.state, W_STEP, L2_LAMBDA)
+
+
+def leave(learner: WidLearner, k: int) -> None:
+    """Bring a learner to interval k of its schedule: who was masked by interval k - `DECAY` has left."""
+    for group in learner.groups().values():
+        scores = torch.rand(group.size, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        there = torch.arange(group.size) if group.there is None else group.there
+        gone = ~group.choose(scores[there], max(0, k - DECAY))
+        group.set_keep(group.choose(scores[there], k))
+        learner.master.thin(group, group.staying(gone[there[group.dropped]]), learner.optimizer.state)
+    learner.squeeze([])  # builds the student
 
 
 def by_torch(step: Callable[[], Result]) -> Callable[[], Result]:
@@ -215,7 +231,7 @@ def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], fl
 
         return plain_step
 
-    master, optimizer, penalty = masked_master(args)
+    master, optimizer, penalty = masked_master(args, phase != LEAVING)
     step = iter(range(MID_RUN, MID_RUN + W_STEP - 1))
     if phase in (PUBLISHED, "activations"):
         sandwich = Sandwich(master, selected=phase == "activations")
@@ -234,15 +250,23 @@ def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], fl
     learner = WidLearner(master, optimizer, penalty, W_STEP)
     if phase == "squeezed":
         learner.squeeze(list(master.groups.values()))
+    return LearnerStep(learner, batch)
 
-    def learner_step() -> float:
-        learner.prepare()
-        loss = learner.student.loss(src, seg, positions, labels, padded=False)[0] / len(labels)
+
+class LearnerStep:
+    """A step of a learner whose masks do not change in it."""
+
+    def __init__(self, learner: WidLearner, batch: Batch):
+        self.learner, self.batch = learner, batch
+        self.numbers = iter(range(MID_RUN, MID_RUN + W_STEP - 1))
+
+    def __call__(self) -> float:
+        src, seg, positions, labels = self.batch
+        self.learner.prepare()
+        loss = self.learner.student.loss(src, seg, positions, labels, padded=False)[0] / len(labels)
         loss.backward()
-        learner.finish(next(step), 1.0)
+        self.learner.finish(next(self.numbers), 1.0)
         return loss.item()
-
-    return learner_step
 
 
 # -- measuring ---------------------------------------------------------------------------------------------------------
@@ -304,11 +328,17 @@ def main() -> None:
     faults: dict[str, list[int]] = {phase: [] for phase in steps}
     for _ in range(args.turns):
         for phase, step in steps.items():
-            for _ in range(STEPS_PER_TURN[phase]):
+            fresh = build(phase, args, batch) if phase == LEAVING else None
+            times = []
+            for interval in range(STEPS_PER_TURN[phase]):
+                if isinstance(fresh, LearnerStep):
+                    leave(fresh.learner, interval)
+                    step = by_torch(fresh) if args.products == "torch" else fresh
                 before, start = page_faults(), clock()
                 step()
-                seconds[phase].append(clock() - start)
+                times.append(clock() - start)
                 faults[phase].append(page_faults() - before)
+            seconds[phase] += [statistics.mean(times)] if phase == LEAVING else times
     medians = {phase: statistics.median(values) for phase, values in seconds.items()}
     references = [phase for phase in (PUBLISHED, "activations") if phase in medians]
     print(f"{'':12} {'s / step':>9}" + "".join(f" {f'than {phase}':>17}" for phase in references)

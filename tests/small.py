@@ -105,7 +105,7 @@ class Product:
                  w_step: int, l2_lambda: float, learning_rate: float, compactor_learning_rate: float,
                  penalty: str = "published", load: tuple[int, int] = MULTIPLIED,
                  squeeze_tolerance: float | None = None, compactors_only: bool = False, scores: str = "norm",
-                 mlm_target_dim: int | None = None, target_feedforward_size: int | None = None,
+                 mlm_target_dim: int | None = None, target_feedforward_size: int | None = None, early: bool = False,
                  factor: Callable[[int], float] = lambda step: 1.0, **config):
         self.config = shape.config(**config)
         self.groups = build_groups(self.config, target_dim, strategy, mlm_target_dim, target_feedforward_size)
@@ -119,7 +119,7 @@ class Product:
             lambda name: compactor_learning_rate if "compactor" in name else None))
         self.learner = WidLearner(self.master, self.optimizer,
                                   build_penalty(penalty, self.master, self.optimizer.state, w_step, l2_lambda), w_step,
-                                  squeeze_tolerance, build_scores(scores, self.master))
+                                  squeeze_tolerance, build_scores(scores, self.master), early=early)
         self.factor = factor
         self.step_number = 0
 

@@ -31,6 +31,7 @@ ALLOWED_WAITS = [  # everything that may wait, and when; in float16 also `Judge.
     (Delayed, "take", lambda *_: []),  # a step's figures, a step later, when they have long been there
     (WidLearner, "update_masks", lambda *_: True),  # every w_step steps: how many are masked shapes what follows
     (WidLearner, "ready_to_leave", lambda *_: []),  # every w_step steps
+    (WidLearner, "thin", lambda *_: False),  # the same
     (Recorder, "masks", lambda *_: None),  # every w_step steps
     (Trainer, "_record_masks", lambda *_: None),  # when masks have changed
 ]  # and outside `Trainer.step`: reports, evaluation, checkpoints, the check of replicas; a squeeze

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from uer.squeeze.penalty import FADE_PER_INTERVAL, simulate_decay
 from uer.tokenizers import build_tokenizer
 from uer.training.build_trainer import TARGET_FOR, load_teacher, settle_objective
 from uer.training.course import run_dropout
-from uer.training.mask_schedule import settle
+from uer.training.mask_schedule import leaves_early, settle
 from uer.training.optimizers import schedule
 
 VOCABULARY, SEQ_LENGTH = 30522, 128  # BERT's vocabulary; the default of preprocess.py
@@ -48,11 +49,13 @@ class Teacher(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """A column of the plan, and the share of the run's steps that are of it."""
+    """A column of the plan, the share of the run's steps that are of it, and the operations of one of them on average,
+    where they become less on the way."""
 
     title: str
     cost: Cost
     share: float = 0.0
+    mean: float | None = None
 
 
 def plan(args: argparse.Namespace) -> str:
@@ -148,32 +151,65 @@ def wid_phases(args: argparse.Namespace, teacher: Teacher, groups: dict[str, Mas
     student = replace(student_config(config, groups), tie_weights=args.tie_student)
     phases = [Phase("on activations", activations_cost(config, tables, groups, step))]
     calibrated = args.compactor_init == "calibrated"
-    before = 0.0 if calibrated else steps_before_squeeze(args, groups) / args.total_steps
+    until, mean = (0, 0.0) if calibrated else before_squeeze(args, groups, lambda now: wid_cost(
+        config, tables, now, step, **options).all_operations)
+    before = until / args.total_steps
     alone = 0.0  # it waits an interval for its moments, but at the start there is nothing to wait for
     if args.after_squeeze == "student":
         alone = 1.0 if calibrated else max(0.0, 1 - before - args.w_step / args.total_steps)
     if not calibrated:
-        phases.append(Phase("before squeeze", wid_cost(config, tables, groups, step, **options), before))
+        phases.append(Phase("before squeeze", wid_cost(config, tables, groups, step, **options), before, mean))
     for group in groups.values():
         group.squeezed = True
     return [*phases, Phase("after squeeze", wid_cost(config, tables, groups, step, **options), 1 - before - alone),
             Phase("student alone", plain_cost(student, tables, step), alone)]
 
 
-def steps_before_squeeze(args: argparse.Namespace, groups: dict[str, MaskGroup]) -> int:
-    """The step of the last squeeze, from the schedule and the decay of an entry that starts at 1; at most all steps."""
+def before_squeeze(args: argparse.Namespace, groups: dict[str, MaskGroup],
+                   operations: Callable[[dict[str, MaskGroup]], int]) -> tuple[int, float]:
+    """The step of the last squeeze (at most all steps), and what a step before it takes on average, from the schedule
+    and the decay of an entry that starts at 1. `operations`: of a step with the groups as they are."""
     settle(args, groups)
-    last = args.w_step * max(group.last_interval for group in groups.values())
-    if args.no_squeeze or last >= args.total_steps:
-        return args.total_steps
+    never = args.total_steps
+    delay = decay_steps(args, 0) if leaves_early(args) else never
+    leaves = {name: group.last_interval * args.w_step for name, group in groups.items()}
+    leaves = {name: min(never, last + decay_steps(args, last)) for name, last in leaves.items()}
+    until = max(leaves.values())
+
+    def at(step: int) -> dict[str, MaskGroup]:
+        """The groups after the masks of a step have been chosen."""
+        now = {}
+        for name, group in groups.items():
+            masked = group.drop_count(step // args.w_step)
+            gone = group.drop_count(max(0, step - delay) // args.w_step)
+            now[name] = replace(group, squeezed=step >= leaves[name], there=torch.arange(group.size - gone),
+                                dropped=torch.arange(masked - gone))
+        return now
+
+    known: dict[tuple, int] = {}
+    total = 0
+    for step in range(0, until, args.w_step):
+        now = at(step)
+        sizes = tuple((group.width, group.kept) for group in now.values())
+        if sizes not in known:
+            known[sizes] = operations(now)
+        total += known[sizes] * min(args.w_step, until - step)
+    return until, total / until if until else 0.0
+
+
+def decay_steps(args: argparse.Namespace, last: int) -> int:
+    """Steps from when an entry is dropped until it is found decayed, at a mask update; at most all that are left."""
+    left = args.total_steps - last
+    if args.no_squeeze or left <= 0:
+        return max(left, 0)
     if args.penalty == "fade":
-        path = [FADE_PER_INTERVAL ** (t / args.w_step) for t in range(1, args.total_steps - last + 1)]
+        path = [FADE_PER_INTERVAL ** (t / args.w_step) for t in range(1, left + 1)]
     else:
         factor = schedule(args.scheduler, args.total_steps, args.warmup)
         rates = [args.compactor_learning_rate * factor(t) for t in range(last, args.total_steps)]
         path = simulate_decay(rates, args.l2_lambda)
     decayed = (t for t in range(args.w_step, len(path) + 1, args.w_step) if abs(path[t - 1]) < args.squeeze_tolerance)
-    return last + next(decayed, args.total_steps - last)
+    return next(decayed, left)
 
 
 # -- words -------------------------------------------------------------------------------------------------------------
@@ -194,6 +230,8 @@ def table(phases: list[Phase], wid: bool, target: str) -> list[str]:
             *((f"  {titles[part]}", [amount(cost.operations[part], work) for cost in costs]) for part in PARTS)]
     if wid:
         rows += [("  composing the weights", [amount(sum(cost.composition.values()), work) for cost in costs]),
+                 ("  mean as dimensions leave", [amount(round(phase.mean), work) if phase.mean else "-"
+                                                 for phase in phases]),
                  ("times cheaper", [f"{costs[0].all_operations / cost.all_operations:.1f}x" for cost in costs])]
     rows += [(f"memory of a device ({memory[1]})", [])]
     rows += [(f"  {label}", [amount(cost.memory[key], memory) if key in cost.memory else "-" for cost in costs])
@@ -206,7 +244,7 @@ def table(phases: list[Phase], wid: bool, target: str) -> list[str]:
 def whole_run(args: argparse.Namespace, phases: list[Phase]) -> list[str]:
     """The operations of all steps on one process, against those without a fold and with compactors on activations."""
     steps, shares = args.total_steps, {phase.title: phase.share for phase in phases}
-    costs = {phase.title: phase.cost.all_operations * steps for phase in phases}
+    costs = {phase.title: (phase.mean or phase.cost.all_operations) * steps for phase in phases}
     ours = round(sum(costs[title] * share for title, share in shares.items()))
     scale = unit("operations", costs["on activations"])
     before, alone = shares.get("before squeeze", 0.0), shares["student alone"]

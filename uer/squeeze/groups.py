@@ -43,8 +43,9 @@ class MaskGroup:
         whole_blocks: whether whole blocks leave (strategy `head`).
         scored_by: name of the column compactor that scores the dimensions.
         keep: bool [size], None before the first masks.
-        dropped: int64 indices of the masked dimensions (those under penalty).
-        squeezed: whether the dropped dimensions have left for good.
+        there: int64 indices of the dimensions that have not left early, ascending; None: no one has.
+        dropped: int64 positions, among those that are there, of the masked dimensions (those under penalty).
+        squeezed: whether the dropped dimensions have all left for good.
         wanted_blocks: blocks of the student, where the strategy alone does not say it: some leave, others get thinner.
     """
 
@@ -55,6 +56,7 @@ class MaskGroup:
     whole_blocks: bool
     scored_by: str
     keep: torch.Tensor | None = None
+    there: torch.Tensor | None = None
     dropped: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     squeezed: bool = False
     wanted_blocks: int | None = None
@@ -63,17 +65,22 @@ class MaskGroup:
     @property
     def width(self) -> int:
         """Dimensions that the student has now."""
-        return self.target if self.squeezed else self.size
+        return self.target if self.squeezed else self.size if self.there is None else len(self.there)
 
     @property
     def kept(self) -> int:
         """Dimensions that are not masked now."""
-        return self.target if self.squeezed else self.size - len(self.dropped)
+        return self.target if self.squeezed else self.width - len(self.dropped)
 
     @property
     def masked(self) -> bool:
         """Whether some dimensions are masked and still there."""
         return not self.squeezed and len(self.dropped) > 0
+
+    @property
+    def penalised(self) -> bool:
+        """Whether something is done to dropped entries: not to those of calibrated compactors, which never were."""
+        return len(self.dropped) > 0 or self.there is not None
 
     @property
     def last_interval(self) -> int:
@@ -96,7 +103,9 @@ class MaskGroup:
     @property
     def heads(self) -> int:
         """Blocks (heads) that the student has now."""
-        return self.target_blocks if self.squeezed else self.blocks
+        if self.squeezed:
+            return self.target_blocks
+        return self.width // self.block_size if self.whole_blocks else self.blocks
 
     def drop_count(self, k: int) -> int:
         """Dimensions to drop in interval k."""
@@ -108,8 +117,10 @@ class MaskGroup:
         return total // self.blocks * min(k, BLOCK_INTERVALS) // BLOCK_INTERVALS * self.blocks
 
     def choose(self, scores: torch.Tensor, k: int) -> torch.Tensor:
-        """The dimensions to keep in interval k: float64 scores [size] -> bool [size]."""
+        """The dimensions to keep in interval k: float64 scores [width] -> bool [size]."""
         count = self.drop_count(k)
+        if self.there is not None:  # what has left does not come back: masks only grow
+            scores = scores.new_full((self.size,), -torch.inf).index_copy_(0, self.there, scores)
         if not self.blocks:
             rows = scores[None]
         elif self.whole_blocks:
@@ -125,14 +136,45 @@ class MaskGroup:
         changed = self.keep is None or not torch.equal(self.keep, keep)
         if changed:
             self.keep = keep
-            self.dropped = (~keep).nonzero().flatten()
-            self._kept_index = keep.nonzero().flatten()
+            self._find_positions()
         return changed
 
+    def keep_there(self) -> torch.Tensor:
+        """The masks of the dimensions that are there: bool [width]."""
+        assert self.keep is not None
+        return self.keep if self.there is None else self.keep[self.there]
+
+    def _find_positions(self) -> None:
+        keep = self.keep_there()
+        self.dropped, self._kept_index = (~keep).nonzero().flatten(), keep.nonzero().flatten()
+
     def kept_index(self) -> torch.Tensor:
-        """int64 indices of the kept dimensions, ascending."""
+        """int64 positions, among the dimensions that are there, of the kept ones, ascending."""
         assert self._kept_index is not None
         return self._kept_index
+
+    def staying(self, decayed: torch.Tensor) -> torch.Tensor:
+        """int64 positions of the dimensions that stay if those leave that have decayed (bool, one of each dropped
+        dimension): equally many of every block, or whole blocks."""
+        gone = torch.zeros(self.width, dtype=torch.bool, device=decayed.device)
+        gone[self.dropped[decayed]] = True
+        if self.blocks:
+            of_block = gone.view(self.heads, -1)
+            gone = (of_block & (of_block.all(1, keepdim=True) if self.whole_blocks else
+                                of_block.cumsum(1) <= of_block.sum(1).min())).flatten()
+        return (~gone).nonzero().flatten()
+
+    def thin(self, staying: torch.Tensor) -> None:
+        """Only the dimensions at these positions are still there."""
+        self.there = staying if self.there is None else self.there[staying]
+        self._find_positions()
+
+    def squeeze(self) -> None:
+        """All masked dimensions have left; positions are the teacher's again."""
+        self.squeezed = True
+        if self.there is not None:
+            self.there = None
+            self._find_positions()
 
     def mask_file_entry(self) -> list[int]:
         """The dropped dimensions as the mask file has them: indices, or block numbers where whole blocks leave."""

@@ -25,11 +25,14 @@ class NormScores:
         self.master = master
 
     def of(self, group: MaskGroup) -> torch.Tensor:
-        """Scores of a group that has not been squeezed: float64 [size]."""
+        """Scores of a group that has not been squeezed: float64 [width]."""
         return self.master.scores(group)
 
     def observe(self) -> None:
         """Called once per optimizer step, with the gradients of the loss in the master's parameters."""
+
+    def thin(self, group: MaskGroup, staying: torch.Tensor) -> None:
+        """All but the dimensions at these positions have left the group."""
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """What has to be kept for a resumed run to choose the same masks. Every process must call it."""
@@ -46,7 +49,7 @@ class TaylorScores(NormScores):
 
     def __init__(self, master: Master):
         super().__init__(master)
-        self.means = {name: torch.zeros(group.size, dtype=torch.float64, device=group.dropped.device)
+        self.means = {name: torch.zeros(group.width, dtype=torch.float64, device=group.dropped.device)
                       for name, group in master.groups.items() if not group.squeezed}
 
     def of(self, group: MaskGroup) -> torch.Tensor:
@@ -59,6 +62,9 @@ class TaylorScores(NormScores):
             compactor = self.master.parameters[f"{group.scored_by}.weight"]
             if not group.squeezed and compactor.grad is not None:
                 mean.lerp_((compactor.grad * compactor).abs().sum(0).double(), 1 - MEMORY)
+
+    def thin(self, group: MaskGroup, staying: torch.Tensor) -> None:
+        self.means[group.name] = self.means[group.name][staying]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         waiting = [self.master.groups[name] for name in self.means if not self.master.groups[name].squeezed]

@@ -55,7 +55,7 @@ class Master:
     Args:
         config: the teacher's config.
         weights: the teacher's tensors under the published names; compactors that are absent start as identity.
-        groups: the mask groups.
+        groups: the mask groups; of one from which some have left early only the others' weights are taken over.
         tokens: tokens of one optimizer step on this process, and `predicted` those of them to predict: they decide
             whether the vocabulary's tables are multiplied out, as they always are by default.
     """
@@ -73,12 +73,17 @@ class Master:
         like = self.parameters[EMBEDDING_TABLES[0]]
         self.like = like.new_empty(0)  # of the master's dtype, on its device
         self.compactors = masked_compactors(config)
+        self.masked = {tensor.name: (tensor.dim, tensor.group) for tensor in self.compactors} | {
+            f"{name}.{part}": (0, owner) for name, owner in self.norms for part in ("gamma", "beta")}
         for name, size in compactor_sizes(config).items():
             if name not in self.parameters:
                 self.parameters[name] = nn.Parameter(torch.eye(size, dtype=like.dtype, device=like.device))
         self._composed: list[torch.Tensor] = []
         self._targets: list[nn.Parameter] = []
         self._spare = False
+        for group in groups.values():
+            if group.there is not None and not group.squeezed:
+                self._narrow(group, group.there)
 
     # -- what there is ---------------------------------------------------------------------------------------------
 
@@ -91,8 +96,8 @@ class Master:
                 yield name, parameter
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Published names -> tensors."""
-        return {name: parameter.detach() for name, parameter in self.parameters.items()}
+        """Published names -> tensors, with zeros where dimensions have left early."""
+        return {name: self.widened(name, parameter.detach()) for name, parameter in self.parameters.items()}
 
     def whole(self, name: str) -> torch.Tensor:
         """A parameter as all processes are to know it."""
@@ -129,8 +134,8 @@ class Master:
         kept = {}
         for name in {owner for _, owner in layer_norms(self.config)}:
             group = self.groups[name]
-            keep = group.keep.to(self.like.device, self.like.dtype) if group.masked and group.keep is not None else None
-            kept[name] = keep, group.kept if group.masked else group.width
+            keep = group.keep_there().to(self.like.device, self.like.dtype) if group.masked else None
+            kept[name] = keep, group.kept
         for name, owner in layer_norms(self.config):
             student.get_submodule(name).set_keep(*kept[owner])  # type: ignore[operator]
 
@@ -227,39 +232,63 @@ class Master:
         """Scores of a group as all processes are to know them: here everybody has found the same ones."""
         return scores
 
-    @torch.no_grad()
     def largest_dropped(self, group: MaskGroup) -> torch.Tensor:
         """Largest magnitude among the dropped compactor entries of a group (0 where none): a scalar."""
-        largest = self.like.new_zeros(())
-        if group.squeezed or not len(group.dropped):
-            return largest
+        return self.largest_of_each(group).max() if group.masked else self.like.new_zeros(())
+
+    @torch.no_grad()
+    def largest_of_each(self, group: MaskGroup) -> torch.Tensor:
+        """Largest magnitude among the compactor entries of each dropped dimension of a group: [dropped]."""
+        largest = self.like.new_zeros(len(group.dropped))
         for tensor in self.compactors:
             if tensor.group == group.name:
                 entries = self.parameters[tensor.name].index_select(tensor.dim, group.dropped)
-                largest = torch.maximum(largest, entries.abs().max())
+                largest = torch.maximum(largest, entries.abs().amax(1 - tensor.dim))
         return largest
 
     @torch.no_grad()
     def squeeze(self, group: MaskGroup, moments: Moments | None = None) -> None:
         """Drop a group's masked dimensions for good: from compactors, LayerNorms and the optimizer's moments."""
-        if group.squeezed:
-            return
-        index = group.kept_index()
-        group.squeezed = True
-        for tensor in masked_compactors(self.config):
-            if tensor.group == group.name:
-                self._narrow(tensor.name, tensor.dim, index, moments)
-        for name, owner in self.norms:
-            if owner == group.name:
-                self._narrow(f"{name}.gamma", 0, index, moments)
-                self._narrow(f"{name}.beta", 0, index, moments)
+        if not group.squeezed:
+            staying = group.kept_index()
+            group.squeeze()
+            self._narrow(group, staying, moments)
 
-    def _narrow(self, name: str, dim: int, index: torch.Tensor, moments: Moments | None) -> None:
-        parameter = self.parameters[name]
-        shape = parameter.shape
-        parameter.data = parameter.data.index_select(dim, index)
-        parameter.grad = None
-        state = moments.get(parameter, {}) if moments else {}
-        for key, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == shape:
-                state[key] = value.index_select(dim, index)
+    @torch.no_grad()
+    def thin(self, group: MaskGroup, staying: torch.Tensor, moments: Moments | None = None) -> None:
+        """Drop all but the dimensions at these positions, some of the masked ones, before the group is squeezed."""
+        group.thin(staying)
+        self._narrow(group, staying, moments)
+
+    def _narrow(self, group: MaskGroup, index: torch.Tensor, moments: Moments | None = None) -> None:
+        for name, (dim, owner) in self.masked.items():
+            if owner != group.name:
+                continue
+            parameter = self.parameters[name]
+            shape = parameter.shape
+            parameter.data = parameter.data.index_select(dim, index)
+            parameter.grad = None
+            state = moments.get(parameter, {}) if moments else {}
+            for key, value in state.items():
+                if value.shape == shape:
+                    state[key] = value.index_select(dim, index)
+
+    def widened(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A parameter, or a moment of it, as files have it: with zeros where dimensions have left early."""
+        dim, there = self._there(name)
+        if there is None or not tensor.dim():
+            return tensor
+        shape = list(tensor.shape)
+        shape[dim] = self.groups[self.masked[name][1]].size
+        return tensor.new_zeros(shape).index_copy_(dim, there.to(tensor.device), tensor)
+
+    def narrowed(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The inverse of `widened`."""
+        dim, there = self._there(name)
+        return tensor if there is None or not tensor.dim() else tensor.index_select(dim, there.to(tensor.device))
+
+    def _there(self, name: str) -> tuple[int, torch.Tensor | None]:
+        """Along which of its axes dimensions of a group leave this tensor, and who is there where some have."""
+        dim, owner = self.masked.get(name, (0, None))
+        group = self.groups[owner] if owner is not None else None
+        return dim, group.there if group is not None and not group.squeezed else None

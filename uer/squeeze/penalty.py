@@ -33,7 +33,7 @@ class Penalty:
         self.master, self.moments, self.w_step = master, moments, w_step
         self.matrices = self._trained(masked_compactors(master.config))
         self.vectors = self._trained(masked_vectors(master.config))
-        self._masks: dict[tuple[str, bool], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._masks: dict[tuple[str, bool, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     def _trained(self, tensors: list[MaskedTensor]) -> list[MaskedTensor]:
         return [tensor for tensor in tensors if self.master.parameters[tensor.name].requires_grad]
@@ -46,16 +46,19 @@ class Penalty:
         for tensor in tensors:
             group = self.master.groups[tensor.group]
             parameter = self.master.parameters[tensor.name]
-            if len(group.dropped) and parameter.shape[tensor.dim] == group.size:
-                yield parameter, *self._masks_of(group, tensor.dim == 0 and parameter.dim() == 2)
+            length = parameter.shape[tensor.dim]  # a bias sits before R: it keeps the teacher's, and its penalty
+            if (group.penalised and length == group.size) or (group.masked and length == group.width):
+                yield parameter, *self._masks_of(group, tensor.dim == 0 and parameter.dim() == 2, length)
 
-    def _masks_of(self, group: MaskGroup, upright: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """(kept, dropped), made when the group's masks change."""
-        if self._masks.get((group.name, upright), (None,))[0] is not group.dropped:
-            dropped = self.master.like.new_zeros(group.size).index_fill_(0, group.dropped, 1.0)
-            dropped = dropped[:, None] if upright else dropped
-            self._masks[group.name, upright] = group.dropped, 1 - dropped, dropped
-        return self._masks[group.name, upright][1:]
+    def _masks_of(self, group: MaskGroup, upright: bool, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(kept, dropped), of all dimensions or of those that are there, made when the group's masks change."""
+        key = group.name, upright, length
+        if self._masks.get(key, (None,))[0] is not group.dropped:
+            assert group.keep is not None
+            kept = (group.keep if length == group.size else group.keep_there()).to(self.master.like.dtype)
+            kept = kept[:, None] if upright else kept
+            self._masks[key] = group.dropped, kept, 1 - kept
+        return self._masks[key][1:]
 
     def before_update(self, step: int) -> None:
         """Called between backward and the optimizer, once per optimizer step (counted from 1)."""

@@ -28,7 +28,7 @@ from uer.squeeze.wiring import features_group, state_columns
 from uer.tokenizers.rules import KEY
 from uer.training.checkpoint import Checkpoint
 from uer.training.learner import Learner, PlainLearner
-from uer.training.mask_schedule import settle, warn_of_schedule
+from uer.training.mask_schedule import leaves_early, settle, warn_of_schedule
 from uer.training.optimizers import AdamW, parameter_groups
 from uer.training.sharded_master import ShardedLearner, ShardedMaster
 from uer.training.wid_learner import Folding, WidLearner
@@ -132,7 +132,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
     tolerance = None if args.no_squeeze else args.squeeze_tolerance
     scores = build_scores(args.mask_scores, master)
     kind = ShardedLearner if sharded else WidLearner
-    learner = kind(master, optimizer, penalty, args.w_step, tolerance, scores, folding)
+    learner = kind(master, optimizer, penalty, args.w_step, tolerance, scores, folding, leaves_early(args))
     if masked:
         warn_of_schedule(args, groups, reports)
     return learner, card
@@ -162,8 +162,10 @@ def restore_groups(groups: dict[str, MaskGroup], card: dict[str, Any], resume: d
                    device: torch.device) -> None:
     """Bring the mask groups to where a checkpoint left them."""
     for name, group in groups.items():
+        group.squeezed = name in card["squeezed"]
+        if name in resume.get("there", {}) and not group.squeezed:
+            group.there = resume["there"][name].to(device)
         if name in resume["keep"]:
             group.set_keep(resume["keep"][name].to(device))
         if not resume["penalised"][name]:
             group.dropped = group.dropped[:0]
-        group.squeezed = name in card["squeezed"]

@@ -64,6 +64,12 @@ def settle(args: argparse.Namespace, groups: dict[str, MaskGroup], at_once: bool
            f"{args.learning_rate:g} and {args.compactor_learning_rate:g} (compactors)" if worked_out else ""
 
 
+def leaves_early(args: argparse.Namespace) -> bool:
+    """Whether decayed dimensions leave before the last ones of their group: where what has decayed stays so, and where
+    no one compiles the model anew for it."""
+    return args.penalty == "fade" and not args.compile and not args.no_squeeze
+
+
 def usual_rate(objective: str | None, layers: bool = False) -> float:
     """A learning rate for a plain student and its --target (None: mlm); `layers`: with --layer_weight."""
     return 1e-3 if layers or objective in ("states", "similarity", "relations") else 2e-4

@@ -74,7 +74,7 @@ class Recorder:
         if groups and is_noted(step // self.learner.w_step):
             self.reports.record(step, "masks", {"groups": {group.name: {
                 "kept": group.kept, "stable": stable_share(before.get(group.name), self.before[group.name]),
-                "norms": binned(self.learner.master.scores(group))} for group in groups}})
+                "norms": binned(self.learner.master.scores(group), group.size)} for group in groups}})
 
 
 def stable_share(before: torch.Tensor | None, now: torch.Tensor) -> float | None:
@@ -89,7 +89,8 @@ def is_noted(k: int) -> bool:
     return k % (1 << max(0, (k // ALL_UPDATES).bit_length())) == 0
 
 
-def binned(norms: torch.Tensor) -> list[float]:
-    """float [n] -> the values in descending order, in at most `BINS` means of neighbours."""
-    ordered = norms.sort(descending=True).values.cpu()
+def binned(norms: torch.Tensor, size: int) -> list[float]:
+    """float [n] -> the values in descending order, then 0 for those of `size` that have left, in at most `BINS` means of
+    neighbours."""
+    ordered = torch.cat([norms.sort(descending=True).values, norms.new_zeros(size - len(norms))]).cpu()
     return [float(f"{part.mean():.4g}") for part in ordered.tensor_split(min(BINS, len(ordered)))]

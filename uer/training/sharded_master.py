@@ -25,7 +25,6 @@ from uer.parallel.collectives import Place, collective, sum_over_ranks
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.master import Master
 from uer.squeeze.wiring import EMBEDDING_TABLES, compactor_sizes
-from uer.training.checkpoint import optimizer_state
 from uer.training.learner import State
 from uer.training.optimizers import MOMENTS
 from uer.training.wid_learner import WidLearner
@@ -165,9 +164,8 @@ class ShardedMaster(Master):
             dist.broadcast(scores, self.owner(group.scored_by))
         return scores
 
-    @torch.no_grad()
-    def largest_dropped(self, group: MaskGroup) -> torch.Tensor:
-        largest = super().largest_dropped(group)
+    def largest_of_each(self, group: MaskGroup) -> torch.Tensor:
+        largest = super().largest_of_each(group)
         with collective():
             dist.all_reduce(largest, dist.ReduceOp.MAX)
         return largest
@@ -197,7 +195,7 @@ class ShardedLearner(WidLearner):
         return self.master.owns
 
     def checkpoint(self) -> State:
-        moments = optimizer_state(self.named_parameters(), self.optimizer)
+        moments = self._moments()
         flat = {f"{key} {name}": tensor for name, pair in moments.items() for key, tensor in pair.items()}
         tensors = gather(self.master.state_dict(), self.master.like.device)
         flat = gather(flat, self.master.like.device)

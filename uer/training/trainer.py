@@ -174,6 +174,8 @@ class Trainer:
             if step % self.learner.w_step == 0:
                 self.recorder.masks(step)
                 self.squeeze(self.learner.ready_to_leave(step), step, batches[0])
+                if self.learner.thin():
+                    self.recorder.changed(step)
             if self.learner.ready_to_fold():
                 self.fold(step, batches[0])
 

@@ -43,6 +43,7 @@ class WidLearner:
             all below this; None: never.
         scores: what masks are chosen by (default: column norms).
         folding: how the run goes on once everything has left; None: as before.
+        early: whether decayed dimensions leave at the next mask update, and do not wait for their group's last.
     """
 
     owner: Callable[[str], int] | None = None
@@ -50,7 +51,7 @@ class WidLearner:
 
     def __init__(self, master: Master, optimizer: AdamW, penalty: Penalty, w_step: int,
                  squeeze_tolerance: float | None = None, scores: NormScores | None = None,
-                 folding: Folding | None = None):
+                 folding: Folding | None = None, early: bool = False):
         self.master = master
         self.scores = scores or NormScores(master)
         self.optimizer = optimizer
@@ -58,6 +59,7 @@ class WidLearner:
         self.w_step = w_step
         self.squeeze_tolerance = squeeze_tolerance
         self.folding = folding
+        self.early = early
         self.means: GradientMeans | None = None
         self.student: Bert = self._build_student()
 
@@ -75,18 +77,25 @@ class WidLearner:
         return list(self.master.named_parameters())
 
     def checkpoint(self) -> State:
-        return self.master.state_dict(), {"optimizer": optimizer_state(self.named_parameters(), self.optimizer),
-                                          **self._gathered()}
+        return self.master.state_dict(), {"optimizer": self._moments(), **self._gathered()}
+
+    def _moments(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Of the parameters that are here, as files have them."""
+        return {name: {key: self.master.widened(name, moment) for key, moment in moments.items()}
+                for name, moments in optimizer_state(self.named_parameters(), self.optimizer).items()}
 
     def _gathered(self) -> dict[str, Any]:
         groups = self.groups()
         return {"keep": {name: group.keep.cpu() for name, group in groups.items() if group.keep is not None},
-                "penalised": {name: len(group.dropped) > 0 for name, group in groups.items()},
+                "there": {name: group.there.cpu() for name, group in groups.items() if group.there is not None},
+                "penalised": {name: group.penalised for name, group in groups.items()},
                 "scores": self.scores.state_dict(),
                 **({"means": self.means.state_dict()} if self.means is not None else {})}
 
     def restore(self, resume: dict[str, Any]) -> None:
-        restore_optimizer(resume["optimizer"], self.named_parameters(), self.optimizer)
+        moments = {name: {key: self.master.narrowed(name, moment) for key, moment in moments.items()}
+                   for name, moments in resume["optimizer"].items()}
+        restore_optimizer(moments, self.named_parameters(), self.optimizer)
         self.scores.load_state_dict(resume.get("scores", {}))
         if self.means is not None and "means" in resume:
             self.means.load_state_dict(resume["means"])
@@ -145,6 +154,23 @@ class WidLearner:
         for group in groups:
             self.master.squeeze(group, self.optimizer.state)
         self.student = self._build_student()
+
+    def thin(self) -> bool:
+        """Let the decayed dimensions of groups that have not been squeezed leave; returns whether any have. Reads from
+        the device."""
+        if self.squeeze_tolerance is None or not self.early:
+            return False
+        left = False
+        for group in self.master.groups.values():
+            if group.masked:
+                staying = group.staying(self.master.largest_of_each(group) < self.squeeze_tolerance)
+                if len(staying) < group.width:
+                    self.master.thin(group, staying, self.optimizer.state)
+                    self.scores.thin(group, staying)
+                    left = True
+        if left:
+            self.student = self._build_student()
+        return left
 
     def ready_to_fold(self) -> bool:
         """Whether everything has left, for long enough."""
