@@ -58,6 +58,49 @@ def test_adamw_is_the_formula_without_bias_correction_and_decays_last():
             torch.testing.assert_close(state["exp_avg_sq"], v, rtol=1e-12, atol=1e-12)
 
 
+def test_muon_moves_matrices_by_their_orthogonal_momentum():
+    """Against singular vectors in float64; entries move as far as AdamW's would; the rest is AdamW's."""
+    names = ["encoder.a.weight", "encoder.b.weight", "encoder.c.weight", "encoder.a.bias", "embedding.weight"]
+    shapes = [(6, 6), (6, 6), (4, 9), (6,), (7, 3)]
+    parameters = {name: nn.Parameter(normal(*shape, seed=i)) for i, (name, shape) in enumerate(zip(names, shapes))}
+    groups = parameter_groups(parameters.items(), learning_rate=0.1, weight_decay=0.3, optimizer="muon")
+    optimizer = AdamW(groups)
+    assert [set(optimizer.state[parameter]) for parameter in parameters.values()] == 3 * [{"exp_avg"}] + 2 * [
+        {"step", "exp_avg", "exp_avg_sq"}]
+    assert parameter_groups(parameters.items(), 0.1)[0]["params"] == [*parameters.values()][:3] + [
+        parameters["embedding.weight"]]
+    means = {name: torch.zeros(shape, dtype=torch.float64) for name, shape in zip(names, shapes)}
+    for step in range(3):
+        before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        for i, parameter in enumerate(parameters.values()):
+            parameter.grad = normal(*parameter.shape, seed=10 * step + i)
+        optimizer.set_factor(1.0)
+        optimizer.step()
+        for name in names[:3]:
+            g = parameters[name].grad
+            means[name] = 0.95 * means[name] + 0.05 * g
+            u, _, v = torch.linalg.svd(0.95 * means[name] + 0.05 * g, full_matrices=False)
+            moved = (before[name] - parameters[name].detach() / (1 - 0.1 * 0.3)) / 0.1 / 0.2
+            moved = moved / max(g.shape) ** 0.5  # the orthogonal matrix, nearly
+            assert (u.T @ moved @ v.T).diagonal().sub(0.95).abs().max() < 0.3
+            assert (u.T @ moved @ v.T - torch.diag((u.T @ moved @ v.T).diagonal())).abs().max() < 1e-9
+            torch.testing.assert_close(optimizer.state[parameters[name]]["exp_avg"], means[name])
+
+
+def test_muon_leaves_all_as_it_is_where_a_gradient_overflows():
+    matrix = nn.Parameter(normal(4, 5))
+    optimizer = AdamW(parameter_groups([("encoder.a.weight", matrix)], 0.1, optimizer="muon"))
+    optimizer.set_factor(1.0)
+    kept = matrix.detach().clone()
+    for found, gradient in ((1.0, torch.inf), (1.0, torch.nan), (0.0, 2.0)):
+        matrix.grad = torch.full_like(matrix, gradient)
+        optimizer.found_inf = torch.tensor(found)
+        optimizer.step()
+        assert torch.equal(matrix, kept) == bool(found) == torch.equal(optimizer.state[matrix]["exp_avg"],
+                                                                      torch.zeros_like(matrix))
+    assert matrix.isfinite().all()
+
+
 def test_parameter_groups():
     names = ["x.weight", "x.bias", "n.gamma", "n.beta", "x_compactor.weight", "frozen.weight"]
     parameters = {name: nn.Parameter(torch.zeros(2)) for name in names}

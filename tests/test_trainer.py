@@ -36,6 +36,7 @@ RUNS = {  # options; where to go on
                 "--total_steps", "40", "--soft_targets_weight", "0.5"], (36, 37, 38, 39)),
     "soft labels": ([*WID, "--penalty", "fade", "--total_steps", "10", "--soft_targets_weight", "0.5"], (5,)),
     "plain": (["--total_steps", "10", "--learning_rate", "1e-3"], (5,)),
+    "muon": (["--total_steps", "10", "--learning_rate", "1e-3", "--optimizer", "muon"], (5,)),
 }
 
 SCORING = "encoder.transformer.0.self_attn.left_compactor.2"  # of the residual stream

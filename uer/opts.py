@@ -16,6 +16,7 @@ OBJECTIVES = ("mlm", "states", "similarity", "logits", "relations", "bert", "sp"
 COMPACTOR_INITS = ("identity", "calibrated")
 MASK_SCORES = ("norm", "taylor")
 AFTER_SQUEEZE = ("compactors", "student")
+OPTIMIZERS = ("adamw", "muon")
 COMPOSE_DTYPES = ("float32", "tf32")
 TOP_K, RELATION_HEADS = 128, 48
 
@@ -67,6 +68,9 @@ def add_optimization_options(parser: argparse.ArgumentParser) -> None:
                        help="micro-steps per optimizer step (default: 1)")
     group.add_argument("--learning_rate", type=float, metavar="LR",
                        help="of the teacher's weights, or of the model (default: 2e-5, but see --w_step)")
+    group.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw",
+                       help="muon: matrices of a plain model's layers move by their momentum made orthogonal, at "
+                            "AdamW's rates, the rest by AdamW (default: adamw)")
     group.add_argument("--head_learning_rate", type=float, metavar="LR",
                        help="of the MLM head of a plain model (default: that of the rest)")
     group.add_argument("--warmup", type=float, default=0.1, metavar="SHARE",
@@ -276,7 +280,7 @@ def pretrain_parser() -> argparse.ArgumentParser:
     add_teaching_options(parser)
     add_run_options(parser)
     add_distributed_options(parser)
-    add_uer_options(parser, without=("target",))
+    add_uer_options(parser, without=("target", "optimizer"))
     return parser
 
 

@@ -212,7 +212,7 @@ def _checked(card: dict[str, Any], path: Path) -> dict[str, Any]:
 
 def optimizer_state(named: list[tuple[str, torch.nn.Parameter]], optimizer: AdamW) -> dict[str, Any]:
     """Adam's moments by parameter name, and the steps that they come from."""
-    return {name: {key: optimizer.state[parameter][key].cpu() for key in MOMENTS}
+    return {name: {key: optimizer.state[parameter][key].cpu() for key in MOMENTS if key in optimizer.state[parameter]}
             for name, parameter in named if parameter in optimizer.state}
 
 
@@ -223,5 +223,5 @@ def restore_optimizer(state: dict[str, Any], named: list[tuple[str, torch.nn.Par
             continue
         if name not in state or state[name]["exp_avg"].shape != parameter.shape:
             raise UserError(f"--resume: the checkpoint has no optimizer state for {name}; was it another kind of run?")
-        for key in MOMENTS:
-            optimizer.state[parameter][key].copy_(state[name].get(key, LONG_AGO))  # older ones have no step
+        for key, moment in optimizer.state[parameter].items():
+            moment.copy_(state[name].get(key, LONG_AGO))  # older ones have no step

@@ -65,7 +65,7 @@ def plain_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[s
     fix_map(args, model.named_parameters())
     groups = parameter_groups(model.named_parameters(), getattr(args, kind),
                               lambda name: args.head_learning_rate if name.startswith("target.") else None,
-                              kind=kind, special_kind="head_learning_rate")
+                              kind=kind, special_kind="head_learning_rate", optimizer=args.optimizer)
     return PlainLearner(model, AdamW(groups, args.bias_correction))
 
 

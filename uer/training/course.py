@@ -26,7 +26,8 @@ SOFT = "soft_targets_teacher_sha256"
 SCHEDULE = ("w_step", "mask_scores")
 SHARE = "mask_schedule_share"  # another way to say w_step
 KEPT = ("keep_layers",)
-OPTIMIZER = ("bias_correction",)  # what the optimizer's state hangs on
+OPTIMIZER = ("bias_correction", "optimizer")  # what the optimizer's state hangs on
+OLDER = {"optimizer": "adamw"}  # of courses that do not say it
 RATES = {"learning_rate", "compactor_learning_rate"}  # the folded student's hangs on them
 MASKING = {"penalty", "l2_lambda", "squeeze_tolerance", "no_squeeze"}  # say nothing where nothing is masked
 FORMATS = {"bf16", "fp16", "compose_dtype"}
@@ -70,7 +71,7 @@ def keep_course(args: argparse.Namespace, said: Set[str]) -> None:
     `UserError` where there is no checkpoint."""
     card = read_card(find_checkpoint(args.output_model_path, args.resume))
     was = {"objective": card.get("objective"), "after_squeeze": "student" if "folded" in card else "compactors",
-           **card.get(KEY, {})}
+           **OLDER, **card.get(KEY, {})}
     kept = {"objective", SHARE, *KEPT, *SCHEDULE, *OPTIMIZER, *FREE} - FORMATS - said
     if "w_step" in said:
         kept -= {SHARE}
@@ -91,7 +92,8 @@ def compare_courses(found: Mapping[str, Any], now: Mapping[str, Any], path: Path
     Raises:
         UserError: masks, layers or moments would not go on from those that the checkpoint has.
     """
-    was = {**now, **found.get(KEY, {})}  # older checkpoints do not say, or not everything
+    now = {**OLDER, **now}
+    was = {**now, **OLDER, **found.get(KEY, {})}  # older checkpoints do not say, or not everything
     masked = found["kind"] == "wid" and found.get("compactor_init") == "identity"
     for what, names in (("has the moments of another optimizer", OPTIMIZER), ("is of other layers", KEPT),
                         ("is within another mask schedule", SCHEDULE if masked else ())):

@@ -1,4 +1,4 @@
-"""AdamW as UER runs it, and learning-rate schedules.
+"""AdamW as UER runs it, with Muon for matrices where asked for, and learning-rate schedules.
 
     m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²
     p ← p − lr · m / (√v + eps);   p ← p − lr · decay · p        (no bias correction)
@@ -16,24 +16,26 @@ import torch
 from torch import nn
 from torch.optim.adamw import adamw
 
+from uer.training.muon import muon
+
 BETAS = (0.9, 0.999)
 EPS = 1e-6
 NO_DECAY = ("bias", "gamma", "beta")
 LONG_AGO = float(2**30)
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what is kept of each parameter
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what is kept of each parameter; of Muon's only the first
 
 
 class AdamW:
-    """AdamW without bias correction; learning rates are set per step by `set_factor`.
+    """AdamW without bias correction, and Muon for groups that say so; rates are set per step by `set_factor`.
 
     Not a `torch.optim.Optimizer`: the first use of one imports torch's compiler, which takes more than a second.
 
     Args:
-        groups: dicts with `params`, `lr` and `weight_decay`.
+        groups: dicts with `params`, `lr` and `weight_decay`; `muon`: True where they are matrices for Muon.
         bias_correction: divide m by 1 − β₁ᵗ and v by 1 − β₂ᵗ after all.
     Attributes:
         param_groups: the groups, with the `lr` and `weight_decay` of the next step.
-        state: of each parameter, its `step`, `exp_avg` and `exp_avg_sq`.
+        state: of each parameter, its `step`, `exp_avg` and `exp_avg_sq`; of Muon's, its `exp_avg`.
         found_inf: where set to a float tensor, it is looked at on the device: not 0 leaves weights and moments as they
             are.
         grad_scale: where there is one, a float tensor, gradients are divided by it.
@@ -45,7 +47,7 @@ class AdamW:
 
     def __init__(self, groups: Iterable[dict], bias_correction: bool = False):
         self.param_groups = [{**group, "base_lr": group["lr"], "base_decay": group["weight_decay"]} for group in groups]
-        self.state = {parameter: {
+        self.state = {parameter: {"exp_avg": torch.zeros_like(parameter)} if group.get("muon") else {
             "step": torch.tensor(0.0 if bias_correction else LONG_AGO, device=parameter.device),
             "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
             for group in self.param_groups for parameter in group["params"]}
@@ -55,6 +57,9 @@ class AdamW:
         """Update the parameters that have a gradient."""
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group.get("muon"):
+                muon(parameters, self.state, group["lr"], group["weight_decay"], self.found_inf)
+                continue
             steps, means, squares = ([self.state[parameter][key] for parameter in parameters]
                                      for key in ("step", "exp_avg", "exp_avg_sq"))
             adamw(parameters, [parameter.grad for parameter in parameters], means, squares, [], steps, fused=True,
@@ -78,12 +83,13 @@ class AdamW:
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], learning_rate: float,
                      special: Callable[[str], float | None] = lambda name: None,
                      weight_decay: float = 0.01, kind: str = "learning_rate",
-                     special_kind: str = "special_learning_rate") -> list[dict]:
+                     special_kind: str = "special_learning_rate", optimizer: str = "adamw") -> list[dict]:
     """Optimizer groups: decay on matrices, none on bias, gamma, beta; `special(name)` may give another rate.
 
-    `kind` in a group says which rate it has: `kind` or `special_kind`.
+    `kind` in a group says which rate it has: `kind` or `special_kind`. `optimizer`: `adamw`, or `muon` for the matrices
+    of the layers; tables, what is read out of the encoder, biases and LayerNorms are AdamW's all the same.
     """
-    groups: dict[tuple[str, float], dict] = {}
+    groups: dict[tuple[str, float, bool], dict] = {}
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
@@ -91,7 +97,9 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], learning_rate: f
         rate = learning_rate if other is None else other
         decay = 0.0 if name.endswith(NO_DECAY) else weight_decay
         its = kind if other is None else special_kind
-        group = groups.setdefault((its, decay), {"params": [], "lr": rate, "weight_decay": decay, "kind": its})
+        matrix = optimizer == "muon" and name.startswith("encoder.") and parameter.dim() == 2
+        group = groups.setdefault((its, decay, matrix), {
+            "params": [], "lr": rate, "weight_decay": decay, "kind": its, "muon": matrix})
         group["params"].append(parameter)
     return list(groups.values())
 

@@ -90,7 +90,6 @@ def is_noted(k: int) -> bool:
 
 
 def binned(norms: torch.Tensor, size: int) -> list[float]:
-    """float [n] -> the values in descending order, then 0 for those of `size` that have left, in at most `BINS` means of
-    neighbours."""
+    """float [n] -> the values in descending order, 0 for those of `size` that have left, in at most `BINS` means."""
     ordered = torch.cat([norms.sort(descending=True).values, norms.new_zeros(size - len(norms))]).cpu()
     return [float(f"{part.mean():.4g}") for part in ordered.tensor_split(min(BINS, len(ordered)))]
