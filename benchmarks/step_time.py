@@ -53,6 +53,7 @@ from uer.squeeze.groups import BLOCK_INTERVALS, FREE_INTERVALS, INTERVALS_PER_HE
 from uer.squeeze.master import Master
 from uer.squeeze.penalty import Penalty, build_penalty
 from uer.targets.vocabulary_loss import vocabulary_loss
+from uer.training.learner import Learner, PlainLearner
 from uer.training.optimizers import AdamW, parameter_groups
 from uer.training.wid_learner import WidLearner
 
@@ -219,17 +220,7 @@ def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], fl
     if phase in ("teacher", "plain"):
         config = teacher_config(args)
         model = random_bert(args, config if phase == "teacher" else config.student(args.target_dim, args.strategy))
-        plain_optimizer = AdamW(parameter_groups(model.named_parameters(), LEARNING_RATE))
-
-        def plain_step() -> float:
-            loss = model.loss(src, seg, positions, labels, padded=False)[0] / len(labels)
-            loss.backward()
-            plain_optimizer.set_factor(1.0)
-            plain_optimizer.step()
-            plain_optimizer.zero_grad()
-            return loss.item()
-
-        return plain_step
+        return LearnerStep(PlainLearner(model, AdamW(parameter_groups(model.named_parameters(), LEARNING_RATE))), batch)
 
     master, optimizer, penalty = masked_master(args, phase != LEAVING)
     step = iter(range(MID_RUN, MID_RUN + W_STEP - 1))
@@ -256,7 +247,7 @@ def build(phase: str, args: argparse.Namespace, batch: Batch) -> Callable[[], fl
 class LearnerStep:
     """A step of a learner whose masks do not change in it."""
 
-    def __init__(self, learner: WidLearner, batch: Batch):
+    def __init__(self, learner: Learner, batch: Batch):
         self.learner, self.batch = learner, batch
         self.numbers = iter(range(MID_RUN, MID_RUN + W_STEP - 1))
 
@@ -331,7 +322,7 @@ def main() -> None:
             fresh = build(phase, args, batch) if phase == LEAVING else None
             times = []
             for interval in range(STEPS_PER_TURN[phase]):
-                if isinstance(fresh, LearnerStep):
+                if isinstance(fresh, LearnerStep) and isinstance(fresh.learner, WidLearner):
                     leave(fresh.learner, interval)
                     step = by_torch(fresh) if args.products == "torch" else fresh
                 before, start = page_faults(), clock()

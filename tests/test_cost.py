@@ -75,7 +75,7 @@ def float_teacher() -> dict[str, torch.Tensor]:
 
 def learner_in(phase: str, step: Step, strategy: str, scores: str = "norm", tied: bool = False,
                comp_only: bool = False, mlm: int | None = None) -> WidLearner:
-    """A learner before its first masks, with all of them, or squeezed."""
+    """A learner before its first masks, with all of them, where half of who is masked has left, or squeezed."""
     config = SHAPE.config(tie_weights=tied)
     groups = build_groups(config, 24, strategy, mlm)
     alone = step.processes == 1
@@ -91,8 +91,10 @@ def learner_in(phase: str, step: Step, strategy: str, scores: str = "norm", tied
     optimizer = AdamW(parameter_groups(master.named_parameters(), 1e-4))
     penalty = build_penalty("published", master, optimizer.state, 1, 20)
     learner = WidLearner(master, optimizer, penalty, 1, None, build_scores(scores, master))
-    if phase == "squeezed":
-        learner.squeeze(list(groups.values()))
+    for group in groups.values() if phase == "thinner" else ():
+        master.thin(group, group.staying(torch.arange(len(group.dropped)) % 2 < 1), optimizer.state)
+    if phase in ("squeezed", "thinner"):
+        learner.squeeze(list(groups.values()) if phase == "squeezed" else [])
     return learner
 
 
@@ -108,7 +110,19 @@ def test_a_plain_model(load):
     assert sum(cost.student.values()) - sum(tied.student.values()) == 400 * 48
 
 
-@pytest.mark.parametrize("phase", ["fresh", "masked", "squeezed"])
+@pytest.mark.parametrize("load", STEPS)
+def test_what_muon_multiplies_and_keeps(load):
+    step, config = STEPS[load], SHAPE.config()
+    model = plain_bert(SHAPE, config, float_teacher()).train()
+    optimizer = AdamW(parameter_groups(model.named_parameters(), 1e-4, optimizer="muon"))
+    run_step(model, step)
+    cost, usual = (plain_cost(config, TABLES, replace(step, optimizer=name)) for name in ("muon", "adamw"))
+    assert counted(optimizer.step) == cost.all_operations - usual.all_operations > 0
+    assert cost.memory["optimizer"] == sum(moment.nbytes for state in optimizer.state.values()
+                                           for key, moment in state.items() if key != "step")
+
+
+@pytest.mark.parametrize("phase", ["fresh", "masked", "thinner", "squeezed"])
 @pytest.mark.parametrize(("load", "strategy", "variant"), [
     ("two", "dim", {}), *((load, strategy, variant) for load in ("multiplied", "applied") for strategy, variant in (
         ("dim", {}), ("head", {}), ("dim", {"scores": "taylor"}), ("dim", {"comp_only": True}), ("dim", {"tied": True}),

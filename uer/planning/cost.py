@@ -8,6 +8,7 @@ works entry by entry (activations, LayerNorm, dropout, penalty, AdamW) is not.
                                                                               scores once more
     the last layer                          the same with P for T, but for key and value; attention with the queries
                                             of `Step.queries`
+    a matrix a ≤ b that Muon moves          5 · 2 · (2 a² b + a³)
 
 Weight-inherited distillation: `uer.planning.wid_cost`.
 """
@@ -25,6 +26,7 @@ from uer.formats.shapes import expected_shapes, sizes_of
 from uer.sizes import BertSizes
 from uer.squeeze.wiring import VOCABULARY_LINEAR
 from uer.targets.vocabulary_loss import SLICE, SLICE_ELSEWHERE
+from uer.training.muon import TIMES
 
 PARTS = ("embedding", "attention", "feed-forward", "MLM head")
 FLOAT = 4  # bytes
@@ -46,6 +48,7 @@ class Step:
             queries of every position in the last layer).
         distinct: distinct tokens of a micro-step, where they are known.
         wire: bytes of a number between processes.
+        optimizer: of a plain model, as `--optimizer` has it.
     """
 
     rows: int
@@ -56,6 +59,7 @@ class Step:
     cuda: bool = False
     distinct: int | None = None
     wire: int = FLOAT
+    optimizer: str = "adamw"
 
     @property
     def tokens(self) -> int:
@@ -147,10 +151,22 @@ def plain_cost(config: ModelConfig, tables: Mapping[str, int], step: Step) -> Co
         del shapes[f"{VOCABULARY_LINEAR}.weight"]
     count = parameters(shapes)
     weights = FLOAT * sum(count.values())
-    memory = {"weights": weights, "optimizer": 2 * weights, "gradients": weights,
+    operations, moments = model_operations(sizes, step), 2 * weights
+    for heads, size, feedforward in sizes.layers if step.optimizer == "muon" else ():
+        inner, hidden = heads * size, sizes.hidden
+        operations["attention"] += 4 * orthogonal_operations(inner, hidden)
+        operations["feed-forward"] += 2 * orthogonal_operations(feedforward, hidden)
+        moments -= FLOAT * (4 * inner + 2 * feedforward) * hidden
+    memory = {"weights": weights, "optimizer": moments, "gradients": weights,
               "activations": activation_bytes(sizes, config, step) + temporary_bytes(sizes, step)}
     memory["peak"] = sum(memory.values())
-    return Cost(count, count, model_operations(sizes, step), memory=memory, sent=sent_bytes(weights, step))
+    return Cost(count, count, operations, memory=memory, sent=sent_bytes(weights, step))
+
+
+def orthogonal_operations(rows: int, columns: int) -> int:
+    """What `uer.training.muon.orthogonal` multiplies for a matrix."""
+    short, long = sorted((rows, columns))
+    return TIMES * 2 * (2 * short ** 2 * long + short ** 3)
 
 
 def model_operations(sizes: BertSizes, step: Step, projected: int = 0, inner: int | None = None,

@@ -65,7 +65,8 @@ def plan(args: argparse.Namespace) -> str:
     seq_length = seq_length_of(args, teacher)
     processes = max(args.world_size, 1)
     step = Step(args.batch_size, seq_length, args.accumulation_steps, processes, args.bf16,
-                cuda=bool(args.gpu_ranks) or torch.cuda.is_available(), wire=WIRE[args.ddp_comm_hook])
+                cuda=bool(args.gpu_ranks) or torch.cuda.is_available(), wire=WIRE[args.ddp_comm_hook],
+                optimizer=args.optimizer)
     config = teacher.config
     if args.soft_targets_weight or args.relation_weight or args.layer_weight or args.objective not in (None, "mlm"):
         teacher.notes.append("the teacher that runs along is not counted: its own forward pass and weights")

@@ -180,7 +180,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     run = Run(args.output_model_path, args.total_steps, schedule(args.scheduler, args.total_steps, args.warmup),
               args.accumulation_steps, args.save_checkpoint_steps, args.keep_checkpoints, args.report_steps,
               args.eval_steps, args.check_replicas_steps, args.tb_histograms_steps, args.seed,
-              args.mask_path if args.weight_squeeze else None, feeds[-1].since, args.ddp_comm_hook)
+              args.mask_path if args.weight_squeeze else None, feeds[-1].since, args.ddp_comm_hook,
+              args.optimizer)
     trainer = Trainer(learner, dataset, run, place, reports, card, precision, signals, dev, objective, pooler)
     return trainer, resumed[1]["step"] if resumed else 0
 

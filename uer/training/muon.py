@@ -5,8 +5,8 @@
 
 (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the factor by Liu et al. 2025, arXiv
 2502.16982: entries of O have a mean square of 1 / max(rows, columns), so those of an update have about AdamW's size, and
-AdamW's rates serve.) O comes from a polynomial in u, five times over, that takes singular values between 0.003 and 1 to
-between 0.7 and 1.2: products alone, matrices of one shape at once.
+AdamW's rates serve.) O comes from a polynomial in u, five times over, that takes singular values from 0.003 to 1 into
+0.7 to 1.2: products alone, matrices of one shape at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def muon(parameters: Sequence[torch.Tensor], state: Mapping[torch.Tensor, Mappin
     for parameter in parameters:
         shapes.setdefault(parameter.shape, []).append(parameter)
     for (rows, columns), alike in shapes.items():
-        gradients, means = ([*tensors] for tensors in ((p.grad for p in alike), (state[p]["exp_avg"] for p in alike)))
+        gradients = [parameter.grad for parameter in alike if parameter.grad is not None]
+        means = [state[parameter]["exp_avg"] for parameter in alike]
         new = torch._foreach_lerp(means, gradients, 1 - MOMENTUM)
         updates = orthogonal(torch.stack([*torch._foreach_lerp(gradients, new, MOMENTUM)]))
         moved = torch._foreach_mul(alike, 1 - rate * decay)

@@ -52,6 +52,7 @@ class Run:
     mask_path: str | None = None
     data_since: int = 0  # the step after which the present order of the data began
     ddp_comm_hook: str = "none"
+    optimizer: str = "adamw"
 
     def facts(self) -> dict[str, Any]:
         """What a report on the run is to know."""
@@ -92,7 +93,8 @@ class Trainer:
         self.judge = Judge(learner, self.precision, reports, run.factor, run.output, place.device, lag)
         self.tally = Tally(reports, place.device, 0, run.total_steps, self.figure)
         step = Step(batches.batch_size, batches.dataset.header["seq_length"], run.accumulation_steps, place.world_size,
-                    self.precision.half is not None, place.device.type == "cuda", wire=WIRE[run.ddp_comm_hook])
+                    self.precision.half is not None, place.device.type == "cuda", wire=WIRE[run.ddp_comm_hook],
+                    optimizer=run.optimizer)
         self.recorder = Recorder(learner, reports, step, {**card, **asdict(step), **run.facts(), "figure": self.figure})
 
     def train(self, start: int = 0) -> None:
