@@ -5,7 +5,7 @@
 
 (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the factor by Liu et al. 2025, arXiv
 2502.16982: entries of O have a mean square of 1 / max(rows, columns), so those of an update have about AdamW's size, and
-AdamW's rates serve.) O comes from a polynomial in u, five times over, that takes singular values from 0.003 to 1 into
+AdamW's rates serve.) O is a polynomial of u, five times over, which takes singular values from 0.003 to 1 into
 0.7 to 1.2: products alone, matrices of one shape at once.
 """
 
