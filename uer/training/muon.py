@@ -4,9 +4,9 @@
     p ← p − lr · 0.2 √max(rows, columns) · O;   p ← p − lr · decay · p
 
 (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the factor by Liu et al. 2025, arXiv
-2502.16982: entries of O have a mean square of 1 / max(rows, columns), so those of an update have about AdamW's size, and
-AdamW's rates serve.) O is a polynomial of u, five times over, which takes singular values from 0.003 to 1 into
-0.7 to 1.2: products alone, matrices of one shape at once.
+2502.16982: the mean square of O is 1 / max(rows, columns), so entries move about as far as AdamW's, and AdamW's rates
+serve.) O is a polynomial of u, five times over, which takes singular values from 0.003 to 1 into 0.7 to 1.2: products
+alone, matrices of one shape at once.
 """
 
 from __future__ import annotations
