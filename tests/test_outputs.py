@@ -6,12 +6,14 @@ import json
 import os
 import re
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from commands import TEACHER, call, refused
 from corpora import TOKENS
 
+from uer.arguments import checked
 from uer.errors import UserError
 from uer.formats.export import write_huggingface, write_uer
 from uer.formats.storage import PendingFiles
@@ -91,6 +93,9 @@ def test_paths_in_the_home_folder(files, tmp_path, monkeypatch):
     call("evaluate.py", "--model_path=~/t.bin", "--dataset_path", files / "data.pt", "--vocab_path",
          files / "vocab.txt", "--output_path=~/found/t.json")
     assert (tmp_path / "found/t.json").exists()
+    found = checked(Namespace(target_vocab="~/words.txt", layer_sizes="~/layers.json", task="~/x"))
+    assert found == Namespace(target_vocab=str(tmp_path / "words.txt"), layer_sizes=str(tmp_path / "layers.json"),
+                              task="~/x")
 
 
 @pytest.mark.parametrize("name", ["huggingface", "dim", "uer"])

@@ -121,7 +121,7 @@ def typed_again(parser: argparse.ArgumentParser, args: argparse.Namespace, names
 
 
 def _is_path(option: str) -> bool:
-    return option.endswith(("_path", "_dir", "_teacher")) or option == "resume"
+    return option.endswith(("_path", "_dir", "_teacher")) or option in ("resume", "layer_sizes", "target_vocab")
 
 
 def _at_home(value: Any) -> Any:
