@@ -168,7 +168,7 @@ def test_before_all_masks_are_there_what_comes_next_is_to_go_on(files, tmp_path,
     ({"kind": "plain", "compactor_init": "identity"}, False)])
 def test_a_schedule_binds_where_there_is_one(card, refused):
     was = {"w_step": 5, "mask_scores": "taylor", "penalty": "fade"}
-    now = {"w_step": 6, "mask_scores": "norm", "penalty": "published"}
+    now = {"w_step": 6, "mask_scores": "norm", "penalty": "published", "optimizer": "adamw"}
     with pytest.raises(UserError, match=r"w_step \(5 there, 6 here\); --mask_scores \(taylor there, norm here\)") \
             if refused else nullcontext():
         assert compare_courses({**card, "course": was}, now, Path("m")) == ""  # nor is the penalty of anything
@@ -182,7 +182,31 @@ def test_the_target_and_the_layers_stay():
         with nullcontext() if found is wanted else pytest.raises(UserError, match=r"objective \(\w+ there, \w+ here\)"):
             check_card(found, {**wanted, "teacher": {"dropout": 0.1}}, Path("m"))
     with pytest.raises(UserError, match=r"of other layers: --keep_layers \(\[0, 1\] there, \[0, 2\] here\)"):
-        compare_courses({"kind": "plain", "course": {"keep_layers": [0, 1]}}, {"keep_layers": [0, 2]}, Path("m"))
+        compare_courses({"kind": "plain", "course": {"keep_layers": [0, 1]}},
+                        {"keep_layers": [0, 2], "optimizer": "adamw"}, Path("m"))
+
+
+@pytest.mark.parametrize(("card", "refused"), [
+    ({"kind": "plain", "course": {"optimizer": "muon"}}, True), ({"kind": "plain"}, True),  # an older one is AdamW's
+    ({"kind": "wid", "course": {"optimizer": "muon"}}, False)])
+def test_the_optimizer_stays_where_there_are_its_moments(card, refused):
+    """A master has AdamW's, whatever its student will have."""
+    now = {"optimizer": "adamw" if "course" in card else "muon"}
+    with pytest.raises(UserError, match="--optimizer") if refused else nullcontext():
+        compare_courses(card, now, Path("m"))
+
+
+def test_a_run_before_its_fold_goes_on_with_its_compactors(bench, tmp_path, monkeypatch):
+    """The optimizer of a student that there will not be binds nobody."""
+    monkeypatch.chdir(tmp_path)
+    words = [*CALIBRATED, "--train", "compactors"]
+    run(options(bench, *words, total_steps=2, save_checkpoint_steps=1))
+    run(options(bench, *words[:-1], "student", "--optimizer", "muon", "--resume", "model.bin-1", total_steps=2))
+    card = json.loads(Path("model.bin-2.json").read_text())
+    assert (card["kind"], card["course"]["optimizer"]) == ("wid", "muon")
+    run(options(bench, *words, "--resume", total_steps=3))
+    card = json.loads(Path("model.bin-3.json").read_text())
+    assert (card["kind"], card["course"]["optimizer"]) == ("wid", "adamw")
 
 
 def test_every_option_has_its_place():

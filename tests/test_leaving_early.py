@@ -9,6 +9,7 @@ from small import Product, Shape, micro_batches, teacher
 from uer.planning.plan import before_squeeze
 from uer.squeeze.groups import MaskGroup, build_groups
 from uer.squeeze.master import Master
+from uer.training.mask_schedule import leaves_early
 
 SHAPE = Shape(hidden=32, heads=4, feedforward=80)
 W_STEP = 4
@@ -111,6 +112,17 @@ def test_who_stays(blocks, whole, dropped, decayed, staying):
     assert group.kept == int(keep.sum())
 
 
+@pytest.mark.parametrize(("said", "early"), [
+    ({}, True), ({"penalty": "published"}, False), ({"compile": True}, False), ({"no_squeeze": True}, False),
+    ({"objective": "states"}, True), ({"objective": "relations"}, False), ({"relation_weight": 0.5}, False),
+    ({"layer_weight": 1.0}, False)])
+def test_who_waits_for_the_last_of_the_group(said, early):
+    """Where nothing settles, where a change costs minutes, and where the loss hangs on the student's widths."""
+    usual = {"penalty": "fade", "compile": False, "no_squeeze": False, "objective": None, "relation_weight": 0.0,
+             "layer_weight": 0.0}
+    assert leaves_early(SimpleNamespace(**{**usual, **said})) == early
+
+
 def test_the_plan_knows_how_many_are_there():
     """Dimension by dimension and step by step as in a run."""
     early = product("dim", True)
@@ -122,6 +134,7 @@ def test_the_plan_knows_how_many_are_there():
                            compactor_learning_rate=1e-4, squeeze_tolerance=1e-4, no_squeeze=False, compile=False,
                            weight_squeeze=True, compactor_init="identity", mask_schedule_share=None,
                            objective=None, after_squeeze="compactors", student_learning_rate=None, layer_weight=0,
+                           relation_weight=0,
                            bias_correction=None)
     groups = build_groups(early.config, 16, "dim")
     until, mean = before_squeeze(args, groups, lambda now: sum(group.width for group in now.values()))

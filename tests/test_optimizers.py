@@ -10,6 +10,7 @@ from small import normal
 from torch import nn
 
 from uer.opts import SCHEDULERS
+from uer.training.muon import orthogonal
 from uer.training.optimizers import AdamW, parameter_groups, schedule
 
 
@@ -97,6 +98,16 @@ def test_muon_leaves_all_as_it_is_where_a_gradient_overflows():
         assert torch.equal(matrix, kept) == bool(found) == torch.equal(optimizer.state[matrix]["exp_avg"],
                                                                       torch.zeros_like(matrix))
     assert matrix.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e-30, 1e-42, 0.0])
+def test_muon_bears_gradients_that_vanish(size: float):
+    """Squares of small numbers are 0 in float32, and the smallest have no reciprocal."""
+    matrices = normal(2, 4, 5, dtype=torch.float32) * size
+    found = orthogonal(matrices)
+    assert found.isfinite().all() and (found == 0).all() == (size == 0)
+    if size > 1e-37:
+        torch.testing.assert_close(found, orthogonal(normal(2, 4, 5, dtype=torch.float32)), rtol=1e-3, atol=1e-3)
 
 
 def test_parameter_groups():

@@ -109,6 +109,18 @@ def test_the_run_with_fade_covers_every_phase(whole):
         assert entry["loss_after"] == pytest.approx(entry["loss_before"], rel=1e-3)
 
 
+def test_decayed_dimensions_leave_before_their_group(whole):
+    """As checkpoints, the operations of a step and the parameters tell."""
+    there = {step: load_checkpoint(whole("fade") / f"model.bin-{step}")[2]["there"] for step in RUNS["fade"][1]}
+    before, inside, between, after = there
+    assert not there[before] and not there[after]
+    assert 16 < len(there[inside]["hidden"]) < 32 and "hidden" not in there[between] and len(there[between]["mlm"]) < 32
+    lines = {entry["step"]: sum(entry["operations"].values()) for entry in reports(whole("fade") / "logs", "model")}
+    first = reports(whole("fade") / "logs", "squeeze")[0]["step"]
+    assert len([step for step in lines if step < first]) > 3
+    assert [*lines.values()] == sorted(lines.values(), reverse=True)
+
+
 def test_resume_refuses_another_run(bench, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(options(bench, *WID, total_steps=1))

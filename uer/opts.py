@@ -85,7 +85,8 @@ def add_optimization_options(parser: argparse.ArgumentParser) -> None:
                        help="of the products that compose the student's weights (default: tf32 with --bf16 or --fp16 "
                             "on a GPU, else float32)")
     group.add_argument("--compile", action="store_true",
-                       help="compile the student's encoder with torch.compile, anew at each squeeze")
+                       help="compile the student's encoder with torch.compile, anew at each squeeze; dimensions "
+                            "wait for the last of their group")
     group.add_argument("--max_grad_norm", type=float, metavar="X",
                        help="scale the student's gradient down to this norm where it is larger (default: never)")
     group.add_argument("--seed", type=int, default=7, help="of masks, order and dropout (default: 7)")

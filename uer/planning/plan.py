@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -171,10 +172,10 @@ def before_squeeze(args: argparse.Namespace, groups: dict[str, MaskGroup],
     """The step of the last squeeze (at most all steps), and what a step before it takes on average, from the schedule
     and the decay of an entry that starts at 1. `operations`: of a step with the groups as they are."""
     settle(args, groups)
-    never = args.total_steps
-    delay = decay_steps(args, 0) if leaves_early(args) else never
+    never, decay = args.total_steps, cache(lambda last: decay_steps(args, last))
+    delay = decay(0) if leaves_early(args) else never
     leaves = {name: group.last_interval * args.w_step for name, group in groups.items()}
-    leaves = {name: min(never, last + decay_steps(args, last)) for name, last in leaves.items()}
+    leaves = {name: min(never, last + decay(last)) for name, last in leaves.items()}
     until = max(leaves.values())
 
     def at(step: int) -> dict[str, MaskGroup]:
@@ -187,14 +188,9 @@ def before_squeeze(args: argparse.Namespace, groups: dict[str, MaskGroup],
                                 dropped=torch.arange(masked - gone))
         return now
 
-    known: dict[tuple, int] = {}
-    total = 0
-    for step in range(0, until, args.w_step):
-        now = at(step)
-        sizes = tuple((group.width, group.kept) for group in now.values())
-        if sizes not in known:
-            known[sizes] = operations(now)
-        total += known[sizes] * min(args.w_step, until - step)
+    masks = [k * args.w_step for k in range(1 + max(group.last_interval for group in groups.values()))]
+    changes = sorted(step for step in {*masks, *(step + delay for step in masks), *leaves.values()} if step < until)
+    total = sum(operations(at(step)) * (after - step) for step, after in zip(changes, [*changes[1:], until]))
     return until, total / until if until else 0.0
 
 

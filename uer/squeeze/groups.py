@@ -44,7 +44,8 @@ class MaskGroup:
         scored_by: name of the column compactor that scores the dimensions.
         keep: bool [size], None before the first masks.
         there: int64 indices of the dimensions that have not left early, ascending; None: no one has.
-        dropped: int64 positions, among those that are there, of the masked dimensions (those under penalty).
+        dropped: int64 positions, among those that are there, of the masked dimensions (those under penalty); after the
+            squeeze the teacher's.
         squeezed: whether the dropped dimensions have all left for good.
         wanted_blocks: blocks of the student, where the strategy alone does not say it: some leave, others get thinner.
     """
@@ -119,7 +120,7 @@ class MaskGroup:
     def choose(self, scores: torch.Tensor, k: int) -> torch.Tensor:
         """The dimensions to keep in interval k: float64 scores [width] -> bool [size]."""
         count = self.drop_count(k)
-        if self.there is not None:  # what has left does not come back: masks only grow
+        if self.there is not None:  # what has left does not come back
             scores = scores.new_full((self.size,), -torch.inf).index_copy_(0, self.there, scores)
         if not self.blocks:
             rows = scores[None]

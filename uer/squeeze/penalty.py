@@ -33,7 +33,7 @@ class Penalty:
         self.master, self.moments, self.w_step = master, moments, w_step
         self.matrices = self._trained(masked_compactors(master.config))
         self.vectors = self._trained(masked_vectors(master.config))
-        self._masks: dict[tuple[str, bool, int], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._masks: dict[tuple[str, bool, bool], tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     def _trained(self, tensors: list[MaskedTensor]) -> list[MaskedTensor]:
         return [tensor for tensor in tensors if self.master.parameters[tensor.name].requires_grad]
@@ -48,14 +48,15 @@ class Penalty:
             parameter = self.master.parameters[tensor.name]
             length = parameter.shape[tensor.dim]  # a bias sits before R: it keeps the teacher's, and its penalty
             if (group.penalised and length == group.size) or (group.masked and length == group.width):
-                yield parameter, *self._masks_of(group, tensor.dim == 0 and parameter.dim() == 2, length)
+                upright = tensor.dim == 0 and parameter.dim() == 2
+                yield parameter, *self._masks_of(group, upright, length == group.size)
 
-    def _masks_of(self, group: MaskGroup, upright: bool, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _masks_of(self, group: MaskGroup, upright: bool, whole: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """(kept, dropped), of all dimensions or of those that are there, made when the group's masks change."""
-        key = group.name, upright, length
+        key = group.name, upright, whole
         if self._masks.get(key, (None,))[0] is not group.dropped:
             assert group.keep is not None
-            kept = (group.keep if length == group.size else group.keep_there()).to(self.master.like.dtype)
+            kept = (group.keep if whole else group.keep_there()).to(self.master.like.dtype)
             kept = kept[:, None] if upright else kept
             self._masks[key] = group.dropped, kept, 1 - kept
         return self._masks[key][1:]

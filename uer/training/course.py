@@ -26,7 +26,7 @@ SOFT = "soft_targets_teacher_sha256"
 SCHEDULE = ("w_step", "mask_scores")
 SHARE = "mask_schedule_share"  # another way to say w_step
 KEPT = ("keep_layers",)
-OPTIMIZER = ("bias_correction", "optimizer")  # what the optimizer's state hangs on
+OPTIMIZER = ("bias_correction", "optimizer")  # what the optimizer's state hangs on; a master's is always AdamW's
 OLDER = {"optimizer": "adamw"}  # of courses that do not say it
 RATES = {"learning_rate", "compactor_learning_rate"}  # the folded student's hangs on them
 MASKING = {"penalty", "l2_lambda", "squeeze_tolerance", "no_squeeze"}  # say nothing where nothing is masked
@@ -77,6 +77,8 @@ def keep_course(args: argparse.Namespace, said: Set[str]) -> None:
         kept -= {SHARE}
     elif SHARE in said and SHARE in was and getattr(args, SHARE) != was[SHARE]:  # older checkpoints do not say
         kept -= {"w_step"}  # it follows from the share, and is compared
+    if args.weight_squeeze and "after_squeeze" in said and args.after_squeeze == "compactors":
+        kept -= {"optimizer"}  # it was that of a student which there will not be
     if said & RATES:
         kept -= {"student_learning_rate"} | (RATES if card.get("folded") == 0 else set())
     for name in kept & was.keys():
@@ -92,12 +94,12 @@ def compare_courses(found: Mapping[str, Any], now: Mapping[str, Any], path: Path
     Raises:
         UserError: masks, layers or moments would not go on from those that the checkpoint has.
     """
-    now = {**OLDER, **now}
     was = {**now, **OLDER, **found.get(KEY, {})}  # older checkpoints do not say, or not everything
     masked = found["kind"] == "wid" and found.get("compactor_init") == "identity"
-    for what, names in (("has the moments of another optimizer", OPTIMIZER), ("is of other layers", KEPT),
+    moments, free = (OPTIMIZER, FREE) if found["kind"] == "plain" else (OPTIMIZER[:1], (*FREE, OPTIMIZER[1]))
+    for what, names in (("has the moments of another optimizer", moments), ("is of other layers", KEPT),
                         ("is within another mask schedule", SCHEDULE if masked else ())):
         if differ := differences(was, now, {name: f"--{name}" for name in names}):
             raise UserError(f"--resume: {path} {what}: " + "; ".join(differ), page="cluster")
     idle = (RATES if "folded" in found else set()) | (set() if masked else MASKING)
-    return "; ".join(differences(was, now, {name: f"--{name}" for name in FREE if name not in idle}))
+    return "; ".join(differences(was, now, {name: f"--{name}" for name in free if name not in idle}))

@@ -65,9 +65,11 @@ def settle(args: argparse.Namespace, groups: dict[str, MaskGroup], at_once: bool
 
 
 def leaves_early(args: argparse.Namespace) -> bool:
-    """Whether decayed dimensions leave before the last ones of their group: where what has decayed stays so, and where
-    no one compiles the model anew for it."""
-    return args.penalty == "fade" and not args.compile and not args.no_squeeze
+    """Whether decayed dimensions leave before the last ones of their group: where what has decayed stays so, no one
+    compiles the model anew for it, and the loss does not hang on the student's widths as relations and maps of layers
+    do."""
+    hangs = args.objective == "relations" or args.relation_weight or args.layer_weight
+    return args.penalty == "fade" and not (args.compile or args.no_squeeze or hangs)
 
 
 def usual_rate(objective: str | None, layers: bool = False) -> float:

@@ -12,6 +12,7 @@ alone, matrices of one shape at once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 
@@ -35,7 +36,7 @@ def muon(parameters: Sequence[torch.Tensor], state: Mapping[torch.Tensor, Mappin
     for parameter in parameters:
         shapes.setdefault(parameter.shape, []).append(parameter)
     for (rows, columns), alike in shapes.items():
-        gradients = [parameter.grad for parameter in alike if parameter.grad is not None]
+        gradients = cast(list[torch.Tensor], [parameter.grad for parameter in alike])
         means = [state[parameter]["exp_avg"] for parameter in alike]
         new = torch._foreach_lerp(means, gradients, 1 - MOMENTUM)
         updates = orthogonal(torch.stack([*torch._foreach_lerp(gradients, new, MOMENTUM)]))
@@ -46,10 +47,12 @@ def muon(parameters: Sequence[torch.Tensor], state: Mapping[torch.Tensor, Mappin
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:
-    """[n, rows, columns] -> the nearest matrices with singular values of 1, but for a third of that."""
+    """[n, rows, columns] -> the nearest matrices with singular values of 1, but for a third of that; 0 of 0."""
     upright = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if upright else matrices
-    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    tiny = torch.finfo(x.dtype).tiny
+    x = x / x.abs().amax((1, 2), keepdim=True).clamp_min(tiny)  # else the squares of small entries vanish
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(tiny)
     a, b, c = POLYNOMIAL
     for _ in range(TIMES):
         square = x @ x.mT

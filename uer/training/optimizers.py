@@ -38,7 +38,7 @@ class AdamW:
         state: of each parameter, its `step`, `exp_avg` and `exp_avg_sq`; of Muon's, its `exp_avg`.
         found_inf: where set to a float tensor, it is looked at on the device: not 0 leaves weights and moments as they
             are.
-        grad_scale: where there is one, a float tensor, gradients are divided by it.
+        grad_scale: where there is one, a float tensor, AdamW's gradients are divided by it; Muon takes any scale.
     """
 
     found_inf: torch.Tensor | None = None

@@ -2,8 +2,8 @@
 
 Two kinds of lines in metrics.jsonl:
 
-    model    when a run starts (`start`: with the facts that a report needs), after a squeeze and after a fold:
-             parameters and operations by part
+    model    when a run starts (`start`: with the facts that a report needs), when dimensions have left, and after a
+             fold: parameters and operations by part
     masks    at mask updates: for each group that has not left, the dimensions kept, its sorted column norms in at most
              `BINS` means, and the share of the dimensions dropped before that are still dropped
 """

@@ -175,9 +175,10 @@ class Trainer:
                 self._record_masks(step)
             if step % self.learner.w_step == 0:
                 self.recorder.masks(step)
-                self.squeeze(self.learner.ready_to_leave(step), step, batches[0])
-                if self.learner.thin():
+                leaving = self.learner.ready_to_leave(step)
+                if self.learner.thin(leaving) and not leaving:
                     self.recorder.changed(step)
+                self.squeeze(leaving, step, batches[0])
             if self.learner.ready_to_fold():
                 self.fold(step, batches[0])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -39,8 +39,8 @@ class WidLearner:
         optimizer: over the master's parameters.
         penalty: what pushes the masked entries to zero.
         w_step: steps between mask updates.
-        squeeze_tolerance: a group whose schedule is complete leaves for good once its dropped compactor entries are
-            all below this; None: never.
+        squeeze_tolerance: dropped compactor entries below this have decayed, and what has decayed leaves for good: a
+            group whose schedule is complete as a whole; None: nothing leaves.
         scores: what masks are chosen by (default: column norms).
         folding: how the run goes on once everything has left; None: as before.
         early: whether decayed dimensions leave at the next mask update, and do not wait for their group's last.
@@ -155,14 +155,14 @@ class WidLearner:
             self.master.squeeze(group, self.optimizer.state)
         self.student = self._build_student()
 
-    def thin(self) -> bool:
-        """Let the decayed dimensions of groups that have not been squeezed leave; returns whether any have. Reads from
-        the device."""
+    def thin(self, leaving: Sequence[MaskGroup] = ()) -> bool:
+        """Let decayed dimensions leave early, of all groups but those that are `leaving` as a whole; returns whether
+        any have. Reads from the device."""
         if self.squeeze_tolerance is None or not self.early:
             return False
-        left = False
-        for group in self.master.groups.values():
-            if group.masked:
+        left, whole = False, {group.name for group in leaving}
+        for name, group in self.master.groups.items():
+            if group.masked and name not in whole:
                 staying = group.staying(self.master.largest_of_each(group) < self.squeeze_tolerance)
                 if len(staying) < group.width:
                     self.master.thin(group, staying, self.optimizer.state)
