@@ -9,6 +9,7 @@ CALIBRATED, PUBLISHED = (*WID, "calibrated"), (*WID, "identity")
 FOLDED = ("--after_squeeze", "student")
 SOFT = ("--soft_targets_weight", "0.5")
 RELATIONS = ("--target", "relations")
+MUON = ("--optimizer", "muon")
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ METHODS = (  # by importance: a table that is cut off is a smaller table
     Method("calibrated, soft labels and relations", "teacher",
            (*CALIBRATED, *SOFT, "--relation_weight", "1"), ("2e-4", "4e-4")),
     Method("calibrated", "teacher", CALIBRATED, ("2e-4", "1e-4")),
+    Method("calibrated, soft labels, Muon", "teacher", (*CALIBRATED, *SOFT, *MUON), ("1e-3", "5e-4")),
+    Method("calibrated, relations, Muon", "teacher", (*CALIBRATED, *RELATIONS, *MUON), ("1.2e-3", "2.4e-3")),
     Method("published start, dim", "teacher", (*PUBLISHED, *FOLDED), ("1e-4", "2e-4")),
     Method("MiniLMv2, picked by norm", "norm", RELATIONS, ("6e-4", "1.2e-3")),
     Method("picked by norm", "norm", (), ("3e-4", "6e-4")),

@@ -151,6 +151,7 @@ def test_a_calibrated_run_folds_on_the_way_whatever_the_interval_of_masks(bench,
 
 @pytest.mark.parametrize(("more", "words"), [
     (["--after_squeeze", "student", "--no_squeeze"], "with --no_squeeze nothing does"),
+    (["--optimizer", "muon"], "--optimizer muon trains a plain model"),
     (["--student_learning_rate", "1e-4"], "--student_learning_rate does nothing without --after_squeeze student")])
 def test_options_that_contradict_each_other(bench, more, words):
     with pytest.raises(UserError, match=words):

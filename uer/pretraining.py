@@ -158,7 +158,7 @@ def _squeeze_problems(args: argparse.Namespace, given: set[str]) -> list[str]:
         "--head_learning_rate is of a plain model; compactors have --compactor_learning_rate, and --after_squeeze "
         "student trains a plain one": "head_learning_rate" in given and not folds,
         "--optimizer muon trains a plain model, and compactors by AdamW; --after_squeeze student makes a plain one":
-            args.optimizer == "muon" and not folds,
+            args.optimizer == "muon" and args.after_squeeze == "compactors",
         "--student_learning_rate does nothing without --after_squeeze student":
             "student_learning_rate" in given and not folds,
         "--w_step and --mask_schedule_share say the same thing; give one of them":
