@@ -100,6 +100,18 @@ def test_muon_leaves_all_as_it_is_where_a_gradient_overflows():
     assert matrix.isfinite().all()
 
 
+def test_muon_does_not_wait_for_the_device():
+    """On the device that is none whatever looks at a number raises."""
+    matrices = [nn.Parameter(torch.empty(shape, device="meta")) for shape in ((4, 5), (4, 5), (6, 3))]
+    optimizer = AdamW(parameter_groups([(f"encoder.{i}.weight", p) for i, p in enumerate(matrices)], 1e-3,
+                                       optimizer="muon"))
+    optimizer.found_inf = torch.empty((), device="meta")
+    for matrix in matrices:
+        matrix.grad = torch.empty_like(matrix)
+    optimizer.set_factor(1.0)
+    optimizer.step()
+
+
 @pytest.mark.parametrize("size", [1e-20, 1e-30, 1e-42, 0.0])
 def test_muon_bears_gradients_that_vanish(size: float):
     """Squares of small numbers are 0 in float32, and the smallest have no reciprocal."""
