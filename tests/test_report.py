@@ -198,7 +198,9 @@ def test_a_real_run(bench, tmp_path, monkeypatch):
     found = read_run("logs/wid", "wid")
     kept = found.kept()
     assert list(kept) == ["hidden", "attention", "ffn", "mlm"] and all(curve[-1][1] == 0.5 for curve in kept.values())
-    assert found.squeeze and len(found.fold) == 1 and len(found.model) == 2 + len(found.squeeze)
+    left = [line["step"] for line in found.model]  # at the start, when dimensions have left, after the fold
+    assert found.squeeze and {0, *(line["step"] for line in [*found.squeeze, *found.fold])} < {*left}
+    assert len(found.fold) == 1 and left == sorted({*left})
     assert sum(found.model[-1]["parameters"].values()) < sum(found.model[0]["parameters"].values())
     assert all(line["seconds_per_step"] > 0 for line in found.train)
     of_file, of_log = mask_stability("masks.txt"), {}
