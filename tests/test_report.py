@@ -196,11 +196,9 @@ def test_a_real_run(bench, tmp_path, monkeypatch):
     page = check_folder(tmp_path / "logs/wid/report", "Run wid")
     assert "newest checkpoint model.bin-48" in page and "2 layers × 32 to 16 (dim)" in page
     found = read_run("logs/wid", "wid")
-    kept = found.kept()
-    assert list(kept) == ["hidden", "attention", "ffn", "mlm"] and all(curve[-1][1] == 0.5 for curve in kept.values())
-    left = [line["step"] for line in found.model]  # at the start, when dimensions have left, after the fold
-    assert found.squeeze and {0, *(line["step"] for line in [*found.squeeze, *found.fold])} < {*left}
-    assert len(found.fold) == 1 and left == sorted({*left})
+    assert list(kept := found.kept()) == ["hidden", "attention", "ffn", "mlm"] and all(curve[-1][1] == 0.5 for curve in kept.values())
+    left, squeezed = ([line["step"] for line in lines] for lines in (found.model, found.squeeze))
+    assert squeezed and len(found.fold) == 1 and {0, *squeezed, found.fold[0]["step"]} < {*left}
     assert sum(found.model[-1]["parameters"].values()) < sum(found.model[0]["parameters"].values())
     assert all(line["seconds_per_step"] > 0 for line in found.train)
     of_file, of_log = mask_stability("masks.txt"), {}
