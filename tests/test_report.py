@@ -196,7 +196,7 @@ def test_a_real_run(bench, tmp_path, monkeypatch):
     page = check_folder(tmp_path / "logs/wid/report", "Run wid")
     assert "newest checkpoint model.bin-48" in page and "2 layers × 32 to 16 (dim)" in page
     found = read_run("logs/wid", "wid")
-    assert list(kept := found.kept()) == ["hidden", "attention", "ffn", "mlm"] and all(curve[-1][1] == 0.5 for curve in kept.values())
+    assert {n: c[-1][1] for n, c in found.kept().items()} == dict.fromkeys(["hidden", "attention", "ffn", "mlm"], 0.5)
     left, squeezed = ([line["step"] for line in lines] for lines in (found.model, found.squeeze))
     assert squeezed and len(found.fold) == 1 and {0, *squeezed, found.fold[0]["step"]} < {*left}
     assert sum(found.model[-1]["parameters"].values()) < sum(found.model[0]["parameters"].values())
