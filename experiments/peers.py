@@ -40,10 +40,11 @@ from uer.parallel.collectives import Place
 from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
 from uer.tokenizers.rules import KEY
-from uer.training.build_trainer import go_on, half_dtype, load_teacher, open_data
+from uer.training.build_trainer import go_on, half_dtype, load_teacher
 from uer.training.checkpoint import find_checkpoint, open_checkpoint, restore_optimizer
 from uer.training.course import check_card
 from uer.training.learner import PlainLearner
+from uer.training.open_data import open_data
 from uer.training.optimizers import AdamW, parameter_groups, schedule
 from uer.training.precision import Precision
 from uer.training.trainer import Run, Trainer

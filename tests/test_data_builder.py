@@ -234,7 +234,7 @@ def test_a_byte_that_is_not_utf8_is_named(tmp_path, monkeypatch, spooled):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--data_processor", "bert"], "--data_processor bert: only mlm"),
+        (["--data_processor", "bert"], "--data_processor bert: mlm and pairs are there"),
         (["--seq_length", "2"], "--seq_length is 2"),
         (["--processes_num", "0"], "--processes_num is 0"),
         (["--dup_factor", "0"], "--dup_factor is 0"),

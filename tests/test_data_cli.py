@@ -72,7 +72,7 @@ def test_a_pipe_is_read_like_standard_input(folder):
     ("more", "message"),
     [
         (["--corpus_path", "absent"], "error: --corpus_path absent: no such file"),
-        (["--corpus_path", "vocab.txt", "--data_processor", "bert"], "error: --data_processor bert: only mlm"),
+        (["--corpus_path", "vocab.txt", "--data_processor", "bert"], "--data_processor bert: mlm and pairs are there"),
         (["--corpus_path", "vocab.txt", "--dataset_path", "corpus.txt/x.pt"], "there is no folder corpus.txt"),
     ],
 )

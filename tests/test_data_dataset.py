@@ -107,7 +107,7 @@ def test_a_dataset_of_before_json_was_read_opens(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format version 2; this program reads 1"),
+        ({"format_version": 3}, "format version 3; this program reads 1 and 2"),
         ({"format": "else"}, "not a dataset"),
         ({"vocab_sha256": None}, "lacks vocab_sha256"),
     ],

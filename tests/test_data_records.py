@@ -99,7 +99,7 @@ def test_a_record_longer_than_a_block_is_read_in_blocks(tmp_path, monkeypatch):
     """Nothing holds more than a block, but for the record itself; and no word is cut."""
     monkeypatch.setattr(blocks, "BLOCK", 1000)
     text = "lowest river " * 3000 + "x" * 5000 + " low"
-    parts = list(blocks._in_blocks(records.as_document(text)))
+    parts = list(blocks._in_blocks(records.JsonLine(("text",)).document(json_lines([text]))))
     assert "".join(part for part, _ in parts) == text + "\n\n"
     assert max(len(part) for part, _ in parts[:-2]) <= 1000 and len(parts) > 39
     assert [ended for _, ended in parts] == [False] * (len(parts) - 1) + [True]
@@ -144,7 +144,7 @@ def test_a_pipe_called_json_lines_is(tmp_path):
 
 
 def test_a_field_where_nothing_has_fields(tmp_path):
-    with pytest.raises(UserError, match=r"--text_field body goes with \.jsonl or \.parquet"):
+    with pytest.raises(UserError, match=r"--text_field body goes with \.jsonl, \.parquet or \.tsv"):
         build(tmp_path, "the river\n", "--text_field", "body")
 
 

@@ -10,12 +10,10 @@ import pytest
 import torch
 from corpora import TOKENS, write_vocab
 from folders import roberta, tokenizer_of
-from hypothesis import given
-from hypothesis import strategies as st
 from tuning import LAYOUTS, glue_lines, write_glue, write_uer_tsv
 
 from uer.errors import UserError
-from uer.finetuning.batches import by_length, collate, encode, kept_lengths, shuffled
+from uer.finetuning.batches import by_length, collate, encode, shuffled
 from uer.finetuning.options import TASKS
 from uer.finetuning.tasks import GLUE, read_glue, read_uer, uer_task
 from uer.formats.file_model import reading_of
@@ -191,17 +189,6 @@ def test_a_label_that_training_does_not_know(tmp_path):
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------
-
-
-@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 80))
-def test_the_longer_text_is_cut_first(first, second, room):
-    a, b = first, second
-    while a + b > room:  # a token at a time
-        if a > b:
-            a -= 1
-        else:
-            b -= 1
-    assert kept_lengths(first, second, room) == (a, b)
 
 
 def test_sequences(tokenizer):

@@ -14,7 +14,7 @@ from uer.files import as_written, beside_model
 
 UER_OPTIONS: dict[str, tuple[str, ...]] = {
     "embedding": ("word_pos_seg", "word", "pos", "seg"), "encoder": ("transformer",), "mask": ("fully_visible",),
-    "target": ("mlm", "bert", "sp"), "data_processor": ("mlm", "bert"), "feed_forward": ("dense",),
+    "target": ("mlm", "bert", "sp"), "data_processor": ("mlm", "pairs", "bert"), "feed_forward": ("dense",),
     "layernorm_positioning": ("post",), "optimizer": ("adamw",), "fp16_opt_level": ("O0", "O1", "O2", "O3")}
 SHAPE = ("target_dim", "compactor_mask_strategy", "target_feedforward_size", "target_heads", "layer_sizes",
          "target_layers", "keep_layers", "tie_student")  # the student's, in pretrain.py and calibrate.py

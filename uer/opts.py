@@ -342,5 +342,5 @@ def calibrate_parser() -> argparse.ArgumentParser:
                             "layers where they are worth most to what the teacher says")
     group.add_argument("--sweep_path", metavar="FILE",
                        help="write the table there as JSON lines, and a plot beside it (.png; needs matplotlib)")
-    add_uer_options(parser)
+    add_uer_options(parser, without=("data_processor",))
     return parser

@@ -186,7 +186,9 @@ def check_text(args: argparse.Namespace) -> None:
         raise UserError("--dev_path is text to evaluate on, and --skip_evaluation leaves that out; give one of them")
     if args.calibration_batches is not None and args.calibration_batches < 1:
         raise UserError(f"--calibration_batches is {args.calibration_batches}, at least 1 is needed")
-    idle = [f"--{name}" for name in ("full_sentences", "seq_length", "text_field") if getattr(args, name) is not None]
+    ways = {"full_sentences": args.full_sentences, "seq_length": args.seq_length, "text_field": args.text_field,
+            "data_processor": args.processor}
+    idle = [f"--{name}" for name, value in ways.items() if value is not None]
     if args.dataset_path and idle:
         raise UserError(f"{', '.join(idle)}: how text becomes instances; those of --dataset_path are made already")
     if args.corpus_path and (args.target_vocab or "").isdecimal() and total_bytes(expand(args.corpus_path)) is None:
@@ -253,6 +255,7 @@ def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) ->
         dataset = given["dataset_path"] if tokenizer is None else \
             _dataset(args, tokenizer, Path(folder), loaded.config)
         dataset.check_positions(loaded.config.max_seq_length)
+        dataset.check_reading(loaded.reading, print)
         material.batches = calibration_batches(dataset, args.calibration_batches, args.seed, place,
                                                masking_options(args), loaded.config.target)
         if not args.skip_evaluation and not loaded.head_made:  # a head that has learnt nothing tells nothing
@@ -268,8 +271,10 @@ def _dataset(args: argparse.Namespace, tokenizer: Tokenizer, folder: Path, confi
     length = 128 if args.seq_length is None else args.seq_length
     words = ["--corpus_path", *args.corpus_path, "--dataset_path", str(path), "--dynamic_masking",
              "--seq_length", str(min(length, config.max_seq_length)),
-             *(["--text_field", args.text_field] if args.text_field else [])]
-    if args.full_sentences == "true" or (args.full_sentences is None and config.target == "mlm"):
+             *(["--text_field", *args.text_field] if args.text_field else []),
+             *(["--data_processor", args.processor] if args.processor else [])]
+    joined = config.target == "mlm" and args.processor != "pairs"
+    if args.full_sentences == "true" or (args.full_sentences is None and joined):
         words.append("--full_sentences")
     build_dataset(preprocess_parser().parse_args(words), tokenizer)
     return Dataset.open([str(path)])
@@ -281,6 +286,7 @@ def _held_out(args: argparse.Namespace, dataset: Dataset, dev: Dataset | None, c
     masked = config.target == "mlm"
     if dev is not None:
         dev.check_positions(config.max_seq_length)
+        dev.check_processor(dataset.header["data_processor"], "the text to calibrate on is of")
         return list(MlmLoader(dev, INSTANCES, seed=args.seed, masked=masked).sequential()), "held-out text"
     loader = MlmLoader(dataset, INSTANCES, seed=args.seed, prefetch=0, group_by_length=False, masked=masked)
     last = min(loader.batches_per_epoch, first + EVALUATION_BATCHES)

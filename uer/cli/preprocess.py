@@ -21,7 +21,9 @@ def main() -> None:
     header = build_dataset(args)
     say(f"{args.dataset_path}\n{summary(header)}")
     unknown = header["unknown"] / max(1, header["words"])
-    ending(f"{args.dataset_path}: {header['instances']:,} instances of {header['documents']:,} documents",
+    pairs = header["data_processor"] == "pairs"
+    what = f"pairs of {header['lines']:,}" if pairs else f"instances of {header['documents']:,} documents"
+    ending(f"{args.dataset_path}: {header['instances']:,} {what}",
            f"{unknown:.2%} of the tokens are unknown to {header['vocab_name']}", _following(args, header))
 
 

@@ -1,13 +1,13 @@
-"""A segment's text, read in blocks: plain text as it stands, JSON lines as documents of plain text."""
+"""A segment's text, read in blocks: plain text as it stands, records as documents of plain text or as pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from uer.data.records import json_document
+from uer.data.records import JsonLine, Record, TableRow
 from uer.data.sources import BLOCK, Segment
 from uer.errors import UserError
-from uer.files import CR_ALONE, HEAD, begins_with_objects, ends_in_cr, without_marks
+from uer.files import AS_CSV, CR_ALONE, HEAD, begins_with_objects, ends_in_cr, is_quoted, without_marks
 
 NULS = 1 / 32  # of the bytes of a text in UTF-16 are more than these; in a text in UTF-8 one may be by mistake
 LONGEST_WORD = 64 << 20  # bytes of text without any space or line end, or of a record
@@ -26,26 +26,41 @@ def read_blocks(segment: Segment) -> Iterator[tuple[str, bool, int]]:
 
     Yields (text, whether its last line ends there, records without text that were left out).
 
+    A pair's two texts have a tab between them, and its line never goes on.
+
     Raises:
         BadLine: not UTF-8, no record, or records where text was to be.
         UserError: a word without end.
     """
-    if segment.text_field is None:
+    if segment.record is None:
         for text, ended, _ in _read_text(segment, b" "):
             yield text, ended, 0
         return
     for text, _, lines in _read_text(segment, None):
-        documents = []
-        for number, line in enumerate(text.split("\n"), lines):
-            if line and not line.isspace():
-                try:
-                    documents.append(json_document(line, segment.text_field))
-                except ValueError as error:
-                    raise BadLine(segment, number, str(error)) from None
+        documents = _documents(segment, segment.record, text.split("\n"), lines)
         without_text = documents.count("")
-        for part, ended in _in_blocks("".join(documents) or "\n"):
+        found = "".join(documents) or "\n"
+        for part, ended in [(found, True)] if segment.record.pair else _in_blocks(found):
             yield part, ended, without_text
             without_text = 0
+
+
+def _documents(segment: Segment, record: Record, lines: list[str], before: int) -> list[str]:
+    """The documents or pairs of lines, "" for those without text; `before`: lines of the segment before them."""
+    documents = []
+    if isinstance(record, TableRow):
+        rows = [line.removesuffix("\r").split("\t") for line in lines if line.strip(record.blank)]
+        if is_quoted(rows, len(record.header)):
+            number = next(number for number, line in enumerate(lines, before) if '"' in line)
+            raise BadLine(segment, number, AS_CSV)
+    begun = isinstance(record, TableRow) and segment.offset == before == 0  # behind the header
+    for number, line in enumerate(lines[begun:], before + begun):
+        if line.strip(record.blank):
+            try:
+                documents.append(record.document(line))
+            except ValueError as error:
+                raise BadLine(segment, number, str(error)) from None
+    return documents
 
 
 def _in_blocks(text: str) -> Iterator[tuple[str, bool]]:
@@ -99,7 +114,7 @@ def _read_text(segment: Segment, space: bytes | None) -> Iterator[tuple[str, boo
                 problem = f"byte {position} is not UTF-8; convert the file to UTF-8"
                 raise BadLine(segment, lines + data[: error.start].count(b"\n"), problem) from None
             if segment.offset == 0 and offset == segment.start:
-                problem = _mistaken(text) if segment.text_field is None else ""
+                problem = "" if isinstance(segment.record, JsonLine) else _mistaken(text)
                 if problem:
                     raise BadLine(segment, 0, problem)
             yield text, ended, lines

@@ -23,7 +23,8 @@ from uer.data import sources
 from uer.data.container import Record, write_container
 from uer.data.header import LONGEST, Ledger, make_header
 from uer.data.masking import MaskingOptions
-from uer.data.options import masking_options
+from uer.data.options import PROCESSORS, masking_options
+from uer.data.pairs import SHORTEST
 from uer.data.processes import run_segments
 from uer.data.records import check_records
 from uer.data.segmenter import check_segmenter
@@ -54,14 +55,15 @@ def build_dataset(args: Namespace, tokenizer: Tokenizer | None = None,
     kinds = Counter(sources.ending(source) for source in corpus if source is not None)
     if len(kinds) > 1:  # a README.md beside a data set's Parquet, say
         say("note: text of several kinds of files: " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common()))
-    check_records(corpus, args.text_field)
+    pairs, fields = args.data_processor == "pairs", args.text_field or []
+    check_records(corpus, fields, pairs)
     output = Path(args.dataset_path)
     _check_output(output, corpus, args.dataset_path.endswith(os.sep))
     tokenizer = tokenizer or build_tokenizer(args, say=say)
     with signals_unwind(), _scratch(output) as folder, _disk_errors(output):
         ledger = Ledger()
         with Progress("preprocess", sources.total_bytes(corpus), "B") as progress:
-            segments = sources.segments(corpus, args.full_sentences, folder, args.text_field)
+            segments = sources.segments(corpus, args.full_sentences, folder, fields, pairs)
             for result in run_segments(segments, args, masking, folder, tokenizer):
                 ledger.add(result)
                 progress.advance(result.progress)
@@ -83,8 +85,12 @@ def _checked(args: Namespace) -> MaskingOptions:
     problems = [*outside(args, ("seq_length",), lambda number: 3 <= number <= LONGEST,
                          f"a number from 3 ([CLS], a token, [SEP]) to {LONGEST} is needed"),
                 *too_small(args, ("processes_num", "dup_factor")), *too_small(args, ("seed",), 0)]
-    if args.data_processor != "mlm":
-        problems.append(f"--data_processor {args.data_processor}: only mlm is there (no sentence pairs)")
+    if args.data_processor not in PROCESSORS:
+        problems.append(f"--data_processor {args.data_processor}: {' and '.join(PROCESSORS)} are there")
+    if args.data_processor == "pairs" and 3 <= args.seq_length < SHORTEST:
+        problems.append(f"--seq_length is {args.seq_length}, for pairs at least {SHORTEST} are needed")
+    if args.data_processor == "pairs" and args.full_sentences:
+        problems.append("--full_sentences joins the lines of a document; pairs stay apart")
     if args.dynamic_masking and (args.dup_factor or 1) > 1:
         problems.append("--dup_factor goes with static masking; --dynamic_masking masks every epoch anew by itself")
     try:
@@ -151,6 +157,8 @@ def _records(header: dict[str, Any], tokenizer: Tokenizer, segments: dict[str, n
     continues = tokenizer.continues().astype("u1")
     records = [whole("tokens", tokens, tokenizer.dtype), sums("offsets", "lengths", instances),
                Record("continues", continues.dtype, len(continues), [continues.tobytes()])]
+    if header["data_processor"] == "pairs":
+        records.append(whole("second", instances, "<u2"))
     if header["word_segmenter"] != "pieces":
         records.append(whole("joined", tokens, "u1"))
     if not header["dynamic_masking"]:

@@ -6,6 +6,7 @@ File (`torch.load(path, mmap=True, weights_only=True)`): a dictionary of
     offsets         int64 [instances + 1]
     continues       uint8 [vocabulary], 1 for tokens that go on with the word before them (## pieces)
     joined          uint8 [tokens], the same for single tokens; only where a word segmenter was used
+    second          uint16 [instances], of pairs: where in the instance the second text begins
   and with static masking, for mask j = instance * dup_factor + copy:
     mask_offsets    int64 [instances * dup_factor + 1]
     mask_positions  uint16 [masked], the masked positions of mask j, counted from the instance's first token
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from uer.data.header import COUNTS, FORMAT, FORMAT_VERSION, LONGEST
+from uer.data.header import COUNTS, FORMAT, FORMAT_VERSIONS, LONGEST
 from uer.errors import UserError
 from uer.files import head_of, refuse_foreign
 from uer.formats.storage import ZIP, written_sha256
@@ -33,6 +35,7 @@ from uer.tokenizers.rules import TextRules, merged, recorded
 _SHARED = ("data_processor", "vocab_size", "special_ids", "dynamic_masking", "masking", "word_segmenter")
 _NUMBERS = (*COUNTS, "documents", "dup_factor", "seq_length", "vocab_size", "pad_id", "mask_id")
 _NEEDED = (*_SHARED, *_NUMBERS, "vocab_name", "vocab_sha256")
+_OF_PAIRS = ("separators",)
 WORDS = ("tokens", "mask_tokens")
 
 
@@ -90,14 +93,17 @@ def _read(path: Path, option: str) -> tuple[dict[str, Any], dict[str, np.ndarray
         header = content.pop("header")
         if header.get("format") != FORMAT:
             raise UserError(wrong)
-        if header["format_version"] != FORMAT_VERSION:
+        known = FORMAT_VERSIONS.values()
+        if header["format_version"] not in known:
             raise UserError(f"{option} {path}: format version {header['format_version']}; this program reads "
-                            f"{FORMAT_VERSION}")
+                            f"{' and '.join(map(str, known))}")
         header.setdefault("without_text", 0)  # not counted before records of JSON were read
-        missing = [name for name in _NEEDED if name not in header]
+        pairs = header.get("data_processor") == "pairs"
+        missing = [name for name in (*_NEEDED, *(_OF_PAIRS if pairs else ())) if name not in header]
         if missing:
             raise UserError(f"{wrong} (its header lacks {', '.join(missing)})")
-        strange = [name for name in _NUMBERS if type(header[name]) is not int or header[name] < 0]
+        strange = [name for name in (*_NUMBERS, *(_OF_PAIRS if pairs else ()))
+                   if type(header[name]) is not int or header[name] < 0]
         if strange:
             raise UserError(f"{wrong} ({strange[0]} in its header is {header[strange[0]]!r})")
         arrays = {name: tensor.numpy() for name, tensor in content.items()}
@@ -111,6 +117,8 @@ def _read(path: Path, option: str) -> tuple[dict[str, Any], dict[str, np.ndarray
     for offsets, values in ends:
         if offsets not in arrays or values not in arrays or arrays[offsets][-1] != len(arrays[values]):
             raise UserError(f"{wrong} ({offsets} and {values} do not fit together)")
+    if pairs and len(arrays.get("second", ())) != len(arrays["offsets"]) - 1:
+        raise UserError(f"{wrong} (second and offsets do not fit together)")
     if "continues" not in arrays:
         raise UserError(f"{wrong} (it lacks continues, the tokens that go on with a word)")
     return header, arrays
@@ -144,7 +152,8 @@ class Dataset:
         first = files[0]
         for file in files[1:]:
             merged([first.rules, file.rules], [])
-            for key in _SHARED:
+            for key in (*_SHARED, *(_OF_PAIRS if {first.header["data_processor"], file.header["data_processor"]} == {
+                    "pairs"} else ())):
                 if key == "masking" and masked_anew and first.header["dynamic_masking"]:
                     continue
                 if file.header[key] != first.header[key]:
@@ -178,6 +187,25 @@ class Dataset:
                 raise UserError(f"{file.option} {file.path}: its seq_length is {longest}, {whose} has {positions} "
                                 f"positions; build it again with a smaller preprocess.py --seq_length")
 
+    def check_processor(self, wanted: str | None, who: str) -> None:
+        """`UserError` where single texts are wanted and pairs are there, or the other way; `who` says so."""
+        found = self.header["data_processor"]
+        if wanted in FORMAT_VERSIONS and wanted != found:
+            raise UserError(f"{self._files[0].option} {self.paths[0]}: built with  --data_processor {found}, and {who} "
+                            f"{wanted}; build it again, or leave out what does not belong to it")
+
+    def check_reading(self, reading: Mapping[str, Any], say: Callable[[str], object]) -> None:
+        """Whether a fine-tuned model would read these texts so (`LoadedModel.reading`); `say` takes a warning.
+        `UserError` where other separators stand between the two of a pair."""
+        here, there = self.header.get("separators"), reading.get("separators")
+        if reading.get("pairs") is not None and reading["pairs"] != self.pairs:
+            named = ("single texts", "pairs of texts")
+            say(f"warning: the teacher was fine-tuned on {named[not self.pairs]}, and {self.paths[0]} holds "
+                f"{named[self.pairs]} (preprocess.py --data_processor)")
+        elif None not in (here, there) and here != there:
+            raise UserError(f"{self._files[0].option} {self.paths[0]}: {here} separator(s) between the texts of a "
+                            f"pair, and the teacher was fine-tuned with {there}; build it again with its tokenizer")
+
     @property
     def rules(self) -> TextRules:
         """How its text became ids, as far as its header says."""
@@ -189,6 +217,20 @@ class Dataset:
         for file, where, row in self._split(indices):
             offsets = file.arrays["offsets"]
             out[where] = offsets[row // file.copies + 1] - offsets[row // file.copies]
+        return out
+
+    @property
+    def pairs(self) -> bool:
+        """Whether an instance is two texts."""
+        return self.header["data_processor"] == "pairs"
+
+    def seconds(self, indices: np.ndarray) -> np.ndarray:
+        """Of pairs, where in some instances the second text begins: int64 `[len(indices)]`."""
+        out = np.empty(len(indices), dtype=np.int64)
+        for file, where, row in self._split(indices):
+            out[where] = file.arrays["second"][row // file.copies]
+        if (out >= self.lengths(indices)).any() or out.min() < 2:
+            raise self._files[0].damaged("second")
         return out
 
     def instances(self, indices: np.ndarray) -> Ragged:

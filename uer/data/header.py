@@ -13,7 +13,8 @@ from uer.data.worker import Result
 from uer.tokenizers import Tokenizer
 from uer.tokenizers.rules import KEY
 
-FORMAT, FORMAT_VERSION = "uer-dataset", 1
+FORMAT = "uer-dataset"
+FORMAT_VERSIONS = {"mlm": 1, "pairs": 2}  # programs that know no pairs read 1
 COUNTS = ("lines", "empty_lines", "words", "unknown", "instances", "tokens", "masked", "without_text")
 UNKNOWN_WARNING = 0.05
 LONGEST = 65535  # tokens of an instance
@@ -56,17 +57,19 @@ def make_header(args: Namespace, masking: MaskingOptions, tokenizer: Tokenizer, 
 
     Counts: `words` are tokens without [CLS] and [SEP], `tokens` those with them, `masked` the statically masked
     positions of all copies, `empty_lines` lines of characters that the tokenizer removes, `without_text` records whose
-    text is empty or null.
+    text is empty or null, or of pairs one of the two. `separators` stand between the texts of a pair.
     """
     vocab, rules = tokenizer.vocab, tokenizer.rules
+    of_pairs = {"separators": tokenizer.separators} if args.data_processor == "pairs" else {}
     return {
-        "format": FORMAT, "format_version": FORMAT_VERSION, "data_processor": args.data_processor,
+        "format": FORMAT, "format_version": FORMAT_VERSIONS[args.data_processor], "data_processor": args.data_processor,
         "seq_length": args.seq_length, "full_sentences": args.full_sentences, "dynamic_masking": args.dynamic_masking,
         "dup_factor": args.dup_factor, "masking": masking.to_dict(), "word_segmenter": args.word_segmenter,
         "seed": args.seed, KEY: rules.to_dict(), "tokenizer": rules.kind, "do_lower_case": rules.lower_case,
         "vocab_name": rules.vocab_name, "vocab_size": len(vocab), "vocab_sha256": vocab.sha256,
         "cls_id": vocab.cls_id, "sep_id": vocab.sep_id, "pad_id": vocab.pad_id, "mask_id": vocab.mask_id,
-        "unk_id": vocab.unk_id, "special_ids": vocab.special_ids, "documents": ledger.documents(), **ledger.counts}
+        "unk_id": vocab.unk_id, "special_ids": vocab.special_ids, "documents": ledger.documents(), **ledger.counts,
+        **of_pairs}
 
 
 def summary(header: dict[str, Any]) -> str:
@@ -74,15 +77,19 @@ def summary(header: dict[str, Any]) -> str:
     instances, tokens = header["instances"], header["tokens"]
     unknown = header["unknown"] / max(1, header["words"])
     padding = 1 - tokens / (instances * header["seq_length"])
+    pairs = header["data_processor"] == "pairs"
     lines = [
-        f"documents {header['documents']:,}   lines {header['lines']:,}   instances {instances:,}"
+        ("pairs" if pairs else f"documents {header['documents']:,}   lines")
+        + f" {header['lines']:,}   instances {instances:,}"
         + (f", each with {header['dup_factor']} masks" if not header["dynamic_masking"] else ""),
         f"tokens {header['words']:,}, with [CLS] and [SEP] {tokens:,}   mean length {tokens / instances:.1f}",
         f"unknown {unknown:.2%}   padding if every instance were filled to {header['seq_length']}: {padding:.1%}"]
     if header["empty_lines"]:
-        lines.append(f"{header['empty_lines']:,} line(s) of characters that the tokenizer removes made no instance")
+        what = "pair(s) with a text" if pairs else "line(s)"
+        lines.append(f"{header['empty_lines']:,} {what} of characters that the tokenizer removes made no instance")
     if header.get("without_text"):
-        lines.append(f"{header['without_text']:,} record(s) without text were left out")
+        what = "pair(s) of which a text is empty" if pairs else "record(s) without text"
+        lines.append(f"{header['without_text']:,} {what} were left out")
     if unknown > UNKNOWN_WARNING:
         lines.append(f"warning: {unknown:.1%} of the tokens are unknown: does the vocabulary ({header['vocab_name']}) "
                      f"fit the language, and --do_lower_case or --cased the vocabulary?")

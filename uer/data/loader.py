@@ -32,7 +32,8 @@ class MlmBatch:
 
     Attributes:
         src: int64 `[batch, seq]`, token ids after masking, filled with the pad id.
-        seg: int64 `[batch, seq]`, 1 on tokens, 0 on padding.
+        seg: int64 `[batch, seq]`, 1 on tokens, 0 on padding; 2 on the second text of a pair, if one separator stands
+            between the two.
         positions: int64 `[n]`, the positions to predict, as row * seq + column, ascending.
         labels: int64 `[n]`, their original ids. n can be 0 when all rows consist of special tokens.
         tokens: number of positions that are not padding.
@@ -175,10 +176,11 @@ class MlmLoader:
 
     def _assemble(self, indices: np.ndarray, key: tuple[int, ...]) -> MlmBatch:
         rows = self.dataset.instances(indices)
-        tokens, lengths = rows.values["tokens"].astype(np.int64), rows.lengths
+        tokens, lengths, header = rows.values["tokens"].astype(np.int64), rows.lengths, self.dataset.header
+        seconds = self.dataset.seconds(indices) if self.dataset.pairs else None
         if self.augment and key[0] == DYNAMIC and not self.masked:
-            most = self.dataset.header["seq_length"]
-            tokens, lengths = augmented(tokens, lengths, self.augment, generator(AUGMENT, *key[1:]), most)
+            tokens, lengths, seconds = augmented(tokens, lengths, self.augment, generator(AUGMENT, *key[1:]),
+                                                 header["seq_length"], seconds, header.get("separators", 0))
         starts = np.cumsum(lengths) - lengths
         if not self.masked:
             chosen = shown = np.zeros(0, dtype=np.int64)
@@ -190,13 +192,15 @@ class MlmLoader:
             masks = self.dataset.masks(indices)
             chosen = np.repeat(starts, masks.lengths) + masks.values["mask_positions"]
             shown = masks.values["mask_tokens"]
-        width = min(-(-int(lengths.max()) // PAD_MULTIPLE) * PAD_MULTIPLE, self.dataset.header["seq_length"])
+        width = min(-(-int(lengths.max()) // PAD_MULTIPLE) * PAD_MULTIPLE, header["seq_length"])
         target = np.arange(len(tokens)) + np.repeat(np.arange(len(lengths)) * width - starts, lengths)
         labels = tokens[chosen]
         tokens[chosen] = shown
-        src = np.full(len(lengths) * width, self.dataset.header["pad_id"], dtype=np.int64)
+        src = np.full(len(lengths) * width, header["pad_id"], dtype=np.int64)
         seg = np.zeros(len(lengths) * width, dtype=np.int64)
         src[target], seg[target] = tokens, 1
+        if seconds is not None and header["separators"] == 1:
+            seg[target] += np.arange(len(tokens)) >= np.repeat(starts + seconds, lengths)
         shape = (len(lengths), width)
         return MlmBatch(torch.from_numpy(src).view(shape), torch.from_numpy(seg).view(shape),
                         torch.from_numpy(target[chosen]), torch.from_numpy(labels), len(tokens), self.masked)

@@ -9,9 +9,12 @@ from uer.arguments import add_uer_options
 from uer.data.masking import MaskingOptions
 from uer.errors import UserError
 
-MLM_HELP = ("What mlm reads: each line that is not blank becomes [CLS] line [SEP], cut into pieces of seq_length "
-            "tokens with [CLS] and [SEP] counted. With --full_sentences the lines of a document, which a blank line "
-            "ends, are joined first, so that few positions are padding.")
+PROCESSORS = ("mlm", "pairs")
+PROCESSORS_HELP = (
+    "What mlm reads: each line that is not blank becomes [CLS] line [SEP], cut into pieces of seq_length tokens with "
+    "[CLS] and [SEP] counted. With --full_sentences the lines of a document, which a blank line ends, are joined "
+    "first, so that few positions are padding. What pairs reads: each line is two texts with a tab between them, and "
+    "becomes [CLS] text [SEP] text [SEP], of which the longer text is cut where they have more than seq_length tokens.")
 
 
 def add_tokenizer_options(parser: argparse.ArgumentParser, title: str = "tokenizer") -> None:
@@ -60,23 +63,28 @@ def masking_options(args: argparse.Namespace, default: MaskingOptions | None = N
 
 
 def add_corpus_options(group: argparse._ArgumentGroup, required: bool) -> None:
+    """What is read, and how. Where it is not required, --data_processor has a name of its own, as models' configs have
+    one of that name."""
     group.add_argument("--corpus_path", nargs="+", required=required, metavar="PATH",
                        help="UTF-8 text, JSON lines (.jsonl) or Parquet, packed (.gz/.bz2/.xz/.zst) or not: files, "
                             "folders, globs in quotes, or - for standard input")
-    group.add_argument("--text_field", metavar="NAME",
-                       help="of JSON lines and Parquet, the field with the text: a record is a document (default: "
-                            "text); given, standard input is JSON lines")
+    group.add_argument("--text_field", nargs="+", metavar="NAME",
+                       help="of JSON lines, Parquet and tables (.tsv), the field with the text: a record is a document "
+                            "(default: text); of pairs, the two fields; given, standard input is JSON lines")
+    name, default = ("data_processor", "mlm") if required else ("processor", None)
+    group.add_argument("--data_processor", dest=name, default=default, metavar="NAME",
+                       help="mlm, or pairs: each line is two texts with a tab between them, for teachers that read "
+                            "pairs (default: mlm)")
 
 
 def preprocess_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Turn text into a dataset file for pretrain.py.", epilog=MLM_HELP,
-                                     allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="Turn text into a dataset file for pretrain.py.",
+                                     epilog=PROCESSORS_HELP, allow_abbrev=False)
     files = parser.add_argument_group("files")
     add_corpus_options(files, required=True)
     files.add_argument("--dataset_path", default="dataset.pt", metavar="FILE",
                        help="file to write (default: dataset.pt)")
     data = parser.add_argument_group("data")
-    data.add_argument("--data_processor", default="mlm", metavar="NAME", help="mlm, the only one there is")
     data.add_argument("--seq_length", type=int, default=128, metavar="N", help="tokens an instance (default: 128)")
     data.add_argument("--full_sentences", action="store_true", help="join the lines of a document")
     data.add_argument("--dynamic_masking", action="store_true",

@@ -1,7 +1,8 @@
-"""Records: JSON lines and Parquet, where one field of every record is a document.
+"""Records: JSON lines, Parquet and tables with tabs, where one field of every record is a document, or two are a pair.
 
-A document is a text without blank lines, which would end it, and a blank line after it; so records run through the
-same path as plain text. JSON lines are parsed by the workers; of Parquet the documents are written out for them.
+A document is a text without blank lines, which would end it, and a blank line after it; a pair is a line of two texts
+with a tab between them. So records run through the same path as plain text. Lines are parsed by the workers; of Parquet
+documents and pairs are written out for them.
 """
 
 from __future__ import annotations
@@ -9,23 +10,98 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
-from uer.files import PARQUET, head_of, is_table, unpacked
+from uer.files import PARQUET, head_of, is_table, is_tsv, unpacked
 
 TEXT_FIELD = "text"
+PAIR = "two texts with a tab between them are needed"
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _BLANK_LINES = re.compile(r"\n\s*\n")
+_ENDS = re.compile(r"[\t\r\n]+")
 _ROWS = 64  # of a Parquet file in memory at once
 
 
-def is_json_lines(source: Path | None, field: str | None) -> bool:
+@dataclass(frozen=True)
+class JsonLine:
+    """A line that is an object with these fields, one or two."""
+
+    fields: tuple[str, ...]
+    blank = None  # what a line consists of that is none: any blanks
+
+    @property
+    def pair(self) -> bool:
+        return len(self.fields) == 2
+
+    def document(self, line: str) -> str:
+        """Its document or pair, "" where there is no text; `ValueError` says what is wrong with it."""
+        return _of_texts(_json_texts(line, self.fields))
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row of a table with these names in its header, and the places of one or two fields in it."""
+
+    header: tuple[str, ...]
+    places: tuple[int, ...]
+    blank = " \r"
+
+    @property
+    def pair(self) -> bool:
+        return len(self.places) == 2
+
+    def document(self, line: str) -> str:
+        """As of a `JsonLine`."""
+        fields = line.removesuffix("\r").split("\t")
+        if len(fields) != len(self.header):
+            raise ValueError(f"{len(fields)} field(s), {len(self.header)} are needed, separated by tabs")
+        if tuple(name.strip() for name in fields) == self.header:
+            raise ValueError("the header once more; files that were put together keep one")
+        return _of_texts([fields[place] for place in self.places])
+
+
+@dataclass(frozen=True)
+class PairLine:
+    """A line of plain text that is a pair."""
+
+    blank = " \r"
+    pair = True
+
+    def document(self, line: str) -> str:
+        """As of a `JsonLine`."""
+        texts = line.split("\t")
+        if len(texts) != 2:
+            raise ValueError(f"{len(texts) - 1} tab(s) in there; {PAIR}")
+        return _of_texts(texts)
+
+
+Record = JsonLine | TableRow | PairLine
+
+
+def record_of(source: Path | None, header: str, fields: Sequence[str], pairs: bool) -> Record | None:
+    """What the lines of a source are; None: plain text. `header`: of a table, its first line."""
+    if is_parquet(source):
+        return PairLine() if pairs else None  # written out
+    if is_json_lines(source, fields):
+        return JsonLine(tuple(fields) or (TEXT_FIELD,))
+    if source is not None and is_table(source):
+        names = tuple(name.strip() for name in header.split("\t"))
+        for field in fields:
+            if names.count(field) != 1:
+                raise UserError(f"{source}, line 1: " + (f"more than one column is called {field!r}" if field in names
+                                                         else _no_field(field, names)))
+        return TableRow(names, tuple(map(names.index, fields)))
+    return PairLine() if pairs else None
+
+
+def is_json_lines(source: Path | None, fields: Sequence[str]) -> bool:
     """Whether a name says that JSON lines are in there; of standard input and pipes, a field that is asked for, too."""
     named = source is not None and unpacked(source).lower().endswith(_JSON_LINES)
-    return named or (field is not None and (source is None or not source.is_file()))
+    return named or (bool(fields) and (source is None or not source.is_file()))
 
 
 def is_parquet(source: Path | None) -> bool:
@@ -34,74 +110,85 @@ def is_parquet(source: Path | None) -> bool:
         source.is_file() and head_of(source).startswith(PARQUET)))
 
 
-def check_records(sources: list[Path | None], field: str | None) -> None:
+def check_records(sources: list[Path | None], fields: Sequence[str], pairs: bool) -> None:
     """Say early what is missing, or cannot be read as text.
-    `UserError` for a table, for Parquet without pyarrow, and for a field to read where nothing has fields."""
-    table = next((source for source in sources if source is not None and is_table(source)), None)
-    if table:
-        raise UserError(f"--corpus_path {table}: a table, of which no column would be told from another; take the text "
-                        f"out of it, a line each (.txt) or as records (.jsonl, .parquet)", page="compress")
+    `UserError` for a table whose column is not named, CSV, Parquet without pyarrow, and for fields where nothing has
+    any, or more or fewer than a text or a pair has."""
+    for table in (source for source in sources if source is not None and is_table(source)):
+        if not is_tsv(table):
+            raise UserError(f"--corpus_path {table}: CSV, of which nothing is read; write it with tabs between the "
+                            f"fields and nothing quoted (.tsv), or as records (.jsonl, .parquet)", page="compress")
+        if not fields:
+            raise UserError(f"--corpus_path {table}: a table; --text_field names its column with the text"
+                            + (", or here the two" if pairs else ""), page="compress")
+        if not table.is_file():
+            raise UserError(f"--corpus_path {table}: a table has to be a file, whose header is read first")
     parquet = next(filter(is_parquet, sources), None)
     if parquet and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"--corpus_path {parquet}: Parquet needs the package pyarrow (pip install pyarrow)",
                         page="compress")
-    if field and not (parquet or any(is_json_lines(source, field) for source in sources)):
-        raise UserError(f"--text_field {field} goes with .jsonl or .parquet, and --corpus_path names none",
-                        page="compress")
+    records = [source for source in sources if is_parquet(source) or is_json_lines(source, fields)
+               or (source is not None and is_table(source))]
+    if fields and not records:
+        raise UserError(f"--text_field {' '.join(fields)} goes with .jsonl, .parquet or .tsv, and --corpus_path names "
+                        f"none", page="compress")
+    if records and len(fields) != 2 and pairs:
+        raise UserError("--data_processor pairs: --text_field names the two fields of a record that are a pair")
+    if len(fields) > 1 and not pairs:
+        raise UserError(f"--text_field {' '.join(fields)}: one field has the text; two are a pair, with  "
+                        f"--data_processor pairs", page="compress")
 
 
-def as_document(text: str) -> str:
-    """A record's text as a document of plain text; empty where it has none."""
-    text = text.strip()
-    return _BLANK_LINES.sub("\n", text) + "\n\n" if text else ""
+def _of_texts(texts: Sequence[str]) -> str:
+    """A record's text as a document of plain text, or its two as a pair; "" where it has none, or one of two."""
+    if len(texts) == 1:
+        text = texts[0].strip()
+        return _BLANK_LINES.sub("\n", text) + "\n\n" if text else ""
+    first, second = (_ENDS.sub(" ", text.strip()) for text in texts)
+    return f"{first}\t{second}\n" if first and second else ""
 
 
-def json_document(line: str, field: str) -> str:
-    """The document of a JSON line; `ValueError` says what is wrong with it."""
+def _json_texts(line: str, fields: Sequence[str]) -> list[str]:
     try:
         record: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not valid JSON ({error}); one object a line is needed") from None
     if not isinstance(record, dict):
-        raise ValueError(f"a {type(record).__name__}; an object with a field {field!r} is needed")
-    if field not in record:
-        raise ValueError(_no_field(field, list(record)))
-    text = record[field]
-    if not isinstance(text, str | None):
-        raise ValueError(f"its {field!r} is a {type(text).__name__}; text is needed")
-    document = as_document(text or "")
-    try:
-        document.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"its {field!r} has {document[error.start]!a}, half of a character") from None
-    return document
+        raise ValueError(f"a {type(record).__name__}; an object with a field {fields[0]!r} is needed")
+    texts = []
+    for field in fields:
+        if field not in record:
+            raise ValueError(_no_field(field, list(record)))
+        text = record[field]
+        if not isinstance(text, str | None):
+            raise ValueError(f"its {field!r} is a {type(text).__name__}; text is needed")
+        text = text or ""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"its {field!r} has {text[error.start]!a}, half of a character") from None
+        texts.append(text)
+    return texts
 
 
-def _no_field(field: str, there: list[str]) -> str:
+def _no_field(field: str, there: Sequence[str]) -> str:
     return f"no field {field!r}; --text_field names the one with the text, of {', '.join(there) or 'none'}"
 
 
-def parquet_documents(path: Path, field: str) -> Iterator[tuple[str, int]]:
-    """The documents of a Parquet file and how many of its bytes each used up, in the order of its rows.
+def parquet_documents(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """The documents or pairs of a Parquet file and how many of its bytes each used up, in the order of its rows.
     `UserError` for a file that is damaged, or has no such column of text."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-            schema = file.schema_arrow
-            if schema.names.count(field) != 1:
-                raise UserError(f"{path}: " + (f"more than one field is called {field!r}" if field in schema.names else
-                                               _no_field(field, schema.names)))
-            kind = schema.field(field).type
-            if pyarrow.types.is_dictionary(kind):
-                kind = kind.value_type
-            if str(kind) not in ("string", "large_string", "string_view"):
-                raise UserError(f"{path}: its {field!r} is {kind}; text is needed")
+            for field in fields:
+                _check_column(path, file.schema_arrow, field)
             rows, size, done = max(1, file.metadata.num_rows), path.stat().st_size, 0
-            for batch in file.iter_batches(_ROWS, columns=[field], use_threads=False):
-                for value in batch.column(0):
-                    document = _parquet_document(value, f"{path}: row {done + 1}")
+            for batch in file.iter_batches(_ROWS, columns=list(fields), use_threads=False):
+                for values in zip(*(batch.column(field) for field in fields)):
+                    document = _of_values(values, f"{path}: row {done + 1}")
                     yield document, size * (done + 1) // rows - size * done // rows
                     done += 1
     except (pyarrow.ArrowException, OSError) as error:
@@ -110,8 +197,21 @@ def parquet_documents(path: Path, field: str) -> Iterator[tuple[str, int]]:
         raise UserError(f"{path}: damaged or truncated Parquet ({str(error).splitlines()[0]})") from None
 
 
-def _parquet_document(value: Any, where: str) -> str:
+def _check_column(path: Path, schema: Any, field: str) -> None:
+    import pyarrow
+
+    if schema.names.count(field) != 1:
+        raise UserError(f"{path}: " + (f"more than one field is called {field!r}" if field in schema.names else
+                                       _no_field(field, schema.names)))
+    kind = schema.field(field).type
+    if pyarrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    if str(kind) not in ("string", "large_string", "string_view"):
+        raise UserError(f"{path}: its {field!r} is {kind}; text is needed")
+
+
+def _of_values(values: Sequence[Any], where: str) -> str:
     try:
-        return as_document(value.as_py() or "")
+        return _of_texts([value.as_py() or "" for value in values])
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 ({error.reason})") from None

@@ -18,15 +18,15 @@ import stat
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from uer.data.records import TEXT_FIELD, is_json_lines, is_parquet, parquet_documents
+from uer.data.records import TEXT_FIELD, Record, is_parquet, parquet_documents, record_of
 from uer.data.zstd import reader as zstd_reader
 from uer.errors import UserError
-from uer.files import HEAD, PARQUET, head_of, refuse_foreign, unpacked
+from uer.files import BYTE_ORDER_MARK, HEAD, PARQUET, head_of, is_table, refuse_foreign, unpacked
 
 SEGMENT = 1 << 20  # bytes of text
 BLOCK = 1 << 20
@@ -48,7 +48,7 @@ class Segment:
         progress: bytes of the source as it lies on disk that this segment used up.
         without_text: records of the source that had no text, and so are not in there.
         temporary: the file is to be removed once it has been read.
-        text_field: the text is this field of JSON lines; None: it is plain text.
+        record: what its lines are; None: plain text.
     """
 
     number: int
@@ -62,7 +62,7 @@ class Segment:
     progress: int
     without_text: int = 0
     temporary: bool = False
-    text_field: str | None = None
+    record: Record | None = None
 
 
 def ending(file: Path) -> str:
@@ -137,37 +137,35 @@ def total_bytes(sources: list[Path | None]) -> int | None:
     return sum(source.stat().st_size for source in sources if source is not None)
 
 
-def segments(sources: list[Path | None], by_document: bool, folder: Path,
-             text_field: str | None = None) -> Iterator[Segment]:
+def segments(sources: list[Path | None], by_document: bool, folder: Path, fields: Sequence[str] = (),
+             pairs: bool = False) -> Iterator[Segment]:
     """Cut all sources, lazily; spooled text goes to `folder`.
 
     Args:
-        text_field: of records (default: text); where it is given, standard input and pipes are JSON lines.
+        fields: of records (default: text); where they are given, standard input and pipes are JSON lines.
+        pairs: whether records, or the lines of plain text, are pairs.
     Raises:
         UserError: a file that cannot be read, is damaged, or needs a package that is not installed.
     """
     number = 0
     for source_number, source in enumerate(sources):
         name = "standard input" if source is None else str(source)
-        field = text_field or TEXT_FIELD
         parquet = is_parquet(source)
-        records = not parquet and is_json_lines(source, text_field)
+        record = record_of(source, _header(source) if source and is_table(source) else "", fields, pairs)
         with _opened(source) as raw:
-            head = raw.peek(HEAD)[:HEAD] if isinstance(raw, io.BufferedReader) else b""
-            kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+            head, kind = _head(raw)
             if kind is None and not (parquet and head.startswith(PARQUET)):
                 refuse_foreign(head, name, "text")
             plain = source is not None and kind is None and stat.S_ISREG(source.stat().st_mode)
             if source is not None and parquet:
-                plain, cuts = False, _cut_parquet(source, field, folder, number)
+                plain, cuts = False, _cut_parquet(source, fields or (TEXT_FIELD,), folder, number)
             elif plain:
                 assert source is not None
-                cuts = _cut_file(raw, source, by_document and not records)
+                cuts = _cut_file(raw, source, by_document and record is None)
             else:
-                cuts = _cut_stream(raw, kind, name, by_document and not records, folder, number)
+                cuts = _cut_stream(raw, kind, name, by_document and record is None, folder, number)
             for segment in cuts:
-                yield Segment(number, name, source_number, *segment, temporary=not plain,
-                              text_field=field if records else None)
+                yield Segment(number, name, source_number, *segment, temporary=not plain, record=record)
                 number += 1
 
 
@@ -178,6 +176,28 @@ def _opened(source: Path | None) -> BinaryIO:
         return sys.stdin.buffer if source is None else open(source, "rb")
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror})") from None
+
+
+def _head(raw: BinaryIO) -> tuple[bytes, str | None]:
+    """A file's first bytes, which are still to be read, and how they say that it is packed."""
+    head = raw.peek(HEAD)[:HEAD] if isinstance(raw, io.BufferedReader) else b""
+    return head, next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def _header(source: Path) -> str:
+    """The first line of a table, packed or not."""
+    with _opened(source) as raw:
+        head, kind = _head(raw)
+        if kind is None:
+            refuse_foreign(head, str(source), "a table")
+        try:
+            line = _decompressed(raw, kind, str(source)).readline(BLOCK)
+        except _DAMAGE as error:
+            raise UserError(f"{source}: cannot be read ({error})") from None
+    try:
+        return line.decode("utf-8").removeprefix(BYTE_ORDER_MARK).rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{source}, line 1: not UTF-8; convert the file to UTF-8") from None
 
 
 def _consume_to_cut(file: IO[bytes], by_document: bool, sink: IO[bytes] | None = None) -> tuple[int, int]:
@@ -240,8 +260,8 @@ def _cut_stream(raw: BinaryIO, kind: str | None, name: str, by_document: bool, f
         raise UserError(f"{name}: damaged or truncated {kind} data ({error})") from None
 
 
-def _cut_parquet(source: Path, field: str, folder: Path, number: int) -> Iterator[Cut]:
-    documents = parquet_documents(source, field)
+def _cut_parquet(source: Path, fields: Sequence[str], folder: Path, number: int) -> Iterator[Cut]:
+    documents = parquet_documents(source, fields)
     offset = 0
     while True:
         path = folder / f"text-{number}"

@@ -17,6 +17,7 @@ import numpy as np
 
 from uer.data.blocks import read_blocks
 from uer.data.masking import Masker, MaskingOptions, generator
+from uer.data.pairs import Joiner
 from uer.data.sources import Segment
 from uer.tokenizers import Tokenizer
 
@@ -29,7 +30,7 @@ class Result:
 
     `words` are tokens without [CLS] and [SEP], `tokens` those with them; `empty_lines` hold text but no token.
     `document_starts` are lines of text after a blank line; a text line that begins the segment is not among them.
-    `without_text` are records whose text is empty or null.
+    `without_text` are records whose text is empty or null, and pairs of which one text is. Of pairs, `lines` are pairs.
     """
 
     number: int
@@ -115,19 +116,9 @@ class SegmentWorker:
 
     def __call__(self, segment: Segment) -> Result:
         """Write one segment's arrays. A temporary segment's file is removed."""
-        vocab, seq_length = self.tokenizer.vocab, self.args.seq_length
-        cut = Cutter(seq_length, vocab.cls_id, vocab.sep_id)
-        cut_flags = Cutter(seq_length, 0, 0)
         result = Result(segment.number, segment.source_number, segment.progress, self.number, segment.without_text)
-        blocks = self._blocks(segment, result)
-        for index, block in enumerate(itertools.chain(blocks, [self._nothing()])):
-            units, unit_open = block.lengths, not block.ended
-            if self.args.full_sentences and len(block.blank):
-                units = np.bincount(np.cumsum(block.blank), weights=units).astype(np.int64)
-                unit_open = True
-            tokens, sizes = cut(block.tokens, units, unit_open)
-            joined = None if block.joined is None else cut_flags(block.joined, units, unit_open)[0]
-            self._write(result, index, tokens, sizes, joined)
+        write = self._pairs if self.args.data_processor == "pairs" else self._units
+        write(segment, result)
         for file in self._files.values():
             file.flush()
         if segment.temporary:
@@ -137,6 +128,40 @@ class SegmentWorker:
     def close(self) -> None:
         for file in self._files.values():
             file.close()
+
+    def _pairs(self, segment: Segment, result: Result) -> None:
+        vocab, between = self.tokenizer.vocab, self.tokenizer.separators
+        join = Joiner(self.args.seq_length, vocab.cls_id, vocab.sep_id, between)
+        for index, (text, _, without_text) in enumerate(read_blocks(segment)):
+            texts = [text for line in text.split("\n") if line for text in line.split("\t")]
+            tokens, lengths = self.tokenizer.encode_lines(texts)
+            result.without_text += without_text
+            result.lines += len(texts) // 2
+            result.unknown += int((tokens == vocab.unk_id).sum())
+            result.words += len(tokens)
+            joined = self.joiner(tokens, lengths) if self.joiner else None
+            tokens, sizes, begins = join(tokens, lengths)
+            result.empty_lines += len(texts) // 2 - len(sizes)
+            if joined is not None:
+                joined = Joiner(self.args.seq_length, 0, 0, between)(joined, lengths)[0]
+            if len(sizes):
+                self._append("second", begins.astype("<u2"))
+            self._write(result, index, tokens, sizes, joined)
+
+    def _units(self, segment: Segment, result: Result) -> None:
+        """Lines or documents, in pieces."""
+        vocab, seq_length = self.tokenizer.vocab, self.args.seq_length
+        cut = Cutter(seq_length, vocab.cls_id, vocab.sep_id)
+        cut_flags = Cutter(seq_length, 0, 0)
+        blocks = self._blocks(segment, result)
+        for index, block in enumerate(itertools.chain(blocks, [self._nothing()])):
+            units, unit_open = block.lengths, not block.ended
+            if self.args.full_sentences and len(block.blank):
+                units = np.bincount(np.cumsum(block.blank), weights=units).astype(np.int64)
+                unit_open = True
+            tokens, sizes = cut(block.tokens, units, unit_open)
+            joined = None if block.joined is None else cut_flags(block.joined, units, unit_open)[0]
+            self._write(result, index, tokens, sizes, joined)
 
     def _nothing(self) -> Block:
         """A block that closes what is open."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from uer.data.order import WINDOW
+from uer.data.pairs import kept_lengths
 from uer.finetuning.tasks import Example
 from uer.tokenizers.base import Tokenizer
 from uer.training.delayed import sent
@@ -33,34 +34,22 @@ class Batch(NamedTuple):
         return Batch(*(None if tensor is None else sent(tensor, device) for tensor in self))  # type: ignore[arg-type]
 
 
-def kept_lengths(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of two texts stay in `room`: the longer one is cut, and when both are even, the second first."""
-    excess = first + second - room
-    if excess <= 0:
-        return first, second
-    ahead = min(excess, abs(first - second))
-    if first > second:
-        first -= ahead
-    else:
-        second -= ahead
-    excess -= ahead
-    return first - excess // 2, second - (excess + 1) // 2
-
-
 def encode(examples: Sequence[Example], tokenizer: Tokenizer, seq_length: int,
            separators: int | None = None) -> list[Instance]:
     """[CLS] a [SEP] or [CLS] a [SEP] b [SEP], `seq_length` tokens at most; RoBERTa's <s> a </s></s> b </s> is all of
     one segment. `separators`: as the model was trained, where its file says so."""
     vocab, between, out = tokenizer.vocab, separators or tokenizer.separators, []
-    for text_a, text_b, label in examples:
-        a, b = tokenizer.encode(text_a), None if text_b is None else tokenizer.encode(text_b)
-        around = 2 if b is None else 2 + between
-        first, second = kept_lengths(len(a), 0 if b is None else len(b), max(seq_length - around, 0))
-        tokens = [vocab.cls_id, *a[:first], vocab.sep_id]
-        first = len(tokens)
-        if b is not None:
-            tokens += [*[vocab.sep_id] * (between - 1), *b[:second], vocab.sep_id]
-        out.append(Instance(np.array(tokens, dtype=np.int32), first if between == 1 else len(tokens), label))
+    texts = [[np.array(tokenizer.encode(text), dtype=np.int32) for text in example[:2] if text is not None]
+             for example in examples]
+    lengths = np.array([(len(a), sum(map(len, b)), 2 + between * len(b)) for a, *b in texts]).reshape(-1, 3)
+    kept = kept_lengths(lengths[:, 0], lengths[:, 1], np.maximum(seq_length - lengths[:, 2], 0))
+    cls, sep = [vocab.cls_id], [vocab.sep_id]
+    for (a, *pair), (_, _, label), first, second in zip(texts, examples, *(part.tolist() for part in kept)):
+        parts = [cls, a[:first], sep]
+        for b in pair:
+            parts += [sep * (between - 1), b[:second], sep]
+        tokens = np.concatenate(parts, dtype=np.int32, casting="unsafe")  # of an empty list: float64
+        out.append(Instance(tokens, first + 2 if between == 1 else len(tokens), label))
     return out
 
 

@@ -7,17 +7,12 @@ up or renumbered. A published file may be known for a few flaws (`Task.flawed`),
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from uer.errors import UserError
-from uer.files import read_lines
-
-INSIDE = re.compile(r'(?:[^"]|"")*')  # of a field as CSV quotes it
-MANY = 10  # fields in quotes, where no other field of the column is without: that is no chance
+from uer.files import AS_CSV, is_quoted, read_lines
 
 
 class Row(NamedTuple):
@@ -39,33 +34,6 @@ def read_rows(path: str | Path) -> list[Row]:
     while not lines[-1] and "\t" in lines[0]:
         lines.pop()
     return [Row(number, line.split("\t")) for number, line in enumerate(lines, 1)]
-
-
-def is_quoted(rows: Sequence[list[str]], width: int) -> bool:
-    """Whether all quotes in rows are as CSV has them, so that they are no characters: some field has a quote written
-    twice or goes on behind a tab or line end, or all of a column are quoted.
-
-    Where all rows have their `width` fields (more than one), none goes on: there are quotations of several rows.
-    """
-    told = begun = False
-    apart = width > 1 and all(len(fields) == width for fields in rows)
-    bare: set[int] = set()
-    whole: Counter[int] = Counter()
-    for index, field in ((index, field) for fields in rows for index, field in enumerate(fields)):
-        if '"' not in field:
-            if not begun:
-                bare.add(index)
-            continue
-        inner = field if begun else field[1:]
-        ends = inner.endswith('"') and bool(INSIDE.fullmatch(inner[:-1]))
-        if not (begun or field.startswith('"')) or not (ends or INSIDE.fullmatch(inner)):
-            return False
-        told = told or begun or (ends and '""' in inner[:-1])
-        whole[index] += ends and not begun
-        begun = not ends
-        if begun and apart:
-            return False
-    return not begun and (told or any(count >= MANY and index not in bare for index, count in whole.items()))
 
 
 class Table:
@@ -96,8 +64,7 @@ class Table:
             self.columns, self.width = names, max(names.values()) + 1
         if is_quoted([row.fields for row in self.rows], self.width):
             number = next(row.number for row in self.rows if any('"' in field for field in row.fields))
-            raise UserError(f"{path}, line {number}: quoted as in CSV; nothing is quoted here: write the fields as "
-                            f"they are, without tabs and line ends in them")
+            raise UserError(f"{path}, line {number}: {AS_CSV}")
 
     def require(self, *names: str) -> None:
         """`UserError` where the header lacks one of these columns."""

@@ -17,11 +17,8 @@ from uer.calibration.student import shorten_teacher
 from uer.config import ModelConfig, load_config
 from uer.cpu.denormals import flush_denormals
 from uer.cpu.memory import keep_freed_memory
-from uer.data.dataset import Dataset
 from uer.data.feed import Feed, went_on
 from uer.data.loader import MlmLoader
-from uer.data.masking import MaskingOptions
-from uer.data.options import masking_options
 from uer.errors import UserError
 from uer.formats import LoadedModel, load_model
 from uer.formats.file_target import outputs_apart
@@ -34,7 +31,7 @@ from uer.parallel.replica import check_comm_hook
 from uer.parallel.signals import StopSignals
 from uer.report.writer import Reports
 from uer.squeeze.mask_file import check_masks, cut_masks, start_mask_file
-from uer.tokenizers import TextRules, agreed_rules
+from uer.tokenizers import TextRules
 from uer.tokenizers.rules import KEY, merged, recorded
 from uer.training.checkpoint import (
     Checkpoint,
@@ -54,6 +51,7 @@ from uer.training.layer_states import LayerTargets
 from uer.training.learner import Learner
 from uer.training.lock import only_writer
 from uer.training.objective import TaughtMlm, Teaching, evaluate
+from uer.training.open_data import open_data
 from uer.training.optimizers import schedule
 from uer.training.precision import Precision, slow_products
 from uer.training.relations import RelationTargets, left_behind
@@ -107,6 +105,7 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
     loaders = [loader for loader in (dataset, dev) if loader is not None]
     for loader in loaders:
         loader.dataset.check_positions(loaded.config.max_seq_length)
+        loader.dataset.check_reading(loaded.reading, reports.say)
         loader.masked = masked
     dataset.augment = args.augment_texts
     config = replace(loaded.config, layers_num=layers_to_keep(loaded.config.layers_num, args.target_layers,
@@ -238,25 +237,6 @@ def resume_wish(args: argparse.Namespace, job: str | None) -> str | None:
 def half_dtype(args: argparse.Namespace) -> torch.dtype | None:
     """The dtype of the student's products, None = float32."""
     return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
-
-
-def open_data(args: argparse.Namespace, place: Place,
-              reports: Reports) -> tuple[MlmLoader, MlmLoader | None, TextRules]:
-    """Training and held-out loaders, and how their text became ids, checked against the vocabulary and the teacher."""
-    def loader(paths: list[str], option: str, masking: MaskingOptions | None = None) -> MlmLoader:
-        return MlmLoader(Dataset.open(paths, option, masking is not None), args.batch_size, seed=args.seed,
-                         rank=place.rank, world_size=place.world_size, group_by_length=args.group_by_length,
-                         pin_memory=place.device.type == "cuda", masking=masking)
-
-    train = loader(args.dataset_path, "--dataset_path", masking_options(args))
-    if (instances := len(train.dataset)) < place.world_size:
-        raise UserError(f"--dataset_path: {instances} instance(s), fewer than there are processes ({place.world_size})")
-    dev = loader(args.dev_path, "--dev_path") if args.dev_path else None
-    beside = text_beside(args.pretrained_model_path) if args.pretrained_model_path else []
-    datasets = [loader.dataset.rules for loader in (train, dev) if loader is not None]
-    if args.calibration_path:
-        datasets.append(Dataset.open(args.calibration_path, "--calibration_path").rules)
-    return train, dev, agreed_rules(args, *datasets, *beside, say=reports.say)
 
 
 def load_teacher(args: argparse.Namespace, vocab_size: int | None) -> LoadedModel:
