@@ -158,6 +158,7 @@ def test_soft_labels_and_resume_of_a_trained_student(files, tmp_path):
     (["--corpus_path", "nothing.txt"], "nothing.txt"),
     (["--corpus_path", "CORPUS", "--target_dim", "31"], "multiple of 2"),
     (["--corpus_path", "CORPUS", "--calibration_batches", "0"], "at least 1"),
+    (["--corpus_path", "CORPUS", "--seq_length", "65"], "--seq_length is 65; a number from 3 to the model's 64 pos"),
     (["--corpus_path", "CORPUS", "--dev_path", "CORPUS", "--skip_evaluation"], "give one of them"),
 ])
 def test_mistakes_are_one_sentence(files, tmp_path, capsys, options, word):

@@ -88,6 +88,8 @@ def test_labels_of_teacher_and_model_stand_in_one_order(tuned, tmp_path, capsys)
              "--teacher_path", tmp_path / "c.bin", "--model_path"]
     assert "its labels in the order 0, 1, the model has" in refused(capsys, tmp_path, "evaluate.py", *given,
                                                                      tmp_path / "e.bin")
+    assert "--seq_length is 65; a number from 3 to the model's 64 positions" in refused(
+        capsys, tmp_path, "evaluate.py", *given, tmp_path / "d.bin", "--seq_length", 65)
     (tmp_path / "plain.txt").write_text("the river\nnew cafe\n")
     given[given.index("--test_path") + 1] = tmp_path / "plain.txt"
     call("evaluate.py", *given, tmp_path / "d.bin")

@@ -86,6 +86,13 @@ def no_shares(args: argparse.Namespace, names: Iterable[str], most: float = 1.0)
     return outside(args, names, lambda value: 0 <= value <= most, f"a number from 0 to {most:g} is needed")
 
 
+def check_length(seq_length: int | None, positions: int, least: int = 3) -> None:
+    """`UserError` where --seq_length is given and a model of so many positions cannot read such texts."""
+    if seq_length is not None and not least <= seq_length <= positions:
+        raise UserError(f"--seq_length is {seq_length}; a number from {least} to the model's {positions} positions is "
+                        f"needed")
+
+
 def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[str | Path | None]]) -> None:
     """`UserError` where a file that would be written is given as another option's value, or says what a model is that
     is given. `outputs`: option -> the files and folders that it makes the script write."""

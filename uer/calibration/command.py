@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from uer.arguments import SHAPE, check_writable, refuse_overwriting, typed_again
+from uer.arguments import SHAPE, check_length, check_writable, refuse_overwriting, typed_again
 from uer.calibration.calibrate import Calibration
 from uer.calibration.compactors_file import made_for, save_compactors
 from uer.calibration.depth import layers_to_keep
@@ -268,6 +268,7 @@ def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) ->
 
 def _dataset(args: argparse.Namespace, tokenizer: Tokenizer, folder: Path, config: ModelConfig) -> Dataset:
     path = folder / f"{len(tokenizer.vocab)}.pt"
+    check_length(args.seq_length, config.max_seq_length)
     length = 128 if args.seq_length is None else args.seq_length
     words = ["--corpus_path", *args.corpus_path, "--dataset_path", str(path), "--dynamic_masking",
              "--seq_length", str(min(length, config.max_seq_length)),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from uer.arguments import check_writable
+from uer.arguments import check_length, check_writable
 from uer.config import load_config
 from uer.data.loader import MlmBatch
 from uer.errors import UserError
@@ -47,10 +47,10 @@ def evaluate_task(args: argparse.Namespace) -> tuple[dict[str, float], bool]:
     text = agreed_rules(args, *beside, say=print)
     theirs = _text_of_teacher(args, text)
     alike = theirs is text
-    student = _read(args.model_path, args.config_path, tokenizer := build(text), args.task)
+    student = _read(args, args.model_path, args.config_path, tokenizer := build(text))
     teacher = None
     if args.teacher_path:
-        teacher = _read(args.teacher_path, None, tokenizer if alike else build(theirs), args.task)
+        teacher = _read(args, args.teacher_path, None, tokenizer if alike else build(theirs))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
         figures = _agree(args, student, teacher, device) if args.task == "agreement" and teacher else \
@@ -85,9 +85,10 @@ def _text_of_teacher(args: argparse.Namespace, text: TextRules) -> TextRules:
     return text
 
 
-def _read(path: str, config_path: str | None, tokenizer: Tokenizer, task: str) -> Reader:
+def _read(args: argparse.Namespace, path: str, config_path: str | None, tokenizer: Tokenizer) -> Reader:
     loaded = load_model(path, config=load_config(config_path) if config_path else None,
-                        vocab_size=len(tokenizer.vocab), target=None if task == "agreement" else "states")
+                        vocab_size=len(tokenizer.vocab), target=None if args.task == "agreement" else "states")
+    check_length(args.seq_length, loaded.config.max_seq_length)
     for note in loaded.notes:
         print(f"note: {note}")
     return Reader(loaded, tokenizer)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from uer.arguments import check_length
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Instance, collate, encode, in_order, shuffled
@@ -31,6 +32,7 @@ from uer.report.writer import Reports
 from uer.tokenizers import Tokenizer, build_tokenizer
 
 EVALUATION_BATCH = 64
+LEAST = 8  # tokens of a text
 SAME = "warning: the dev data are the training data: how good the model is with other texts, their figures do not tell"
 
 
@@ -111,14 +113,8 @@ def with_length(args: argparse.Namespace, given: set[str], positions: int) -> ar
     `UserError` where a length that was given is none for this model."""
     if "seq_length" not in given:
         args = argparse.Namespace(**{**vars(args), "seq_length": min(args.seq_length, positions)})
-    check_length(args.seq_length, positions)
+    check_length(args.seq_length, positions, LEAST)
     return args
-
-
-def check_length(seq_length: int, positions: int) -> None:
-    """`UserError` where a model has too few positions."""
-    if not 8 <= seq_length <= positions:
-        raise UserError(f"--seq_length is {seq_length}; a number from 8 to the model's {positions} positions is needed")
 
 
 class Opened(NamedTuple):

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from uer.arguments import check_writable, refuse_overwriting, too_small
+from uer.arguments import check_length, check_writable, refuse_overwriting, too_small
 from uer.errors import UserError
 from uer.files import as_written
 from uer.finetuning.batches import encode
-from uer.finetuning.classify import check_length, predict
+from uer.finetuning.classify import LEAST, predict
 from uer.finetuning.heads import load_classifier, read_card
 from uer.finetuning.tasks import Task, read_uer, texts_of
 from uer.formats.file_model import reading_of
@@ -47,7 +47,7 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
     positions = model.sizes.positions
     usual = min(card.get("seq_length", SEQ_LENGTH), positions)
     seq_length = usual if args.seq_length is None else args.seq_length
-    check_length(seq_length, positions)
+    check_length(seq_length, positions, LEAST)
     reading = reading_of(card)
     instances = encode(read_uer(task, args.test_path, labelled=False), tokenizer, seq_length, reading.get("separators"))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
