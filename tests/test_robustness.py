@@ -122,6 +122,18 @@ def test_a_run_goes_on_without_tensorboard_where_its_disk_is_full(capsys, use):
                                        "device); the run goes on without it\n")
 
 
+def test_the_threads_of_tensorboard_show_no_traceback(tmp_path):
+    work = ("import resource, sys, time; from uer.report.writer import Reports\n"
+            "r = Reports(True, tb_path=sys.argv[1])\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+            "for step in range(200):\n"
+            "    r.record(step, 'train', {f'x{i}': 1.0 for i in range(9)}); time.sleep(0.001)\n"
+            "r.close(); print('end')")
+    done = subprocess.run([sys.executable, "-c", work, tmp_path / "tb"], cwd=ROOT, text=True, capture_output=True)
+    assert done.stdout == "end\n" and "TensorBoard's events in" in done.stderr
+    assert all(line.endswith("the run goes on without it") for line in done.stderr.splitlines()), done.stderr
+
+
 def test_a_broken_pipe_that_is_not_stdout_is_no_secret(capsys):
     def main():
         raise BrokenPipeError(32, "Broken pipe")

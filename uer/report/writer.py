@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -47,6 +48,7 @@ class Reports:
                 self.metrics = open(Path(tb_path) / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
                 from torch.utils.tensorboard import SummaryWriter
 
+                _hide_tracebacks()
                 self.board = SummaryWriter(tb_path)
         except OSError as error:
             raise UserError(f"{error.filename or tb_path}: cannot be written ({error.strerror})") from None
@@ -117,6 +119,19 @@ class Reports:
         board = self.board
         if board and not _lasts(f"TensorBoard's events in {board.log_dir}", lambda: work(board)):
             self.board = None
+
+
+def _hide_tracebacks() -> None:
+    """Those of TensorBoard's writing threads, whose errors the next call raises, and tells in a sentence."""
+    shown = threading.excepthook
+
+    def hook(ended: threading.ExceptHookArgs) -> None:
+        if type(ended.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+            shown(ended)
+
+    hook.hides = True  # type: ignore[attr-defined]
+    if not hasattr(shown, "hides"):
+        threading.excepthook = hook
 
 
 def note(folder: Path, step: int, kind: str, values: dict[str, Any]) -> None:
