@@ -19,11 +19,10 @@ from workers import processes
 from uer.calibration.depth import Depths, Shorter, layers_to_keep
 from uer.calibration.stream import Stream
 from uer.calibration.student import calibration_batches
-from uer.config import ModelConfig
+from uer.config import SPAN_LABELS, ModelConfig
 from uer.data.dataset import Dataset
 from uer.errors import UserError
 from uer.formats import load_model
-from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert, from_scratch
 from uer.parallel.collectives import Place
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import call
+from commands import call, refused
 from tuning import results
 
 from uer.evaluation.vectors import own_length
@@ -63,3 +63,31 @@ def test_mistakes_of_run_squad(tuned, tmp_path, capsys, more, words):
         call("finetune/run_squad.py", "--train_path", tuned / "train1.json", "--dev_path", tuned / "dev1.json",
              "--pretrained_model_path", tuned / "hf", "--output_model_path", tmp_path / "s.bin", *SQUAD, *more)
     assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_reader_made_smaller_is_judged_by_its_answers(tuned, tmp_path, capsys):
+    """run_squad.py -> calibrate.py on questions and paragraphs -> evaluate.py --task squad"""
+    for name, data in (("one", "dev1.json"), ("two", "dev.json")):  # all have answers; some have none
+        call("finetune/run_squad.py", "--train_path", tuned / data.replace("dev", "train"), "--dev_path", tuned / data,
+             "--pretrained_model_path", tuned / "hf", "--output_model_path", tmp_path / f"{name}.bin", *SQUAD[:4],
+             "--learning_rate", 0.01, "--epochs_num", 4)
+        figures = results(tmp_path / f"{name}.bin")["runs"][0]["figures"]
+        paragraphs = [paragraph for article in json.loads((tuned / data).read_text())["data"]
+                      for paragraph in article["paragraphs"]]
+        (tmp_path / "pairs.txt").write_text("".join(f"{question['question']}\t{paragraph['context']}\n"
+                                                    for paragraph in paragraphs for question in paragraph["qas"]))
+        capsys.readouterr()
+        call("calibrate.py", "--pretrained_model_path", tmp_path / f"{name}.bin", "--vocab_path", tuned / "vocab.txt",
+             "--data_processor", "pairs", "--corpus_path", tmp_path / "pairs.txt", "--target_dim", 16, "--seq_length",
+             40, "--output_model_path", tmp_path / "same.bin")
+        assert "warning: the teacher" not in capsys.readouterr().out
+        call("evaluate.py", "--task", "squad", "--model_path", tmp_path / "same.bin", "--teacher_path",
+             tmp_path / f"{name}.bin", "--vocab_path", tuned / "vocab.txt", "--test_path", tuned / data,
+             "--output_path", tmp_path / "figures.json")
+        found = json.loads((tmp_path / "figures.json").read_text())
+        assert found == pytest.approx({**figures, **{f"teacher's {name}": value for name, value in figures.items()}})
+        assert "good  exact match" in capsys.readouterr().out
+    given = ["--task", "squad", "--vocab_path", tuned / "vocab.txt", "--test_path"]
+    for path, model, words in ((tuned / data, tuned / "hf", "hf is no reader; finetune/run_squad.py makes one"),
+                               (tuned / "vocab.txt", tmp_path / "one.bin", "vocab.txt")):
+        assert words in refused(capsys, tmp_path, "evaluate.py", *given, path, "--model_path", model)

@@ -18,6 +18,7 @@ SIZES = ("hidden_size", "layers_num", "heads_num", "feedforward_size")
 MOST_LAYERS = 10_000  # above, a config is damaged, and would be counted through layer by layer
 TARGETS = ("mlm", "states", "cls", "tokens")  # what stands on the encoder, see `uer.targets`
 POOLINGS = ("mean", "max", "first", "last")
+SPAN_LABELS = ("start", "end")  # of a reader
 CLS_ACTS = {"tanh": "Bert", "relu": "DistilBert", "gelu": "Electra"}  # and whose classifiers have it
 LAYERNORM_EPS = {"uer": 1e-6, "huggingface": 1e-12}
 ACTIVATIONS = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_fast", "gelu_fast": "gelu_fast",

@@ -22,10 +22,9 @@ import torch.nn.functional as F
 
 from uer.calibration.moments import Moments, regress, rescaled
 from uer.calibration.stream import Stream
-from uer.config import ModelConfig
+from uer.config import SPAN_LABELS, ModelConfig
 from uer.data.loader import MlmBatch
 from uer.errors import UserError
-from uer.formats.file_target import SPAN_LABELS
 from uer.layers.layer_norm import LayerNorm, standardise
 from uer.layers.transformer import TransformerLayer
 from uer.models.bert import Bert

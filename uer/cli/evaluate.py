@@ -10,7 +10,7 @@ from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
 from uer.progress import ending
 
-TASKS = ("mlm", "sts", "retrieval", "agreement")
+TASKS = ("mlm", "sts", "retrieval", "agreement", "squad")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,15 +24,17 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--config_path", metavar="FILE", help="model config, where there is none beside the model")
     group.add_argument("--task", choices=TASKS, default="mlm",
                        help="mlm: masked words; sts: similarity of two texts; retrieval: documents for queries; "
-                            "agreement: with a teacher, on text without labels (default: mlm)")
+                            "agreement: with a teacher, on text without labels; squad: a reader's answers "
+                            "(default: mlm)")
     group.add_argument("--dataset_path", nargs="+", metavar="FILE", help="mlm: dataset file(s) of preprocess.py")
     group.add_argument("--test_path", metavar="PATH",
                        help="sts: a TSV with sentence1, sentence2 and score (or text_a, text_b and label); retrieval: "
                             "a folder with corpus.jsonl, queries.jsonl and qrels/; agreement: text, one a line, or a "
-                            "TSV with text_a (sentence), perhaps text_b, and perhaps label, which tells accuracy too")
+                            "TSV with text_a (sentence), perhaps text_b, and perhaps label, which tells accuracy too; "
+                            "squad: SQuAD's JSON")
     group.add_argument("--teacher_path", metavar="PATH",
                        help="agreement: with whom; retrieval: also search its documents with the model's queries; "
-                            "sts: its figures as well")
+                            "sts, squad: its figures as well")
     group.add_argument("--keep_embedding_size", action="store_true",
                        help="sts, retrieval: the model's vectors in its teacher's space (default: its own)")
     group.add_argument("--seq_length", type=int, metavar="N",

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from uer.config import load_config
+from uer.config import SPAN_LABELS, load_config
 from uer.conversion.merge import student_model
 from uer.conversion.outputs import Check, Source, largest_difference, put_uer, put_vocabularies
 from uer.errors import UserError
 from uer.files import config_path_for, read_object, vocab_path_for
 from uer.formats import LoadedModel, load_model, shapes, stock
-from uer.formats.file_target import SPAN_LABELS
 from uer.formats.model_card import CardFacts
 from uer.formats.storage import PendingFiles
 from uer.formats.teacher import model_folder

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from uer.arguments import check_ending
-from uer.config import ModelConfig
+from uer.config import SPAN_LABELS, ModelConfig
 from uer.conversion.int8 import check_dev, write_int8
 from uer.conversion.merge import TOLERANCE, probe_batch, student_model
 from uer.conversion.sandwich import real_rows
@@ -24,7 +24,7 @@ from uer.errors import UserError
 from uer.files import config_path_for, vocab_path_for
 from uer.formats import load_model, shapes, stock
 from uer.formats.export import check_head, config_text, write_huggingface, write_uer
-from uer.formats.file_target import OUTPUT, SPAN_LABELS
+from uer.formats.file_target import OUTPUT
 from uer.formats.model_card import CardFacts, model_card
 from uer.formats.onnx_export import Interface, OnnxModel, check_packages, write_onnx
 from uer.formats.relatives import one_segment

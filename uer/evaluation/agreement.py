@@ -15,9 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from uer.config import SPAN_LABELS
 from uer.data.loader import MlmBatch
 from uer.finetuning.metrics import pearson, spearman
-from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert
 from uer.targets.output_target import one_by_one, span_logits
 from uer.targets.pooling import cosines

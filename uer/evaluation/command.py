@@ -1,4 +1,4 @@
-"""evaluate.py's work on sentence encoders and on what needs a teacher: --task sts, retrieval, agreement."""
+"""evaluate.py's work on all but masked words: --task sts, retrieval, agreement, squad."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from uer.data.loader import MlmBatch
 from uer.errors import UserError
 from uer.evaluation.agreement import answers, compare, in_words, rightness
 from uer.evaluation.ranking import Embed, retrieval, sts
+from uer.evaluation.reading import answered
 from uer.evaluation.texts import read_texts, wanted
 from uer.evaluation.vectors import Embedder, own_length
 from uer.finetuning.batches import Instance, collate
+from uer.finetuning.squad_data import read_squad
 from uer.formats import LoadedModel, load_model
 from uer.formats.file_target import outputs_apart
 from uer.formats.storage import shortened, write_json, write_via
@@ -36,7 +38,7 @@ def evaluate_task(args: argparse.Namespace) -> tuple[dict[str, float], bool]:
     if not args.test_path:
         raise UserError(f"--task {args.task} needs --test_path: " + {
             "sts": "a TSV of two texts and a score", "retrieval": "a folder in BEIR's layout",
-            "agreement": "a file of text, one a line"}[args.task])
+            "agreement": "a file of text, one a line", "squad": "questions in SQuAD's JSON"}[args.task])
     if args.task == "agreement" and not args.teacher_path:
         raise UserError("--task agreement needs --teacher_path, the model to agree with")
     if args.output_path:
@@ -53,8 +55,11 @@ def evaluate_task(args: argparse.Namespace) -> tuple[dict[str, float], bool]:
         teacher = _read(args, args.teacher_path, None, tokenizer if alike else build(theirs))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-        figures = _agree(args, student, teacher, device) if args.task == "agreement" and teacher else \
-            _embed(args, student, teacher, device)
+        if args.task == "squad":
+            figures = _answer(args, student, teacher, device)
+        else:
+            figures = _agree(args, student, teacher, device) if args.task == "agreement" and teacher else \
+                _embed(args, student, teacher, device)
     if args.output_path:
         write_via(args.output_path, lambda path: write_json(figures, path))
     return figures, alike
@@ -86,8 +91,9 @@ def _text_of_teacher(args: argparse.Namespace, text: TextRules) -> TextRules:
 
 
 def _read(args: argparse.Namespace, path: str, config_path: str | None, tokenizer: Tokenizer) -> Reader:
+    target = None if args.task in ("agreement", "squad") else "states"
     loaded = load_model(path, config=load_config(config_path) if config_path else None,
-                        vocab_size=len(tokenizer.vocab), target=None if args.task == "agreement" else "states")
+                        vocab_size=len(tokenizer.vocab), target=target)
     check_length(args.seq_length, loaded.config.max_seq_length)
     for note in loaded.notes:
         print(f"note: {note}")
@@ -149,6 +155,17 @@ class Clock:
     @property
     def speed(self) -> float:
         return self.texts / self.seconds
+
+
+def _answer(args: argparse.Namespace, student: Reader, teacher: Reader | None,
+            device: torch.device) -> dict[str, float]:
+    questions, figures = read_squad(args.test_path), dict[str, float]()
+    for whose, path, reader in (("", args.model_path, student), ("teacher's ", args.teacher_path, teacher)):
+        if reader is not None:
+            found = answered(reader.loaded, path, reader.tokenizer, questions, args.seq_length, device)
+            figures |= {f"{whose}{name}": value for name, value in found.items()}
+            print(f"{path}: {_told(found)}, {len(questions):,} questions")
+    return figures
 
 
 def _agree(args: argparse.Namespace, reads: Reader, taught: Reader, device: torch.device) -> dict[str, float]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from uer.config import ModelConfig, config_from_dict, load_config
+from uer.config import SPAN_LABELS, ModelConfig, config_from_dict, load_config
 from uer.errors import UserError
 from uer.files import read_object
 from uer.finetuning.options import POOLINGS
 from uer.formats import LoadedModel, load_model, shapes
-from uer.formats.file_target import OUTPUT, SPAN_LABELS
+from uer.formats.file_target import OUTPUT
 from uer.formats.storage import PendingFiles, read_tensors, save_state_dict, write_json
 from uer.formats.tokenizer_files import drop_vocabularies
 from uer.formats.uer_names import heads_in, to_published

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from uer.arguments import outside, too_small
+from uer.config import SPAN_LABELS
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
@@ -24,7 +25,6 @@ from uer.finetuning.heads import add_tuned, build_span_finder
 from uer.finetuning.squad_data import Question, Window, read_squad, windows
 from uer.finetuning.squad_metrics import best_threshold, figures
 from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings
-from uer.formats.file_target import SPAN_LABELS
 from uer.formats.storage import PendingFiles, write_json
 from uer.formats.uer_names import heads_in
 from uer.report.writer import Reports
@@ -97,9 +97,11 @@ class Reading:
     """
 
     def __init__(self, train: list[Question], dev: list[Question], tokenizer: BertTokenizer, args: argparse.Namespace,
-                 device: torch.device):
+                 device: torch.device, nullable: bool | None = None):
+        """`nullable`: None: as the training questions say."""
         self.dev, self.pad_id, self.device = dev, tokenizer.vocab.pad_id, device
-        self.nullable, self.threshold = any(not question.answers for question in train), args.null_score_diff_threshold
+        self.nullable = any(not question.answers for question in train) if nullable is None else nullable
+        self.threshold = args.null_score_diff_threshold
         self.n_best, self.max_length = args.n_best_size, args.max_answer_length
         sizes = {"seq_length": args.seq_length, "doc_stride": args.doc_stride,
                  "max_query_length": args.max_query_length}
@@ -162,6 +164,11 @@ class Reading:
         return out
 
 
+def longest_question(seq_length: int) -> int:
+    """Tokens of a question at most that leave enough of a window to the text."""
+    return int(MOST_QUESTION * seq_length) - 3
+
+
 def instance(window: Window) -> Instance:
     """A window as a batch takes it: question and text are the two segments."""
     return Instance(window.tokens, window.first, None)
@@ -197,7 +204,7 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
          reports: Reports) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args, loaded, tokenizer = open_model(args, given, reports.say)
-    longest = int(MOST_QUESTION * args.seq_length) - 3
+    longest = longest_question(args.seq_length)
     if "max_query_length" not in given:
         args.max_query_length = min(args.max_query_length, longest)
     if args.max_query_length > longest:

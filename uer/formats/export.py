@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
-from uer.config import CLS_ACTS, ModelConfig
+from uer.config import CLS_ACTS, SPAN_LABELS, ModelConfig
 from uer.errors import UserError
 from uer.formats import shapes
-from uer.formats.file_target import SPAN_LABELS
 from uer.formats.huggingface_config import build_config
 from uer.formats.huggingface_names import to_huggingface
 from uer.formats.relatives import as_relative, one_segment, to_distilbert

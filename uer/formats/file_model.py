@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from uer.config import ModelConfig
+from uer.config import SPAN_LABELS, ModelConfig
 from uer.formats.sentence import SentenceFacts
 
 READING = {"seq_length": int, "pairs": bool, "of_logits": dict, "separators": int}
@@ -49,8 +49,8 @@ class LoadedModel:
     @property
     def reading(self) -> dict[str, Any]:
         """How a fine-tuned model reads and is read: `seq_length`, `pairs`, `of_logits`, `separators` in a pair, as far
-        as its JSON says so."""
-        return reading_of(self.facts)
+        as its JSON says so; a reader's are pairs."""
+        return {**({"pairs": True} if self.config.labels == SPAN_LABELS else {}), **reading_of(self.facts)}
 
     @property
     def mapped(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from uer.config import POOLINGS, ModelConfig
+from uer.config import POOLINGS, SPAN_LABELS, ModelConfig
 from uer.errors import UserError
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
@@ -21,7 +21,6 @@ from uer.formats.storage import shortened
 
 HEAD_NOISE = 0.01
 OUTPUT = "target.output_layer"
-SPAN_LABELS = ("start", "end")
 MLM_HEAD = ("target.mlm_", "target.layer_norm.")
 TEXT_TASK = "ForSequenceClassification"
 TOKEN_TASKS = ("ForTokenClassification", "ForQuestionAnswering")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from uer.config import ModelConfig
-from uer.formats.file_target import SPAN_LABELS
+from uer.config import SPAN_LABELS, ModelConfig
 from uer.formats.stock import CLASSES
 
 

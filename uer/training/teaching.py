@@ -17,8 +17,8 @@ import argparse
 import torch
 import torch.nn.functional as F
 
+from uer.config import SPAN_LABELS
 from uer.data.loader import MlmBatch
-from uer.formats.file_target import SPAN_LABELS
 from uer.models.bert import Bert
 from uer.opts import RELATION_HEADS, TOP_K
 from uer.targets.output_target import one_by_one, span_logits
