@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from commands import call
+from commands import call, refused
 from test_calibration import batches
 from test_experiments import Recorded
 from test_targets import headed, said
@@ -131,3 +131,15 @@ def test_questions_on_paragraphs_become_a_retrieval_set(tmp_path):
     assert [text[:11] for text in corpus.values()][:3] == ["the river a", "the river b", "0 xxxxxxxxx"]
     assert len(corpus) == 5 and list(queries.values()) == ["a 0?", "a 1?", "b 0?", "b 1?"]
     assert grades == {"q0": {"d0": 1}, "q1": {"d0": 1}, "q2": {"d1": 1}, "q3": {"d1": 1}}
+
+
+def test_questions_are_split_by_article(tmp_path, capsys):
+    articles = [{"paragraphs": [{"context": f"{name}\tb", "qas": [{"question": f"{name}?"}]}]} for name in "abc"]
+    (tmp_path / "squad.json").write_text(json.dumps({"version": "1.1", "data": articles}))
+    given = ["--squad_path", tmp_path / "squad.json", "--output_path", tmp_path / "out", "--articles"]
+    call("experiments/squad_split.py", *given, 2)
+    train, dev = (json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("train", "dev"))
+    assert (train, dev) == tuple({"version": "1.1", "data": part} for part in (articles[:2], articles[2:]))
+    pairs = [json.loads(line) for line in (tmp_path / "out" / "pairs.jsonl").read_text().splitlines()]
+    assert pairs == [{"question": f"{name}?", "context": f"{name}\tb"} for name in "ab"]
+    assert "--articles 3: a number below the 3" in refused(capsys, tmp_path, "experiments/squad_split.py", *given, 3)
