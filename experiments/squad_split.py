@@ -14,14 +14,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from uer.errors import UserError, run_script
+from uer.finetuning.squad_data import read_squad
 
 
 def main() -> None:
     """Read, split, write `train.json`, `dev.json`, `pairs.jsonl`."""
     args = parser().parse_args()
+    read_squad(args.squad_path)  # refuses what is no such file
     data = json.loads(Path(args.squad_path).read_text(encoding="utf-8"))
     if not 0 < args.articles < len(data["data"]):
-        raise UserError(f"--articles {args.articles}: a number below the {len(data['data'])} of the file is needed")
+        raise UserError(f"--articles {args.articles}: the file has {len(data['data'])}, and both parts need one")
     folder, parts = Path(args.output_path), {"train": data["data"][:args.articles], "dev": data["data"][args.articles:]}
     folder.mkdir(parents=True, exist_ok=True)
     for name, articles in parts.items():

@@ -7,11 +7,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from commands import call, make_files, pretrain_options, refused
 from corpora import TOKENS, build, instances, options, write_vocab
 from hypothesis import given
 from hypothesis import strategies as st
-from tuning import FAST, write_uer_tsv
 
 from uer.data import blocks, sources
 from uer.data.augment import augmented
@@ -19,11 +17,13 @@ from uer.data.builder import build_dataset
 from uer.data.dataset import Dataset
 from uer.data.header import FORMAT_VERSIONS, summary
 from uer.data.loader import MlmLoader
+from uer.data.options import preprocess_parser
 from uer.data.pairs import Joiner, kept_lengths
 from uer.errors import UserError
 from uer.finetuning.batches import collate, encode
 from uer.finetuning.tasks import Example
-from uer.tokenizers import Vocab
+from uer.finetuning.tsv import Table
+from uer.tokenizers import Vocab, build_tokenizer
 from uer.tokenizers.bert import BertTokenizer
 
 TOKENIZER = BertTokenizer(Vocab(TOKENS))
@@ -31,9 +31,9 @@ CLS, SEP = TOKENIZER.vocab.cls_id, TOKENIZER.vocab.sep_id
 PAIRS = ("--data_processor", "pairs", "--dynamic_masking")
 
 
-def random_pairs(seed, count, longest=30):
+def random_pairs(seed, count, words=("the", "unwanted", "lowest", "xyz", "café", "你好世", "low,", '"new"', "[SEP]"),
+                 longest=30):
     rng = random.Random(seed)
-    words = ["the", "unwanted", "running", "lowest", "river", "xyz", "café", "你好世", "low,", '"new"', "[SEP]"]
     return [tuple(" ".join(rng.choices(words, k=rng.randint(1, longest))) for _ in range(2)) for _ in range(count)]
 
 
@@ -105,6 +105,63 @@ def test_same_bytes_however_they_are_brought(tmp_path, monkeypatch):
     assert instances(dataset) == [instance.tokens.tolist() for instance in expected(pairs)]
 
 
+@pytest.mark.parametrize(("rows", "quoted"), [
+    (['he said "yes"\t1', *["low\t1"] * 300, '"He said ""no"" to her"\t2'], False),
+    (['"low"\t1'] * 300, True), (['"low"\t1', *["low\t1"] * 300, *['"low"\t1'] * 20], False)])
+def test_quotes_mean_what_they_do_to_fine_tuning_wherever_the_cuts_fall(tmp_path, monkeypatch, rows, quoted):
+    monkeypatch.setattr(sources, "SEGMENT", 300)
+    monkeypatch.setattr(blocks, "BLOCK", 100)
+    write_vocab(tmp_path)
+    (tmp_path / "a.tsv").write_text("\n".join(["a\tb", *rows]))
+    for read in (lambda: Table(tmp_path / "a.tsv"), lambda: build_dataset(
+            options(tmp_path, "--text_field", "a", "--dynamic_masking", corpus=tmp_path / "a.tsv"))):
+        if quoted:
+            with pytest.raises(UserError, match="line 2: quoted as in CSV"):
+                read()
+        else:
+            read()
+
+
+def test_blanks_around_texts_stay(tmp_path):
+    """As in fine-tuning; a byte-level BPE has tokens of them."""
+    letters = {" ": "Ġ"}
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abc", "Ġ", "Ġa"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nĠ a\n")
+    (tmp_path / "a.tsv").write_text("x\ty\n a b\tc \n  a\tabc\n")
+    pairs = [(" a b", "c "), ("  a", "abc")]
+    for name, more in (("a.tsv", ("--text_field", "x", "y")), ("a.txt", ())):
+        (tmp_path / "a.txt").write_text(as_text(pairs))
+        given = ["--corpus_path", str(tmp_path / name), "--vocab_path", str(tmp_path), "--dataset_path",
+                 str(tmp_path / "o.pt"), *PAIRS, *more]
+        build_dataset(preprocess_parser().parse_args(given))
+        dataset, tokenizer = Dataset.open(tmp_path / "o.pt"), build_tokenizer(preprocess_parser().parse_args(given))
+        wanted = encode([Example(a, b, None) for a, b in pairs], tokenizer, 128)
+        assert instances(dataset) == [instance.tokens.tolist() for instance in wanted]
+        assert letters[" "] in {tokenizer.vocab.tokens[token] for token in wanted[0].tokens}
+        batch = next(iter(MlmLoader(dataset, 2, seed=1, masked=False).sequential()))
+        theirs = collate(wanted, tokenizer.vocab.pad_id)
+        width = theirs.src.shape[1]
+        assert torch.equal(batch.src[:, :width], theirs.src) and torch.equal(batch.seg[:, :width], theirs.seg)
+        assert batch.seg.max() == 1 and dataset.header["separators"] == 2
+
+
+def test_several_files_of_pairs_are_one_dataset(tmp_path):
+    pairs = random_pairs(6, 30)
+    for name, part in (("one", pairs[:10]), ("two", pairs[10:])):
+        (tmp_path / name).mkdir()
+        build(tmp_path / name, as_text(part), *PAIRS, "--seq_length", "20")
+    dataset = Dataset.open([str(tmp_path / name / "dataset.pt") for name in ("one", "two")])
+    order = np.random.default_rng(1).permutation(30)
+    assert dataset.seconds(order).tolist() == [expected(pairs, 20)[i].first for i in order]
+    cut = sum(len(TOKENIZER.encode(a)) + len(TOKENIZER.encode(b)) > 17 for a, b in pairs)
+    assert dataset.header["cut"] == cut > 5
+    assert f"{cut} pair(s) have more than 20 tokens; the longer text was cut" in summary(dataset.header)
+    assert dataset.header["words"] == dataset.header["tokens"] - 3 * 30
+    unknown = sum((np.array(instance) == TOKENIZER.vocab.unk_id).sum() for instance in instances(dataset))
+    assert dataset.header["unknown"] == unknown
+
+
 def test_parquet_pairs(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -130,13 +187,23 @@ def test_a_column_of_a_table_as_single_texts(tmp_path):
 
 def test_static_masks_and_words(tmp_path):
     """Special tokens between the texts are never masked, words stay whole."""
-    pairs = random_pairs(5, 40)
+    pairs = random_pairs(5, 40, words=["lower", "wanted", "runs", "the", "river", "[SEP]"])
     dataset = build(tmp_path, as_text(pairs), "--data_processor", "pairs", "--whole_word_masking", "--dup_factor", "2")
     numbers = np.arange(len(dataset))
     rows, masks = dataset.instances(numbers), dataset.masks(numbers)
     starts = np.repeat(np.cumsum(rows.lengths) - rows.lengths, masks.lengths)
     masked = rows.values["tokens"][starts + masks.values["mask_positions"]]
     assert len(masked) > 80 and not np.isin(masked, dataset.header["special_ids"]).any()
+    continues, words = dataset.continues[rows.values["tokens"]], 0
+    whole = masks.lengths.cumsum() - masks.lengths
+    for number, length in enumerate(masks.lengths):
+        found = set((starts + masks.values["mask_positions"])[whole[number]:whole[number] + length].tolist())
+        first = rows.lengths[:number].sum()
+        for place in range(first + 1, first + rows.lengths[number]):
+            if continues[place]:
+                assert (place in found) == (place - 1 in found)
+                words += 1
+    assert words > 40
     batch = next(iter(MlmLoader(dataset, 8, seed=1).sequential()))
     assert set(batch.seg.unique().tolist()) == {0, 1, 2} and len(batch.labels)
 
@@ -165,10 +232,19 @@ def test_pairs_left_out_are_told(tmp_path):
     ("a.tsv", "a\tb\nlow\tnew\n", (), r"a\.tsv: a table; --text_field names its column with the text"),
     ("a.tsv", "a\tb\nlow\tnew\n", ("--text_field", "c"), r"line 1: no field 'c'; --text_field names .*, of a, b"),
     ("a.tsv", "a\ta\nlow\tnew\n", ("--text_field", "a"), "line 1: more than one column is called 'a'"),
-    ("a.tsv", "a\tb\nlow\tnew\nlow\n", ("--text_field", "a"), r"line 3: 1 field\(s\), 2 are needed"),
+    ("a.tsv", "a\tb\nlow\tnew\nlow\n", ("--text_field", "a"), r"line 3: column b is missing: 1 field\(s\) there, 2"),
     ("a.tsv", "a\tb\nlow\tnew\na\tb\n", ("--text_field", "a"), "line 3: the header once more"),
     ("a.tsv", 'a\tb\n"low ""new"""\t1\n', ("--text_field", "a"), "line 2: quoted as in CSV"),
-    ("a.tsv", "a\tb\n", ("--text_field", "a"), "no text in there"),
+    ("a.tsv", '"a"\t"b"\n"low"\t1\n', ("--text_field", "a"), "line 1: quoted as in CSV"),
+    ("a.tsv", "a\tb\n" + '"low"\t1\n' * 20, ("--text_field", "a"), "line 2: quoted as in CSV"),
+    ("a.tsv", "a\tb\n", ("--text_field", "a"), "there is a header and nothing else"),
+    ("a.tsv", "", ("--text_field", "a"), "the file is empty"),
+    ("a.tsv", "a\tb\rlow\tnew\r", ("--text_field", "a"), "a CR alone ends its lines"),
+    ("a.tsv", "a\tb\nlow\tnew\n\nlow\tnew\n", ("--text_field", "a"), "line 3: an empty line between rows"),
+    ("a.tsv", "a\tb\nlow\tne\0w\n", ("--text_field", "a"), "line 2: holds a NUL"),
+    ("a.tsv", "a\tb\n".encode("utf-16-le"), ("--text_field", "a"), r"line 1: holds a NUL; .*is it UTF-16"),
+    ("a.tsv", "\t".join(f"a{i}" for i in range(99)) + "\nlow\n", ("--text_field", "b"), "of a0, .*, a19 and 79 more"),
+    ("a.tsv", "a\tb\nlow\tnew\n", (*PAIRS, "--text_field", "a", "a"), "--text_field a a: a pair of a text with itself"),
     ("a.tsv", b"a\xff\tb\nlow\tnew\n", ("--text_field", "a"), "line 1: not UTF-8"),
 ])
 def test_what_is_no_pair_is_named(tmp_path, name, text, more, message):
@@ -238,58 +314,12 @@ def test_augmented_pairs(separators):
     assert 0 < replaced < 40 and changed > 10
 
 
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
-    """A classifier of pairs, and its training pairs as a dataset."""
-    folder = make_files(tmp_path_factory.mktemp("pairs"))
-    write_uer_tsv(folder / "train.tsv", 60, 1, pairs=True)
-    call("finetune/run_classifier.py", "--pretrained_model_path", folder / "teacher.bin", "--config_path",
-         folder / "config.json", "--vocab_path", folder / "vocab.txt", "--train_path", folder / "train.tsv",
-         "--dev_path", folder / "train.tsv", "--pooling", "mean", "--output_model_path", folder / "tuned.bin",
-         *FAST[:-1], 0.001)
-    call("preprocess.py", "--data_processor", "pairs", "--corpus_path", folder / "train.tsv", "--text_field",
-         "text_a", "text_b", "--vocab_path", folder / "vocab.txt", "--dynamic_masking", "--seq_length", 24,
-         "--dataset_path", folder / "pairs.pt")
-    return folder
-
-
-@pytest.fixture
-def taught(tuned, tmp_path):
-    return pretrain_options(tuned, tmp_path / "run", "--weight_squeeze", "--target_dim", 64, "--mlm_target_dim", 64,
-                            "--compactor_init", "calibrated", "--target", "logits", "--augment_texts", 0.3,
-                            "--data_processor", "pairs", pretrained_model_path=tuned / "tuned.bin",
-                            dataset_path=tuned / "pairs.pt", config_path=None, learning_rate=0.001)
-
-
-def test_a_classifier_of_pairs_with_nothing_dropped_says_the_same(tuned, tmp_path, capsys):
-    call("calibrate.py", "--pretrained_model_path", tuned / "tuned.bin", "--vocab_path", tuned / "vocab.txt",
-         "--data_processor", "pairs", "--corpus_path", tuned / "train.tsv", "--text_field", "text_a", "text_b",
-         "--target_dim", 128, "--seq_length", 24, "--output_model_path", tmp_path / "same.bin")
-    assert "pairs 60" not in capsys.readouterr().err
-    call("evaluate.py", "--task", "agreement", "--model_path", tmp_path / "same.bin", "--teacher_path",
-         tuned / "tuned.bin", "--vocab_path", tuned / "vocab.txt", "--test_path", tuned / "train.tsv")
-    assert "100.0" in capsys.readouterr().out
-
-
-def test_steps_bring_it_nearer_and_go_on(taught, tmp_path, capsys):
-    call("pretrain.py", *taught, "--total_steps", 12, "--report_steps", 1)
-    lines = [line for line in capsys.readouterr().out.splitlines() if "loss" in line and "step" in line]
-    assert len(lines) >= 12 and not [line for line in lines if "warning" in line]
-    before = torch.load(tmp_path / "run-12", weights_only=True)
-    for file in tmp_path.glob("run-12*"):
-        file.unlink()
-    call("pretrain.py", *taught, "--total_steps", 12, "--save_checkpoint_steps", 6)
-    for file in tmp_path.glob("run-12*"):
-        file.unlink()
-    call("pretrain.py", *taught, "--total_steps", 12, "--resume")
-    after = torch.load(tmp_path / "run-12", weights_only=True)
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_single_texts_are_told_or_refused(tuned, taught, tmp_path, capsys):
-    assert f"{tuned / 'data.pt'}: built with  --data_processor mlm, and --data_processor says pairs" in refused(
-        capsys, tmp_path, "pretrain.py", *taught, "--dataset_path", tuned / "data.pt")
-    assert f"data.pt: built with  --data_processor mlm, and {tuned / 'pairs.pt'} holds pairs" in refused(
-        capsys, tmp_path, "pretrain.py", *taught, "--dev_path", tuned / "data.pt")
-    call("pretrain.py", *taught, "--dataset_path", tuned / "data.pt", "--data_processor", "mlm")
-    assert "warning: the teacher was fine-tuned on pairs of texts, and " in capsys.readouterr().out
+def test_words_of_a_segmenter_in_pairs(tmp_path):
+    pytest.importorskip("jieba")
+    pairs = [("你好世界", "the 你好"), ("低 你好世", "世你好")] * 20
+    dataset = build(tmp_path, as_text(pairs), "--data_processor", "pairs", "--whole_word_masking", "--word_segmenter",
+                    "jieba", "--dup_factor", "1")
+    rows = dataset.instances(np.arange(40))
+    joined = [part.tolist() for part in np.split(rows.values["joined"], np.cumsum(rows.lengths)[:-1])]
+    assert instances(dataset) == [instance.tokens.tolist() for instance in expected(pairs)]
+    assert joined[0][1:3] == [0, 1] and joined[0][dataset.seconds(np.array([0]))[0]:] == [0, 0, 1, 0]

@@ -134,7 +134,8 @@ def test_questions_on_paragraphs_become_a_retrieval_set(tmp_path):
 
 
 def test_questions_are_split_by_article(tmp_path, capsys):
-    articles = [{"paragraphs": [{"context": f"{name}\tb", "qas": [{"question": f"{name}?"}]}]} for name in "abc"]
+    articles = [{"paragraphs": [{"context": f"{name}\tb", "qas": [
+        {"id": name, "question": f"{name}?", "answers": [{"text": "b", "answer_start": 2}]}]}]} for name in "abc"]
     (tmp_path / "squad.json").write_text(json.dumps({"version": "1.1", "data": articles}))
     given = ["--squad_path", tmp_path / "squad.json", "--output_path", tmp_path / "out", "--articles"]
     call("experiments/squad_split.py", *given, 2)
@@ -142,4 +143,6 @@ def test_questions_are_split_by_article(tmp_path, capsys):
     assert (train, dev) == tuple({"version": "1.1", "data": part} for part in (articles[:2], articles[2:]))
     pairs = [json.loads(line) for line in (tmp_path / "out" / "pairs.jsonl").read_text().splitlines()]
     assert pairs == [{"question": f"{name}?", "context": f"{name}\tb"} for name in "ab"]
-    assert "--articles 3: a number below the 3" in refused(capsys, tmp_path, "experiments/squad_split.py", *given, 3)
+    for wrong in (0, 3):
+        assert f"--articles {wrong}: the file has 3" in refused(capsys, tmp_path, "experiments/squad_split.py", *given,
+                                                                wrong)

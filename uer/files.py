@@ -9,8 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +37,6 @@ BEGINNINGS = {
     PARQUET: Foreign("a Parquet file", TAKE_OUT), b"%PDF-": Foreign("a PDF document", TAKE_OUT)}
 CR_ALONE = "a CR alone ends its lines, as on old Macs; save it with LF or CRLF"
 TAR = slice(257, 262)  # where a tar archive says "ustar"
-INSIDE = re.compile(r'(?:[^"]|"")*')  # of a field as CSV quotes it
-MANY = 10  # fields in quotes, where no other field of the column is without: that is no chance
-AS_CSV = ("quoted as in CSV; nothing is quoted here: write the fields as they are, without tabs and line ends in them")
 
 
 def foreign(head: bytes) -> Foreign | None:
@@ -159,33 +154,6 @@ def is_table(path: str | Path) -> bool:
 def is_tsv(path: str | Path) -> bool:
     """Whether it says that tabs stand between the fields."""
     return unpacked(path).lower().endswith(".tsv")
-
-
-def is_quoted(rows: Sequence[list[str]], width: int) -> bool:
-    """Whether all quotes in rows are as CSV has them, so that they are no characters: some field has a quote written
-    twice or goes on behind a tab or line end, or all of a column are quoted.
-
-    Where all rows have their `width` fields (more than one), none goes on: there are quotations of several rows.
-    """
-    told = begun = False
-    apart = width > 1 and all(len(fields) == width for fields in rows)
-    bare: set[int] = set()
-    whole: Counter[int] = Counter()
-    for index, field in ((index, field) for fields in rows for index, field in enumerate(fields)):
-        if '"' not in field:
-            if not begun:
-                bare.add(index)
-            continue
-        inner = field if begun else field[1:]
-        ends = inner.endswith('"') and bool(INSIDE.fullmatch(inner[:-1]))
-        if not (begun or field.startswith('"')) or not (ends or INSIDE.fullmatch(inner)):
-            return False
-        told = told or begun or (ends and '""' in inner[:-1])
-        whole[index] += ends and not begun
-        begun = not ends
-        if begun and apart:
-            return False
-    return not begun and (told or any(count >= MANY and index not in bare for index, count in whole.items()))
 
 
 def ends_in_cr(text: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from uer.arguments import add_uer_options
-from uer.data.options import add_corpus_options, add_masking_options, add_tokenizer_options
+from uer.data.options import add_corpus_options, add_masking_options, add_processor_option, add_tokenizer_options
 
 STRATEGIES = ("dim", "head")
 PENALTIES = ("published", "fade")
@@ -49,7 +49,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dataset_path", nargs="+", metavar="FILE",
                        help="dataset file(s) of preprocess.py; a glob does as well")
     group.add_argument("--dev_path", nargs="+", metavar="FILE", help="held-out dataset, to evaluate on")
-    group.set_defaults(uer_target=None)
+    add_processor_option(group, "uer_data_processor", "(default: as --dataset_path was built)")
+    group.set_defaults(uer_target=None, processor=None)
     group.add_argument("--target", dest="objective", nargs="+", choices=OBJECTIVES, action=_Objective,
                        help="mlm: masked tokens. Without labels, from a teacher that runs along: states: its states, "
                             "through the calibrated map; similarity: its similarities of the texts in a batch; logits: "
@@ -281,7 +282,7 @@ def pretrain_parser() -> argparse.ArgumentParser:
     add_teaching_options(parser)
     add_run_options(parser)
     add_distributed_options(parser)
-    add_uer_options(parser, without=("target", "optimizer"))
+    add_uer_options(parser, without=("target", "optimizer", "data_processor"))
     return parser
 
 
@@ -291,6 +292,7 @@ def calibrate_parser() -> argparse.ArgumentParser:
         description="Make a smaller BERT from a teacher and some text in closed form, without any training.")
     group = parser.add_argument_group("text")
     add_corpus_options(group, required=False)
+    add_processor_option(group, "processor", "(default: mlm, or as --dataset_path was built)")
     group.add_argument("--dataset_path", nargs="+", metavar="FILE", help="dataset of preprocess.py, instead of text")
     group.add_argument("--full_sentences", nargs="?", const="true", choices=("true", "false"),
                        help="with --corpus_path: join the lines of a document, instead of one instance a line "

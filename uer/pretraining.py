@@ -35,6 +35,7 @@ def pretrain(args: argparse.Namespace, given: set[str]) -> bool:
     if args.after_squeeze is None:
         args.after_squeeze = "student" if args.compactor_init == "calibrated" else "compactors"
     check_options(args, given)
+    args.processor = args.uer_data_processor if "uer_data_processor" in given else None  # a config says it of its model
     if told_rank() in (None, "0"):  # under torchrun every process is here
         if "sp" in (args.uer_target or ()) or "bert" in (args.uer_data_processor, *(args.uer_target or ())):
             print("note: masked language modelling alone is trained, no sentence prediction")

@@ -25,7 +25,7 @@ from uer.conversion.vocabulary import reduce_words
 from uer.data.builder import build_dataset
 from uer.data.dataset import Dataset
 from uer.data.loader import MlmBatch, MlmLoader
-from uer.data.options import masking_options, preprocess_parser
+from uer.data.options import PROCESSORS, masking_options, preprocess_parser
 from uer.data.sources import expand, total_bytes
 from uer.errors import UserError
 from uer.evaluation.agreement import agreement, in_words
@@ -186,9 +186,7 @@ def check_text(args: argparse.Namespace) -> None:
         raise UserError("--dev_path is text to evaluate on, and --skip_evaluation leaves that out; give one of them")
     if args.calibration_batches is not None and args.calibration_batches < 1:
         raise UserError(f"--calibration_batches is {args.calibration_batches}, at least 1 is needed")
-    ways = {"full_sentences": args.full_sentences, "seq_length": args.seq_length, "text_field": args.text_field,
-            "data_processor": args.processor}
-    idle = [f"--{name}" for name, value in ways.items() if value is not None]
+    idle = [f"--{name}" for name in ("full_sentences", "seq_length", "text_field") if getattr(args, name) is not None]
     if args.dataset_path and idle:
         raise UserError(f"{', '.join(idle)}: how text becomes instances; those of --dataset_path are made already")
     if args.corpus_path and (args.target_vocab or "").isdecimal() and total_bytes(expand(args.corpus_path)) is None:
@@ -255,7 +253,8 @@ def gather(args: argparse.Namespace, paths: Mapping[str, Path] | None = None) ->
         dataset = given["dataset_path"] if tokenizer is None else \
             _dataset(args, tokenizer, Path(folder), loaded.config)
         dataset.check_positions(loaded.config.max_seq_length)
-        dataset.check_reading(loaded.reading, print)
+        dataset.check_processor(args.processor, "--data_processor says")
+        dataset.check_reading(loaded.reading, print, " ".join(args.corpus_path or ()))
         material.batches = calibration_batches(dataset, args.calibration_batches, args.seed, place,
                                                masking_options(args), loaded.config.target)
         if not args.skip_evaluation and not loaded.head_made:  # a head that has learnt nothing tells nothing
@@ -273,7 +272,7 @@ def _dataset(args: argparse.Namespace, tokenizer: Tokenizer, folder: Path, confi
     words = ["--corpus_path", *args.corpus_path, "--dataset_path", str(path), "--dynamic_masking",
              "--seq_length", str(min(length, config.max_seq_length)),
              *(["--text_field", *args.text_field] if args.text_field else []),
-             *(["--data_processor", args.processor] if args.processor else [])]
+             *(["--data_processor", args.processor] if args.processor in PROCESSORS else [])]
     joined = config.target == "mlm" and args.processor != "pairs"
     if args.full_sentences == "true" or (args.full_sentences is None and joined):
         words.append("--full_sentences")

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--keep_embedding_size", action="store_true",
                        help="sts, retrieval: the model's vectors in its teacher's space (default: its own)")
     group.add_argument("--seq_length", type=int, metavar="N",
-                       help="tokens of a text at most (default: the model's own, else 128)")
+                       help="tokens of a text at most (default: the model's own, else 128; squad: of a window, 384)")
     add_tokenizer_options(out)
     group = out.add_argument_group("run")
     group.add_argument("--batch_size", type=int, default=32, metavar="N", help="instances at a time (default: 32)")

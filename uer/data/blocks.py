@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from uer.data.records import JsonLine, Record, TableRow
 from uer.data.sources import BLOCK, Segment
 from uer.errors import UserError
-from uer.files import AS_CSV, CR_ALONE, HEAD, begins_with_objects, ends_in_cr, is_quoted, without_marks
+from uer.files import CR_ALONE, HEAD, begins_with_objects, ends_in_cr, without_marks
 
 NULS = 1 / 32  # of the bytes of a text in UTF-16 are more than these; in a text in UTF-8 one may be by mistake
 LONGEST_WORD = 64 << 20  # bytes of text without any space or line end, or of a record
@@ -48,11 +48,6 @@ def read_blocks(segment: Segment) -> Iterator[tuple[str, bool, int]]:
 def _documents(segment: Segment, record: Record, lines: list[str], before: int) -> list[str]:
     """The documents or pairs of lines, "" for those without text; `before`: lines of the segment before them."""
     documents = []
-    if isinstance(record, TableRow):
-        rows = [line.removesuffix("\r").split("\t") for line in lines if line.strip(record.blank)]
-        if is_quoted(rows, len(record.header)):
-            number = next(number for number, line in enumerate(lines, before) if '"' in line)
-            raise BadLine(segment, number, AS_CSV)
     begun = isinstance(record, TableRow) and segment.offset == before == 0  # behind the header
     for number, line in enumerate(lines[begun:], before + begun):
         if line.strip(record.blank):

@@ -35,7 +35,7 @@ from uer.tokenizers.rules import TextRules, merged, recorded
 _SHARED = ("data_processor", "vocab_size", "special_ids", "dynamic_masking", "masking", "word_segmenter")
 _NUMBERS = (*COUNTS, "documents", "dup_factor", "seq_length", "vocab_size", "pad_id", "mask_id")
 _NEEDED = (*_SHARED, *_NUMBERS, "vocab_name", "vocab_sha256")
-_OF_PAIRS = ("separators",)
+_OF_PAIRS = ("separators", "cut")
 WORDS = ("tokens", "mask_tokens")
 
 
@@ -134,7 +134,7 @@ class Dataset:
         self._files = files
         self.paths = [file.path for file in files]
         self.header = dict(files[0].header)
-        for name in ("documents", *COUNTS):
+        for name in ("documents", *COUNTS, *(("cut",) if self.pairs else ())):
             self.header[name] = sum(file.header[name] for file in files)
         self.header["seq_length"] = max(file.header["seq_length"] for file in files)
         self._starts = np.cumsum([0] + [len(file) for file in files])
@@ -152,8 +152,7 @@ class Dataset:
         first = files[0]
         for file in files[1:]:
             merged([first.rules, file.rules], [])
-            for key in (*_SHARED, *(_OF_PAIRS if {first.header["data_processor"], file.header["data_processor"]} == {
-                    "pairs"} else ())):
+            for key in (*_SHARED, *(("separators",) if first.header["data_processor"] == "pairs" else ())):
                 if key == "masking" and masked_anew and first.header["dynamic_masking"]:
                     continue
                 if file.header[key] != first.header[key]:
@@ -194,14 +193,15 @@ class Dataset:
             raise UserError(f"{self._files[0].option} {self.paths[0]}: built with  --data_processor {found}, and {who} "
                             f"{wanted}; build it again, or leave out what does not belong to it")
 
-    def check_reading(self, reading: Mapping[str, Any], say: Callable[[str], object]) -> None:
+    def check_reading(self, reading: Mapping[str, Any], say: Callable[[str], object], name: str = "") -> None:
         """Whether a fine-tuned model would read these texts so (`LoadedModel.reading`); `say` takes a warning.
+        `name`: of the text, where that is not the dataset's.
         `UserError` where other separators stand between the two of a pair."""
         here, there = self.header.get("separators"), reading.get("separators")
         if reading.get("pairs") is not None and reading["pairs"] != self.pairs:
             named = ("single texts", "pairs of texts")
-            say(f"warning: the teacher was fine-tuned on {named[not self.pairs]}, and {self.paths[0]} holds "
-                f"{named[self.pairs]} (preprocess.py --data_processor)")
+            say(f"warning: the teacher was fine-tuned on {named[not self.pairs]}, and {name or self.paths[0]} is read "
+                f"as {named[self.pairs]} (--data_processor)")
         elif None not in (here, there) and here != there:
             raise UserError(f"{self._files[0].option} {self.paths[0]}: {here} separator(s) between the texts of a "
                             f"pair, and the teacher was fine-tuned with {there}; build it again with its tokenizer")

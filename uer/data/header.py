@@ -27,13 +27,14 @@ class Ledger:
 
     def __init__(self) -> None:
         self.counts = dict.fromkeys(COUNTS, 0)
-        self._document_starts = 0
+        self.cut = self._document_starts = 0
         self._rows = array("q")
 
     def add(self, result: Result) -> None:
         """Take in a segment's result; any order."""
         for name in COUNTS:
             self.counts[name] += getattr(result, name)
+        self.cut += result.cut
         self._document_starts += result.document_starts
         self._rows.extend(int(getattr(result, name)) for name in _ROW)
 
@@ -57,10 +58,11 @@ def make_header(args: Namespace, masking: MaskingOptions, tokenizer: Tokenizer, 
 
     Counts: `words` are tokens without [CLS] and [SEP], `tokens` those with them, `masked` the statically masked
     positions of all copies, `empty_lines` lines of characters that the tokenizer removes, `without_text` records whose
-    text is empty or null, or of pairs one of the two. `separators` stand between the texts of a pair.
+    text is empty or null, or of pairs one of the two. Of pairs, `separators` stand between the texts, and `cut` were
+    too long.
     """
     vocab, rules = tokenizer.vocab, tokenizer.rules
-    of_pairs = {"separators": tokenizer.separators} if args.data_processor == "pairs" else {}
+    of_pairs = {"separators": tokenizer.separators, "cut": ledger.cut} if args.data_processor == "pairs" else {}
     return {
         "format": FORMAT, "format_version": FORMAT_VERSIONS[args.data_processor], "data_processor": args.data_processor,
         "seq_length": args.seq_length, "full_sentences": args.full_sentences, "dynamic_masking": args.dynamic_masking,
@@ -90,6 +92,8 @@ def summary(header: dict[str, Any]) -> str:
     if header.get("without_text"):
         what = "pair(s) of which a text is empty" if pairs else "record(s) without text"
         lines.append(f"{header['without_text']:,} {what} were left out")
+    if header.get("cut"):
+        lines.append(f"{header['cut']:,} pair(s) have more than {header['seq_length']} tokens; the longer text was cut")
     if unknown > UNKNOWN_WARNING:
         lines.append(f"warning: {unknown:.1%} of the tokens are unknown: does the vocabulary ({header['vocab_name']}) "
                      f"fit the language, and --do_lower_case or --cased the vocabulary?")

@@ -63,18 +63,19 @@ def masking_options(args: argparse.Namespace, default: MaskingOptions | None = N
 
 
 def add_corpus_options(group: argparse._ArgumentGroup, required: bool) -> None:
-    """What is read, and how. Where it is not required, --data_processor has a name of its own, as models' configs have
-    one of that name."""
+    """What is read."""
     group.add_argument("--corpus_path", nargs="+", required=required, metavar="PATH",
-                       help="UTF-8 text, JSON lines (.jsonl) or Parquet, packed (.gz/.bz2/.xz/.zst) or not: files, "
-                            "folders, globs in quotes, or - for standard input")
+                       help="UTF-8 text, JSON lines (.jsonl), tables (.tsv) or Parquet, packed (.gz/.bz2/.xz/.zst) or "
+                            "not: files, folders, globs in quotes, or - for standard input")
     group.add_argument("--text_field", nargs="+", metavar="NAME",
                        help="of JSON lines, Parquet and tables (.tsv), the field with the text: a record is a document "
                             "(default: text); of pairs, the two fields; given, standard input is JSON lines")
-    name, default = ("data_processor", "mlm") if required else ("processor", None)
-    group.add_argument("--data_processor", dest=name, default=default, metavar="NAME",
-                       help="mlm, or pairs: each line is two texts with a tab between them, for teachers that read "
-                            "pairs (default: mlm)")
+
+
+def add_processor_option(group: argparse._ArgumentGroup, dest: str, ending: str) -> None:
+    """--data_processor under another name than a model's config has for what it was trained on."""
+    group.add_argument("--data_processor", dest=dest, metavar="NAME", choices=(*PROCESSORS, "bert"),
+                       help=f"mlm, or pairs of texts, for teachers that read pairs {ending}")
 
 
 def preprocess_parser() -> argparse.ArgumentParser:
@@ -85,6 +86,9 @@ def preprocess_parser() -> argparse.ArgumentParser:
     files.add_argument("--dataset_path", default="dataset.pt", metavar="FILE",
                        help="file to write (default: dataset.pt)")
     data = parser.add_argument_group("data")
+    data.add_argument("--data_processor", default="mlm", metavar="NAME",
+                      help="mlm, or pairs: each line is two texts with a tab between them, for teachers that read "
+                           "pairs (default: mlm)")
     data.add_argument("--seq_length", type=int, default=128, metavar="N", help="tokens an instance (default: 128)")
     data.add_argument("--full_sentences", action="store_true", help="join the lines of a document")
     data.add_argument("--dynamic_masking", action="store_true",

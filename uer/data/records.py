@@ -17,6 +17,7 @@ from typing import Any
 
 from uer.errors import UserError
 from uer.files import PARQUET, head_of, is_table, is_tsv, unpacked
+from uer.tabular import HEADER_AGAIN, wrong_width
 
 TEXT_FIELD = "text"
 PAIR = "two texts with a tab between them are needed"
@@ -24,6 +25,7 @@ _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _ENDS = re.compile(r"[\t\r\n]+")
 _ROWS = 64  # of a Parquet file in memory at once
+_SHOWN, _WIDEST = 20, 40  # names in a message, characters of each
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,12 @@ class TableRow:
     def document(self, line: str) -> str:
         """As of a `JsonLine`."""
         fields = line.removesuffix("\r").split("\t")
-        if len(fields) != len(self.header):
-            raise ValueError(f"{len(fields)} field(s), {len(self.header)} are needed, separated by tabs")
-        if tuple(name.strip() for name in fields) == self.header:
-            raise ValueError("the header once more; files that were put together keep one")
-        return _of_texts([fields[place] for place in self.places])
+        wrong = wrong_width(len(fields), {name: place for place, name in enumerate(self.header)}, len(self.header)) \
+            if len(fields) != len(self.header) else ""
+        if wrong or tuple(name.strip() for name in fields) == self.header:
+            raise ValueError(wrong or HEADER_AGAIN)
+        texts = [fields[place] for place in self.places]
+        return _as_pair(*texts) if self.pair else f"{texts[0]}\n\n" if texts[0].strip() else ""
 
 
 @dataclass(frozen=True)
@@ -73,28 +76,25 @@ class PairLine:
 
     def document(self, line: str) -> str:
         """As of a `JsonLine`."""
-        texts = line.split("\t")
+        texts = line.removesuffix("\r").split("\t")
         if len(texts) != 2:
             raise ValueError(f"{len(texts) - 1} tab(s) in there; {PAIR}")
-        return _of_texts(texts)
+        return _as_pair(*texts)
 
 
 Record = JsonLine | TableRow | PairLine
 
 
-def record_of(source: Path | None, header: str, fields: Sequence[str], pairs: bool) -> Record | None:
-    """What the lines of a source are; None: plain text. `header`: of a table, its first line."""
+def record_of(source: Path | None, header: Sequence[str], fields: Sequence[str], pairs: bool) -> Record | None:
+    """What the lines of a source are; None: plain text. `header`: of a table, its names."""
     if is_parquet(source):
         return PairLine() if pairs else None  # written out
     if is_json_lines(source, fields):
         return JsonLine(tuple(fields) or (TEXT_FIELD,))
-    if source is not None and is_table(source):
-        names = tuple(name.strip() for name in header.split("\t"))
-        for field in fields:
-            if names.count(field) != 1:
-                raise UserError(f"{source}, line 1: " + (f"more than one column is called {field!r}" if field in names
-                                                         else _no_field(field, names)))
-        return TableRow(names, tuple(map(names.index, fields)))
+    if header:
+        if absent := [field for field in fields if field not in header]:
+            raise UserError(f"{source}, line 1: {_no_field(absent[0], header)}")
+        return TableRow(tuple(header), tuple(map(header.index, fields)))
     return PairLine() if pairs else None
 
 
@@ -114,7 +114,7 @@ def check_records(sources: list[Path | None], fields: Sequence[str], pairs: bool
     """Say early what is missing, or cannot be read as text.
     `UserError` for a table whose column is not named, CSV, Parquet without pyarrow, and for fields where nothing has
     any, or more or fewer than a text or a pair has."""
-    for table in (source for source in sources if source is not None and is_table(source)):
+    for table in (source for source in sources if source is not None and is_table(source) and not is_parquet(source)):
         if not is_tsv(table):
             raise UserError(f"--corpus_path {table}: CSV, of which nothing is read; write it with tabs between the "
                             f"fields and nothing quoted (.tsv), or as records (.jsonl, .parquet)", page="compress")
@@ -134,6 +134,8 @@ def check_records(sources: list[Path | None], fields: Sequence[str], pairs: bool
                         f"none", page="compress")
     if records and len(fields) != 2 and pairs:
         raise UserError("--data_processor pairs: --text_field names the two fields of a record that are a pair")
+    if pairs and len(set(fields)) < len(fields):
+        raise UserError(f"--text_field {' '.join(fields)}: a pair of a text with itself")
     if len(fields) > 1 and not pairs:
         raise UserError(f"--text_field {' '.join(fields)}: one field has the text; two are a pair, with  "
                         f"--data_processor pairs", page="compress")
@@ -144,8 +146,11 @@ def _of_texts(texts: Sequence[str]) -> str:
     if len(texts) == 1:
         text = texts[0].strip()
         return _BLANK_LINES.sub("\n", text) + "\n\n" if text else ""
-    first, second = (_ENDS.sub(" ", text.strip()) for text in texts)
-    return f"{first}\t{second}\n" if first and second else ""
+    return _as_pair(*(_ENDS.sub(" ", text) for text in texts))
+
+
+def _as_pair(first: str, second: str) -> str:
+    return f"{first}\t{second}\n" if first.strip() and second.strip() else ""
 
 
 def _json_texts(line: str, fields: Sequence[str]) -> list[str]:
@@ -172,7 +177,9 @@ def _json_texts(line: str, fields: Sequence[str]) -> list[str]:
 
 
 def _no_field(field: str, there: Sequence[str]) -> str:
-    return f"no field {field!r}; --text_field names the one with the text, of {', '.join(there) or 'none'}"
+    names = [name if len(name) <= _WIDEST else f"{name[:_WIDEST]}…" for name in there[:_SHOWN]]
+    more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+    return f"no field {field!r}; --text_field names the one with the text, of {', '.join(names) or 'none'}{more}"
 
 
 def parquet_documents(path: Path, fields: Sequence[str]) -> Iterator[tuple[str, int]]:

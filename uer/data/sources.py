@@ -8,31 +8,23 @@ alone, so the dataset does not depend on the number of workers.
 
 from __future__ import annotations
 
-import bz2
 import glob
-import gzip
-import io
-import lzma
 import os
 import stat
-import sys
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO
 
+from uer.data.columns import looked_through
+from uer.data.packed import DAMAGE, decompressed, head_and_packing, opened
 from uer.data.records import TEXT_FIELD, Record, is_parquet, parquet_documents, record_of
-from uer.data.zstd import reader as zstd_reader
 from uer.errors import UserError
-from uer.files import BYTE_ORDER_MARK, HEAD, PARQUET, head_of, is_table, refuse_foreign, unpacked
+from uer.files import PARQUET, head_of, is_table, refuse_foreign, unpacked
 
 SEGMENT = 1 << 20  # bytes of text
 BLOCK = 1 << 20
-_MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd",
-          b"\x50\x2a\x4d\x18": "zstd"}  # the last begins what pzstd writes
-_DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -147,13 +139,15 @@ def segments(sources: list[Path | None], by_document: bool, folder: Path, fields
     Raises:
         UserError: a file that cannot be read, is damaged, or needs a package that is not installed.
     """
+    tables = [source is not None and is_table(source) and not is_parquet(source) for source in sources]
+    records = [record_of(source, looked_through(source) if source and is_one else (), fields, pairs)
+               for source, is_one in zip(sources, tables)]  # what is wrong with one is told before any text is read
     number = 0
-    for source_number, source in enumerate(sources):
+    for source_number, (source, record) in enumerate(zip(sources, records)):
         name = "standard input" if source is None else str(source)
         parquet = is_parquet(source)
-        record = record_of(source, _header(source) if source and is_table(source) else "", fields, pairs)
-        with _opened(source) as raw:
-            head, kind = _head(raw)
+        with opened(source) as raw:
+            head, kind = head_and_packing(raw)
             if kind is None and not (parquet and head.startswith(PARQUET)):
                 refuse_foreign(head, name, "text")
             plain = source is not None and kind is None and stat.S_ISREG(source.stat().st_mode)
@@ -167,37 +161,6 @@ def segments(sources: list[Path | None], by_document: bool, folder: Path, fields
             for segment in cuts:
                 yield Segment(number, name, source_number, *segment, temporary=not plain, record=record)
                 number += 1
-
-
-def _opened(source: Path | None) -> BinaryIO:
-    if source is None and sys.stdin is None:
-        raise UserError("--corpus_path -: stdin is closed")
-    try:
-        return sys.stdin.buffer if source is None else open(source, "rb")
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror})") from None
-
-
-def _head(raw: BinaryIO) -> tuple[bytes, str | None]:
-    """A file's first bytes, which are still to be read, and how they say that it is packed."""
-    head = raw.peek(HEAD)[:HEAD] if isinstance(raw, io.BufferedReader) else b""
-    return head, next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
-
-
-def _header(source: Path) -> str:
-    """The first line of a table, packed or not."""
-    with _opened(source) as raw:
-        head, kind = _head(raw)
-        if kind is None:
-            refuse_foreign(head, str(source), "a table")
-        try:
-            line = _decompressed(raw, kind, str(source)).readline(BLOCK)
-        except _DAMAGE as error:
-            raise UserError(f"{source}: cannot be read ({error})") from None
-    try:
-        return line.decode("utf-8").removeprefix(BYTE_ORDER_MARK).rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{source}, line 1: not UTF-8; convert the file to UTF-8") from None
 
 
 def _consume_to_cut(file: IO[bytes], by_document: bool, sink: IO[bytes] | None = None) -> tuple[int, int]:
@@ -237,7 +200,7 @@ def _cut_file(file: BinaryIO, path: Path, by_document: bool) -> Iterator[Cut]:
 def _cut_stream(raw: BinaryIO, kind: str | None, name: str, by_document: bool, folder: Path,
                 number: int) -> Iterator[Cut]:
     try:
-        stream = _decompressed(raw, kind, name)
+        stream = decompressed(raw, kind, name)
         offset = lines = raw_before = 0
         while True:
             path = folder / f"text-{number}"
@@ -254,7 +217,7 @@ def _cut_stream(raw: BinaryIO, kind: str | None, name: str, by_document: bool, f
             raw_now = raw.tell() if raw.seekable() else raw_before + count
             yield path, 0, count, offset, lines, raw_now - raw_before, 0
             offset, lines, raw_before, number = offset + count, lines + new_lines, raw_now, number + 1
-    except _DAMAGE as error:
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # not the data's fault: a full disk, a vanished folder
         raise UserError(f"{name}: damaged or truncated {kind} data ({error})") from None
@@ -284,15 +247,3 @@ def _copy(stream: IO[bytes], sink: IO[bytes], size: int) -> tuple[int, int]:
         count += len(block)
         lines += block.count(b"\n")
     return count, lines
-
-
-def _decompressed(raw: BinaryIO, kind: str | None, name: str) -> IO[bytes]:
-    if kind == "gzip":
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
-    if kind == "bzip2":
-        return bz2.BZ2File(raw)
-    if kind == "xz":
-        return lzma.LZMAFile(raw)
-    if kind == "zstd":
-        return io.BufferedReader(zstd_reader(raw, name), BLOCK)
-    return raw

@@ -30,7 +30,8 @@ class Result:
 
     `words` are tokens without [CLS] and [SEP], `tokens` those with them; `empty_lines` hold text but no token.
     `document_starts` are lines of text after a blank line; a text line that begins the segment is not among them.
-    `without_text` are records whose text is empty or null, and pairs of which one text is. Of pairs, `lines` are pairs.
+    `without_text` are records whose text is empty or null, and pairs of which one text is. Of pairs, `lines` are pairs,
+    `words` what is left of them, and `cut` those of which something is not.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Result:
     instances: int = 0
     tokens: int = 0
     masked: int = 0
+    cut: int = 0
     document_starts: int = 0
     begins_with_text: bool = False
     ends_with_blank: bool = False
@@ -133,17 +135,18 @@ class SegmentWorker:
         vocab, between = self.tokenizer.vocab, self.tokenizer.separators
         join = Joiner(self.args.seq_length, vocab.cls_id, vocab.sep_id, between)
         for index, (text, _, without_text) in enumerate(read_blocks(segment)):
-            texts = [text for line in text.split("\n") if line for text in line.split("\t")]
-            tokens, lengths = self.tokenizer.encode_lines(texts)
+            texts = [part for line in text.split("\n") if line for part in line.split("\t")]
+            whole, lengths = self.tokenizer.encode_lines(texts)
+            joined = None
+            if self.joiner:
+                joined = Joiner(self.args.seq_length, 0, 0, between)(self.joiner(whole, lengths), lengths)[0]
+            tokens, sizes, begins = join(whole, lengths)
             result.without_text += without_text
             result.lines += len(texts) // 2
-            result.unknown += int((tokens == vocab.unk_id).sum())
-            result.words += len(tokens)
-            joined = self.joiner(tokens, lengths) if self.joiner else None
-            tokens, sizes, begins = join(tokens, lengths)
             result.empty_lines += len(texts) // 2 - len(sizes)
-            if joined is not None:
-                joined = Joiner(self.args.seq_length, 0, 0, between)(joined, lengths)[0]
+            result.cut += int((lengths.reshape(-1, 2).sum(1) > join.room).sum())
+            result.unknown += int((tokens == vocab.unk_id).sum())
+            result.words += len(tokens) - (2 + between) * len(sizes)
             if len(sizes):
                 self._append("second", begins.astype("<u2"))
             self._write(result, index, tokens, sizes, joined)

@@ -15,10 +15,11 @@ from uer.data.loader import MlmBatch
 from uer.errors import UserError
 from uer.evaluation.agreement import answers, compare, in_words, rightness
 from uer.evaluation.ranking import Embed, retrieval, sts
-from uer.evaluation.reading import answered
+from uer.evaluation.reading import answered, check_reader
 from uer.evaluation.texts import read_texts, wanted
 from uer.evaluation.vectors import Embedder, own_length
 from uer.finetuning.batches import Instance, collate
+from uer.finetuning.classify import LEAST
 from uer.finetuning.squad_data import read_squad
 from uer.formats import LoadedModel, load_model
 from uer.formats.file_target import outputs_apart
@@ -94,7 +95,7 @@ def _read(args: argparse.Namespace, path: str, config_path: str | None, tokenize
     target = None if args.task in ("agreement", "squad") else "states"
     loaded = load_model(path, config=load_config(config_path) if config_path else None,
                         vocab_size=len(tokenizer.vocab), target=target)
-    check_length(args.seq_length, loaded.config.max_seq_length)
+    check_length(args.seq_length, loaded.config.max_seq_length, LEAST if args.task == "squad" else 3)
     for note in loaded.notes:
         print(f"note: {note}")
     return Reader(loaded, tokenizer)
@@ -160,11 +161,13 @@ class Clock:
 def _answer(args: argparse.Namespace, student: Reader, teacher: Reader | None,
             device: torch.device) -> dict[str, float]:
     questions, figures = read_squad(args.test_path), dict[str, float]()
-    for whose, path, reader in (("", args.model_path, student), ("teacher's ", args.teacher_path, teacher)):
-        if reader is not None:
-            found = answered(reader.loaded, path, reader.tokenizer, questions, args.seq_length, device)
-            figures |= {f"{whose}{name}": value for name, value in found.items()}
-            print(f"{path}: {_told(found)}, {len(questions):,} questions")
+    readers = [("", args.model_path, student), *([("teacher's ", args.teacher_path, teacher)] if teacher else [])]
+    for _, path, reader in readers:
+        check_reader(*reader, path)
+    for whose, path, reader in readers:
+        found, line = answered(*reader, questions, args.seq_length, args.batch_size, device)
+        figures |= {f"{whose}{name}": value for name, value in found.items()}
+        print(f"{path}: {_told(found)}, {len(questions):,} questions{line}")
     return figures
 
 

@@ -14,6 +14,8 @@ from uer.finetuning.tasks import Example
 from uer.tokenizers.base import Tokenizer
 from uer.training.delayed import sent
 
+TOGETHER = 1000  # examples whose lengths are worked out at once
+
 
 class Instance(NamedTuple):
     """A tokenized example: token ids (int32 [tokens]), how many of them are of the first segment, the label."""
@@ -39,17 +41,16 @@ def encode(examples: Sequence[Example], tokenizer: Tokenizer, seq_length: int,
     """[CLS] a [SEP] or [CLS] a [SEP] b [SEP], `seq_length` tokens at most; RoBERTa's <s> a </s></s> b </s> is all of
     one segment. `separators`: as the model was trained, where its file says so."""
     vocab, between, out = tokenizer.vocab, separators or tokenizer.separators, []
-    texts = [[np.array(tokenizer.encode(text), dtype=np.int32) for text in example[:2] if text is not None]
-             for example in examples]
-    lengths = np.array([(len(a), sum(map(len, b)), 2 + between * len(b)) for a, *b in texts]).reshape(-1, 3)
-    kept = kept_lengths(lengths[:, 0], lengths[:, 1], np.maximum(seq_length - lengths[:, 2], 0))
-    cls, sep = [vocab.cls_id], [vocab.sep_id]
-    for (a, *pair), (_, _, label), first, second in zip(texts, examples, *(part.tolist() for part in kept)):
-        parts = [cls, a[:first], sep]
-        for b in pair:
-            parts += [sep * (between - 1), b[:second], sep]
-        tokens = np.concatenate(parts, dtype=np.int32, casting="unsafe")  # of an empty list: float64
-        out.append(Instance(tokens, first + 2 if between == 1 else len(tokens), label))
+    for begin in range(0, len(examples), TOGETHER):
+        some = examples[begin:begin + TOGETHER]
+        texts = [[tokenizer.encode(text) for text in example[:2] if text is not None] for example in some]
+        lengths = np.array([(len(a), sum(map(len, b)), 2 + between * len(b)) for a, *b in texts])
+        kept = kept_lengths(lengths[:, 0], lengths[:, 1], np.maximum(seq_length - lengths[:, 2], 0))
+        for (a, *pair), (_, _, label), first, second in zip(texts, some, *(part.tolist() for part in kept)):
+            tokens = [vocab.cls_id, *a[:first], vocab.sep_id]
+            for b in pair:
+                tokens += [*[vocab.sep_id] * (between - 1), *b[:second], vocab.sep_id]
+            out.append(Instance(np.array(tokens, dtype=np.int32), first + 2 if between == 1 else len(tokens), label))
     return out
 
 

@@ -97,11 +97,11 @@ class Reading:
     """
 
     def __init__(self, train: list[Question], dev: list[Question], tokenizer: BertTokenizer, args: argparse.Namespace,
-                 device: torch.device, nullable: bool | None = None):
-        """`nullable`: None: as the training questions say."""
+                 device: torch.device, nullable: bool | None = None, batch_size: int = EVALUATION_BATCH):
+        """`nullable`: None: as the training questions say; `batch_size`: of evaluation."""
         self.dev, self.pad_id, self.device = dev, tokenizer.vocab.pad_id, device
         self.nullable = any(not question.answers for question in train) if nullable is None else nullable
-        self.threshold = args.null_score_diff_threshold
+        self.threshold, self.batch_size = args.null_score_diff_threshold, batch_size
         self.n_best, self.max_length = args.n_best_size, args.max_answer_length
         sizes = {"seq_length": args.seq_length, "doc_stride": args.doc_stride,
                  "max_query_length": args.max_query_length}
@@ -128,7 +128,7 @@ class Reading:
     def logits(self, model: nn.Module, chosen: Sequence[Window]) -> list[np.ndarray]:
         """float32 [tokens, 2] of every window."""
         out: list[np.ndarray] = [np.empty(0)] * len(chosen)
-        for index in by_length([instance(window) for window in chosen], EVALUATION_BATCH):
+        for index in by_length([instance(window) for window in chosen], self.batch_size):
             batch = self._collate([chosen[i] for i in index])
             found = model(batch.src, batch.seg).float().view(*batch.src.shape, 2)
             for i, scores in zip(index, found.cpu().numpy()):

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uer.errors import UserError
-from uer.files import AS_CSV, is_quoted, read_lines
+from uer.files import read_lines
+from uer.tabular import AS_CSV, HEADER_AGAIN, is_quoted, names_of, wrong_width
 
 
 class Row(NamedTuple):
@@ -50,16 +51,16 @@ class Table:
         self.path = path
         self.rows = read_rows(path)
         if names is None:
-            head = [name.strip() for name in self.rows.pop(0).fields]
+            try:
+                head = names_of("\t".join(self.rows.pop(0).fields))
+            except ValueError as error:
+                raise UserError(f"{path}, line 1: {error}") from None
             self.columns, self.width = {name: index for index, name in enumerate(head)}, len(head)
-            twice = [name for name in self.columns if head.count(name) > 1]
-            if twice:
-                raise UserError(f"{path}, line 1: more than one column is called {twice[0]!r}")
             if not self.rows:
                 raise UserError(f"{path}: there is a header and nothing else")
             again = next((row.number for row in self.rows if [name.strip() for name in row.fields] == head), None)
             if again:
-                raise UserError(f"{path}, line {again}: the header once more; files that were put together keep one")
+                raise UserError(f"{path}, line {again}: {HEADER_AGAIN}")
         else:
             self.columns, self.width = names, max(names.values()) + 1
         if is_quoted([row.fields for row in self.rows], self.width):
@@ -80,8 +81,6 @@ class Table:
         for number, fields in self.rows:
             if number in skip:
                 continue
-            if len(fields) != self.width:
-                absent = [name for name, index in self.columns.items() if index >= len(fields)]
-                raise UserError(f"{self.path}, line {number}: " + (f"column {absent[0]} is missing: " if absent else "")
-                                + f"{len(fields)} field(s) there, {self.width} are needed, separated by tabs")
+            if wrong := wrong_width(len(fields), self.columns, self.width):
+                raise UserError(f"{self.path}, line {number}: {wrong}")
             yield number, [fields[index] for index in indices]

@@ -11,7 +11,8 @@ import torch
 from uer.config import SPAN_LABELS, ModelConfig
 from uer.formats.sentence import SentenceFacts
 
-READING = {"seq_length": int, "pairs": bool, "of_logits": dict, "separators": int}
+THRESHOLD = "null_score_diff_threshold"
+READING = {"seq_length": int, "pairs": bool, "of_logits": dict, "separators": int, THRESHOLD: float}
 
 
 @dataclass
@@ -48,8 +49,8 @@ class LoadedModel:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How a fine-tuned model reads and is read: `seq_length`, `pairs`, `of_logits`, `separators` in a pair, as far
-        as its JSON says so; a reader's are pairs."""
+        """How a fine-tuned model reads and is read: `seq_length`, `pairs`, `of_logits`, `separators` in a pair, the
+        threshold of no answer, as far as its JSON says so; a reader's are pairs."""
         return {**({"pairs": True} if self.config.labels == SPAN_LABELS else {}), **reading_of(self.facts)}
 
     @property

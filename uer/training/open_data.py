@@ -26,7 +26,7 @@ def open_data(args: argparse.Namespace, place: Place,
     train = loader(args.dataset_path, "--dataset_path", masking_options(args))
     if (instances := len(train.dataset)) < place.world_size:
         raise UserError(f"--dataset_path: {instances} instance(s), fewer than there are processes ({place.world_size})")
-    train.dataset.check_processor(args.uer_data_processor, "--data_processor says")
+    train.dataset.check_processor(args.processor, "--data_processor says")
     dev = loader(args.dev_path, "--dev_path") if args.dev_path else None
     others = [dev.dataset] if dev else []
     if args.calibration_path:
