@@ -43,6 +43,7 @@ class Setting:
     model: str  # that is fine-tuned
     vocab: str
     tuning: tuple[str, ...]  # options of run_glue.py
+    seq_length: int
     text: str | None  # more texts, for tasks of single ones
     training: tuple[str, ...]  # options of pretrain.py
 
@@ -88,12 +89,12 @@ class Teacher:
         vocab = ["--vocab_path", setting.vocab]
         commands.run(self.folder, "finetune/run_glue.py", "--data_dir", setting.data, "--tasks", self.task, *vocab,
                      "--pretrained_model_path", setting.model, "--output_path", self.folder, "--resume",
-                     *setting.tuning)
+                     "--seq_length", setting.seq_length, *setting.tuning)
         texts = self.folder / "texts.txt"
         write_texts(texts, read_glue(task, setting.data / self.task, "train")[0].examples)
         commands.run(self.folder, "preprocess.py", "--data_processor", "pairs" if self.pairs else "mlm",
                      "--corpus_path", texts, *([setting.text] if setting.text and not self.pairs else []), *vocab,
-                     "--dynamic_masking", "--dataset_path", self.dataset)
+                     "--seq_length", setting.seq_length, "--dynamic_masking", "--dataset_path", self.dataset)
         write(self.row, {"name": self.name, "task": self.task, **score(commands, self, self.file, self.folder)})
 
 
@@ -178,11 +179,10 @@ def score(commands: Commands, teacher: Teacher, model: Path, folder: Path) -> di
     examples = read_glue(task, setting.data / teacher.task, "dev")[0].examples
     write_texts(folder / "dev.tsv", examples, header=True)
     commands.run(folder, "inference/run_classifier_infer.py", "--load_model_path", model, "--vocab_path", setting.vocab,
-                 "--test_path", folder / "dev.tsv", "--prediction_path", folder / "answers.tsv")
-    answers = (folder / "answers.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    number = float if task.regression else task.labels.index
-    found = measure(task.metrics, np.array([number(answer) for answer in answers]),
-                    np.array([example.label for example in examples]))
+                 "--test_path", folder / "dev.tsv", "--prediction_path", folder / "answers.tsv", "--output_logits")
+    answers = [line.split("\t") for line in (folder / "answers.tsv").read_text(encoding="utf-8").splitlines()[1:]]
+    predicted = [float(logits.split()[0]) if task.regression else task.labels.index(label) for label, logits in answers]
+    found = measure(task.metrics, np.array(predicted), np.array([example.label for example in examples]))
     return {**found, "score": sum(found.values()) / len(found)}
 
 
@@ -213,7 +213,7 @@ def main() -> None:
               args.teacher_rate, "--seeds", "1", "--group_by_length")
     training = ("--batch_size", str(args.batch_size), *args.more)
     setting = Setting(work, Path(args.data_dir), args.teacher, args.vocab_path or f"{args.teacher}/vocab.txt", tuning,
-                      args.text, training)
+                      args.seq_length, args.text, training)
     teachers = [Teacher(setting, task) for task in args.tasks]
     jobs: list[tuple[Task, Task | None]] = [(teacher, None) for teacher in teachers]
     for width, layers, heads in args.shapes:
@@ -237,6 +237,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--pooling", default="mean", help="of the teacher (default: mean)")
     out.add_argument("--epochs", type=int, default=4, metavar="N", help="of the teacher (default: 4)")
     out.add_argument("--teacher_rate", default="1e-4", metavar="LR", help="default: 1e-4")
+    out.add_argument("--seq_length", type=int, default=128, metavar="N", help="tokens of a text (default: 128)")
     out.add_argument("--steps", type=int, nargs="+", default=[0, 600], metavar="N", help="default: 0 600")
     out.add_argument("--rate", default="2e-3", metavar="LR", help="default: 2e-3")
     out.add_argument("--seeds", type=int, nargs="+", default=[11], help="of batches (default: 11)")
