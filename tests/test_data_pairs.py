@@ -241,7 +241,7 @@ def test_pairs_left_out_are_told(tmp_path):
     ("a.tsv", "", ("--text_field", "a"), "the file is empty"),
     ("a.tsv", "a\tb\rlow\tnew\r", ("--text_field", "a"), "a CR alone ends its lines"),
     ("a.tsv", "a\tb\nlow\tnew\n\nlow\tnew\n", ("--text_field", "a"), "line 3: an empty line between rows"),
-    ("a.tsv", "a\tb\nlow\tne\0w\n", ("--text_field", "a"), "line 2: holds a NUL"),
+    ("a.tsv", 'a\tb\nlow "x" y\t1\nlow\tne\0w\n', ("--text_field", "a"), "line 3: holds a NUL"),
     ("a.tsv", "a\tb\n".encode("utf-16-le"), ("--text_field", "a"), r"line 1: holds a NUL; .*is it UTF-16"),
     ("a.tsv", "\t".join(f"a{i}" for i in range(99)) + "\nlow\n", ("--text_field", "b"), "of a0, .*, a19 and 79 more"),
     ("a.tsv", "a\tb\nlow\tnew\n", (*PAIRS, "--text_field", "a", "a"), "--text_field a a: a pair of a text with itself"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -24,7 +25,9 @@ def looked_through(table: Path) -> list[str]:
         try:
             lines = _lines(decompressed(raw, kind, str(table)), str(table))
             names = _names(next(lines, (1, ""))[1], str(table))
-            quoted = first_quoted(_rows(lines, len(names), str(table)), len(names))
+            rows = _rows(lines, len(names), str(table))
+            quoted = first_quoted(rows, len(names))
+            deque(rows, maxlen=0)  # what is left, where the first quotes told
         except DAMAGE as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # not the data's fault
