@@ -248,7 +248,7 @@ def test_static_files_with_other_numbers_of_copies(datasets, tmp_path):
 def test_texts_made_of_texts(lengths, share, seed):
     """Token 1000 * row + column, ends 1 and 2: a beginning of one row, then an end of one, or tokens of any."""
     rows = [[1, *range(1000 * i + 1001, 1000 * i + 999 + length), 2] for i, length in enumerate(lengths)]
-    tokens, found, _ = augmented(np.concatenate(rows), np.array(lengths), share, np.random.default_rng(seed), 7)
+    tokens, found = augmented(np.concatenate(rows), np.array(lengths), share, np.random.default_rng(seed), 7)
     assert len(found) == len(rows) and found.sum() == len(tokens)
     words = {token for row in rows for token in row[1:-1]}
     for row, new in zip(rows, np.split(tokens, np.cumsum(found)[:-1])):
@@ -263,7 +263,7 @@ def test_a_beginning_and_an_end(monkeypatch):
     rows = [[1, *range(1000 * i + 1001, 1000 * i + 1009), 2] for i in range(4)]
     jumps = []
     for seed in range(20):
-        tokens, lengths, _ = augmented(np.concatenate(rows), np.full(4, 10), 1.0, np.random.default_rng(seed), 30)
+        tokens, lengths = augmented(np.concatenate(rows), np.full(4, 10), 1.0, np.random.default_rng(seed), 30)
         for row, new in zip(rows, np.split(tokens, np.cumsum(lengths)[:-1])):
             inner = new[1:-1]
             places = np.flatnonzero(np.diff(inner) != 1)

@@ -13,9 +13,8 @@ REPLACED = 0.12  # of the tokens of a text in which tokens are replaced
 
 
 def augmented(tokens: np.ndarray, lengths: np.ndarray, share: float, rng: np.random.Generator, most: int,
-              seconds: np.ndarray | None = None,
-              separators: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """A batch of instances, each with a special token at both ends, as tokens, lengths and `seconds`.
+              seconds: np.ndarray | None = None, separators: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of instances, each with a special token at both ends, as tokens and lengths.
 
     Args:
         tokens: of all instances, one after another; lengths: of each.
@@ -23,7 +22,7 @@ def augmented(tokens: np.ndarray, lengths: np.ndarray, share: float, rng: np.ran
         rng: where chance comes from.
         most: tokens of an instance.
         seconds: of pairs, where the second text of each begins, behind `separators` special tokens. A pair ends as
-            another one does from its second text on.
+            another one does from its second text on, which begins where it did.
     """
     rows = np.split(tokens, np.cumsum(lengths)[:-1])
     begins = [None] * len(rows) if seconds is None else seconds.tolist()
@@ -39,7 +38,7 @@ def augmented(tokens: np.ndarray, lengths: np.ndarray, share: float, rng: np.ran
             row = row.copy()
             row[inner] = words[rng.integers(len(words), size=len(inner))]
         out.append(row)
-    return np.concatenate(out), np.array([len(row) for row in out]), seconds
+    return np.concatenate(out), np.array([len(row) for row in out])
 
 
 def _inner(row: np.ndarray, begin: int | None, separators: int) -> np.ndarray:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from uer.data.packed import DAMAGE, decompressed, head_and_packing, opened
+from uer.data.packed import damage_told, decompressed, head_and_packing, opened
 from uer.errors import UserError
 from uer.files import BYTE_ORDER_MARK, CR_ALONE, ends_in_cr, refuse_foreign
 from uer.tabular import AS_CSV, first_quoted, names_of
@@ -22,16 +22,12 @@ def looked_through(table: Path) -> list[str]:
         head, kind = head_and_packing(raw)
         if kind is None:
             refuse_foreign(head, str(table), "a table")
-        try:
+        with damage_told(kind, str(table)):
             lines = _lines(decompressed(raw, kind, str(table)), str(table))
             names = _names(next(lines, (1, ""))[1], str(table))
             rows = _rows(lines, len(names), str(table))
             quoted = first_quoted(rows, len(names))
             deque(rows, maxlen=0)  # what is left, where the first quotes told
-        except DAMAGE as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # not the data's fault
-            raise UserError(f"{table}: damaged or truncated {kind} data ({error})") from None
     if quoted:
         raise UserError(f"{table}, line {quoted}: {AS_CSV}")
     return names

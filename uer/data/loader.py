@@ -179,8 +179,8 @@ class MlmLoader:
         tokens, lengths, header = rows.values["tokens"].astype(np.int64), rows.lengths, self.dataset.header
         seconds = self.dataset.seconds(indices) if self.dataset.pairs else None
         if self.augment and key[0] == DYNAMIC and not self.masked:
-            tokens, lengths, seconds = augmented(tokens, lengths, self.augment, generator(AUGMENT, *key[1:]),
-                                                 header["seq_length"], seconds, header.get("separators", 0))
+            tokens, lengths = augmented(tokens, lengths, self.augment, generator(AUGMENT, *key[1:]),
+                                        header["seq_length"], seconds, header.get("separators", 0))
         starts = np.cumsum(lengths) - lengths
         if not self.masked:
             chosen = shown = np.zeros(0, dtype=np.int64)

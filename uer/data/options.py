@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from uer import tokenizers
-from uer.arguments import add_uer_options
+from uer.arguments import UER_OPTIONS, add_uer_options
 from uer.data.masking import MaskingOptions
 from uer.errors import UserError
 
@@ -74,7 +74,7 @@ def add_corpus_options(group: argparse._ArgumentGroup, required: bool) -> None:
 
 def add_processor_option(group: argparse._ArgumentGroup, dest: str, ending: str) -> None:
     """--data_processor under another name than a model's config has for what it was trained on."""
-    group.add_argument("--data_processor", dest=dest, metavar="NAME", choices=(*PROCESSORS, "bert"),
+    group.add_argument("--data_processor", dest=dest, metavar="NAME", choices=UER_OPTIONS["data_processor"],
                        help=f"mlm, or pairs of texts, for teachers that read pairs {ending}")
 
 

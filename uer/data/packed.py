@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -18,7 +20,6 @@ from uer.files import HEAD
 BUFFER = 1 << 20
 MAGIC = {b"\x1f\x8b\x08": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd",
           b"\x50\x2a\x4d\x18": "zstd"}  # the last begins what pzstd writes
-DAMAGE = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 
 def opened(source: Path | None) -> BinaryIO:
@@ -37,8 +38,19 @@ def head_and_packing(raw: BinaryIO) -> tuple[bytes, str | None]:
     return head, next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
 
 
+@contextlib.contextmanager
+def damage_told(kind: str | None, name: str) -> Iterator[None]:
+    """What reading packed data raises where they are damaged, as a `UserError`; a disk's own errors as they are."""
+    try:
+        yield
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # not the data's fault: a full disk, a vanished folder
+        raise UserError(f"{name}: damaged or truncated {kind} data ({error})") from None
+
+
 def decompressed(raw: BinaryIO, kind: str | None, name: str) -> IO[bytes]:
-    """What is packed in a file in the way that `kind` names; None: the file itself. Damage is one of `DAMAGE`."""
+    """What is packed in a file in the way that `kind` names; None: the file itself."""
     if kind == "gzip":
         return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
     if kind == "bzip2":

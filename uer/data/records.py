@@ -59,10 +59,11 @@ class TableRow:
     def document(self, line: str) -> str:
         """As of a `JsonLine`."""
         fields = line.removesuffix("\r").split("\t")
-        wrong = wrong_width(len(fields), {name: place for place, name in enumerate(self.header)}, len(self.header)) \
-            if len(fields) != len(self.header) else ""
-        if wrong or tuple(name.strip() for name in fields) == self.header:
-            raise ValueError(wrong or HEADER_AGAIN)
+        if len(fields) != len(self.header):
+            columns = {name: place for place, name in enumerate(self.header)}
+            raise ValueError(wrong_width(len(fields), columns, len(self.header)))
+        if tuple(name.strip() for name in fields) == self.header:
+            raise ValueError(HEADER_AGAIN)
         texts = [fields[place] for place in self.places]
         return _as_pair(*texts) if self.pair else f"{texts[0]}\n\n" if texts[0].strip() else ""
 
@@ -85,9 +86,10 @@ class PairLine:
 Record = JsonLine | TableRow | PairLine
 
 
-def record_of(source: Path | None, header: Sequence[str], fields: Sequence[str], pairs: bool) -> Record | None:
+def record_of(source: Path | None, parquet: bool, header: Sequence[str], fields: Sequence[str],
+              pairs: bool) -> Record | None:
     """What the lines of a source are; None: plain text. `header`: of a table, its names."""
-    if is_parquet(source):
+    if parquet:
         return PairLine() if pairs else None  # written out
     if is_json_lines(source, fields):
         return JsonLine(tuple(fields) or (TEXT_FIELD,))
@@ -114,7 +116,9 @@ def check_records(sources: list[Path | None], fields: Sequence[str], pairs: bool
     """Say early what is missing, or cannot be read as text.
     `UserError` for a table whose column is not named, CSV, Parquet without pyarrow, and for fields where nothing has
     any, or more or fewer than a text or a pair has."""
-    for table in (source for source in sources if source is not None and is_table(source) and not is_parquet(source)):
+    parquets = list(filter(is_parquet, sources))
+    tables = [source for source in set(sources).difference(parquets) if source is not None and is_table(source)]
+    for table in sorted(tables):
         if not is_tsv(table):
             raise UserError(f"--corpus_path {table}: CSV, of which nothing is read; write it with tabs between the "
                             f"fields and nothing quoted (.tsv), or as records (.jsonl, .parquet)", page="compress")
@@ -123,12 +127,10 @@ def check_records(sources: list[Path | None], fields: Sequence[str], pairs: bool
                             + (", or here the two" if pairs else ""), page="compress")
         if not table.is_file():
             raise UserError(f"--corpus_path {table}: a table has to be a file, whose header is read first")
-    parquet = next(filter(is_parquet, sources), None)
-    if parquet and importlib.util.find_spec("pyarrow") is None:
-        raise UserError(f"--corpus_path {parquet}: Parquet needs the package pyarrow (pip install pyarrow)",
+    if parquets and importlib.util.find_spec("pyarrow") is None:
+        raise UserError(f"--corpus_path {parquets[0]}: Parquet needs the package pyarrow (pip install pyarrow)",
                         page="compress")
-    records = [source for source in sources if is_parquet(source) or is_json_lines(source, fields)
-               or (source is not None and is_table(source))]
+    records = parquets or tables or any(is_json_lines(source, fields) for source in sources)
     if fields and not records:
         raise UserError(f"--text_field {' '.join(fields)} goes with .jsonl, .parquet or .tsv, and --corpus_path names "
                         f"none", page="compress")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from uer.data.columns import looked_through
-from uer.data.packed import DAMAGE, decompressed, head_and_packing, opened
+from uer.data.packed import damage_told, decompressed, head_and_packing, opened
 from uer.data.records import TEXT_FIELD, Record, is_parquet, parquet_documents, record_of
 from uer.errors import UserError
 from uer.files import PARQUET, head_of, is_table, refuse_foreign, unpacked
@@ -139,13 +139,14 @@ def segments(sources: list[Path | None], by_document: bool, folder: Path, fields
     Raises:
         UserError: a file that cannot be read, is damaged, or needs a package that is not installed.
     """
-    tables = [source is not None and is_table(source) and not is_parquet(source) for source in sources]
-    records = [record_of(source, looked_through(source) if source and is_one else (), fields, pairs)
-               for source, is_one in zip(sources, tables)]  # what is wrong with one is told before any text is read
+    parquets = list(map(is_parquet, sources))
+    headers = [looked_through(source) if source and is_table(source) and not parquet else []
+               for source, parquet in zip(sources, parquets)]  # what is wrong is told before any text is read
+    records = [record_of(source, parquet, header, fields, pairs)
+               for source, parquet, header in zip(sources, parquets, headers)]
     number = 0
-    for source_number, (source, record) in enumerate(zip(sources, records)):
+    for source_number, (source, parquet, record) in enumerate(zip(sources, parquets, records)):
         name = "standard input" if source is None else str(source)
-        parquet = is_parquet(source)
         with opened(source) as raw:
             head, kind = head_and_packing(raw)
             if kind is None and not (parquet and head.startswith(PARQUET)):
@@ -199,7 +200,7 @@ def _cut_file(file: BinaryIO, path: Path, by_document: bool) -> Iterator[Cut]:
 
 def _cut_stream(raw: BinaryIO, kind: str | None, name: str, by_document: bool, folder: Path,
                 number: int) -> Iterator[Cut]:
-    try:
+    with damage_told(kind, name):
         stream = decompressed(raw, kind, name)
         offset = lines = raw_before = 0
         while True:
@@ -217,10 +218,6 @@ def _cut_stream(raw: BinaryIO, kind: str | None, name: str, by_document: bool, f
             raw_now = raw.tell() if raw.seekable() else raw_before + count
             yield path, 0, count, offset, lines, raw_now - raw_before, 0
             offset, lines, raw_before, number = offset + count, lines + new_lines, raw_now, number + 1
-    except DAMAGE as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # not the data's fault: a full disk, a vanished folder
-        raise UserError(f"{name}: damaged or truncated {kind} data ({error})") from None
 
 
 def _cut_parquet(source: Path, fields: Sequence[str], folder: Path, number: int) -> Iterator[Cut]:

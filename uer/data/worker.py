@@ -144,7 +144,8 @@ class SegmentWorker:
             result.without_text += without_text
             result.lines += len(texts) // 2
             result.empty_lines += len(texts) // 2 - len(sizes)
-            result.cut += int((lengths.reshape(-1, 2).sum(1) > join.room).sum())
+            both = lengths.reshape(-1, 2)
+            result.cut += int(((both.sum(1) > join.room) & both.all(1)).sum())
             result.unknown += int((tokens == vocab.unk_id).sum())
             result.words += len(tokens) - (2 + between) * len(sizes)
             if len(sizes):

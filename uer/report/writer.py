@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch.utils.tensorboard import SummaryWriter
 
+_shown = threading.excepthook
+
 
 class Reports:
     """Where the lines and numbers of a run go; silent on processes that do not lead.
@@ -48,7 +50,7 @@ class Reports:
                 self.metrics = open(Path(tb_path) / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
                 from torch.utils.tensorboard import SummaryWriter
 
-                _hide_tracebacks()
+                threading.excepthook = _hook
                 self.board = SummaryWriter(tb_path)
         except OSError as error:
             raise UserError(f"{error.filename or tb_path}: cannot be written ({error.strerror})") from None
@@ -121,17 +123,10 @@ class Reports:
             self.board = None
 
 
-def _hide_tracebacks() -> None:
-    """Those of TensorBoard's writing threads, whose errors the next call raises, and tells in a sentence."""
-    shown = threading.excepthook
-
-    def hook(ended: threading.ExceptHookArgs) -> None:
-        if type(ended.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
-            shown(ended)
-
-    hook.hides = True  # type: ignore[attr-defined]
-    if not hasattr(shown, "hides"):
-        threading.excepthook = hook
+def _hook(ended: threading.ExceptHookArgs) -> None:
+    """No tracebacks of TensorBoard's writing threads, whose errors the next call raises, and tells in a sentence."""
+    if type(ended.thread).__module__ != "tensorboard.summary.writer.event_file_writer":
+        _shown(ended)
 
 
 def note(folder: Path, step: int, kind: str, values: dict[str, Any]) -> None:
