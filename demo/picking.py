@@ -2,10 +2,10 @@
 """A student by picking: some of the teacher's dimensions, at random or those of the largest norm; the rest is left out.
 
 What people do who have no better idea, and so what the demo compares with. The same hidden dimensions are picked
-everywhere (the residual stream must stay aligned), in every head the same number, and of each feed-forward network and
-of the MLM head its own. Norms are those of the columns of the word table for the residual stream, of the rows of query,
-key and value in a head, of the rows of linear_1 times the columns of linear_2 in a feed-forward network, of the
-decoder's columns in the MLM head.
+everywhere (the residual stream must stay aligned), in every head the same number or whole heads, and of each
+feed-forward network and of the MLM head or the classifier its own. Norms are those of the columns of the word table for
+the residual stream, of the rows of query, key and value, of the rows of linear_1 times the columns of linear_2 in a
+feed-forward network, of the decoder's columns in a head.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 
 
 def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: int, seed: int,
-         by: str = "random") -> tuple[dict[str, torch.Tensor], ModelConfig]:
+         by: str = "random", strategy: str = "dim") -> tuple[dict[str, torch.Tensor], ModelConfig]:
     """The picked student.
 
     Args:
         weights: a teacher's, under published names.
         config: its config.
-        target_dim: hidden size of the student, a multiple of the number of heads.
+        target_dim: hidden size of the student, a multiple of the number of heads (of the size of one, for whole heads).
         seed: of the choice.
         by: random or norm.
+        strategy: dim, or head: whole heads.
     Returns:
         weights and config of the student.
     Raises:
@@ -42,10 +43,11 @@ def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: i
     """
     import torch
 
-    if not 0 < target_dim <= config.hidden_size or target_dim % config.heads_num:
-        raise UserError(f"--target_dim is {target_dim}; a multiple of the teacher's {config.heads_num} heads, up to "
+    count, unit = (config.heads_num, "heads") if strategy == "dim" else (config.head_size, "dimensions a head")
+    if not 0 < target_dim <= config.hidden_size or target_dim % count:
+        raise UserError(f"--target_dim is {target_dim}; a multiple of the teacher's {count} {unit}, up to "
                         f"{config.hidden_size}, is needed")
-    student = config.student(target_dim, "dim")
+    student = config.student(target_dim, strategy)
     generator = torch.Generator().manual_seed(seed)
 
     def some(count: int, norms: torch.Tensor) -> torch.Tensor:
@@ -56,14 +58,22 @@ def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: i
         return weights[f"{name}.weight"].float().norm(dim=dim)
 
     hidden = some(target_dim, norm("embedding.word_embedding", 0))
-    headed = "target.mlm_linear_2.weight" in weights  # else an encoder, whose map into its own space loses columns
-    mlm = some(target_dim, norm("target.mlm_linear_2", 0)) if headed else hidden
+    heads = [name for name in ("target.mlm_linear_2", "target.output_layer_2") if f"{name}.weight" in weights]
+    inner = some(target_dim, norm(heads[0], 0)) if heads else hidden  # an encoder's map into its own space has no such
+
+    def dimensions(heads: torch.Tensor) -> torch.Tensor:
+        """Of a layer's attention; from the norm of each, [heads, head size]."""
+        size = config.head_size
+        if strategy == "head":
+            kept = some(student.heads_num, heads.norm(dim=1))
+            return (kept[:, None] * size + torch.arange(size)).flatten()
+        return torch.cat([i * size + some(student.head_size, head) for i, head in enumerate(heads)])
+
     inside, ffn = [], []
     for layer in range(config.layers_num):
         block = f"encoder.transformer.{layer}"
         rows = torch.stack([norm(f"{block}.self_attn.linear_layers.{i}", 1) for i in range(3)]).sum(0)
-        heads = rows.view(config.heads_num, -1)
-        inside.append(torch.cat([i * config.head_size + some(student.head_size, head) for i, head in enumerate(heads)]))
+        inside.append(dimensions(rows.view(config.heads_num, -1)))
         ffn.append(some(student.feedforward_size, norm(f"{block}.feed_forward.linear_1", 1)
                         * norm(f"{block}.feed_forward.linear_2", 0)))
 
@@ -72,9 +82,9 @@ def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: i
         if name.startswith("embedding."):
             return (hidden, None) if "layer_norm" in name else (None, hidden)
         if name.startswith("target."):
-            return {"target.mlm_linear_1.weight": (mlm, hidden), "target.mlm_linear_2.weight": (None, mlm),
-                    "target.mlm_linear_2.bias": (None, None), "target.output_layer.weight": (None, hidden),
-                    "target.output_layer.bias": (None, None)}.get(name, (mlm, None))
+            part = name.split(".")[1]
+            return (None if part in ("mlm_linear_2", "output_layer_2", "output_layer") else inner,
+                    inner if part in ("mlm_linear_2", "output_layer_2") else hidden)
         layer = int(name.split(".")[2])
         if "self_attn.linear_layers" in name:
             return inside[layer], hidden

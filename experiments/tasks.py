@@ -2,12 +2,12 @@
 """A fine-tuned teacher made smaller, task by task: on the task's own texts (and more, if given), without their labels.
 
     python3 experiments/tasks.py --work_path work --data_dir glue --teacher all-MiniLM-L6-v2 --tasks STS-B MRPC \\
-        --shapes 96/3 192 --steps 0 600 [--text sentences.txt] [--more --layer_weight 3 …]
+        --shapes 96/3 192 --steps 0 600 [--text sentences.txt] [--start norm] [--more --layer_weight 3 …]
 
-For each task: `finetune/run_glue.py` makes the teacher, `calibrate.py` its student, `pretrain.py --target logits`
-trains it (0 steps: not at all), and its answers on the dev data are scored as GLUE scores them. Every teacher and every
-student is a job: what is done is not done again, what was interrupted goes on by the same command. What stands after
-`--more` goes to pretrain.py.
+For each task: `finetune/run_glue.py` makes the teacher, `calibrate.py` its student (or `experiments/starts.py` another
+one: random weights, or picked by norm), `pretrain.py --target logits` trains it (0 steps: not at all), and its answers
+on the dev data are scored as GLUE scores them. Every teacher and every student is a job: what is done is not done
+again, what was interrupted goes on by the same command. What stands after `--more` goes to pretrain.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from experiments.encoders import shape
 from experiments.jobs import Commands, file_name, write
 from experiments.run import Task, do, ending_commands
-from uer.errors import run_script
+from uer.errors import UserError, run_script
 from uer.finetuning.metrics import measure
 from uer.finetuning.tasks import GLUE, Example, read_glue
 from uer.training.checkpoint import checkpoint_steps
@@ -68,8 +68,13 @@ class Teacher:
         return next(self.folder.glob(f"*/{self.task}.bin"))
 
     @property
+    def text(self) -> str:
+        """The file of more texts that its students read."""
+        return self.setting.text if self.setting.text and not self.pairs else ""
+
+    @property
     def dataset(self) -> Path:
-        return self.folder / "texts.pt"
+        return self.folder / (file_name(f"texts and {Path(self.text).stem}" if self.text else "texts") + ".pt")
 
     @property
     def pairs(self) -> bool:
@@ -81,21 +86,21 @@ class Teacher:
 
     def run(self, commands: Commands) -> None:
         """Do what is not done yet."""
-        if self.row.exists():
-            return
         for path in (self.folder, self.row.parent):
             path.mkdir(parents=True, exist_ok=True)
         setting, task = self.setting, GLUE[self.task]
         vocab = ["--vocab_path", setting.vocab]
-        commands.run(self.folder, "finetune/run_glue.py", "--data_dir", setting.data, "--tasks", self.task, *vocab,
-                     "--pretrained_model_path", setting.model, "--output_path", self.folder, "--resume",
-                     "--seq_length", setting.seq_length, *setting.tuning)
-        texts = self.folder / "texts.txt"
-        write_texts(texts, read_glue(task, setting.data / self.task, "train")[0].examples)
-        commands.run(self.folder, "preprocess.py", "--data_processor", "pairs" if self.pairs else "mlm",
-                     "--corpus_path", texts, *([setting.text] if setting.text and not self.pairs else []), *vocab,
-                     "--seq_length", setting.seq_length, "--dynamic_masking", "--dataset_path", self.dataset)
-        write(self.row, {"name": self.name, "task": self.task, **score(commands, self, self.file, self.folder)})
+        if not self.row.exists():
+            commands.run(self.folder, "finetune/run_glue.py", "--data_dir", setting.data, "--tasks", self.task, *vocab,
+                         "--pretrained_model_path", setting.model, "--output_path", self.folder, "--resume",
+                         "--seq_length", setting.seq_length, *setting.tuning)
+            write(self.row, {"name": self.name, "task": self.task, **score(commands, self, self.file, self.folder)})
+        if not self.dataset.exists():
+            texts = self.folder / "texts.txt"
+            write_texts(texts, read_glue(task, setting.data / self.task, "train")[0].examples)
+            commands.run(self.folder, "preprocess.py", "--data_processor", "pairs" if self.pairs else "mlm",
+                         "--corpus_path", texts, *([self.text] if self.text else []), *vocab, "--seq_length",
+                         setting.seq_length, "--dynamic_masking", "--dataset_path", self.dataset)
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,14 @@ class Student:
     steps: int
     rate: str
     seed: int
+    way: str = "calibrated"  # to its start
 
     @property
     def start(self) -> str:
         """Its name before any step."""
         words = [f"{self.layers}x" if self.layers else "", str(self.width), f"-{self.heads}" if self.heads else ""]
-        return file_name(f"{self.teacher.task} {''.join(words)}")
+        return file_name(" ".join([self.teacher.task, "".join(words), *([self.way] if self.way != "calibrated" else []),
+                                   *([Path(self.teacher.text).stem] if self.teacher.text else [])]))
 
     @property
     def name(self) -> str:
@@ -135,21 +142,28 @@ class Student:
             path.mkdir(parents=True, exist_ok=True)
         student = students / f"{self.start}.bin"
         if not student.exists():
-            commands.run(folder, "calibrate.py", "--pretrained_model_path", teacher.file, *self._vocab,
-                         "--dataset_path", teacher.dataset, "--target_dim", self.width, "--skip_evaluation",
-                         *(["--target_heads", self.heads] if self.heads else []),
-                         *(["--target_layers", self.layers] if self.layers else []), "--output_model_path", student)
+            self._start(commands, folder, student)
         if self.steps:
             student = self._train(commands, folder, student)
-        write(self.row, {"name": self.name, "task": teacher.task, "width": self.width, "layers": self.layers,
-                         "heads": self.heads, "steps": self.steps, "rate": self.rate if self.steps else "",
-                         "seed": self.seed, "training": " ".join(setting.training) if self.steps else "",
+        write(self.row, {"name": self.name, "task": teacher.task, "start": self.way, "width": self.width,
+                         "layers": self.layers, "heads": self.heads, "steps": self.steps,
+                         "rate": self.rate if self.steps else "", "seed": self.seed, "text": Path(teacher.text).stem,
+                         "training": " ".join(setting.training) if self.steps else "",
                          **score(commands, teacher, student, folder)})
         shutil.rmtree(folder)
 
     @property
     def _vocab(self) -> list[str]:
         return ["--vocab_path", self.teacher.setting.vocab]
+
+    def _start(self, commands: Commands, folder: Path, student: Path) -> None:
+        options = ["--pretrained_model_path", self.teacher.file, "--target_dim", self.width,
+                   *(["--target_heads", self.heads] if self.heads else []), "--output_model_path", student]
+        if self.way == "calibrated":
+            commands.run(folder, "calibrate.py", *options, *self._vocab, "--dataset_path", self.teacher.dataset,
+                         "--skip_evaluation", *(["--target_layers", self.layers] if self.layers else []))
+        else:
+            commands.run(folder, "experiments/starts.py", *options, "--way", self.way, "--keep_head")
 
     def _train(self, commands: Commands, folder: Path, start: Path) -> Path:
         teacher, output = self.teacher, folder / "model"
@@ -187,26 +201,32 @@ def score(commands: Commands, teacher: Teacher, model: Path, folder: Path) -> di
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line a student, a column a task, in percent; the mean where every task is there."""
+    """Markdown: a line a student, a column a task, in percent; the mean where every task is there once.
+
+    In brackets: the file of more texts."""
     tasks = sorted({row["task"] for row in rows}, key=list(GLUE).index)
-    models: dict[tuple, dict[str, float]] = {}
+    models: dict[tuple, dict[str, dict[str, float]]] = {}
     for row in rows:
         shape = f"{row['layers'] or ''}{'x' * bool(row['layers'])}{row['width']}" if "width" in row else "teacher"
-        key = (shape, row.get("heads") or "", row.get("steps", ""), row.get("rate", ""), row.get("seed", ""),
-               row.get("training", ""))
-        models.setdefault(key, {})[row["task"]] = 100 * row["score"]
-    lines = ["| " + " | ".join(["model", "heads", "steps", "rate", "seed", "options", *tasks, "mean"]) + " |",
-             "|---|" + "---:|" * 4 + "---|" + "---:|" * (len(tasks) + 1)]
+        key = (shape, row.get("heads") or "", row.get("start", ""), row.get("steps", ""), row.get("rate", ""),
+               row.get("seed", ""), row.get("training", ""))
+        models.setdefault(key, {}).setdefault(row["task"], {})[row.get("text", "")] = 100 * row["score"]
+    lines = ["| " + " | ".join(["model", "heads", "start", "steps", "rate", "seed", "options", *tasks, "mean"]) + " |",
+             "|---|---:|---|---:|---:|---:|---|" + "---:|" * (len(tasks) + 1)]
     for key, scores in sorted(models.items(), key=lambda item: (item[0][0] != "teacher", str(item[0]))):
-        means = f"{sum(scores.values()) / len(scores):.1f}" if len(scores) == len(tasks) else ""
-        lines.append("| " + " | ".join([*map(str, key), *(f"{scores[task]:.1f}" if task in scores else ""
-                                                          for task in tasks), means]) + " |")
+        cells = [", ".join(f"{score:.1f}" + f" ({text})" * bool(text) for text, score in scores.get(task, {}).items())
+                 for task in tasks]
+        single = [score for texts in scores.values() for score in texts.values()]
+        mean = f"{sum(single) / len(tasks):.1f}" if len(single) == len(scores) == len(tasks) else ""
+        lines.append("| " + " | ".join([*map(str, key), *cells, mean]) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Do what is not done yet, then show all that is."""
     args = parser().parse_args()
+    if args.start != "calibrated" and any(layers for _, layers, _ in args.shapes):
+        raise UserError(f"--start {args.start} has all of the teacher's layers")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
     work = Path(args.work_path)
     tuning = ("--pooling", args.pooling, "--dropout", "0", "--epochs_num", str(args.epochs), "--learning_rate",
@@ -217,7 +237,7 @@ def main() -> None:
     teachers = [Teacher(setting, task) for task in args.tasks]
     jobs: list[tuple[Task, Task | None]] = [(teacher, None) for teacher in teachers]
     for width, layers, heads in args.shapes:
-        jobs += [(Student(teacher, width, layers, heads, steps, args.rate, seed), teacher)
+        jobs += [(Student(teacher, width, layers, heads, steps, args.rate, seed, args.start), teacher)
                  for steps in args.steps for seed in args.seeds for teacher in teachers]
     do(jobs, ending_commands(), args.jobs)
     print(table([json.loads(path.read_text()) for path in sorted((work / "rows").glob("*.json"))]))
@@ -234,6 +254,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--text", metavar="FILE", help="more texts, a line each, for tasks of single texts")
     out.add_argument("--shapes", type=shape, nargs="+", required=True, metavar="D",
                      help="of students: D, LAYERSxD, D/HEADS or LAYERSxD/HEADS")
+    out.add_argument("--start", default="calibrated", choices=("calibrated", "norm", "random"),
+                     help="of students (default: calibrated)")
     out.add_argument("--pooling", default="mean", help="of the teacher (default: mean)")
     out.add_argument("--epochs", type=int, default=4, metavar="N", help="of the teacher (default: 4)")
     out.add_argument("--teacher_rate", default="1e-4", metavar="LR", help="default: 1e-4")
