@@ -12,6 +12,7 @@ from test_targets import encoder_file
 from test_teaching import COMMON, pair, unmasked
 from workers import processes
 
+from uer.cpu.padding import real_tokens
 from uer.errors import UserError
 from uer.training.layer_states import EARLY, EVERY, KEPT, RIDGE, LayerTargets, LeastSquares, with_one
 from uer.training.objective import TaughtMlm
@@ -37,7 +38,8 @@ def heard(model, batch, layer: int, signal: str) -> torch.Tensor:
     kept = []
     with part.register_forward_hook(lambda module, given, out: kept.append(out)):
         model.hidden_states(batch.src, batch.seg)
-    return kept[0][batch.seg > 0]
+    real = real_tokens(batch.seg)
+    return (kept[0] if real is None else real.unpack(kept[0]))[batch.seg > 0]
 
 
 @pytest.mark.parametrize("signals", [("output",), ("attention", "feedforward")])

@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 import torch
 
+from uer.cpu.padding import RealTokens
 
-def queries_of(to_query: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor,
-               positions: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+
+def queries_of(to_query: Callable[[torch.Tensor], torch.Tensor], hidden: torch.Tensor, positions: torch.Tensor | None,
+               real: RealTokens | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Queries among which are those of the positions wanted.
 
     On a CPU only these are computed. Elsewhere, where the host would have to wait for how many an instance has, and in
@@ -16,17 +18,27 @@ def queries_of(to_query: Callable[[torch.Tensor], torch.Tensor], hidden: torch.T
 
     Args:
         to_query: float [..., hidden] -> [..., width]
-        hidden: float [batch, seq, hidden]
+        hidden: float [batch, seq, hidden], or packed [n, hidden]
         positions: flat indices (row * seq + column), int [n]; None = all.
+        real: where packed rows are.
     Returns:
         [batch, some, width], and where those wanted are, flat indices (row * some + column), int [n]; None = all.
     """
+    if real is not None and positions is None:
+        return real.unpack(to_query(hidden)), real.rows
+    if real is not None and positions is not None:
+        return _side_by_side(to_query(hidden.index_select(0, real.places(positions))), positions, real.batch, real.seq)
     if positions is None or hidden.device.type != "cpu" or torch.compiler.is_compiling():
         return to_query(hidden), positions
-    places, most = places_of(positions, *hidden.shape[:2])
-    query = to_query(hidden.flatten(0, 1).index_select(0, positions))  # [n, width]
-    query = query.new_zeros(len(hidden) * most, query.shape[1]).index_copy(0, places, query)
-    return query.view(len(hidden), most, -1), places
+    return _side_by_side(to_query(hidden.flatten(0, 1).index_select(0, positions)), positions, *hidden.shape[:2])
+
+
+def _side_by_side(query: torch.Tensor, positions: torch.Tensor, batch: int,
+                  seq: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries [n, width] by instance, as `queries_of` returns them."""
+    places, most = places_of(positions, batch, seq)
+    query = query.new_zeros(batch * most, query.shape[1]).index_copy(0, places, query)
+    return query.view(batch, most, -1), places
 
 
 def places_of(positions: torch.Tensor, batch: int, seq: int) -> tuple[torch.Tensor, int]:

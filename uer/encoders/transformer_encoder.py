@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from uer.cpu.padding import RealTokens
 from uer.layers.transformer import TransformerLayer
 from uer.sizes import BertSizes
 
@@ -20,8 +21,8 @@ class TransformerEncoder(nn.Module):
         """The layers, bottom first."""
         return list(self.transformer)  # type: ignore[arg-type]
 
-    def below(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """What the last layer is given, [batch, seq, hidden]."""
+    def below(self, hidden: torch.Tensor, mask: torch.Tensor | None, real: RealTokens | None = None) -> torch.Tensor:
+        """What the last layer is given, [batch, seq, hidden], or packed as `hidden` is."""
         for layer in self.layers()[:-1]:
-            hidden = layer(hidden, mask)
+            hidden = layer(hidden, mask, real=real)
         return hidden

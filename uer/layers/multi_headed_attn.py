@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from uer.cpu.attention import attention
+from uer.cpu.padding import RealTokens
 from uer.cpu.products import Linear
 from uer.cpu.queries import queries_of
 
@@ -26,31 +27,37 @@ class MultiHeadedAttention(nn.Module):
         self.linear_layers = nn.ModuleList([Linear(hidden_size, inner) for _ in range(3)])  # query, key, value
         self.final_linear = Linear(inner, hidden_size)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None,
-                positions: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None = None,
+                real: RealTokens | None = None) -> torch.Tensor:
         """What every position, or each of those wanted, takes from the others.
 
         Args:
-            hidden: float [batch, seq, hidden]
+            hidden: float [batch, seq, hidden], or packed [n, hidden]
             mask: bool [batch, 1, 1, seq], True = attend; None = to all.
             positions: those wanted, flat indices (row * seq + column), int [n]; None = all.
+            real: where packed rows are.
         Returns:
-            [batch, seq, hidden], or [n, hidden]
+            rows as `hidden` has them, or [n, hidden] of the positions wanted
         """
-        return self.final_linear(self.context(hidden, mask, positions))
+        return self.final_linear(self.context(hidden, mask, positions, real))
 
     def linears(self) -> list[Linear]:
         """Query, key and value."""
         return list(self.linear_layers)  # type: ignore[arg-type]
 
-    def context(self, hidden: torch.Tensor, mask: torch.Tensor | None,
-                positions: torch.Tensor | None = None) -> torch.Tensor:
+    def context(self, hidden: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None = None,
+                real: RealTokens | None = None) -> torch.Tensor:
         """The heads' outputs side by side, before the last linear; arguments and rows as for `forward`."""
         to_query, to_key, to_value = self.linears()
-        key, value = self._heads(to_key(hidden)), self._heads(to_value(hidden))
-        query, places = queries_of(to_query, hidden, positions)
+        key, value = to_key(hidden), to_value(hidden)
+        if real is not None:
+            key, value = real.unpack(key), real.unpack(value)
+        key, value = self._heads(key), self._heads(value)
+        query, places = queries_of(to_query, hidden, positions, real)
         context = attention(self._heads(query), key, value, mask, self.dropout if self.training else 0.0)
         context = context.transpose(1, 2).flatten(2)  # [batch, some, heads * size]
+        if real is not None and positions is None:
+            return real.pack(context)
         return context if places is None else context.flatten(0, 1).index_select(0, places)
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from uer.cpu.dropout import Dropout
+from uer.cpu.padding import RealTokens
 from uer.layers.layer_norm import LayerNorm
 from uer.layers.multi_headed_attn import MultiHeadedAttention
 from uer.layers.position_ffn import PositionwiseFeedForward
@@ -25,12 +26,13 @@ class TransformerLayer(nn.Module):
         self.dropout_2 = Dropout(dropout)
         self.layer_norm_2 = LayerNorm(sizes.hidden, layernorm, layernorm_eps)
 
-    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None,
-                positions: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden [batch, seq, hidden], mask and positions as in `MultiHeadedAttention` -> [batch, seq, hidden], or
-        [n, hidden] of these positions"""
-        attended = self.self_attn(hidden, mask, positions)
+    def forward(self, hidden: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None = None,
+                real: RealTokens | None = None) -> torch.Tensor:
+        """hidden [batch, seq, hidden] or packed [n, hidden], the rest as in `MultiHeadedAttention` -> rows as it has
+        them, or [n, hidden] of these positions"""
+        attended = self.self_attn(hidden, mask, positions, real)
         if positions is not None:
-            hidden = hidden.flatten(0, 1).index_select(0, positions)
+            hidden = hidden.flatten(0, 1).index_select(0, positions) if real is None else \
+                hidden.index_select(0, real.places(positions))
         hidden = self.layer_norm_1(hidden + self.dropout_1(attended))
         return self.layer_norm_2(hidden + self.dropout_2(self.feed_forward(hidden)))
