@@ -87,7 +87,8 @@ def test_masked_tokens_are_predicted_the_same(monkeypatch, wanted):
 @pytest.mark.parametrize("objective", [StateTargets, LogitTargets, RelationTargets])
 @pytest.mark.parametrize("signals", [(), ("output",), ("attention", "feedforward")])
 def test_a_student_learns_the_same(monkeypatch, objective, signals):
-    teacher, student = (model.double() for model in pair(*(("cls", 3) if objective is LogitTargets else ("states", 24))))
+    kind = ("cls", 3) if objective is LogitTargets else ("states", 24)
+    teacher, student = (model.double() for model in pair(*kind))
     student.train()
 
     def calculate() -> torch.Tensor:

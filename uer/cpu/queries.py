@@ -24,9 +24,9 @@ def queries_of(to_query: Callable[[torch.Tensor], torch.Tensor], hidden: torch.T
     Returns:
         [batch, some, width], and where those wanted are, flat indices (row * some + column), int [n]; None = all.
     """
-    if real is not None and positions is None:
-        return real.unpack(to_query(hidden)), real.rows
-    if real is not None and positions is not None:
+    if real is not None:
+        if positions is None:
+            return real.unpack(to_query(hidden)), real.rows
         return _side_by_side(to_query(hidden.index_select(0, real.places(positions))), positions, real.batch, real.seq)
     if positions is None or hidden.device.type != "cpu" or torch.compiler.is_compiling():
         return to_query(hidden), positions
