@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from uer.config import ModelConfig
-from uer.cpu.padding import RealTokens, real_tokens
+from uer.cpu.padding import real_tokens
 from uer.embeddings.word_pos_seg import WordPosSegEmbedding
 from uer.encoders.transformer_encoder import TransformerEncoder
 from uer.sizes import BertSizes
@@ -76,23 +76,19 @@ class Bert(nn.Module):
     def hidden_states(self, src: torch.Tensor, seg: torch.Tensor, padded: bool = True,
                       positions: torch.Tensor | None = None) -> torch.Tensor:
         """The encoder's output, [batch, seq, hidden] or of some positions [n, hidden]; arguments as for `forward`."""
-        return self._encoded(src, seg, padded, positions)[1]
+        return self.encode(src, seg, padded, positions)[1]
 
     def encode(self, src: torch.Tensor, seg: torch.Tensor, padded: bool = True,
                positions: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """What the last layer is given, [batch, seq, hidden], and `hidden_states`; arguments as for `forward`."""
-        given, states, real = self._encoded(src, seg, padded, positions)
-        return given if real is None else real.unpack(given), states
-
-    def _encoded(self, src: torch.Tensor, seg: torch.Tensor, padded: bool, positions: torch.Tensor | None) \
-            -> tuple[torch.Tensor, torch.Tensor, RealTokens | None]:
-        """What the last layer is given, packed where padding is left out; `hidden_states`; where packed rows are."""
         mask = (seg > 0)[:, None, None, :] if padded else None  # [batch, 1, 1, seq]
         real = real_tokens(seg, positions) if padded else None
         hidden = self.embedding(src, seg)
         given = self.encoder.below(hidden if real is None else real.pack(hidden), mask, real)
         states = self.encoder.layers()[-1](given, mask, positions, real)
-        return given, states if real is None or positions is not None else real.unpack(states), real
+        if real is None:
+            return given, states
+        return real.unpack(given), states if positions is not None else real.unpack(states)
 
 
 def mlm_loss(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
