@@ -99,6 +99,15 @@ def test_a_student_learns_the_same(monkeypatch, objective, signals):
     alike(monkeypatch, student, calculate)
 
 
+def test_half_precision(monkeypatch):
+    batch = short()
+    model = from_weights(*headed("cls", "mean", 3)).float()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        packed, padded = both(monkeypatch, lambda: model(batch.src, batch.seg).float())
+    torch.testing.assert_close(packed, padded, rtol=0, atol=0.02)
+    assert padded.std(0).min() > 0.1  # texts differ by far more
+
+
 def test_what_is_left_out():
     batch = short(32, 16)
     real = real_tokens(batch.seg)
