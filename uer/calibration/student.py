@@ -13,6 +13,7 @@ import torch
 from uer.calibration.calibrate import Calibration, Calibrator
 from uer.calibration.compactors_file import load_compactors, made_for
 from uer.calibration.depth import Depths, layers_to_keep
+from uer.calibration.lengths import by_length
 from uer.calibration.stream import Stream, double_teacher
 from uer.calibration.targets import calibrate_target
 from uer.calibration.tying import check_tied
@@ -32,12 +33,14 @@ MORE_BATCHES = 64
 
 def calibration_batches(dataset: Dataset, count: int | None, seed: int, place: Place, masking=None,
                         target: str = "mlm") -> list[MlmBatch]:
-    """This process's share of the first `count` batches of `INSTANCES` instances; the same ones for any world size.
-    `count`: None: as many as usually do for the teacher's `target`. All but MLM read the text without masks."""
+    """This process's share of the first `count` batches of `INSTANCES` instances, put together by length; the same
+    instances for any world size. `count`: None: as many as usually do for the teacher's `target`. All but MLM read the
+    text without masks."""
     loader = MlmLoader(dataset, INSTANCES, seed=seed, masking=masking, prefetch=0, group_by_length=False,
                        masked=target == "mlm")
     count = min(count or BATCHES.get(target, MORE_BATCHES), loader.batches_per_epoch)
-    return [loader.batch(i).to(place.device) for i in range(place.rank, count, place.world_size)]
+    batches = [loader.batch(i) for i in range(place.rank, count, place.world_size)]
+    return [batch.to(place.device) for batch in by_length(batches)] if batches else []
 
 
 def calibrate(config: ModelConfig, weights: dict[str, torch.Tensor], groups: dict[str, MaskGroup],
