@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_calibration import VOCAB, config_of, random_teacher
 
 from uer.calibration.lengths import by_length
-from uer.calibration.student import calibrate
-from uer.data.loader import MlmBatch
+from uer.calibration.student import INSTANCES, calibrate, calibration_batches
+from uer.data.dataset import Dataset
+from uer.data.loader import MlmBatch, MlmLoader
+from uer.parallel.collectives import Place
 from uer.squeeze.groups import build_groups
 
 
@@ -37,22 +41,49 @@ def instances(batches: list[MlmBatch]) -> list[tuple]:
     return sorted(found)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
-def test_all_instances_are_there_as_they_were(count):
-    given = uneven(count)
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 8])
+def test_all_instances_are_there_as_they_were(count, masked):
+    given = [replace(batch, masked=masked) for batch in uneven(count)]
     found = by_length(given)
     assert instances(found) == instances(given) and len(found) == count
-    assert all(batch.tokens == int((batch.seg > 0).sum()) and batch.masked for batch in found)
+    for batch in found:
+        assert batch.tokens == int((batch.seg > 0).sum()) and batch.masked == masked
+        assert (batch.src[batch.seg == 0] == 1).all() and batch.src.shape[1] == (batch.seg > 0).sum(1).max()
     if count > 2:
         padding, before = (sum(batch.seg.numel() - batch.tokens for batch in some) for some in (found, given))
         assert padding < before / 2
 
 
-def test_the_first_batches_are_as_long_as_all_on_average():
-    found = by_length(uneven(64))
-    wanted = sum(batch.tokens for batch in found) / len(found)
-    for most in (2, 4, 8, 16):
-        assert sum(batch.tokens for batch in found[:most]) / most == pytest.approx(wanted, rel=0.12)
+def test_batches_of_other_sizes_stay_as_many():
+    given = uneven(4)
+    given[1:] = [by_rows(batch, 2) for batch in given[1:]]
+    found = by_length(given)
+    assert len(found) == 4 and instances(found) == instances(given)
+
+
+def by_rows(batch: MlmBatch, rows: int) -> MlmBatch:
+    """The first rows of a batch."""
+    mine = batch.positions < rows * batch.src.shape[1]
+    return replace(batch, src=batch.src[:rows], seg=batch.seg[:rows], positions=batch.positions[mine],
+                   labels=batch.labels[mine], tokens=int((batch.seg[:rows] > 0).sum()))
+
+
+@pytest.mark.parametrize("count", [3, 4, 6, 12, 13, 18, 24, 64])
+def test_the_first_batches_are_as_long_as_all_on_average(count):
+    found = by_length(uneven(count))
+    wanted = sum(batch.tokens for batch in found) / count
+    for most in (2, 4, 8):
+        assert sum(batch.tokens for batch in found[:most]) / min(most, count) == pytest.approx(wanted, rel=0.1)
+
+
+def test_calibration_reads_the_loaders_instances(bench):
+    dataset, here = Dataset.open([str(bench / "dynamic.pt")]), Place(0, 1, torch.device("cpu"))
+    found = calibration_batches(dataset, 3, 5, here, target="states")
+    loader = MlmLoader(dataset, INSTANCES, seed=5, prefetch=0, group_by_length=False, masked=False)
+    given = [loader.batch(number) for number in range(3)]
+    assert instances(found) == instances(given)
+    assert sum(batch.seg.numel() for batch in found) < sum(batch.seg.numel() for batch in given)
 
 
 def test_the_same_student():

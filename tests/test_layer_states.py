@@ -8,6 +8,7 @@ import pytest
 import torch
 from bench import reports
 from commands import call, pretrain_options
+from test_padding import short
 from test_targets import encoder_file
 from test_teaching import COMMON, pair, unmasked
 from workers import processes
@@ -42,10 +43,12 @@ def heard(model, batch, layer: int, signal: str) -> torch.Tensor:
     return (kept[0] if real is None else real.unpack(kept[0]))[batch.seg > 0]
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("signals", [("output",), ("attention", "feedforward")])
-def test_the_loss_of_layers(signals):
+def test_the_loss_of_layers(signals, packed):
     teacher, student = (model.double() for model in pair("states", 24))
-    batch, inner = unmasked()[0], StateTargets(teacher)
+    batch, inner = replace(short(), masked=False) if packed else unmasked()[0], StateTargets(teacher)
+    assert (real_tokens(batch.seg) is not None) == packed
     real = batch.seg > 0
     weights = (real / real.sum(1, keepdim=True))[real].double()
     alone, _ = inner(student, batch)

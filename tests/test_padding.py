@@ -39,13 +39,16 @@ def both(monkeypatch, calculate) -> list[list[torch.Tensor]]:
 
 
 def alike(monkeypatch, model: Bert, calculate) -> None:
-    """The same number, and gradients of the model."""
+    """The same number, and gradients of the model; padding is left out once."""
+    packs = []
+    monkeypatch.setattr(RealTokens, "pack", lambda self, x, pack=RealTokens.pack: packs.append(len(x)) or pack(self, x))
+
     def with_gradients() -> list[torch.Tensor]:
         out = calculate()
         return [out.detach(), *torch.autograd.grad(out, list(model.parameters()), allow_unused=True)]
 
     packed, padded = both(monkeypatch, with_gradients)
-    assert padded[0].abs() > 1e-3
+    assert padded[0].abs() > 1e-3 and packs
     for one, other in zip(packed, padded):
         assert (one is None) == (other is None)
         if one is not None:
@@ -56,8 +59,6 @@ def alike(monkeypatch, model: Bert, calculate) -> None:
 def test_a_model_says_the_same(monkeypatch, target, pooling, outputs):
     batch = short()
     model = from_weights(*headed(target, "first" if pooling == "pooler" else pooling, outputs))
-    packs = []
-    monkeypatch.setattr(RealTokens, "pack", lambda self, x, pack=RealTokens.pack: packs.append(len(x)) or pack(self, x))
     real = (batch.seg > 0).flatten()
 
     def calculate() -> torch.Tensor:
@@ -67,17 +68,17 @@ def test_a_model_says_the_same(monkeypatch, target, pooling, outputs):
         return (out[real] if target == "tokens" else out).square().sum()
 
     alike(monkeypatch, model, calculate)
-    assert packs  # so padding was left out once
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_masked_tokens_are_predicted_the_same(monkeypatch, wanted):
+@pytest.mark.parametrize("some_padding", [False, True])
+def test_masked_tokens_are_predicted_the_same(monkeypatch, some_padding):
     batch = short()
     model = from_weights(config_of(), random_teacher(config_of()))
-    if not wanted:  # a position that is padding is told all the same
-        batch = replace(batch, positions=torch.cat([batch.positions, torch.tensor([15])]),
+    if some_padding:  # asked for, it is told all the same
+        last = (batch.seg.flatten() == 0).nonzero()[-1]
+        assert last not in real_tokens(batch.seg).rows
+        batch = replace(batch, positions=torch.cat([batch.positions, last]),
                         labels=torch.cat([batch.labels, torch.tensor([7])]))
-        assert batch.seg.flatten()[15] == 0
     alike(monkeypatch, model, lambda: model.loss(batch.src, batch.seg, batch.positions, batch.labels)[0])
     logits = model(batch.src, batch.seg, batch.positions)
     torch.testing.assert_close(mlm_loss(logits, batch.labels)[0],
@@ -118,9 +119,10 @@ def test_what_is_left_out():
     states = torch.randn(32, 16, 3)
     apart = real.unpack(real.pack(states)) - states
     assert torch.equal(apart[batch.seg > 0], torch.zeros(count, 3)) and apart.abs().max() > 0
-    torch.testing.assert_close(text_weights(batch, real.pack(states)),
+    torch.testing.assert_close(text_weights(batch, real.pack(states), real),
                                real.pack(text_weights(batch, states)[..., None])[:, 0])
-    assert real.places(real.rows).tolist() == list(range(len(real.rows)))
+    asked = real_tokens(batch.seg, batch.positions)
+    assert torch.equal(asked.rows[asked.wanted], batch.positions) and real.wanted is None
     assert real_tokens(torch.ones(32, 16, dtype=torch.long)) is None
     assert real_tokens((torch.arange(20) < 19).long().expand(64, 20)) is None  # so little is not worth it
     assert real_tokens(torch.ones(1, 2, dtype=torch.long)) is None

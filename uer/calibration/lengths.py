@@ -1,4 +1,8 @@
-"""Calibration instances put together by length: what is found is the same, and no time goes into padding."""
+"""Calibration instances put together by length, so that no time goes into padding.
+
+What is summed over instances is the same, and so is every map. What is found from the first batches alone (the choice
+of layers) or from chance, batch by batch (what a layer's parts are worth), sees another sample.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +16,26 @@ from uer.data.loader import MlmBatch
 def by_length(batches: Sequence[MlmBatch]) -> list[MlmBatch]:
     """The instances of these batches in as many others, each of instances of like length, without needless padding.
 
-    They come in an order in which the first few are about as long as all are on average: by the bits of their numbers
-    read backwards, from the quarters on.
+    They come in pairs, one as far below the middle as the other is above it, first those that are half-way to the ends:
+    so the first few tell of all.
     """
-    instances = [(batch, row) for batch in batches for row in range(len(batch.src))]
-    lengths = torch.cat([(batch.seg > 0).sum(1) for batch in batches]).tolist()
-    order = sorted(range(len(instances)), key=lengths.__getitem__)
-    size, bits = -(-len(order) // len(batches)), max(1, len(batches) - 1).bit_length()
-    starts = sorted(range(0, len(order), size), key=lambda start: f"{start // size:0{bits}b}"[::-1])
-    return [_joined([(*instances[i], lengths[i]) for i in order[start:start + size]])
-            for start in (*starts[2:], *starts[:2])]
+    count = len(batches)
+    instances = [(batch, row, int(length)) for batch in batches for row, length in enumerate((batch.seg > 0).sum(1))]
+    instances.sort(key=lambda instance: instance[2])
+    bounds = [number * len(instances) // max(count, 1) for number in range(count + 1)]
+    pad = next((batch.src[batch.seg == 0][0].item() for batch in batches if batch.padded), 0)
+
+    def place(number: int) -> tuple[int, int]:
+        off = abs(2 * number + 1 - count)  # the middle, in steps of a half
+        return abs(2 * off - count), off
+
+    return [_joined(instances[bounds[number]:bounds[number + 1]], pad) for number in sorted(range(count), key=place)]
 
 
-def _joined(instances: Sequence[tuple[MlmBatch, int, int]]) -> MlmBatch:
+def _joined(instances: Sequence[tuple[MlmBatch, int, int]], pad: float) -> MlmBatch:
     """Rows of batches, of so many tokens, as one batch."""
     width, like = max(length for *_, length in instances), instances[0][0]
-    src, seg = (like.src.new_zeros(len(instances), width) for _ in range(2))
+    src, seg = (like.src.new_full((len(instances), width), fill) for fill in (pad, 0))
     positions, labels = [like.positions[:0]], [like.labels[:0]]
     for number, (batch, row, length) in enumerate(instances):
         src[number, :length], seg[number, :length] = batch.src[row, :length], batch.seg[row, :length]

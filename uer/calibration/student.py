@@ -39,8 +39,8 @@ def calibration_batches(dataset: Dataset, count: int | None, seed: int, place: P
     loader = MlmLoader(dataset, INSTANCES, seed=seed, masking=masking, prefetch=0, group_by_length=False,
                        masked=target == "mlm")
     count = min(count or BATCHES.get(target, MORE_BATCHES), loader.batches_per_epoch)
-    batches = [loader.batch(i) for i in range(place.rank, count, place.world_size)]
-    return [batch.to(place.device) for batch in by_length(batches)] if batches else []
+    batches = by_length([loader.batch(i) for i in range(place.rank, count, place.world_size)])
+    return [batch.to(place.device) for batch in batches]
 
 
 def calibrate(config: ModelConfig, weights: dict[str, torch.Tensor], groups: dict[str, MaskGroup],

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch.autograd.function import once_differentiable
 
-WORTH = 0.9  # share of tokens that are left, below which it pays
+WORTH = 0.8  # share of tokens that are left, up to which it pays
 TOGETHER = 32  # so many, or a multiple: products are prepared anew for every number of rows
 
 
@@ -18,11 +18,13 @@ class RealTokens(NamedTuple):
     Attributes:
         rows: flat indices (row * seq + column), int64 [n]; the last ones may be padding, see `TOGETHER`.
         batch, seq: the batch's shape.
+        wanted: which of `rows` the positions asked for are, int64 [m]; None = nothing was asked for.
     """
 
     rows: torch.Tensor
     batch: int
     seq: int
+    wanted: torch.Tensor | None = None
 
     def pack(self, x: torch.Tensor) -> torch.Tensor:
         """[batch, seq, width] -> [n, width]"""
@@ -31,11 +33,6 @@ class RealTokens(NamedTuple):
     def unpack(self, x: torch.Tensor) -> torch.Tensor:
         """[n, width] -> [batch, seq, width], 0 where nothing is."""
         return _Unpack.apply(x, self.rows, self.batch * self.seq).view(self.batch, self.seq, -1)
-
-    def places(self, positions: torch.Tensor) -> torch.Tensor:
-        """Where in the packed rows these flat indices are, int [n] -> [n]."""
-        place = positions.new_full((self.batch * self.seq,), -1)
-        return place.index_copy(0, self.rows, torch.arange(len(self.rows)))[positions]
 
 
 def real_tokens(seg: torch.Tensor, positions: torch.Tensor | None = None) -> RealTokens | None:
@@ -49,14 +46,17 @@ def real_tokens(seg: torch.Tensor, positions: torch.Tensor | None = None) -> Rea
     """
     if seg.device.type != "cpu" or torch.compiler.is_compiling():
         return None
-    flat = seg.flatten() > 0
+    flat, wanted = seg.flatten() > 0, None
     if positions is not None:
         flat[positions] = True
     count = -(-int(flat.sum()) // TOGETHER) * TOGETHER
     if count > WORTH * len(flat):
         return None
     rows = flat.logical_not().to(torch.uint8).sort(stable=True).indices[:count]
-    return RealTokens(rows, *seg.shape)
+    if positions is not None:
+        wanted = torch.empty_like(flat, dtype=torch.long).index_copy_(0, rows, torch.arange(count))[positions]
+    batch, seq = seg.shape
+    return RealTokens(rows, batch, seq, wanted)
 
 
 class _Pack(torch.autograd.Function):

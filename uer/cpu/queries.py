@@ -20,14 +20,14 @@ def queries_of(to_query: Callable[[torch.Tensor], torch.Tensor], hidden: torch.T
         to_query: float [..., hidden] -> [..., width]
         hidden: float [batch, seq, hidden], or packed [n, hidden]
         positions: flat indices (row * seq + column), int [n]; None = all.
-        real: where packed rows are.
+        real: where packed rows are, and these positions among them.
     Returns:
         [batch, some, width], and where those wanted are, flat indices (row * some + column), int [n]; None = all.
     """
-    if real is not None:
-        if positions is None:
-            return real.unpack(to_query(hidden)), real.rows
-        return _side_by_side(to_query(hidden.index_select(0, real.places(positions))), positions, real.batch, real.seq)
+    if real is not None and positions is None:
+        return real.unpack(to_query(hidden)), None
+    if real is not None and real.wanted is not None and positions is not None:
+        return _side_by_side(to_query(hidden.index_select(0, real.wanted)), positions, real.batch, real.seq)
     if positions is None or hidden.device.type != "cpu" or torch.compiler.is_compiling():
         return to_query(hidden), positions
     return _side_by_side(to_query(hidden.flatten(0, 1).index_select(0, positions)), positions, *hidden.shape[:2])

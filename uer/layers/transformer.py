@@ -32,7 +32,7 @@ class TransformerLayer(nn.Module):
         them, or [n, hidden] of these positions"""
         attended = self.self_attn(hidden, mask, positions, real)
         if positions is not None:
-            hidden = hidden.flatten(0, 1).index_select(0, positions) if real is None else \
-                hidden.index_select(0, real.places(positions))
+            rows = positions if real is None or real.wanted is None else real.wanted
+            hidden = hidden.view(-1, hidden.shape[-1]).index_select(0, rows)
         hidden = self.layer_norm_1(hidden + self.dropout_1(attended))
         return self.layer_norm_2(hidden + self.dropout_2(self.feed_forward(hidden)))

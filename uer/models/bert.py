@@ -75,12 +75,14 @@ class Bert(nn.Module):
 
     def hidden_states(self, src: torch.Tensor, seg: torch.Tensor, padded: bool = True,
                       positions: torch.Tensor | None = None) -> torch.Tensor:
-        """The encoder's output, [batch, seq, hidden] or of some positions [n, hidden]; arguments as for `forward`."""
+        """The encoder's output, [batch, seq, hidden] or of some positions [n, hidden]; arguments as for `forward`. It
+        means nothing where padding is."""
         return self.encode(src, seg, padded, positions)[1]
 
     def encode(self, src: torch.Tensor, seg: torch.Tensor, padded: bool = True,
                positions: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the last layer is given, [batch, seq, hidden], and `hidden_states`; arguments as for `forward`."""
+        """What the last layer is given, [batch, seq, hidden], and `hidden_states`; arguments as for `forward`. They mean
+        nothing where padding is."""
         mask = (seg > 0)[:, None, None, :] if padded else None  # [batch, 1, 1, seq]
         real = real_tokens(seg, positions) if padded else None
         hidden = self.embedding(src, seg)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from uer.cpu.padding import real_tokens
 from uer.data.loader import MlmBatch
 from uer.errors import UserError
 from uer.layers.transformer import TransformerLayer
@@ -70,15 +71,16 @@ class LayerTargets:
         """The layers' losses, their mean, summed over texts.
 
         Args:
-            given, wanted: signal -> the student's and the teacher's states, [batch, seq, hidden] or of some positions.
+            given, wanted: signal -> the student's and the teacher's states, [batch, seq, hidden], packed on a CPU where
+                padding is left out, or of some positions.
             renew: whether the maps may follow.
         """
-        losses = []
+        losses, packed = [], real_tokens(batch.seg) if batch.padded else None
         for name, z in given.items():
             if z.shape[:-1] != wanted[name].shape[:-1]:
                 raise UserError(f"--layer_weight: student and teacher pool in ways ({self.teacher.config.pooling} the "
                                 f"teacher) that leave their last layers unlike rows; --layer_numbers can leave it out")
-            weights = text_weights(batch, z)
+            weights = text_weights(batch, z, packed if packed is not None and len(packed.rows) == len(z) else None)
             found = self.maps.get(name)
             if found is None or not found.fits(z, wanted[name]):  # at first, or another student after a squeeze
                 found = self.maps[name] = LeastSquares(z, wanted[name])

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from uer.cpu.padding import real_tokens
+from uer.cpu.padding import RealTokens
 from uer.data.loader import MlmBatch
 from uer.models.bert import Bert
 from uer.opts import RELATION_HEADS
@@ -70,16 +70,16 @@ def relation_loss(teacher: Bert, wanted: torch.Tensor, student: Bert, given: tor
     return torch.stack(losses).sum()
 
 
-def text_weights(batch: MlmBatch, states: torch.Tensor) -> torch.Tensor:
-    """What tokens weigh, so that every text counts 1: as rows of `states` [batch, seq, hidden], or packed [n, hidden],
-    0 of padding; [n] where states are of positions."""
+def text_weights(batch: MlmBatch, states: torch.Tensor, packed: RealTokens | None = None) -> torch.Tensor:
+    """What tokens weigh, so that every text counts 1: [batch, seq], 0 of padding; [n] where states are of positions, or
+    packed."""
     real = batch.seg > 0
+    weights = real / real.sum(1, keepdim=True)
     if states.dim() == 3:
-        return real / real.sum(1, keepdim=True)
-    packed = real_tokens(batch.seg) if batch.padded else None
-    if packed is None or len(packed.rows) != len(states):
-        return torch.full((len(states),), len(batch.src) / max(len(states), 1), device=states.device)
-    return (real / real.sum(1, keepdim=True)).flatten()[packed.rows]
+        return weights
+    if packed is not None:
+        return weights.flatten()[packed.rows]
+    return torch.full((len(states),), len(batch.src) / max(len(states), 1), device=states.device)
 
 
 def common_heads(most: int, *widths: int) -> int:
