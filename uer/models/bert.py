@@ -81,8 +81,8 @@ class Bert(nn.Module):
 
     def encode(self, src: torch.Tensor, seg: torch.Tensor, padded: bool = True,
                positions: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the last layer is given, [batch, seq, hidden], and `hidden_states`; arguments as for `forward`. They mean
-        nothing where padding is."""
+        """What the last layer is given, [batch, seq, hidden], and `hidden_states`; arguments as for `forward`; they
+        mean nothing where padding is."""
         mask = (seg > 0)[:, None, None, :] if padded else None  # [batch, 1, 1, seq]
         real = real_tokens(seg, positions) if padded else None
         hidden = self.embedding(src, seg)
