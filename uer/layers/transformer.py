@@ -33,6 +33,6 @@ class TransformerLayer(nn.Module):
         attended = self.self_attn(hidden, mask, positions, real)
         if positions is not None:
             rows = positions if real is None or real.wanted is None else real.wanted
-            hidden = hidden.view(-1, hidden.shape[-1]).index_select(0, rows)
+            hidden = hidden.flatten(0, -2).index_select(0, rows)
         hidden = self.layer_norm_1(hidden + self.dropout_1(attended))
         return self.layer_norm_2(hidden + self.dropout_2(self.feed_forward(hidden)))
