@@ -58,8 +58,8 @@ def pick(weights: Mapping[str, torch.Tensor], config: ModelConfig, target_dim: i
         return weights[f"{name}.weight"].float().norm(dim=dim)
 
     hidden = some(target_dim, norm("embedding.word_embedding", 0))
-    heads = [name for name in ("target.mlm_linear_2", "target.output_layer_2") if f"{name}.weight" in weights]
-    inner = some(target_dim, norm(heads[0], 0)) if heads else hidden  # an encoder's map into its own space has no such
+    last = [name for name in ("target.mlm_linear_2", "target.output_layer_2") if f"{name}.weight" in weights]
+    inner = some(target_dim, norm(last[0], 0)) if last else hidden  # an encoder's map into its own space has no such
 
     def dimensions(heads: torch.Tensor) -> torch.Tensor:
         """Of a layer's attention; from the norm of each, [heads, head size]."""
