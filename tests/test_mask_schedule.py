@@ -61,11 +61,12 @@ def test_calibrated_compactors_and_plain_runs_keep_their_rates_and_are_not_pulle
     plain = pretrain_parser().parse_args([])
     assert settle(plain, {}) == "" and plain.learning_rate == 2e-5
     folded = [settled("--compactor_init", "calibrated", "--train", "student", *more)[0].student_learning_rate
-              for more in ([], ["--target", "relations"], ["--learning_rate", "1e-5"],
+              for more in ([], ["--target", "relations"], ["--target", "logits"],
+                           ["--target", "logits", "--layer_weight", "3"], ["--learning_rate", "1e-5"],
                            ["--learning_rate", "1e-5", "--compactor_learning_rate", "1e-3"],
                            ["--compactor_init", "identity"],
                            ["--compactor_init", "identity", "--learning_rate", "1e-5", "--w_step", "9"])]
-    assert folded == [2e-4, 1e-3, 1e-5, 1e-5, 2e-4, 5e-5]
+    assert folded == [2e-4, 1e-3, 2e-4, 5e-4, 1e-5, 1e-5, 2e-4, 5e-5]
     states = pretrain_parser().parse_args(["--target", "states"])
     settle(states, {})
     assert args.bias_correction and states.bias_correction and not plain.bias_correction
