@@ -155,8 +155,8 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
                             "calibrated)")
     group.add_argument("--student_learning_rate", type=float, metavar="LR",
                        help="of the student once it is folded (default: the larger of --learning_rate and "
-                            "--compactor_learning_rate, after calibration the first that is given; where neither is "
-                            "2e-4; 1e-3 for states, similarities, relations and layers; 5e-4 for logits with layers)")
+                            "--compactor_learning_rate, after calibration the first that is given; where neither is: "
+                            "2e-4, for states, similarities, relations and layers 1e-3, for logits with layers 5e-4)")
     group.add_argument("--comp_only", action="store_true", help="train the compactors alone")
     group.add_argument("--mask_path", metavar="FILE", help="where the masks are recorded, for convert.py")
     group.add_argument("--squeeze_tolerance", type=float, default=1e-4, metavar="X",
