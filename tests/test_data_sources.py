@@ -70,7 +70,7 @@ def test_a_table_is_no_text_as_it_stands(tmp_path, name):
     """Identifiers, labels and quotes would be words."""
     (tmp_path / "in").mkdir()
     (tmp_path / name).write_text("label\ttext_a\n1\tthe river\n")
-    with pytest.raises(UserError, match=rf"{name}: (a table; --text_field names|CSV, .*\.jsonl)"):
+    with pytest.raises(UserError, match=rf"{name}: a table; --text_field names"):
         words(tmp_path, tmp_path / name.partition("/")[0])
 
 

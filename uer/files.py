@@ -151,9 +151,9 @@ def is_table(path: str | Path) -> bool:
     return unpacked(path).lower().endswith((".csv", ".tsv"))
 
 
-def is_tsv(path: str | Path) -> bool:
-    """Whether it says that tabs stand between the fields."""
-    return unpacked(path).lower().endswith(".tsv")
+def is_csv(path: str | Path) -> bool:
+    """Whether it says that the table is CSV."""
+    return unpacked(path).lower().endswith(".csv")
 
 
 def ends_in_cr(text: str) -> bool:

@@ -28,10 +28,10 @@ def parser() -> argparse.ArgumentParser:
                             "(default: mlm)")
     group.add_argument("--dataset_path", nargs="+", metavar="FILE", help="mlm: dataset file(s) of preprocess.py")
     group.add_argument("--test_path", metavar="PATH",
-                       help="sts: a TSV with sentence1, sentence2 and score (or text_a, text_b and label); retrieval: "
-                            "a folder with corpus.jsonl, queries.jsonl and qrels/; agreement: text, one a line, or a "
-                            "TSV with text_a (sentence), perhaps text_b, and perhaps label, which tells accuracy too; "
-                            "squad: SQuAD's JSON")
+                       help="sts: a table (.tsv, .csv) with sentence1, sentence2 and score (or text_a, text_b and "
+                            "label); retrieval: a folder with corpus.jsonl, queries.jsonl and qrels/; agreement: text, "
+                            "one a line, or a table with text_a (sentence), perhaps text_b, and perhaps label, which "
+                            "tells accuracy too; squad: SQuAD's JSON")
     group.add_argument("--teacher_path", metavar="PATH",
                        help="agreement: with whom; retrieval: also search its documents with the model's queries; "
                             "sts, squad: its figures as well")

@@ -65,10 +65,10 @@ def masking_options(args: argparse.Namespace, default: MaskingOptions | None = N
 def add_corpus_options(group: argparse._ArgumentGroup, required: bool) -> None:
     """What is read."""
     group.add_argument("--corpus_path", nargs="+", required=required, metavar="PATH",
-                       help="UTF-8 text, JSON lines (.jsonl), tables (.tsv) or Parquet, packed (.gz/.bz2/.xz/.zst) or "
-                            "not: files, folders, globs in quotes, or - for standard input")
+                       help="UTF-8 text, JSON lines (.jsonl), tables (.tsv, .csv) or Parquet, packed "
+                            "(.gz/.bz2/.xz/.zst) or not: files, folders, globs in quotes, or - for standard input")
     group.add_argument("--text_field", nargs="+", metavar="NAME",
-                       help="of JSON lines, Parquet and tables (.tsv), the field with the text: a record is a document "
+                       help="of JSON lines, Parquet and tables, the field with the text: a record is a document "
                             "(default: text); of pairs, the two fields; given, standard input is JSON lines")
 
 

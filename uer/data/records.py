@@ -1,8 +1,8 @@
-"""Records: JSON lines, Parquet and tables with tabs, where one field of every record is a document, or two are a pair.
+"""Records: JSON lines, Parquet and tables, where one field of every record is a document, or two are a pair.
 
 A document is a text without blank lines, which would end it, and a blank line after it; a pair is a line of two texts
 with a tab between them. So records run through the same path as plain text. Lines are parsed by the workers; of Parquet
-documents and pairs are written out for them.
+and CSV documents and pairs are written out for them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from uer.data.columns import Columns, csv_texts
 from uer.errors import UserError
-from uer.files import PARQUET, head_of, is_table, is_tsv, unpacked
+from uer.files import PARQUET, head_of, is_table, unpacked
 from uer.tabular import HEADER_AGAIN, wrong_width
 
 TEXT_FIELD = "text"
@@ -86,17 +87,16 @@ class PairLine:
 Record = JsonLine | TableRow | PairLine
 
 
-def record_of(source: Path | None, parquet: bool, header: Sequence[str], fields: Sequence[str],
+def record_of(source: Path | None, parquet: bool, table: Columns | None, fields: Sequence[str],
               pairs: bool) -> Record | None:
-    """What the lines of a source are; None: plain text. `header`: of a table, its names."""
-    if parquet:
-        return PairLine() if pairs else None  # written out
-    if is_json_lines(source, fields):
+    """What the lines of a source are, or what is written out for it; None: plain text."""
+    if not parquet and is_json_lines(source, fields):
         return JsonLine(tuple(fields) or (TEXT_FIELD,))
-    if header:
-        if absent := [field for field in fields if field not in header]:
-            raise UserError(f"{source}, line 1: {_no_field(absent[0], header)}")
-        return TableRow(tuple(header), tuple(map(header.index, fields)))
+    if table:
+        if absent := [field for field in fields if field not in table.names]:
+            raise UserError(f"{source}, line 1: {_no_field(absent[0], table.names)}")
+        if not table.delimiter:
+            return TableRow(tuple(table.names), tuple(map(table.names.index, fields)))
     return PairLine() if pairs else None
 
 
@@ -114,14 +114,11 @@ def is_parquet(source: Path | None) -> bool:
 
 def check_records(sources: list[Path | None], fields: Sequence[str], pairs: bool) -> None:
     """Say early what is missing, or cannot be read as text.
-    `UserError` for a table whose column is not named, CSV, Parquet without pyarrow, and for fields where nothing has
+    `UserError` for a table whose column is not named, Parquet without pyarrow, and for fields where nothing has
     any, or more or fewer than a text or a pair has."""
     parquets = list(filter(is_parquet, sources))
     tables = [source for source in set(sources).difference(parquets) if source is not None and is_table(source)]
     for table in sorted(tables):
-        if not is_tsv(table):
-            raise UserError(f"--corpus_path {table}: CSV, of which nothing is read; write it with tabs between the "
-                            f"fields and nothing quoted (.tsv), or as records (.jsonl, .parquet)", page="compress")
         if not fields:
             raise UserError(f"--corpus_path {table}: a table; --text_field names its column with the text"
                             + (", or here the two" if pairs else ""), page="compress")
@@ -132,8 +129,8 @@ def check_records(sources: list[Path | None], fields: Sequence[str], pairs: bool
                         page="compress")
     records = parquets or tables or any(is_json_lines(source, fields) for source in sources)
     if fields and not records:
-        raise UserError(f"--text_field {' '.join(fields)} goes with .jsonl, .parquet or .tsv, and --corpus_path names "
-                        f"none", page="compress")
+        raise UserError(f"--text_field {' '.join(fields)} goes with .jsonl, .parquet, .tsv or .csv, and --corpus_path "
+                        f"names none", page="compress")
     if records and len(fields) != 2 and pairs:
         raise UserError("--data_processor pairs: --text_field names the two fields of a record that are a pair")
     if pairs and len(set(fields)) < len(fields):
@@ -153,6 +150,16 @@ def _of_texts(texts: Sequence[str]) -> str:
 
 def _as_pair(first: str, second: str) -> str:
     return f"{first}\t{second}\n" if first.strip() and second.strip() else ""
+
+
+def csv_documents(table: Path, columns: Columns, fields: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """As `parquet_documents`; blanks around a text stay, as in a table with nothing quoted."""
+    for texts, size in csv_texts(table, columns, fields):
+        if len(texts) == 1:
+            text = _BLANK_LINES.sub("\n", texts[0]).strip("\r\n")
+            yield f"{text}\n\n" if text.strip() else "", size
+        else:
+            yield _of_texts(texts), size
 
 
 def _json_texts(line: str, fields: Sequence[str]) -> list[str]:

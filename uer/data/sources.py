@@ -1,8 +1,8 @@
 """Where the text comes from, and how it is cut into segments that workers can take one by one.
 
 A segment is a byte range of a plain file that begins at a line (or document) start and ends at a line (or document)
-end, at least `SEGMENT` bytes after its beginning. Compressed files, Parquet and standard input cannot be entered in
-the middle: their text is written, a segment at a time, to temporary files. Where the cuts fall depends on the text
+end, at least `SEGMENT` bytes after its beginning. Compressed files, Parquet, CSV and standard input cannot be entered
+in the middle: their text is written, a segment at a time, to temporary files. Where the cuts fall depends on the text
 alone, so the dataset does not depend on the number of workers.
 """
 
@@ -19,7 +19,7 @@ from typing import IO, BinaryIO
 
 from uer.data.columns import looked_through
 from uer.data.packed import damage_told, decompressed, head_and_packing, opened
-from uer.data.records import TEXT_FIELD, Record, is_parquet, parquet_documents, record_of
+from uer.data.records import TEXT_FIELD, Record, csv_documents, is_parquet, parquet_documents, record_of
 from uer.errors import UserError
 from uer.files import PARQUET, head_of, is_table, refuse_foreign, unpacked
 
@@ -140,12 +140,12 @@ def segments(sources: list[Path | None], by_document: bool, folder: Path, fields
         UserError: a file that cannot be read, is damaged, or needs a package that is not installed.
     """
     parquets = list(map(is_parquet, sources))
-    headers = [looked_through(source) if source and is_table(source) and not parquet else []
-               for source, parquet in zip(sources, parquets)]  # what is wrong is told before any text is read
-    records = [record_of(source, parquet, header, fields, pairs)
-               for source, parquet, header in zip(sources, parquets, headers)]
+    tables = [looked_through(source) if source and is_table(source) and not parquet else None
+              for source, parquet in zip(sources, parquets)]  # what is wrong is told before any text is read
+    records = [record_of(source, parquet, table, fields, pairs)
+               for source, parquet, table in zip(sources, parquets, tables)]
     number = 0
-    for source_number, (source, parquet, record) in enumerate(zip(sources, parquets, records)):
+    for source_number, (source, parquet, table, record) in enumerate(zip(sources, parquets, tables, records)):
         name = "standard input" if source is None else str(source)
         with opened(source) as raw:
             head, kind = head_and_packing(raw)
@@ -153,7 +153,9 @@ def segments(sources: list[Path | None], by_document: bool, folder: Path, fields
                 refuse_foreign(head, name, "text")
             plain = source is not None and kind is None and stat.S_ISREG(source.stat().st_mode)
             if source is not None and parquet:
-                plain, cuts = False, _cut_parquet(source, fields or (TEXT_FIELD,), folder, number)
+                plain, cuts = False, _cut_documents(parquet_documents(source, fields or (TEXT_FIELD,)), folder, number)
+            elif source is not None and table and table.delimiter:
+                plain, cuts = False, _cut_documents(csv_documents(source, table, fields), folder, number)
             elif plain:
                 assert source is not None
                 cuts = _cut_file(raw, source, by_document and record is None)
@@ -220,8 +222,7 @@ def _cut_stream(raw: BinaryIO, kind: str | None, name: str, by_document: bool, f
             offset, lines, raw_before, number = offset + count, lines + new_lines, raw_now, number + 1
 
 
-def _cut_parquet(source: Path, fields: Sequence[str], folder: Path, number: int) -> Iterator[Cut]:
-    documents = parquet_documents(source, fields)
+def _cut_documents(documents: Iterator[tuple[str, int]], folder: Path, number: int) -> Iterator[Cut]:
     offset = 0
     while True:
         path = folder / f"text-{number}"

@@ -38,7 +38,7 @@ def evaluate_task(args: argparse.Namespace) -> tuple[dict[str, float], bool]:
     """
     if not args.test_path:
         raise UserError(f"--task {args.task} needs --test_path: " + {
-            "sts": "a TSV of two texts and a score", "retrieval": "a folder in BEIR's layout",
+            "sts": "a table of two texts and a score", "retrieval": "a folder in BEIR's layout",
             "agreement": "a file of text, one a line", "squad": "questions in SQuAD's JSON"}[args.task])
     if args.task == "agreement" and not args.teacher_path:
         raise UserError("--task agreement needs --teacher_path, the model to agree with")

@@ -1,6 +1,6 @@
 """What people use sentence encoders for: similarity of two texts (STS), retrieval of documents.
 
-    sts         Pearson's and Spearman's correlation of cosines with scores, from a TSV of two texts and a score
+    sts         Pearson's and Spearman's correlation of cosines with scores, from a table of two texts and a score
     retrieval   nDCG@10 and recall@100 by the model's own similarity, from BEIR's layout: corpus.jsonl, queries.jsonl,
                 qrels/<split>.tsv
                 (Thakur et al. 2021; gain 2^grade − 1 would need grades: the linear gain of trec_eval is taken)
@@ -38,7 +38,7 @@ COMPARED: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {  #
 
 
 def read_pairs(path: str | Path) -> tuple[list[str], list[str], np.ndarray]:
-    """The texts and scores of a TSV: STS-B's own, or one whose header is that of UER (text_a, text_b, label or score).
+    """The texts and scores of a table: STS-B's own, or one with UER's columns (text_a, text_b, label or score).
     `UserError` for other columns, a score that is no number, and one score for all."""
     table = Table(path)
     names = next((names for names in COLUMNS if all(name in table.columns for name in names)), None)
@@ -67,7 +67,7 @@ def number_of(text: str) -> float | None:
 
 
 def sts(embed: Embed, path: str | Path) -> dict[str, float]:
-    """Pearson and Spearman of the cosines with the scores of a TSV."""
+    """Pearson and Spearman of the cosines with the scores of a table."""
     first, second, scores = read_pairs(path)
     cosines = F.cosine_similarity(embed(first).double(), embed(second).double()).numpy()
     return {"pearson": pearson(cosines, scores), "spearman": spearman(cosines, scores)}

@@ -1,4 +1,4 @@
-"""Texts to compare two models on: a line a text, or a TSV of texts (of pairs) with labels or without."""
+"""Texts to compare two models on: a line a text, or a table of texts (of pairs) with labels or without."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ class Texts(NamedTuple):
 
 
 def read_texts(path: str | Path) -> Texts:
-    """A file whose first line is a header with one of `COLUMNS` is a TSV; any other has a text a line.
-    `UserError` where there is no text, or a row of the TSV lacks one."""
+    """A file whose first line is a header with one of `COLUMNS` is a table; any other has a text a line.
+    `UserError` where there is no text, or a row of the table lacks one."""
     lines = read_lines(path)
-    head = [name.strip() for name in lines[0].split("\t")] if lines else []
+    table = Table(path) if is_table(path) else None
+    head = list(table.columns) if table else [name.strip() for name in lines[0].split("\t")] if lines else []
     names = next((names for names in COLUMNS if all(name in head for name in names)), None)
     if begins_with_objects("\n".join(lines)):
-        raise UserError(f"--test_path {path}: JSON lines; one text a line is needed, or a TSV")
-    if names is None and is_table(path):
-        raise UserError(f"--test_path {path}, line 1: no header with one of {', '.join(map(' and '.join, COLUMNS))}, "
-                        f"separated by tabs")
-    if names is None or (head == ["sentence"] and not is_table(path)):
+        raise UserError(f"--test_path {path}: JSON lines; one text a line is needed, or a table")
+    if names is None and table:
+        raise UserError(f"--test_path {path}, line 1: no header with one of {', '.join(map(' and '.join, COLUMNS))}")
+    if names is None or (head == ["sentence"] and not table):
         examples = [Example(line, None, None) for line in lines if line.strip()]
         if not examples:
             raise UserError(f"--test_path {path}: no text in there")
         return Texts(examples, [])
     labelled = "label" in head
     examples, labels = [], []
-    for number, (*texts, label) in Table(path).select(*names, "label" if labelled else names[0]):
+    for number, (*texts, label) in (table or Table(path)).select(*names, "label" if labelled else names[0]):
         if not all(text.strip() for text in texts):
             raise UserError(f"{path}, line {number}: a text is empty")
         examples.append(Example(texts[0], texts[1] if len(texts) > 1 else None, None))

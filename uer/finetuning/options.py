@@ -72,8 +72,8 @@ def classifier_parser() -> argparse.ArgumentParser:
         epilog="Batches are drawn in a new random order every epoch and padded to their longest instance. Of a pair "
                "that is too long, the longer text is cut first.")
     group = parser.add_argument_group("data")
-    group.add_argument("--train_path", metavar="FILE", help="UER's TSV: a header, columns label, text_a and perhaps "
-                                                            "text_b; nothing is quoted")
+    group.add_argument("--train_path", metavar="FILE", help="UER's TSV, or CSV: a header, columns label, text_a and "
+                                                            "perhaps text_b")
     group.add_argument("--dev_path", metavar="FILE", help="the same, to choose the best epoch by")
     group.add_argument("--test_path", metavar="FILE", help="the same, with or without labels")
     group.add_argument("--task", choices=TASKS, help="a GLUE task instead, in GLUE's own files")
@@ -105,8 +105,8 @@ def infer_parser() -> argparse.ArgumentParser:
     add_pooling_option(group, None)
     add_tokenizer_options(parser)
     group = parser.add_argument_group("data")
-    group.add_argument("--test_path", required=True, metavar="FILE", help="TSV: a header, columns text_a and perhaps "
-                                                                          "text_b; nothing is quoted")
+    group.add_argument("--test_path", required=True, metavar="FILE", help="TSV or CSV: a header, columns text_a and "
+                                                                          "perhaps text_b")
     group.add_argument("--prediction_path", required=True, metavar="FILE", help="TSV to write, a line a text")
     group.add_argument("--output_logits", action="store_true", help="a column with all logits")
     group.add_argument("--output_prob", action="store_true", help="a column with all probabilities")

@@ -1,8 +1,8 @@
-"""Tab-separated text without quoting: a quote is a character like any other. A row in is a row out.
+"""Tables of texts with labels: tab-separated without quoting, where a quote is a character like any other, or CSV.
 
-One policy for all readers. Every row has as many fields as the header names; blanks around labels and scores
-do not count; a text is more than blanks. Whatever is otherwise is refused by file and line: nothing is left out, filled
-up or renumbered. A published file may be known for a few flaws (`Task.flawed`), which are told.
+A row in is a row out. One policy for all readers. Every row has as many fields as the header names; blanks around
+labels and scores do not count; a text is more than blanks. Whatever is otherwise is refused by file and line: nothing
+is left out, filled up or renumbered. A published file may be known for a few flaws (`Task.flawed`), which are told.
 """
 
 from __future__ import annotations
@@ -12,29 +12,36 @@ from pathlib import Path
 from typing import NamedTuple
 
 from uer.errors import UserError
-from uer.files import read_lines
-from uer.tabular import AS_CSV, HEADER_AGAIN, is_quoted, names_of, wrong_width
+from uer.files import is_csv, read_lines
+from uer.tabular import HEADER_AGAIN, csv_rows, delimiter_of, is_quoted, is_quoted_header, names_of, wrong_width
 
 
 class Row(NamedTuple):
-    """A line: its number in the file (from 1) and its fields."""
+    """The number of its (first) line in the file, from 1, and its fields."""
 
     number: int
     fields: list[str]
 
 
-def read_rows(path: str | Path) -> list[Row]:
-    """The lines of a file; LF or CRLF, a byte order mark is skipped.
+def read_rows(path: str | Path, header: bool = True) -> list[Row]:
+    """The rows of a file, its header too where it has one; LF or CRLF, a byte order mark is skipped.
 
     Empty lines at the end are no rows where a row has several fields; where it has one, each of them is one.
-    `UserError` where there is no such file, or it is empty or no text.
+    `UserError` where there is no such file, or it is empty or no text, or CSV with quotes that are none of CSV's.
     """
-    lines = read_lines(path, wanted="tab-separated text")
+    lines = read_lines(path, wanted="a table")
     if not any(map(str.strip, lines)):
         raise UserError(f"{path}: the file is empty")
+    rows = [Row(number, line.split("\t")) for number, line in enumerate(lines, 1)]
+    first, named = rows[0].fields, is_csv(path)
+    if named or (header and is_quoted_header(first)) or is_quoted((row.fields for row in rows[header:]), len(first)):
+        try:
+            return [Row(*row) for row in csv_rows(lines, delimiter_of(lines[0]) if named else "\t")]
+        except ValueError as error:
+            raise UserError(f"{path}, {error}") from None
     while not lines[-1] and "\t" in lines[0]:
         lines.pop()
-    return [Row(number, line.split("\t")) for number, line in enumerate(lines, 1)]
+    return rows[:len(lines)]
 
 
 class Table:
@@ -43,16 +50,15 @@ class Table:
     Args:
         names: the columns of a file without header; None: the first line names them.
     Raises:
-        UserError: a file without rows, with two columns of one name, with the header once more in the middle, or quoted
-            as CSV is.
+        UserError: a file without rows, with two columns of one name, or with the header once more in the middle.
     """
 
     def __init__(self, path: str | Path, names: dict[str, int] | None = None):
         self.path = path
-        self.rows = read_rows(path)
+        self.rows = read_rows(path, names is None)
         if names is None:
             try:
-                head = names_of("\t".join(self.rows.pop(0).fields))
+                head = names_of(self.rows.pop(0).fields)
             except ValueError as error:
                 raise UserError(f"{path}, line 1: {error}") from None
             self.columns, self.width = {name: index for index, name in enumerate(head)}, len(head)
@@ -63,9 +69,6 @@ class Table:
                 raise UserError(f"{path}, line {again}: {HEADER_AGAIN}")
         else:
             self.columns, self.width = names, max(names.values()) + 1
-        if is_quoted([row.fields for row in self.rows], self.width):
-            number = next(row.number for row in self.rows if any('"' in field for field in row.fields))
-            raise UserError(f"{path}, line {number}: {AS_CSV}")
 
     def require(self, *names: str) -> None:
         """`UserError` where the header lacks one of these columns."""
