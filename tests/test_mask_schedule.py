@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,7 +11,7 @@ from uer.config import ModelConfig
 from uer.opts import pretrain_parser
 from uer.report.writer import Reports
 from uer.squeeze.groups import build_groups
-from uer.training.mask_schedule import settle, warn_of_schedule
+from uer.training.mask_schedule import settle, warn_of_rate, warn_of_schedule
 
 GROUPS = build_groups(ModelConfig(16, 1, 2, 32, 16, dropout=0.0), 8, "dim")  # 16 intervals
 
@@ -67,9 +68,22 @@ def test_calibrated_compactors_and_plain_runs_keep_their_rates_and_are_not_pulle
                            ["--compactor_init", "identity"],
                            ["--compactor_init", "identity", "--learning_rate", "1e-5", "--w_step", "9"])]
     assert folded == [2e-4, 1e-3, 2e-4, 5e-4, 1e-5, 1e-5, 2e-4, 5e-5]
-    states = pretrain_parser().parse_args(["--target", "states"])
-    settle(states, {})
-    assert args.bias_correction and states.bias_correction and not plain.bias_correction
+    assert args.bias_correction and not plain.bias_correction
+    for words, rate in ((["--target", "states"], 1e-3), (["--target", "logits", "--layer_weight", "3"], 5e-4),
+                        (["--soft_targets_weight", "0.5"], 2e-4), (["--target", "states", "--learning_rate", "3"], 3)):
+        taught = pretrain_parser().parse_args(words)
+        settle(taught, {})
+        assert taught.bias_correction and taught.learning_rate == rate
+
+
+def test_published_rates_of_a_calibrated_start_are_told():
+    """Its student is folded at once, and --learning_rate is the student's."""
+    for rate, told in (("1e-6", True), ("1e-5", False), ("2e-4", False)):
+        args, _ = settled("--compactor_init", "calibrated", "--train", "student", "--learning_rate", rate,
+                          "--compactor_learning_rate", "5e-5")
+        said = []
+        warn_of_rate(args, SimpleNamespace(say=said.append))
+        assert [f"at {rate[0]}e-06; 0.0002 is usual" in line for line in said] == [True] * told
 
 
 def test_a_schedule_that_is_too_fast_is_told_what_would_do_and_that_does():

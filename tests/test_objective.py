@@ -84,14 +84,14 @@ def test_evaluation_weighs_every_prediction_alike_and_restores_the_mode():
     assert result.predicted == len(labels) and tested.training
 
 
-def one_dropped_entry(l2_lambda: float, rate: float, steps: int, reached: bool) -> list[float]:
+def one_dropped_entry(l2_lambda: float, rate: float, steps: int, reached: bool, corrected: bool) -> list[float]:
     """A compactor's diagonal entry under the real penalty and optimizer, the gradient of the task 0 or (not reached by
     the objective) None, no decay."""
     groups = build_groups(CONFIG, 8, "dim")
     weights = {name: tensor.detach() for name, tensor in model(4).state_dict().items()}
     master = Master(CONFIG, weights, groups)
     compactor = master.parameters["target.mlm_linear_2_left_compactor.weight"]
-    optimizer = AdamW(parameter_groups(master.named_parameters(), rate, weight_decay=0.0))
+    optimizer = AdamW(parameter_groups(master.named_parameters(), rate, weight_decay=0.0), corrected)
     keep = torch.ones(16, dtype=torch.bool)
     keep[3] = False
     groups["mlm"].set_keep(keep)
@@ -109,9 +109,10 @@ def one_dropped_entry(l2_lambda: float, rate: float, steps: int, reached: bool) 
 
 @pytest.mark.parametrize("reached", [True, False])
 @pytest.mark.parametrize("l2_lambda", [0.5, 20.0])
-def test_simulated_decay_is_the_decay_of_the_real_update(l2_lambda, reached):
-    real = one_dropped_entry(l2_lambda, 1e-3, 60, reached)
-    assert simulate_decay([1e-3] * 60, l2_lambda) == pytest.approx(real, rel=1e-9)
+@pytest.mark.parametrize("corrected", [True, False])
+def test_simulated_decay_is_the_decay_of_the_real_update(l2_lambda, reached, corrected):
+    real = one_dropped_entry(l2_lambda, 1e-3, 60, reached, corrected)
+    assert simulate_decay([1e-3] * 60, l2_lambda, 0 if corrected else None) == pytest.approx(real, rel=1e-9)
 
 
 def test_published_rates_fade_and_large_ones_swing():

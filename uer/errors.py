@@ -22,7 +22,7 @@ class UserError(ValueError):
 
 
 class Stopped(Exception):
-    """A signal ended the run, and what it had done is saved."""
+    """A signal ended the run, and what it had done is saved (before its first step: nothing)."""
 
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}")

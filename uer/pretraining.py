@@ -17,6 +17,7 @@ from uer.training.course import MASKING, keep_course
 from uer.training.teaching import misplaced
 
 MOST_PROCESSES = 1 << 16
+OF_SEVERAL = {"master_ip", "local_rank", "rendezvous_timeout"}
 CALIBRATION = ("calibration_path", "calibration_batches")
 OF_SQUEEZE = (*SHAPE, "mlm_target_dim", "compactor_init", "compactor_learning_rate", "w_step", "l2_lambda", "penalty",
               "comp_only", "squeeze_tolerance", "no_squeeze", "after_squeeze", "student_learning_rate",
@@ -41,7 +42,7 @@ def pretrain(args: argparse.Namespace, given: set[str]) -> bool:
             print("note: masked language modelling alone is trained, no sentence prediction")
         for line in _idle(args, given):
             print(line)
-    if _at_once(args):
+    if _at_once(args) or not args.weight_squeeze:
         args.mask_path = None
     if args.plan:
         print(plan(args), end="")
@@ -63,6 +64,13 @@ def _idle(args: argparse.Namespace, given: set[str]) -> list[str]:
     idle = {"with --compactor_init calibrated nothing is masked": (MASKING | {"w_step"}) if calibrated else set(),
             "masks are of compactors, and a calibrated start is folded at once":
                 {"mask_path"} if _at_once(args) else set(),
+            "a calibrated start is folded at once, and --learning_rate is its student's":
+                {"compactor_learning_rate"} if _at_once(args) and "learning_rate" in given else set(),
+            "--comp_only trains compactors alone": {"learning_rate"} if args.comp_only else set(),
+            "masks are of compactors, and there are none without --weight_squeeze":
+                {"mask_path"} if not args.weight_squeeze else set(),
+            "nothing is composed without --weight_squeeze": {"compose_dtype"} if not args.weight_squeeze else set(),
+            "one process needs no other": OF_SEVERAL if args.world_size == 1 and told_rank() is None else set(),
             "--penalty fade has no strength": {"l2_lambda"} if args.penalty == "fade" and not calibrated else set(),
             "with --scheduler constant no rate rises": {"warmup"} if args.scheduler == "constant" else set()}
     return [f"note: {', '.join(f'--{name}' for name in sorted(names & given))}: not used, as {why}"

@@ -38,6 +38,7 @@ class MlmBatch:
         labels: int64 `[n]`, their original ids. n can be 0 when all rows consist of special tokens.
         tokens: number of positions that are not padding.
         masked: whether there are positions to predict; otherwise whole texts are compared.
+        of_step: the same of all batches of a step together: units a text; None: of this batch alone.
     """
 
     src: torch.Tensor
@@ -46,11 +47,17 @@ class MlmBatch:
     labels: torch.Tensor
     tokens: int = 0
     masked: bool = True
+    of_step: torch.Tensor | None = None
 
     @property
     def units(self) -> int:
         """What the mean of a loss runs over: positions to predict, or texts."""
         return len(self.labels) if self.masked else len(self.src)
+
+    @property
+    def units_a_text(self) -> torch.Tensor | float:
+        """What makes a text's loss one that is summed over units; of the whole step, however it is split."""
+        return self.units / len(self.src) if self.of_step is None else self.of_step
 
     @property
     def padded(self) -> bool:
@@ -163,12 +170,13 @@ class MlmLoader:
     def sequential(self) -> Iterator[MlmBatch]:
         """One pass in file order with fixed masks: the same batches at every call, the last one may be smaller.
 
-        Of several ranks each takes every world_size-th batch.
+        Of several ranks each takes every world_size-th batch. Masks hang on the instance alone, not on seed, batch size
+        or ranks: what one program says of held-out text stands beside what another says.
         """
         starts = range(0, len(self.dataset), self.batch_size)
         for number in range(self.rank, len(starts), self.world_size):
             end = min(starts[number] + self.batch_size, len(self.dataset))
-            yield self._assemble(np.arange(starts[number], end), (FIXED, self.seed, number))
+            yield self._assemble(np.arange(starts[number], end), (FIXED,))
 
     def _ready(self, index: int) -> MlmBatch:
         batch = self.batch(index)
@@ -186,8 +194,11 @@ class MlmLoader:
             chosen = shown = np.zeros(0, dtype=np.int64)
         elif self.dataset.dynamic:
             joined = rows.values.get("joined")
-            chosen, shown = self._masker(tokens, lengths, generator(*key),
-                                         None if joined is None else joined.astype(bool))
+            joined = None if joined is None else joined.astype(bool)
+            if key[0] == FIXED:
+                chosen, shown = self._masked_alone(indices, tokens, lengths, joined)
+            else:
+                chosen, shown = self._masker(tokens, lengths, generator(*key), joined)
         else:
             masks = self.dataset.masks(indices)
             chosen = np.repeat(starts, masks.lengths) + masks.values["mask_positions"]
@@ -204,3 +215,13 @@ class MlmLoader:
         shape = (len(lengths), width)
         return MlmBatch(torch.from_numpy(src).view(shape), torch.from_numpy(seg).view(shape),
                         torch.from_numpy(target[chosen]), torch.from_numpy(labels), len(tokens), self.masked)
+
+    def _masked_alone(self, indices: np.ndarray, tokens: np.ndarray, lengths: np.ndarray,
+                      joined: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """As a `Masker`, but each instance by random numbers of its own."""
+        ends = np.cumsum(lengths)
+        parts = [(end - length, self._masker(tokens[end - length:end], lengths[i:i + 1], generator(FIXED, int(index)),
+                                             None if joined is None else joined[end - length:end]))
+                 for i, (index, length, end) in enumerate(zip(indices, lengths, ends))]
+        return np.concatenate([start + chosen for start, (chosen, _) in parts]), \
+            np.concatenate([shown for _, (_, shown) in parts])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,7 @@ from uer.formats.file_target import outputs_apart
 from uer.formats.storage import shortened, write_json, write_via
 from uer.formats.tokenizer_files import text_beside
 from uer.tokenizers import TextRules, Tokenizer, agreed_rules, build, merged
+from uer.training.precision import slow_products
 
 
 def evaluate_task(args: argparse.Namespace) -> tuple[dict[str, float], bool]:
@@ -55,6 +56,8 @@ def evaluate_task(args: argparse.Namespace) -> tuple[dict[str, float], bool]:
     if args.teacher_path:
         teacher = _read(args, args.teacher_path, None, tokenizer if alike else build(theirs))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for warning in slow_products(torch.bfloat16 if args.bf16 else None, device, training=False):
+        print(warning, flush=True)
     with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
         if args.task == "squad":
             figures = _answer(args, student, teacher, device)
@@ -108,7 +111,7 @@ def _embed(args: argparse.Namespace, student: Reader, teacher: Reader | None, de
     def similarity(reader: Reader) -> str | None:
         return reader.loaded.sentence.similarity if reader.loaded.sentence else None
 
-    clock, mapped = Clock(), args.keep_embedding_size or student.loaded.mapped
+    clock, mapped = Clock(args.batch_size), args.keep_embedding_size or student.loaded.mapped
     if args.task == "sts":
         own = embedder(student, mapped, None)
         figures = sts(clock(own), args.test_path)
@@ -138,20 +141,23 @@ def _told(figures: dict[str, float]) -> str:
 
 
 class Clock:
-    """Embedders whose time is taken, together."""
+    """Models whose time is taken, together: that of tokens' way through them, after a batch to warm up."""
 
-    def __init__(self) -> None:
-        self.texts, self.seconds = 0, 0.0
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size, self.texts, self.seconds = batch_size, 0, 0.0
+
+    def time(self, run: Callable[[Sequence[Instance]], torch.Tensor], instances: Sequence[Instance]) -> torch.Tensor:
+        """What `run` makes of the instances."""
+        run(instances[:self.batch_size]).cpu()
+        begun = time.perf_counter()
+        out = run(instances)
+        out.cpu()  # once a GPU is done with it
+        self.texts, self.seconds = self.texts + len(instances), self.seconds + time.perf_counter() - begun
+        return out
 
     def __call__(self, embed: Embedder) -> Embed:
         """The same, timed."""
-        def timed(texts: Sequence[str]) -> torch.Tensor:
-            begun = time.perf_counter()
-            out = embed(texts)
-            self.texts, self.seconds = self.texts + len(texts), self.seconds + time.perf_counter() - begun
-            return out
-
-        return timed
+        return lambda texts: self.time(embed.vectors, embed.instances(texts))
 
     @property
     def speed(self) -> float:
@@ -189,13 +195,13 @@ def _agree(args: argparse.Namespace, reads: Reader, taught: Reader, device: torc
     embedders = [Embedder(*reader, device, seq_length=length, batch_size=args.batch_size) for reader in (taught, reads)]
     said, speeds = [], []
     for embedder in embedders:
-        instances = embedder.instances(texts)
-        begun = time.perf_counter()
-        if student.config.target == "states":
-            said.append(embedder.pooled(instances))
-        else:
-            said.append(answers(embedder.model, _batches(instances, args.batch_size, embedder.tokenizer), device))
-        speeds.append(len(texts) / (time.perf_counter() - begun))
+        def answered_by(instances: Sequence[Instance], of: Embedder = embedder) -> torch.Tensor:
+            return answers(of.model, _batches(instances, args.batch_size, of.tokenizer), device)
+
+        clock = Clock(args.batch_size)
+        run = embedder.pooled if student.config.target == "states" else answered_by
+        said.append(clock.time(run, embedder.instances(texts)))
+        speeds.append(clock.speed)
     figures = compare(embedders[0].model, embedders[1].model, *said, mapped=(teacher.mapped, student.mapped))
     if labels and student.config.target == "cls":
         right = wanted(args.test_path, labels, teacher.config.labels, teacher.config.outputs)

@@ -45,7 +45,12 @@ class Embedder:
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> torch.Tensor:
         """float32 [texts, width] on the CPU, of length 1 where the model normalises"""
-        pooled = self.pooled(self.instances(texts))
+        return self.vectors(self.instances(texts))
+
+    @torch.no_grad()
+    def vectors(self, instances: Sequence[Instance]) -> torch.Tensor:
+        """The same of token ids."""
+        pooled = self.pooled(instances)
         mapped = self.model.target(pooled).float() if self.mapped else pooled.float()
         return (F.normalize(mapped, dim=1) if self.normalize else mapped).cpu()
 

@@ -1,7 +1,8 @@
 """Signals that ask a run to save and end: SIGTERM (scancel, a time limit), SIGINT (Ctrl-C), SIGUSR1 (Slurm's --signal).
 
-A handler only takes note. Every step the processes tell each other what they have received, so all of them end after
-the same step. SIGQUIT (Ctrl-\\) still ends a process at once.
+Before a run's first step there is nothing to save, and they end it at once. From then on a handler only takes note:
+every step the processes tell each other what they have received, so all of them end after the same step. SIGQUIT
+(Ctrl-\\) still ends a process at once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import signal
 from collections.abc import Sequence
 from types import FrameType
 
+from uer.errors import Stopped
 from uer.system import signals_handled
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
@@ -18,12 +20,14 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1
 class StopSignals:
     """Takes note of `SIGNALS` while it is entered (in a main thread; elsewhere signals do not arrive).
 
-        with StopSignals() as signals:
+        with StopSignals() as signals:    # a signal raises `Stopped`
+            signals.waiting = True        # for a step to end: it is noted
             flags = signals.flags()       # summed over the processes
             number = signals.agreed(flags)
     """
 
     def __init__(self) -> None:
+        self.waiting = False
         self._received: set[int] = set()
         self._noting = signals_handled(dict.fromkeys(SIGNALS, self._note))
 
@@ -35,6 +39,8 @@ class StopSignals:
         self._noting.__exit__(None, None, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if not self.waiting:
+            raise Stopped(number)
         self._received.add(number)
 
     def flags(self) -> list[float]:

@@ -204,7 +204,7 @@ def decay_steps(args: argparse.Namespace, last: int) -> int:
     else:
         factor = schedule(args.scheduler, args.total_steps, args.warmup)
         rates = [args.compactor_learning_rate * factor(t) for t in range(last, args.total_steps)]
-        path = simulate_decay(rates, args.l2_lambda)
+        path = simulate_decay(rates, args.l2_lambda, last if args.bias_correction else None)
     decayed = (t for t in range(args.w_step, len(path) + 1, args.w_step) if abs(path[t - 1]) < args.squeeze_tolerance)
     return next(decayed, left)
 

@@ -134,20 +134,22 @@ def build_penalty(name: str, master: Master, moments: Moments, w_step: int, l2_l
     return FadePenalty(master, moments, w_step)
 
 
-def simulate_decay(rates: list[float], l2_lambda: float) -> list[float]:
+def simulate_decay(rates: list[float], l2_lambda: float, before: int | None = None) -> list[float]:
     """How a dropped entry that starts at 1 moves under the published update, for one learning rate per step.
+    `before`: the steps before these, where the bias of AdamW's moments is corrected; None: it is not.
 
     Returns its value after each step. The recurrence is that of the module header with AdamW (weight decay and
     task gradients left out), so oscillation and decay show exactly as they will in training.
     """
     p, m, v = 1.0, 0.0, 0.0
     path = []
-    for rate in rates:
+    for step, rate in enumerate(rates, (before or 0) + 1):
         if l2_lambda > 1:
             m = SURGERY * m + (1 - SURGERY) * (l2_lambda - 1) * p
         g = min(l2_lambda, 1.0) * p
         m = 0.9 * m + 0.1 * g
         v = 0.999 * v + 0.001 * g * g
-        p -= rate * m / (math.sqrt(v) + 1e-6)
+        first, second = (1.0, 1.0) if before is None else (1 - 0.9**step, 1 - 0.999**step)
+        p -= rate * m / first / (math.sqrt(v / second) + 1e-6)
         path.append(p)
     return path

@@ -30,6 +30,8 @@ def pooled(hidden: torch.Tensor, seg: torch.Tensor, pooling: str) -> torch.Tenso
 
 
 def cosines(rows: torch.Tensor, others: torch.Tensor | None = None) -> torch.Tensor:
-    """Cosines of all pairs, [n, width] and [m, width] -> [n, m]; `others` are by default the rows themselves."""
-    rows = F.normalize(rows, dim=1)
-    return rows @ (rows if others is None else F.normalize(others, dim=1)).T
+    """Cosines of all pairs, [n, width] and [m, width] -> [n, m]; `others` are by default the rows themselves.
+    In their own dtype under autocast, too: what is compared differs by less than half a number tells."""
+    with torch.autocast(rows.device.type, enabled=False):
+        rows = F.normalize(rows, dim=1)
+        return rows @ (rows if others is None else F.normalize(others, dim=1)).T

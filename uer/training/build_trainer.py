@@ -19,7 +19,8 @@ from uer.cpu.denormals import flush_denormals
 from uer.cpu.memory import keep_freed_memory
 from uer.data.feed import Feed, went_on
 from uer.data.loader import MlmLoader
-from uer.errors import UserError
+from uer.data.options import masking_options
+from uer.errors import Stopped, UserError
 from uer.formats import LoadedModel, load_model
 from uer.formats.file_target import outputs_apart
 from uer.formats.storage import shortened, tensors_sha256
@@ -81,6 +82,10 @@ def work(place: Place, args: argparse.Namespace) -> None:
             if place.leads:
                 sweep(args.output_model_path, args.mask_path)
             trainer.train(start)
+        except Stopped as stopped:
+            if not signals.waiting:
+                reports.say(f"{stopped} before the first step; there is nothing of it to save")
+            raise
         finally:
             reports.close()
 
@@ -107,6 +112,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         loader.dataset.check_positions(loaded.config.max_seq_length)
         loader.dataset.check_reading(loaded.reading, reports.say)
         loader.masked = masked
+    if not masked and masking_options(args) is not None:
+        reports.say(f"note: nothing is masked for --target {args.objective}; how words would be is not used")
     dataset.augment = args.augment_texts
     config = replace(loaded.config, layers_num=layers_to_keep(loaded.config.layers_num, args.target_layers,
                                                               args.keep_layers))
@@ -146,7 +153,8 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
         "dataset_path": dataset.dataset.sha256, "dev_path": dev and dev.dataset.sha256, "layer_sizes": wishes,
         "pretrained_model_path": card["teacher_sha256"], "soft_targets_teacher": along,
         "resume": resumed and resumed[1]["step"]})
-    card |= judged(args, loaded, dev, place, reports, resumed)
+    precision = Precision(place.device, half_dtype(args), args.compose_dtype, args.max_grad_norm, args.compile)
+    card |= judged(args, loaded, dev, place, reports, resumed, precision)
     weights = loaded.weights
     if config.layers_num < loaded.config.layers_num and resumed is None:
         weights = shorten_teacher(args, loaded.config, weights, dataset, place, reports)
@@ -156,7 +164,6 @@ def build_trainer(place: Place, args: argparse.Namespace, reports: Reports,
             "job": place.job}
     if resumed is not None and (changed := compare_courses(resumed[1], card[COURSE], path)):
         reports.say(f"note: not as before from step {resumed[1]['step'] + 1:,} on: {changed}")
-    precision = Precision(place.device, half_dtype(args), args.compose_dtype, args.max_grad_norm, args.compile)
     if precision.scale is not None and resumed is not None and "loss_scale" in resumed[2]:
         precision.scale.restore(resumed[2]["loss_scale"])
     masks = args.mask_path if place.leads and args.weight_squeeze else None
@@ -211,7 +218,7 @@ def go_on(card: dict[str, Any], now: Feed, args: argparse.Namespace, path: Path,
 
 
 def judged(args: argparse.Namespace, loaded: LoadedModel, dev: MlmLoader | None, place: Place, reports: Reports,
-           resumed: Checkpoint | None) -> dict[str, Any]:
+           resumed: Checkpoint | None, precision: Precision) -> dict[str, Any]:
     """The teacher's figures on held-out text, for the student's to be seen against; of a run that goes on with the
     same text, or with none, its own."""
     text = dev.dataset.sha256 if dev is not None else None
@@ -221,7 +228,8 @@ def judged(args: argparse.Namespace, loaded: LoadedModel, dev: MlmLoader | None,
     if not args.weight_squeeze or loaded.head_made or args.objective != "mlm":
         return {}
     teacher = from_weights(loaded.config, loaded.weights).to(place.device)
-    result = evaluate(teacher, dev.sequential(), place.device, share=True)
+    with precision.products():  # as the student's
+        result = evaluate(teacher, dev.sequential(), place.device, share=True)
     reports.say(f"teacher: held-out loss {result.loss:.4f}, accuracy {100 * result.accuracy:.2f} %")
     return {"teacher_loss": result.loss, "teacher_accuracy": result.accuracy, "dev_sha256": text}
 
@@ -265,12 +273,16 @@ def settle_objective(args: argparse.Namespace, config: ModelConfig) -> None:
     """Fill in --target by the model; `UserError` where the model has nothing for it, or a teacher is wanting."""
     fitting = {"mlm": ("mlm",), "states": ("states", "similarity"), "cls": ("logits",), "tokens": ("logits",)}
     fits = (*fitting[config.target], "relations")
-    args.objective = args.objective or fits[0]
+    said, args.objective = args.objective, args.objective or fits[0]
     if args.objective not in fits:
         whose = args.pretrained_model_path or "a model from scratch"
         raise UserError(f"--target {args.objective}: {whose} has nothing to compare so; {' or '.join(fits)} would do")
     if args.objective != "mlm" and not args.weight_squeeze and not args.soft_targets_teacher:
         raise UserError(f"--target {args.objective} needs a teacher: --weight_squeeze, or --soft_targets_teacher PATH")
+    if args.objective != "mlm" and args.soft_targets_weight and not said:
+        raise UserError(f"--soft_targets_weight: {args.pretrained_model_path} has no head for masked words, so its "
+                        f"student learns by --target {args.objective}, all from the teacher; leave the weight out",
+                        page="sentences" if config.target == "states" else "classifiers")
     if args.objective != "mlm" and args.soft_targets_weight:
         raise UserError(f"--soft_targets_weight goes with --target mlm; {args.objective} is all from the teacher")
 

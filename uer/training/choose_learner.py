@@ -28,7 +28,7 @@ from uer.squeeze.wiring import features_group, state_columns
 from uer.tokenizers.rules import KEY
 from uer.training.checkpoint import Checkpoint
 from uer.training.learner import Learner, PlainLearner
-from uer.training.mask_schedule import leaves_early, settle, warn_of_schedule
+from uer.training.mask_schedule import leaves_early, settle, warn_of_rate, warn_of_schedule
 from uer.training.optimizers import AdamW, parameter_groups
 from uer.training.sharded_master import ShardedLearner, ShardedMaster
 from uer.training.wid_learner import Folding, WidLearner
@@ -115,6 +115,7 @@ def wid_learner(args: argparse.Namespace, config: ModelConfig, weights: dict[str
         folding = Folding(wait, lambda master: student_learner(args, master, pooler, table, card["teacher"]["dropout"]))
         if resumed is None and master.has_left:
             plain, facts = folding.student_of(master)
+            warn_of_rate(args, reports)
             return plain, {**card, **facts, "folded": 0}
         step, state = (resumed[1]["step"], resumed[2]) if resumed else (0, {})
         earliest = max(card["masks_complete"], step - state.get("means", {}).get("steps", 0)) + wait

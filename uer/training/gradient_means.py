@@ -3,8 +3,8 @@
     m ← β₁ m + (1 − β₁) g        v ← β₂ v + (1 − β₂) g²        handed over: m / (1 − β₁ⁿ), v / (1 − β₂ⁿ)
 
 They are kept only between the last squeeze and the fold, when the student already is the plain one, number for number.
-Dividing by what n steps have gathered makes a mean of few steps as large as one of many: this AdamW corrects no bias,
-so that from zeros its first updates would be several times too large.
+Dividing by what n steps have gathered makes a mean of few steps as large as one of many: the bias is out of them, and
+AdamW goes on as after very many steps, whether it corrects a bias or not.
 """
 
 from __future__ import annotations

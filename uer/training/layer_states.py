@@ -64,7 +64,7 @@ class LayerTargets:
         apart = self.apart(given, wanted, batch, student.training)
         if student.training:
             self.last = apart.detach() / len(batch.src)
-        return loss + self.weight * batch.units / len(batch.src) * apart, sums
+        return loss + self.weight * batch.units_a_text * apart, sums
 
     def apart(self, given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], batch: MlmBatch,
               renew: bool) -> torch.Tensor:

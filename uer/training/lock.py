@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +21,26 @@ def locked(path: Path, refusal: str) -> Iterator[IO[str]]:
     Raises:
         UserError: `refusal`, where another process holds it; the file cannot be made.
     """
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "w")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"{path.parent}: cannot be written ({error.strerror})") from None
+        with file:
+            if not lock(file):
+                raise UserError(refusal)
+            if _stands(file, path):
+                yield file
+                return
+
+
+def _stands(file: IO[str], path: Path) -> bool:
+    """Whether an open file is still the one of its name: its holder may have removed it before letting the lock go."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot be written ({error.strerror})") from None
-    with file:
-        if not lock(file):
-            raise UserError(refusal)
-        yield file
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -23,6 +23,7 @@ SCHEDULE = ("w_step", "mask_schedule_share", "penalty", "l2_lambda")  # options,
 RATE, W_STEP = 1e-4, 31  # known to work: at a quarter of the rate less is learnt, at twice the rate the teacher is lost
 TOO_FEW = 20  # steps between mask updates; with 12 nothing is kept
 EARLY, TOO_HIGH = 20, 2e-5  # rate at that step, without bias correction, at which a teacher is lost
+FAR_BELOW = 0.05  # of the usual rate: no choice, but one that was made for something else
 SWING = 0.1  # share of its size by which a masked entry may overshoot zero before a run is warned
 
 
@@ -31,7 +32,7 @@ def settle(args: argparse.Namespace, groups: dict[str, MaskGroup], at_once: bool
 
     Who says nothing of the schedule gets one for --total_steps, with rates to match; who says something, the published
     values of the rest. Calibrated compactors have no masks, hence nothing to penalise. Where nothing published is
-    repeated (a calibrated start, a target without labels), AdamW's bias is corrected. A folded student moves as fast as
+    repeated (a calibrated start, a plain student with a teacher), AdamW's bias is corrected. A folded student moves as
     its composed weights did; one that is folded `at_once` has no compactors, and --learning_rate is its own.
 
     Returns:
@@ -39,8 +40,12 @@ def settle(args: argparse.Namespace, groups: dict[str, MaskGroup], at_once: bool
     """
     said = {name for name in SCHEDULE if getattr(args, name) is not None}
     masked = args.weight_squeeze and args.compactor_init == "identity"
+    weights = (args.soft_targets_weight, args.relation_weight, args.layer_weight)
+    taught = args.objective not in (None, "mlm") or any(weights)
     chosen = {**PUBLISHED, "bias_correction": (args.weight_squeeze and not masked) or
               args.objective not in (None, "mlm")}
+    if taught and not args.weight_squeeze:  # a student that goes on, as a folded one does
+        chosen |= {"learning_rate": usual_rate(args.objective, bool(args.layer_weight)), "bias_correction": True}
     if args.mask_schedule_share is not None:
         chosen["w_step"] = shared_w_step(groups, args.total_steps, args.mask_schedule_share)
     if not said:
@@ -85,6 +90,14 @@ def fitting_w_step(groups: dict[str, MaskGroup], total_steps: int) -> int:
     return min(PUBLISHED["w_step"], max(min(half, W_STEP), quarter))
 
 
+def warn_of_rate(args: argparse.Namespace, reports: Reports) -> None:
+    """Say so where a student that is folded at once takes a rate that was meant for the published start."""
+    usual = usual_rate(args.objective, bool(args.layer_weight))
+    if args.student_learning_rate < FAR_BELOW * usual:
+        reports.say(f"warning: a calibrated student is trained by itself, at {args.student_learning_rate:g}; "
+                    f"{usual:g} is usual for it. Rates of the published recipe are for its compactors: leave them out")
+
+
 def warn_of_schedule(args: argparse.Namespace, groups: dict[str, MaskGroup], reports: Reports) -> None:
     """Say so when dimensions leave too late, too fast, or not at all."""
     intervals = schedule_intervals(groups)
@@ -121,8 +134,10 @@ def _cure(args: argparse.Namespace, intervals: int, w_step: int) -> str:
 
 def _warn_of_decay(args: argparse.Namespace, rates: list[float], last: int, reports: Reports) -> None:
     """Say so when masked entries will not be gone at the end of the run, by running the update on one entry."""
-    swing = -min(simulate_decay(rates[args.w_step:last], args.l2_lambda))
-    left = abs(simulate_decay(rates[last:], args.l2_lambda)[-1])
+    def path(begin: int, end: int | None) -> list[float]:
+        return simulate_decay(rates[begin:end], args.l2_lambda, begin if args.bias_correction else None)
+
+    swing, left = -min(path(args.w_step, last)), abs(path(last, None)[-1])
     product = f"--compactor_learning_rate {args.compactor_learning_rate:g} × --l2_lambda {args.l2_lambda:g}"
     if swing > SWING:
         reports.say(f"warning: {product} is past the stability limit of the published penalty: a masked entry "

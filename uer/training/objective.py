@@ -74,7 +74,7 @@ class TaughtMlm:
             total = loss
         if self.relations:
             apart = relation_loss(self.teacher, wanted, student, given, batch, self.heads)
-            total = total + self.relations * batch.units / len(batch.src) * apart
+            total = total + self.relations * batch.units_a_text * apart
         return total, torch.stack([loss.detach(), correct.to(loss.dtype)])
 
     def soft(self, logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:

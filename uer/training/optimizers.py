@@ -26,7 +26,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what is kept of each parameter; o
 
 
 class AdamW:
-    """AdamW without bias correction, and Muon for groups that say so; rates are set per step by `set_factor`.
+    """AdamW, its bias corrected or not, and Muon for groups that say so; rates are set per step by `set_factor`.
 
     Not a `torch.optim.Optimizer`: the first use of one imports torch's compiler, which takes more than a second.
 

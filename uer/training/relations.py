@@ -71,15 +71,16 @@ def relation_loss(teacher: Bert, wanted: torch.Tensor, student: Bert, given: tor
 
 
 def text_weights(batch: MlmBatch, states: torch.Tensor, packed: RealTokens | None = None) -> torch.Tensor:
-    """What tokens weigh, so that every text counts 1: [batch, seq], 0 of padding; [n] where states are of positions, or
-    packed."""
+    """What tokens weigh, so that every text counts 1: [batch, seq], 0 of padding; [n] where states are packed, or of
+    positions (of masked ones 1 a text in the mean: all of a step weigh the same)."""
     real = batch.seg > 0
     weights = real / real.sum(1, keepdim=True)
     if states.dim() == 3:
         return weights
     if packed is not None:
         return weights.flatten()[packed.rows]
-    return torch.full((len(states),), len(batch.src) / max(len(states), 1), device=states.device)
+    ones = torch.ones(len(states), device=states.device)
+    return ones / batch.units_a_text if batch.masked else ones * (len(batch.src) / max(len(states), 1))
 
 
 def common_heads(most: int, *widths: int) -> int:
@@ -114,13 +115,14 @@ class _Divergence(torch.autograd.Function):
                 split = x[part].to(dtype).unflatten(-1, (heads, -1)).transpose(1, 2)
                 d_split = (apart @ split + apart.transpose(2, 3) @ split) / split.shape[-1] ** 0.5
                 gradient[part] = d_split.transpose(1, 2).flatten(2)
-        ctx.save_for_backward(gradient.to(x.dtype))
+        ctx.save_for_backward(gradient)
+        ctx.dtype = x.dtype
         return torch.stack(losses).sum()
 
     @staticmethod
     def backward(ctx, d_loss: torch.Tensor):
         (gradient,) = ctx.saved_tensors
-        return gradient * d_loss.to(gradient.dtype), None, None, None, None
+        return (gradient * d_loss).to(ctx.dtype), None, None, None, None  # rounded once a scale is in it
 
 
 def _scores(x: torch.Tensor, heads: int, hidden: torch.Tensor | None) -> torch.Tensor:

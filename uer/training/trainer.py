@@ -107,6 +107,7 @@ class Trainer:
         run = self.run
         stream = self.batches.stream((start - run.data_since) * run.accumulation_steps)
         self.learner.student.train()
+        self.signals.waiting = True
         self.recorder.start(start)
         self.tally = Tally(self.reports, self.place.device, start, run.total_steps, self.figure)
         if self.replica.active:
@@ -149,8 +150,11 @@ class Trainer:
         """One optimizer step, and the squeeze if it is time for one."""
         batches = [next(stream).to(self.place.device) for _ in range(self.run.accumulation_steps)]
         told = sent(torch.tensor([sum(batch.units for batch in batches), sum(batch.tokens for batch in batches),
-                                  *self.signals.flags()], dtype=torch.float64), self.place.device)
+                                  sum(len(batch.src) for batch in batches), *self.signals.flags()],
+                                 dtype=torch.float64), self.place.device)
         sum_over_ranks([told])
+        for batch in batches:
+            batch.of_step = (told[0] / told[2]).to(torch.get_default_dtype())
         torch.manual_seed(step_seed(self.run.seed, step, self.place.rank))
         self._prepare()
         if self.replica.student is not self.learner.student:
@@ -166,7 +170,7 @@ class Trainer:
         self.precision.unscale(gradients)
         sum_over_ranks([report])
         loss = report[2] / told[0].clamp_min(1)
-        update = self.judge.update(step, loss, told[2:], gradients)
+        update = self.judge.update(step, loss, told[3:], gradients)
         with self.precision.composing():
             changed = self.learner.finish(step, factor, update, self._clip)
         self.tally.count(torch.cat([report[:2], told[:2]]))

@@ -1,0 +1,71 @@
+"""What may end or stop a run before it has anything to save."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from bench import options, run
+
+import uer.training.build_trainer
+from uer.errors import Stopped, UserError
+from uer.parallel.signals import SIGNALS, StopSignals
+from uer.training.lock import locked
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_a_run_at_once(bench, tmp_path, monkeypatch, capsys, number):
+    """While the teacher is calibrated, say: minutes that nobody waits for, and a grace period is 30 seconds."""
+    build = uer.training.build_trainer.build_learner
+
+    def hit(*more):
+        os.kill(os.getpid(), number)
+        return build(*more)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(uer.training.build_trainer, "build_learner", hit)
+    with pytest.raises(Stopped) as stopped:
+        run(options(bench, total_steps=3))
+    assert stopped.value.number == number
+    assert f"stopped by {signal.Signals(number).name} before the first step" in capsys.readouterr().out
+    assert not list(Path().glob("model.bin*")) and not list(Path().glob(".model*"))
+
+
+def test_from_the_first_step_on_a_signal_is_noted():
+    with StopSignals() as signals:
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert not any(signals.flags())
+        signals.waiting = True
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert StopSignals.agreed(signals.flags()) == signal.SIGTERM
+
+
+def test_a_lock_whose_file_is_gone_is_none(tmp_path, monkeypatch):
+    """Its holder has removed it between our opening it and its letting go: another may hold a new one by then."""
+    path, opened = tmp_path / ".lock", threading.Event()
+    real = uer.training.lock.lock
+    path.touch()
+
+    def late(file):
+        if not opened.is_set():
+            opened.set()
+            path.unlink()
+        return real(file)
+
+    monkeypatch.setattr(uer.training.lock, "lock", late)
+    with locked(path, "held"):
+        assert path.exists() and opened.is_set()
+        monkeypatch.setattr(uer.training.lock, "lock", real)
+        with pytest.raises(UserError, match="held"), locked(path, "held"):
+            pass
+
+
+def test_what_does_nothing_is_told(bench, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run(options(bench, "--mask_path", "masks.txt", "--master_ip", "tcp://nowhere:1", total_steps=1))
+    said = capsys.readouterr().out
+    assert "note: --mask_path: not used, as masks are of compactors, and there are none" in said
+    assert "note: --master_ip: not used, as one process needs no other" in said
+    assert not Path("masks.txt").exists()
