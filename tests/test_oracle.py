@@ -169,12 +169,18 @@ def test_a_squeeze_narrows_the_optimizer_with_the_parameters():
 
 
 def test_a_squeeze_between_composing_and_stepping():
-    product, _ = pair(THREE_BY_8, target_dim=12, strategy="dim", w_step=1, l2_lambda=20.0, **RATES)
-    for step in range(1, 9):
-        product.step(micro_batches(THREE_BY_8, step, 1))
-    product.learner.prepare()  # as for an evaluation
-    product.learner.squeeze([product.groups["hidden"]])
-    product.step(micro_batches(THREE_BY_8, 9, 1))
+    states = []
+    for composed in (True, False):
+        product, _ = pair(THREE_BY_8, target_dim=12, strategy="dim", w_step=1, l2_lambda=20.0, **RATES)
+        for step in range(1, 9):
+            product.step(micro_batches(THREE_BY_8, step, 1))
+        if composed:
+            product.learner.prepare()  # as for an evaluation
+        product.learner.squeeze([product.groups["hidden"]])
+        product.step(micro_batches(THREE_BY_8, 9, 1))
+        states.append(product.learner.checkpoint()[0])
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_groups_leave_when_schedule_and_entries_allow():
