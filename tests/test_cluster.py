@@ -1,5 +1,6 @@
 """The scripts for clusters: the README's recipe in all of them; run with small figures and a stand-in for Slurm."""
 
+import json
 import os
 import re
 import shutil
@@ -17,8 +18,8 @@ from uer.training.checkpoint import checkpoint_steps, load_checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts/cluster").iterdir())
 OUTPUT = "models/12-192-reduce-dim-stage1.bin"
-SMALL = ("--total_steps 40 --batch_size 4 --target_dim 32 --w_step 2 --report_steps 1 --rendezvous_timeout 60 "
-         "--penalty fade --compactor_learning_rate 1e-3")
+SMALL = ("--total_steps 40 --batch_size 4 --accumulation_steps 1 --target_dim 32 --w_step 2 --report_steps 1 "
+         "--rendezvous_timeout 60 --penalty fade --compactor_learning_rate 1e-3")
 SRUN = """#!/bin/bash
 # Two tasks on this machine; SIGUSR1 to both once the file $USR1_AFTER is there.
 shift
@@ -67,10 +68,7 @@ def test_scripts_are_readable_by_bash(name):
 
 def test_eight_gpus_run_the_readmes_command(tmp_path):
     """Word by word, apart from their order, with what is given to the script at the end."""
-    shutil.copytree(ROOT / "scripts/cluster", tmp_path / "scripts/cluster")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/python3").write_text('#!/bin/sh\necho python3 "$@"\n')
-    (tmp_path / "bin/python3").chmod(0o755)
+    echoing(tmp_path)
 
     def said() -> str:
         run = start(tmp_path, "bash scripts/cluster/eight_gpus.sh --bf16")
@@ -87,6 +85,41 @@ def test_eight_gpus_run_the_readmes_command(tmp_path):
     assert "--resume" in said()
 
 
+@pytest.mark.parametrize(("line", "env", "words"), [
+    ("torchrun.sh", {}, "--batch_size 120"), ("torchrun.sh", {"NODES": "2", "HEAD": "first:1"}, "--batch_size 60"),
+    ("torchrun.sh", {"GPUS": "4"}, "--batch_size 120 --accumulation_steps 2"),
+    ("torchrun.sh", {"GPUS": "6"}, "--batch_size 80 --accumulation_steps 2"),
+    ("torchrun.sh", {"GPUS": "7"}, "--batch_size 68 --accumulation_steps 2"),
+    ("slurm.sbatch", {"SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "8"}, "--batch_size 60"),
+    ("slurm.sbatch", {"SLURM_NTASKS": "32"}, "--batch_size 30")])
+def test_a_step_takes_the_published_instances_on_any_number_of_gpus(tmp_path, line, env, words):
+    echoing(tmp_path)
+    run = start(tmp_path, f"bash scripts/cluster/{line} --bf16", SLURM_JOB_ID="7", SLURM_JOB_NODELIST="a", **env)
+    said = run.communicate()[0]
+    assert re.findall(r"--(?:batch_size|accumulation_steps) \d+", said) == words.replace(" --", "|--").split("|"), said
+
+
+def echoing(folder: Path) -> None:
+    """The cluster's scripts, and python3 and Slurm's commands that say what they are given."""
+    shutil.copytree(ROOT / "scripts/cluster", folder / "scripts/cluster")
+    (folder / "bin").mkdir()
+    for name in ("python3", "srun", "scontrol"):
+        (folder / "bin" / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (folder / "bin" / name).chmod(0o755)
+
+
+def test_a_calibrated_start_at_the_end_of_the_scripts(tmp_path):
+    """docs/cluster.md: with a rate of the student's own, as the published ones stand before."""
+    folder_with_scripts(tmp_path)
+    for more, rate in (("", "2e-4"), ("--target relations", "1e-3")):
+        printed = shell(tmp_path, f"bash scripts/cluster/eight_gpus.sh {SMALL} --world_size 1 --gpu_ranks 0 --penalty "
+                                  f"published --total_steps 1 --compactor_init calibrated {more} "
+                                  f"--student_learning_rate {rate} --output_model_path models/calibrated.bin")
+        assert "wrote models/calibrated.bin-1" in printed
+        course = json.loads((tmp_path / "models/calibrated.bin-1.json").read_text())["course"]
+        assert course["student_learning_rate"] == float(rate)
+
+
 @pytest.mark.long
 def test_eight_gpus_as_two_processes(tmp_path):
     folder_with_scripts(tmp_path)
@@ -99,7 +132,7 @@ def test_eight_gpus_as_two_processes(tmp_path):
 @pytest.mark.long
 def test_slurm_saves_queues_again_and_goes_on(tmp_path):
     folder_with_scripts(tmp_path)
-    slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "localhost,second"}
+    slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "localhost,second", "SLURM_NTASKS": "2"}
     line = f"bash scripts/cluster/slurm.sbatch {SMALL} --total_steps 400 --save_checkpoint_steps 5"
     first = start(tmp_path, line, USR1_AFTER=f"{OUTPUT}-5", **slurm)
     printed = first.communicate(timeout=180)[0]

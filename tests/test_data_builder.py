@@ -211,7 +211,9 @@ def test_static_masks_lie_on_the_instances(tmp_path):
 
 def test_summary_warns_of_unknown_tokens(tmp_path):
     good = build(tmp_path, "the river\n" * 50, "--dynamic_masking").header
-    assert "instances 50" in summary(good) and "warning" not in summary(good)
+    assert "instances 50" in summary(good) and "warning" not in summary(good) and "mask" not in summary(good)
+    assert "instances 50, each with 1 mask\n" in summary({**good, "dynamic_masking": False, "dup_factor": 1})
+    assert "instances 50, each with 3 masks\n" in summary({**good, "dynamic_masking": False, "dup_factor": 3})
     bad = build(tmp_path, "the ю я\n\u200b\n", "--dynamic_masking").header
     assert "warning: 66.7% of the tokens are unknown" in summary(bad)
     assert "1 line(s)" in summary(bad)

@@ -80,6 +80,7 @@ def test_a_layer_that_does_next_to_nothing_is_found_and_not_missed(batches):
             linear.bias.zero_()
     shorter = shorten(teacher, batches, 3)
     assert shorter.kept == [0, 1, 3]
+    assert shorter.line(teacher.config).startswith("3 of 4 layers stay, numbers 0, 1 and 3; ")
     expected, found = (states(teacher, layers, batches) for layers in (teacher.encoder.layers(), shorter.layers))
     assert (found - expected).abs().max() < 1e-6  # LayerNorm's eps
 
@@ -151,7 +152,7 @@ def options(bench, *more) -> list:
 def test_a_teacher_like_any_other(bench, capsys):
     call(*options(bench, "--target_layers", 1))
     said = capsys.readouterr().out
-    assert "layers 0 of 2 stay; on the text that they were fitted to" in said
+    assert "1 of 2 layers stays, number 0; on the text that they were fitted to" in said
     assert re.search(r"student +\S+ M", said) and "explained" not in said
     assert json.loads((bench / "short_config.json").read_text())["layers_num"] == 1
     short = load_model(bench / "short.bin", config=None, vocab_size=len(TOKENS))

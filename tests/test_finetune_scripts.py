@@ -29,6 +29,7 @@ def test_train_from_the_shell_and_infer(tuned, tmp_path):
     said, complaints = process.communicate()
     assert process.returncode == 0, complaints
     assert "epoch 6/6 | loss" in said and "test: accuracy" in said
+    assert re.search("^text: ", said, re.MULTILINE) and "note: text: " not in said
     best = results(model)["runs"][0]
     assert best["figures"]["accuracy"] > 0.9 and len(best["epochs"]) == 6
     assert best["score"] == max((x["accuracy"] + x["macro_f1"]) / 2 for x in best["epochs"])

@@ -89,7 +89,7 @@ def test_fewer_layers_in_training(bench, tmp_path, monkeypatch, capsys):
     run(options(bench, *words, "--plan"))
     assert "2 layers x 32 to 1 x 16 (dim)" in capsys.readouterr().out
     run(options(bench, *words, total_steps=2, save_checkpoint_steps=1))
-    assert "layers 0 of 2 stay" in capsys.readouterr().out
+    assert "1 of 2 layers stays, number 0" in capsys.readouterr().out
     whole = torch.load("model.bin-2", weights_only=True)
     run(options(bench, *words, "--resume", "model.bin-1", total_steps=2))
     assert "stay" not in capsys.readouterr().out

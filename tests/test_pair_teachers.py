@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import pytest
 import torch
@@ -39,7 +40,14 @@ def test_a_classifier_of_pairs_with_nothing_dropped_says_the_same(tuned, tmp_pat
     assert "warning: the teacher" not in capsys.readouterr().out
     call("evaluate.py", "--task", "agreement", "--model_path", tmp_path / "same.bin", "--teacher_path",
          tuned / "tuned.bin", "--vocab_path", tuned / "vocab.txt", "--test_path", tuned / "train.tsv")
-    assert "100.0" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "100.0" in said
+    words = shlex.split(said[said.rindex("\nnext  ") + len("\nnext  "):])
+    for more in (["--layer_weight", "3"], ["--soft_targets_temperature", "3"], ["--augment_texts", "0.3"],
+                 ["--target", "logits"], ["--learning_rate", "0.0005"]):  # as docs/classifiers.md has it
+        assert words[words.index(more[0]):][:2] == more
+    options = [str(tuned / "pairs.pt") if word == "DATASET" else word for word in words[2:]]
+    call("pretrain.py", *options, "--total_steps", 1, "--batch_size", 4)
 
 
 def test_steps_bring_it_nearer_and_go_on(taught, tmp_path, capsys):

@@ -82,6 +82,8 @@ def test_a_folder_without_a_map_gets_one(text, teacher, student, tmp_path, capsy
     said = capsys.readouterr().out
     cosines = {when: float(said.split(f", {when}: cosine ")[1].split(",")[0]) for when in ("before", "after")}
     assert cosines["before"] == 0 and cosines["after"] > 0.5
+    assert said.count(", before: cosine ") == said.count(", after: cosine ") == 1
+    assert "after: cosine" in said.split("\ngood  ")[1]
     for name, tensor in load(folder).weights.items():
         assert name in (WEIGHT, BIAS) or torch.equal(found.weights[name], tensor), name
 

@@ -8,12 +8,13 @@ import pytest
 from commands import call, refused
 from hypothesis import given
 from hypothesis import strategies as st
-from tuning import glue_lines, options, write_glue, write_uer_tsv
+from tuning import FAST, glue_lines, options, write_glue, write_uer_tsv
 
 from uer.errors import UserError
+from uer.evaluation.texts import read_texts
 from uer.finetuning.options import TASKS
 from uer.finetuning.squad_data import read_squad
-from uer.finetuning.tasks import GLUE, read_glue, read_uer, texts_of, uer_task
+from uer.finetuning.tasks import GLUE, Task, read_glue, read_uer, texts_of, uer_task
 
 LABELS = ["0", "1", " 1", "1 ", "01", "1.0", "", "good", "Good", "１", "-1", "\ufeff1"]
 FIELDS = st.one_of(st.sampled_from([*LABELS, "a text", '"', " ", "\u2028", "a\rb", "\x0bx\x85y"]), st.text(max_size=4))
@@ -38,7 +39,7 @@ def test_rows_out_are_rows_in_or_refused_by_file_and_line(tmp_path_factory, head
     path = write(tmp_path_factory.mktemp("t") / "t.tsv", head, rows, end)
     names = head.split("\t")
     try:
-        task = uer_task(path) if labelled else GLUE["SST-2"].__class__("", ("0", "1"), texts_of(path, None))
+        task = uer_task(path) if labelled else Task("", ("0", "1"), texts_of(path, None))
         examples = read_uer(task, path, labelled)
     except UserError as error:
         assert str(error).startswith(str(path))
@@ -64,7 +65,7 @@ def test_glues_test_files_lose_no_rows(tmp_path_factory, name, at, change):
     lines[at] = {"cut": lines[at].rsplit("\t", 1)[0], "add": f"{lines[at]}\tx", "blank": "",
                  "join": lines[at].replace("\t", " ")}[change]
     file.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(UserError, match=rf"line {at + 1}: .* are needed, separated by tabs"):
+    with pytest.raises(UserError, match=rf"line {at + 1}: .* are needed"):
         read_glue(GLUE[name], folder, "test")
 
 
@@ -135,6 +136,37 @@ def test_models_of_pairs_and_files_of_singles(tuned, tmp_path, capsys):
         capsys, tmp_path, *infer, tuned / "unlabelled.tsv")
     call(*infer, pairs)
     assert len((tmp_path / "p.tsv").read_text().splitlines()) == 1 + 16
+    write_glue(tmp_path / "CoLA", "CoLA")
+    assert "single texts (sentence alone), but the model's training data have pairs (text_a and text_b)" in refused(
+        capsys, tmp_path, *infer, tmp_path / "CoLA/test.tsv")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_glue_tasks_texts_are_read_by_their_names_there(tmp_path, name):
+    """A model of the task knows whether it reads pairs, not which columns they stand in; evaluate.py reads the same."""
+    write_glue(tmp_path, name)
+    path, found = tmp_path / GLUE[name].test[0][1], glue_lines(name, "test", 12)[1]
+    for pairs in (None, found[0][1] is not None):
+        task = Task("", ("0", "1"), texts_of(path, pairs))
+        assert [(example.text_a, example.text_b, example.label) for example in read_uer(task, path, False)] == found
+    assert [(example.text_a, example.text_b, None) for example in read_texts(path).examples] == found
+
+
+def test_a_model_of_a_glue_task_reads_the_tasks_own_test_file(tuned, tmp_path):
+    for name in ("CoLA", "MRPC"):
+        folder = tuned / "glue" / name
+        call("finetune/run_classifier.py", "--task", name, "--data_dir", folder, *FAST, "--pretrained_model_path",
+             tuned / "hf", "--output_model_path", tmp_path / "m.bin", "--prediction_path", tmp_path / "predicted")
+        call("inference/run_classifier_infer.py", "--load_model_path", tmp_path / "m.bin", "--vocab_path",
+             tuned / "vocab.txt", "--test_path", folder / "test.tsv", "--prediction_path", tmp_path / "p.tsv")
+        said = [line.split("\t")[1] for line in (tmp_path / f"predicted/{name}.tsv").read_text().splitlines()]
+        assert (tmp_path / "p.tsv").read_text().splitlines()[1:] == said[1:] and len(said) == 1 + 12
+
+
+def test_ones_own_names_go_before_glues(tmp_path):
+    path = write(tmp_path / "t.tsv", "sentence1\tsentence2\ttext_a", [["x", "y", "z"]])
+    assert [example.text_a for example in read_texts(path).examples] == ["z"]
+    assert read_uer(Task("", ("0", "1"), ("text_a",)), path, False)[0].text_a == "z"
 
 
 @pytest.mark.parametrize(("change", "words"), [

@@ -116,7 +116,8 @@ def test_the_table_says_what_calibrate_makes(quick, bench, tmp_path, capsys):
     said = capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "new/table.jsonl").read_text().splitlines()]
     assert [row["name"] for row in rows] == ["teacher", "2x16", "1x32", "1x24x20"]
-    assert len(re.findall(r"^layers 0 of 2 stay", said, re.MULTILINE)) == 1
+    assert len(re.findall(r"^1 of 2 layers stays, number 0; ", said, re.MULTILINE)) == 1
+    assert rows[0]["speed"] == 1  # it is not measured against itself
     pytest.importorskip("matplotlib")
     assert (tmp_path / "new/table.png").read_bytes().startswith(b"\x89PNG")
     for row, shape in ((rows[1], ["--target_dim", 16]), (rows[2], ["--target_layers", 1]),

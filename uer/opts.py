@@ -68,12 +68,12 @@ def add_optimization_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--accumulation_steps", type=int, default=1, metavar="N",
                        help="micro-steps per optimizer step (default: 1)")
     group.add_argument("--learning_rate", type=float, metavar="LR",
-                       help="of the teacher's weights, or of the model (default: 2e-5, but see --w_step)")
+                       help="of teacher or plain model (default: 2e-5, but see --w_step and --student_learning_rate)")
     group.add_argument("--optimizer", choices=OPTIMIZERS, default="adamw",
                        help="muon: matrices of a plain model's layers move by their momentum made orthogonal, at "
                             "AdamW's rates, the rest by AdamW (default: adamw)")
     group.add_argument("--head_learning_rate", type=float, metavar="LR",
-                       help="of the MLM head of a plain model (default: that of the rest)")
+                       help="of a plain or folded model's head: MLM, labels, map of states (default: that of the rest)")
     group.add_argument("--warmup", type=float, default=0.1, metavar="SHARE",
                        help="share of total_steps in which learning rates rise (default: 0.1)")
     group.add_argument("--scheduler", choices=SCHEDULERS, default="linear",
@@ -89,7 +89,7 @@ def add_optimization_options(parser: argparse.ArgumentParser) -> None:
                        help="compile the student's encoder with torch.compile, anew at each squeeze; dimensions "
                             "wait for the last of their group")
     group.add_argument("--max_grad_norm", type=float, metavar="X",
-                       help="scale the student's gradient down to this norm where it is larger (default: never)")
+                       help="largest norm of the gradient, of a plain model or teacher and compactors (default: any)")
     group.add_argument("--seed", type=int, default=7, help="of masks, order and dropout (default: 7)")
 
 
@@ -155,7 +155,7 @@ def add_squeeze_options(parser: argparse.ArgumentParser) -> None:
                             "calibrated)")
     group.add_argument("--student_learning_rate", type=float, metavar="LR",
                        help="of the student once it is folded (default: the larger of --learning_rate and "
-                            "--compactor_learning_rate, after calibration the first that is given; where neither is: "
+                            "--compactor_learning_rate, after calibration the former if both are given; if neither: "
                             "2e-4, for states, similarities, relations and layers 1e-3, for logits with layers 5e-4)")
     group.add_argument("--comp_only", action="store_true", help="train the compactors alone")
     group.add_argument("--mask_path", metavar="FILE", help="where the masks are recorded, for convert.py")

@@ -7,6 +7,7 @@
 #   NODES=2 HEAD=first:29500 bash scripts/cluster/torchrun.sh            # on each of two machines
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/recipe.sh"
+part $((${NODES:-1} * ${GPUS:-8}))
 
 MACHINES=(--standalone)
 if [ "${NODES:-1}" -gt 1 ]; then

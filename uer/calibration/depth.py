@@ -64,8 +64,11 @@ class Shorter(NamedTuple):
         layers_num, how = teacher.layers_num, f"{self.lost:.3f} nats"
         if teacher.target == "states" or teacher.outputs == 1:
             how = f"{'1 - cosine' if teacher.target == 'states' else 'a squared error of'} {self.lost:.3f}"
-        return (f"layers {' '.join(map(str, self.kept))} of {layers_num} stay; on the text that they were fitted to, "
-                f"what the model says is {how} from the teacher's")
+        *most, last = map(str, self.kept)
+        numbers = f"numbers {', '.join(most)} and {last}" if most else f"number {last}"
+        stay = "layers stay" if most else "layers stays"
+        return (f"{len(self.kept)} of {layers_num} {stay}, {numbers}; on the text that they were fitted to, what the "
+                f"model says is {how} from the teacher's")
 
 
 def layers_to_keep(layers_num: int, target: int | None, keep: Sequence[int] | None) -> int:

@@ -64,7 +64,7 @@ def refit_student(args: argparse.Namespace, command: str) -> Made:
             found = judge({"teacher": (teacher.config, teacher.weights), "student": (before.config, weights)},
                           material.held_out, material.where, material.place, mapped=True)
             figures += [(f"{what}, {when}", said) for what, said in found.figures]
-    for what, said in figures:
+    for what, said in figures[:1]:  # how good it is after, the script's end says
         print(f"{what}: {said}")
     facts = CardFacts(
         name=Path(args.output_model_path).stem, source=Path(args.student_path).name,

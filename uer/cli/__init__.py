@@ -96,6 +96,22 @@ def judged_by(target: str) -> list[str]:
         ["--task", "agreement", "--teacher_path", "TEACHER", "--test_path", "TEXT"]
 
 
+def learning(target: str) -> list[str]:
+    """pretrain.py's options for what a model with this target learns from its teacher, as docs/classifiers.md has them;
+    none where its own default does."""
+    return [] if target in ("mlm", "states") else [
+        "--target", "logits", "--layer_weight", "3", "--soft_targets_temperature", "3", "--augment_texts", "0.3"]
+
+
+def taught_by(teacher: str, target: str) -> list[str]:
+    """The same, and the rate, for a student without MLM head that is there already."""
+    from uer.training.mask_schedule import usual_rate  # and torch
+
+    layers = learning(target)
+    rate = usual_rate("logits" if layers else target, bool(layers))
+    return ["--soft_targets_teacher", teacher, *(layers or ["--target", target]), "--learning_rate", f"{rate:g}"]
+
+
 def suggestion(name: str, *options: object) -> str:
     """The command line of another command, to be typed where this one was; options that are None are left out.
     `options`: the words after the command; a list stands for its items."""

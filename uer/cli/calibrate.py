@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from uer.arguments import SHAPE, typed_again
-from uer.cli import command_line, importing, readable_one, same_tokenizer, suggestion
+from uer.cli import command_line, importing, learning, readable_one, same_tokenizer, suggestion, taught_by
 from uer.config import parse_with_config
 from uer.errors import UserError
 from uer.files import vocab_path_for
@@ -38,7 +38,7 @@ def end_of_refit(args: argparse.Namespace) -> None:
         from uer.calibration.refit import refit_student
 
     made = refit_student(args, command_line())
-    ending(", ".join(map(str, made.paths.values())), said(made.figures), suggestion(
+    ending(", ".join(map(str, made.paths.values())), said(made.figures[-1:]), suggestion(
         "evaluate", "--task", "retrieval", "--model_path", readable_one(made.paths) or "STUDENT", "--teacher_path",
         args.pretrained_model_path, same_tokenizer(args), "--test_path", "FOLDER"))
 
@@ -73,8 +73,6 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> 
         paths: what was written, by format.
         target: of the model; what has no MLM head learns from its teacher alone, which has to have the same words.
     """
-    from uer.training.mask_schedule import usual_rate
-
     output = args.output_model_path.removesuffix(".bin")
     trained = ["--output_model_path", f"{output}-trained.bin"]
     text = args.dataset_path or ["DATASET"]
@@ -91,12 +89,10 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> 
         if args.target_vocab:
             return suggestion("evaluate", "--task", "agreement", "--model_path", readable, "--teacher_path", teacher,
                               "--test_path", "TEXT")
-        learnt = "states" if target == "states" else "logits"
         return suggestion("pretrain", "--dataset_path", text, words, "--pretrained_model_path", readable,
-                          "--soft_targets_teacher", teacher, "--target", learnt, "--learning_rate", usual_rate(learnt),
-                          *trained)
+                          taught_by(teacher, target), *trained)
     return suggestion("pretrain", "--dataset_path", text, same_tokenizer(args),
                       "--pretrained_model_path", args.pretrained_model_path,
                       args.config_path and ["--config_path", args.config_path], "--weight_squeeze",
                       typed_again(parser(), args, SHAPE), "--compactor_init", "calibrated",
-                      args.compactors_path and ["--compactors_path", args.compactors_path], *trained)
+                      args.compactors_path and ["--compactors_path", args.compactors_path], learning(target), *trained)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting, too_small
-from uer.cli import importing, same_tokenizer, suggestion
+from uer.cli import importing, same_tokenizer, suggestion, taught_by
 from uer.data.options import add_tokenizer_options
 from uer.errors import UserError
 from uer.progress import ending
@@ -71,12 +71,9 @@ def following(args: argparse.Namespace, figures: dict[str, float], alike: bool) 
                        "TRAIN.tsv", "--dev_path", "DEV.tsv", "--output_model_path",
                        f"{model.removesuffix('.bin')}-tuned.bin")
     if args.task == "agreement":
-        from uer.training.mask_schedule import usual_rate
-
-        target = "states" if "cosine" in figures else "logits"
         return suggestion("pretrain", "--dataset_path", "DATASET", same_tokenizer(args), "--pretrained_model_path",
-                          model, "--soft_targets_teacher", args.teacher_path, "--target", target, "--learning_rate",
-                          usual_rate(target), "--output_model_path", f"{model.removesuffix('.bin')}-trained.bin")
+                          model, taught_by(args.teacher_path, "states" if "cosine" in figures else "cls"),
+                          "--output_model_path", f"{model.removesuffix('.bin')}-trained.bin")
     return suggestion("evaluate", "--task", "agreement", "--model_path", model, same_tokenizer(args), "--teacher_path",
                       args.teacher_path or "TEACHER", "--test_path", "TEXT")
 

@@ -79,11 +79,11 @@ def summary(header: dict[str, Any]) -> str:
     instances, tokens = header["instances"], header["tokens"]
     unknown = header["unknown"] / max(1, header["words"])
     padding = 1 - tokens / (instances * header["seq_length"])
-    pairs = header["data_processor"] == "pairs"
+    pairs, masks = header["data_processor"] == "pairs", header["dup_factor"]
     lines = [
         ("pairs" if pairs else f"documents {header['documents']:,}   lines")
         + f" {header['lines']:,}   instances {instances:,}"
-        + (f", each with {header['dup_factor']} masks" if not header["dynamic_masking"] else ""),
+        + (f", each with {masks} mask{'s' * (masks > 1)}" if not header["dynamic_masking"] else ""),
         f"tokens {header['words']:,}, with [CLS] and [SEP] {tokens:,}   mean length {tokens / instances:.1f}",
         f"unknown {unknown:.2%}   padding if every instance were filled to {header['seq_length']}: {padding:.1%}"]
     if header["empty_lines"]:

@@ -12,10 +12,8 @@ import numpy as np
 from uer.errors import UserError
 from uer.evaluation.ranking import number_of
 from uer.files import begins_with_objects, is_table, read_lines
-from uer.finetuning.tasks import Example
+from uer.finetuning.tasks import COLUMNS, Example, text_columns
 from uer.finetuning.tsv import Table
-
-COLUMNS = (("text_a", "text_b"), ("sentence1", "sentence2"), ("text_a",), ("sentence",))  # UER's and GLUE's names
 
 
 class Texts(NamedTuple):
@@ -31,7 +29,7 @@ def read_texts(path: str | Path) -> Texts:
     lines = read_lines(path)
     table = Table(path) if is_table(path) else None
     head = list(table.columns) if table else [name.strip() for name in lines[0].split("\t")] if lines else []
-    names = next((names for names in COLUMNS if all(name in head for name in names)), None)
+    names = text_columns(head)
     if begins_with_objects("\n".join(lines)):
         raise UserError(f"--test_path {path}: JSON lines; one text a line is needed, or a table")
     if names is None and table:

@@ -125,12 +125,12 @@ class Opened(NamedTuple):
     tokenizer: Tokenizer
 
 
-def open_model(args: argparse.Namespace, given: set[str], say: Callable[[str], object] | None = None) -> Opened:
+def open_model(args: argparse.Namespace, given: set[str], say: Callable[[str], object] = lambda line: None) -> Opened:
     """What --pretrained_model_path names, checked against everything but the data.
-    `say`: takes a line on the tokenizer (default: the model's notes). `UserError` for what does not do."""
+    `say`: takes a line on the tokenizer, and warnings. `UserError` for what does not do."""
     loaded = load_encoder(args.pretrained_model_path, args.config_path, dropout=args.dropout)
     args = with_length(args, given, loaded.config.max_seq_length)
-    tokenizer = build_tokenizer(args, *text_beside(args.pretrained_model_path), say=say or loaded.notes.append)
+    tokenizer = build_tokenizer(args, *text_beside(args.pretrained_model_path), say=say)
     check_words(loaded, args.pretrained_model_path, len(tokenizer.vocab))
     if getattr(args, "pooling", None) == "pooler":
         check_pooler(loaded)
@@ -177,7 +177,7 @@ class ClassifierRun:
         self.data, self.reports = data, reports
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.settings = Settings.of(args)
-        self.args, self.loaded, self.tokenizer = open_model(args, given)
+        self.args, self.loaded, self.tokenizer = open_model(args, given, reports.say)
         args = self.args
         vocab = self.tokenizer.vocab
         self.train = encode(data.train.examples, self.tokenizer, args.seq_length)

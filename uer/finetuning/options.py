@@ -23,7 +23,8 @@ def add_tuning_options(parser: argparse.ArgumentParser, *, batch_size: int, seq_
     group.add_argument("--seq_length", type=int, default=seq_length, metavar="N",
                        help=f"tokens an instance at most (default: {seq_length})")
     group.add_argument("--group_by_length", action="store_true",
-                       help="batches of like length, less padding: several times as fast where lengths differ much")
+                       help="batches of like length, less padding: faster on a GPU where lengths differ much, on a CPU "
+                            "hardly")
     group.add_argument("--learning_rate", type=float, nargs="+", default=[rate], metavar="LR",
                        help=f"one, or several to try each (default: {rate:g})")
     group.add_argument("--warmup", type=float, default=0.1, metavar="SHARE",
@@ -106,7 +107,7 @@ def infer_parser() -> argparse.ArgumentParser:
     add_tokenizer_options(parser)
     group = parser.add_argument_group("data")
     group.add_argument("--test_path", required=True, metavar="FILE", help="TSV or CSV: a header, columns text_a and "
-                                                                          "perhaps text_b")
+                                                                          "perhaps text_b, or as GLUE calls them")
     group.add_argument("--prediction_path", required=True, metavar="FILE", help="TSV to write, a line a text")
     group.add_argument("--output_logits", action="store_true", help="a column with all logits")
     group.add_argument("--output_prob", action="store_true", help="a column with all probabilities")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
@@ -170,7 +170,15 @@ def _examples(table: Table, task: Task, labelled: bool, skip: Sequence[int] = ()
     return out, empty
 
 
-# -- UER's TSV ---------------------------------------------------------------------------------------------------------
+# -- UER's TSV, and tables of texts ------------------------------------------------------------------------------------
+
+UERS = (("text_a", "text_b"), ("text_a",))
+COLUMNS = tuple(dict.fromkeys((*UERS, *sorted((task.texts for task in GLUE.values()), key=len, reverse=True))))
+
+
+def text_columns(there: Collection[str]) -> tuple[str, ...] | None:
+    """Of the names of a table's columns those of its text or texts: UER's, else a GLUE task's, pairs first."""
+    return next((names for names in COLUMNS if all(name in there for name in names)), None)
 
 
 def uer_task(path: str | Path) -> Task:
@@ -214,20 +222,23 @@ def _folded(label: str, whole: bool) -> str | Decimal:
 
 def texts_of(path: str | Path, pairs: bool | None) -> tuple[str, ...]:
     """The columns of texts that a model of pairs (or not) needs; None, not known: those that the file has."""
-    return _texts(Table(path)) if pairs is None else ("text_a", "text_b")[:1 + pairs]
+    return _texts(Table(path)) if pairs is None else UERS[not pairs]
 
 
 def _texts(table: Table) -> tuple[str, ...]:
-    return tuple(name for name in ("text_a", "text_b") if name in table.columns)
+    return text_columns(table.columns) or UERS[-1]
 
 
 def read_uer(task: Task, path: str | Path, labelled: bool | None = True) -> list[Example]:
-    """The examples of a UER file. `labelled` None: with labels where the file has them. `UserError` for a malformed
-    file, a label that the task has not, or pairs where it has single texts (or the reverse)."""
+    """The examples of a UER file, whose texts may have GLUE's names. `labelled` None: with labels where the file has
+    them. `UserError` for a malformed file, a label that the task has not, or pairs where it has single texts (or the
+    reverse)."""
     table = Table(path)
-    table.require("text_a")
-    if _texts(table) != task.texts:
-        kinds = {1: "single texts (text_a alone)", 2: "pairs (text_a and text_b)"}
-        raise UserError(f"{path}, line 1: {kinds[len(_texts(table))]}, but the model's training data have "
-                        f"{kinds[len(task.texts)]}")
-    return _examples(table, task, "label" in table.columns if labelled is None else labelled)[0]
+    texts = _texts(table)
+    table.require(*texts)
+    if len(texts) != len(task.texts):
+        found, wanted = (f"{'single texts' if len(names) == 1 else 'pairs'} "
+                         f"({' and '.join(names) + ' alone' * (len(names) == 1)})" for names in (texts, task.texts))
+        raise UserError(f"{path}, line 1: {found}, but the model's training data have {wanted}")
+    labelled = "label" in table.columns if labelled is None else labelled
+    return _examples(table, replace(task, texts=texts), labelled)[0]

@@ -158,22 +158,23 @@ def compare(material: Material, shapes: Sequence[Shape], tied: bool,
     """The teacher, and a student of each shape, deepest first; `note` takes lines on how these came about."""
     loaded = material.loaded
     teacher = from_weights(loaded.config, loaded.weights).to(material.place.device).eval()
-    yield measured("teacher", loaded.config, loaded.weights, teacher, material)
+    yield measured("teacher", loaded.config, loaded.weights, None, material)
     with closing(Reducer(loaded.config, loaded.weights, loaded.extras, material.batches, tied, note)) as reducer:
         for shape in sorted(shapes, key=lambda shape: -shape.layers):
             student = reducer.student(shape)
             yield measured(shape.name(shape_of(loaded.config)), student.config, student.weights, teacher, material)
 
 
-def measured(name: str, config: ModelConfig, weights: dict[str, torch.Tensor], teacher: Bert,
+def measured(name: str, config: ModelConfig, weights: dict[str, torch.Tensor], teacher: Bert | None,
              material: Material) -> Row:
-    """The row of a model with these weights."""
+    """The row of a model with these weights; `teacher` None: it is the teacher itself."""
     device, batch = material.place.device, material.held_out[0].to(material.place.device)
     model = from_weights(config, weights).to(device).eval()
-    seconds, theirs = in_turns((model, teacher), batch.src, batch.seg)
+    teacher = model if teacher is None else teacher
+    seconds, *theirs = in_turns([model] if teacher is model else [model, teacher], batch.src, batch.seg)
     operations = forward_operations(sizes_of(config, **table_sizes(weights)), batch.src.shape[1])
     return Row(name, shape_of(config), parameter_count(weights), operations,
-               len(batch.src) / seconds, theirs / seconds,
+               len(batch.src) / seconds, theirs[0] / seconds if theirs else 1.0,
                figures_of(model, teacher, material.held_out, device, material.loaded.mapped))
 
 
