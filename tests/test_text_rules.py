@@ -104,6 +104,10 @@ def test_tokenizers_that_are_not_here_are_refused(tmp_path):
         tokenizer_of(folder)
     with pytest.raises(UserError, match="tokenizer: bert and BertJapaneseTokenizer"):
         tokenizer_of(folder, "--tokenizer", "bert")
+    with pytest.raises(UserError, match="BertJapaneseTokenizer"):  # its file alone is obeyed alike
+        build_tokenizer(arguments("--vocab_path", folder / "vocab.txt"))
+    chosen = build_tokenizer(arguments("--vocab_path", folder / "vocab.txt", "--tokenizer", "bert"))
+    assert chosen.rules.kind == "bert"
     for config, words in (({"do_lower_case": "no"}, "do_lower_case is 'no'"), ({"tokenizer_class": 3}, "is 3, a name")):
         with pytest.raises(UserError, match=words):
             tokenizer_of(wordpiece(tmp_path / "m", config))

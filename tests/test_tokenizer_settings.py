@@ -63,13 +63,13 @@ def test_wordpiece(tmp_path, config, added, saved, bare, texts):
 
 
 @MANY
-@given(space=st.sampled_from([None, True, False]), added=st.sampled_from([[], ["Covid"]]), saved=EITHER, bare=EITHER,
-       texts=st.lists(TEXTS, min_size=1, max_size=6))
-def test_byte_level_bpe(tmp_path, space, added, saved, bare, texts):
+@given(space=st.sampled_from([None, True, False]), added=st.sampled_from([[], ["Covid"]]), special=EITHER, saved=EITHER,
+       bare=EITHER, texts=st.lists(TEXTS, min_size=1, max_size=6))
+def test_byte_level_bpe(tmp_path, space, added, special, saved, bare, texts):
     folder = roberta(tmp_path / f"r{next(NUMBERS)}", {} if space is None else {"add_prefix_space": space})
     reference = transformers.RobertaTokenizerFast.from_pretrained(folder)
     if saved or added:
-        reference.add_tokens(added, special_tokens=True)
+        reference.add_tokens(added, special_tokens=special)
         reference.save_pretrained(folder)
         if bare:
             for name in ("vocab.json", "merges.txt"):
@@ -80,13 +80,17 @@ def test_byte_level_bpe(tmp_path, space, added, saved, bare, texts):
 
 
 @MANY
-@given(texts=st.lists(TEXTS, min_size=1, max_size=6), turned=EITHER)
-def test_unigram(tmp_path, texts, turned):
+@given(texts=st.lists(TEXTS, min_size=1, max_size=6), turned=EITHER, added=st.sampled_from([[], ["Covid"]]),
+       special=EITHER)
+def test_unigram(tmp_path, texts, turned, added, special):
     pytest.importorskip("sentencepiece")
     pieces = [*PIECES[4:-1], *PIECES[:4], PIECES[-1]] if turned else PIECES
     folder = unigram(tmp_path / f"u{next(NUMBERS)}", pieces, [name for name, _ in pieces].index("<unk>"))
     reference = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), cls_token="<s>", sep_token="</s>", pad_token="<pad>",
         unk_token="<unk>", mask_token="<mask>")
+    if added:
+        reference.add_tokens(added, special_tokens=special)
+        reference.backend_tokenizer.save(str(folder / "tokenizer.json"))
     same(folder, reference, texts)
     shutil.rmtree(folder)

@@ -120,6 +120,11 @@ class ModelConfig:
                "encoder": "transformer", "target": self.target}
         return {**uer, **ours, **({"uneven_layers": uneven} if uneven else {})}
 
+    @property
+    def reader(self) -> bool:
+        """Whether it tells the start and the end of an answer."""
+        return self.target == "tokens" and self.labels == SPAN_LABELS
+
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 

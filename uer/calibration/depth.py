@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from uer.calibration.moments import Moments, regress, rescaled
 from uer.calibration.stream import Stream
-from uer.config import SPAN_LABELS, ModelConfig
+from uer.config import ModelConfig
 from uer.data.loader import MlmBatch
 from uer.errors import UserError
 from uer.layers.layer_norm import LayerNorm, standardise
@@ -221,7 +221,7 @@ def said(teacher: Bert, batch: MlmBatch, real: torch.Tensor, hidden: torch.Tenso
     target, config = teacher.target, teacher.config
     if config.target == "mlm":
         return target(hidden.flatten(0, 1)[batch.positions]).log_softmax(-1)
-    if config.labels == SPAN_LABELS:
+    if config.reader:
         outputs = span_logits(target(hidden), real).flatten(0, 1)
     elif config.target == "tokens":
         outputs = target(hidden[real])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from uer.config import SPAN_LABELS, load_config
+from uer.config import load_config
 from uer.conversion.merge import student_model
 from uer.conversion.outputs import Check, Source, largest_difference, put_uer, put_vocabularies
 from uer.errors import UserError
@@ -90,6 +90,6 @@ def stock_check(model: LoadedModel, folder: Path, check: Check) -> str:
     ours = student_model(model.config, {name: tensor.float() for name, tensor in model.weights.items()})
     target = "states" if model.head_made else model.config.target
     expected = (ours.hidden_states(src, seg) if target == "states" else ours(src, seg)).flatten(0, -2)
-    found = stock.outputs(folder, src, seg, target, model.config.labels == SPAN_LABELS)
+    found = stock.outputs(folder, src, seg, target, model.config.reader)
     return largest_difference(found[check.real], expected[check.real], "stock transformers",
                               "hidden state" if target == "states" else "logit")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from uer.arguments import check_ending
-from uer.config import SPAN_LABELS, ModelConfig
+from uer.config import ModelConfig
 from uer.conversion.int8 import check_dev, write_int8
 from uer.conversion.merge import TOLERANCE, probe_batch, student_model
 from uer.conversion.sandwich import real_rows
@@ -234,7 +234,7 @@ def _huggingface(source: Source, temporary: Path, path: Path) -> str:
     found = [check(check.logits(again.config, again.weights), "read back")]
     if stock.available():
         found.append(check(stock.outputs(temporary, check.src, check.seg, config.target,
-                                         config.labels == SPAN_LABELS), "stock transformers"))
+                                         config.reader), "stock transformers"))
     if config.target == "states":
         dense = {part: source.weights[f"{OUTPUT}.{part}"] for part in ("weight", "bias")}
         plain = SentenceFacts(config.pooling, max_seq_length=source.reading.get("seq_length"))

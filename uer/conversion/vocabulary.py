@@ -100,7 +100,10 @@ def reduce_words(model: LoadedModel, text: TextRules, wanted: str, dataset: Data
         UserError: no WordPiece vocabulary, or a wish that cannot be.
     """
     vocab = text.vocab
-    if vocab is None or text.kind != "bert":
+    if vocab is not None and text.kind != "bert":
+        raise UserError(f"--target_vocab: only a WordPiece vocabulary can lose words, and {vocab.source} is "
+                        f"{text.kind}'s")
+    if vocab is None:
         raise UserError("--target_vocab: the teacher's WordPiece vocabulary is needed, and none is beside it; give it "
                         "as --vocab_path")
     own = [token.content for token in vocab.added if token.content not in vocab.special_tokens]

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from uer.config import SPAN_LABELS
 from uer.data.loader import MlmBatch
 from uer.finetuning.metrics import pearson, spearman
 from uer.models.bert import Bert
@@ -49,7 +48,7 @@ def answers(model: Bert, batches: Sequence[MlmBatch], device: torch.device) -> t
         return torch.cat([model.pooled(batch.src, batch.seg) for batch in moved])
     for batch in moved:
         real, logits = batch.seg > 0, model(batch.src, batch.seg)
-        if model.config.labels == SPAN_LABELS:
+        if model.config.reader:
             logits = span_logits(logits, real)
         elif model.config.multi_label:
             logits = one_by_one(logits)

@@ -6,7 +6,6 @@ import argparse
 
 import torch
 
-from uer.config import SPAN_LABELS
 from uer.errors import UserError
 from uer.finetuning.options import squad_parser
 from uer.finetuning.squad import Reading, longest_question
@@ -22,7 +21,7 @@ SETTINGS = ("seq_length", "max_query_length", "doc_stride", "n_best_size", "max_
 
 def check_reader(loaded: LoadedModel, tokenizer: Tokenizer, path: str) -> None:
     """`UserError` for a model that is no reader, or whose tokens are not told from characters; `path` names it."""
-    if loaded.config.labels != SPAN_LABELS:
+    if not loaded.config.reader:
         raise UserError(f"--task squad: {path} is no reader; finetune/run_squad.py makes one")
     if not isinstance(tokenizer, BertTokenizer):
         raise UserError(f"--task squad: {path} has the tokenizer {tokenizer.rules.kind}; only bert can tell which "

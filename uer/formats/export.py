@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from uer.config import CLS_ACTS, SPAN_LABELS, ModelConfig
+from uer.config import CLS_ACTS, ModelConfig
 from uer.errors import UserError
 from uer.formats import shapes
 from uer.formats.huggingface_config import build_config
@@ -122,5 +122,5 @@ def architecture_of(config: ModelConfig, weights: Mapping[str, torch.Tensor]) ->
         whole = all(name in weights for name in shapes.NSP_HEAD)
         return "BertForPreTraining" if whole else "BertForMaskedLM"
     if config.target == "tokens":
-        return "BertForQuestionAnswering" if config.labels == SPAN_LABELS else "BertForTokenClassification"
+        return "BertForQuestionAnswering" if config.reader else "BertForTokenClassification"
     return "BertModel" if config.target == "states" else f"{CLS_ACTS[config.cls_act]}ForSequenceClassification"

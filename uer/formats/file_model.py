@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from uer.config import SPAN_LABELS, ModelConfig
+from uer.config import ModelConfig
 from uer.formats.sentence import SentenceFacts
 
 THRESHOLD = "null_score_diff_threshold"
@@ -51,7 +51,7 @@ class LoadedModel:
     def reading(self) -> dict[str, Any]:
         """How a fine-tuned model reads and is read: `seq_length`, `pairs`, `of_logits`, `separators` in a pair, the
         threshold of no answer, as far as its JSON says so; a reader's are pairs."""
-        return {**({"pairs": True} if self.config.labels == SPAN_LABELS else {}), **reading_of(self.facts)}
+        return {**({"pairs": True} if self.config.reader else {}), **reading_of(self.facts)}
 
     @property
     def mapped(self) -> bool:

@@ -41,7 +41,7 @@ def outputs_apart(teacher: ModelConfig, model: ModelConfig) -> str:
 
 
 def _outputs_in_words(config: ModelConfig) -> str:
-    kind = "a reader" if config.labels == SPAN_LABELS else f"target {config.target}"
+    kind = "a reader" if config.reader else f"target {config.target}"
     kind += " whose labels may hold together" if config.multi_label else ""
     return f"{config.outputs} outputs of {kind}"
 
@@ -56,7 +56,9 @@ def settle_target(model: LoadedModel, wanted: str | None, where: str) -> None:
     """
     found = _found(model, where) if wanted is None else wanted
     asked = model.reading.get("of_logits", {}).get("problem_type")
-    if found == "states" and not (model.config.target == "states" and f"{OUTPUT}.weight" in model.weights):
+    if found == "states" and model.config.target == "states" and f"{OUTPUT}.weight" in model.weights:
+        _leave_out(model, *MLM_HEAD, f"{OUTPUT}_")
+    elif found == "states":
         _leave_out(model, shapes.TASK_HEAD)
         strip_heads(model)
         hidden = model.config.hidden_size
@@ -67,7 +69,7 @@ def settle_target(model: LoadedModel, wanted: str | None, where: str) -> None:
         _leave_out(model, shapes.TASK_HEAD)
     else:
         _leave_out(model, *MLM_HEAD)
-    _configure(model, found)
+    _configure(model, found, where)
     if found == "cls" and asked == SCORES and model.config.outputs > 1:
         raise UserError(f"{where}: problem_type {SCORES} with {model.config.outputs} labels; one score of a text is "
                         f"needed, or classes")
@@ -107,8 +109,16 @@ def _found(model: LoadedModel, where: str) -> str:
     if unlike:
         raise UserError(f"{where}: a model {unlike[0]}; one with an MLM head, a classifier of texts or tokens, a "
                         f"reader or an encoder alone is needed")
-    if any(name.startswith(MLM_HEAD) and name != shapes.DECODER for name in weights):
+    words = any(name.startswith(MLM_HEAD) and name != shapes.DECODER for name in weights)
+    if model.source == "huggingface" and model.sentence is not None:  # modules.json pools its states
+        if words:
+            model.notes.append("not taken over: a head for masked words, as modules.json says that it embeds sentences")
+        return "states"
+    if words:
         return "mlm"
+    for name in (OUTPUT, f"{OUTPUT}_1", f"{OUTPUT}_2"):
+        if f"{name}.weight" in weights and f"{name}.bias" not in weights:
+            raise UserError(f"{where}: missing: {name_in_file(model, f'{name}.bias')}")
     if f"{OUTPUT}_2.weight" in weights:
         return "cls"
     if f"{OUTPUT}.weight" not in weights or model.config.target == "states":
@@ -128,8 +138,8 @@ def _found(model: LoadedModel, where: str) -> str:
     return "tokens"
 
 
-def _configure(model: LoadedModel, target: str) -> None:
-    """The config's fields on the target."""
+def _configure(model: LoadedModel, target: str, where: str) -> None:
+    """The config's fields on the target. `UserError` for labels that say it is another kind of model."""
     if target == "mlm":
         model.config = replace(model.config, target="mlm", outputs=0, labels=(), cls_act="tanh")
         return
@@ -137,6 +147,9 @@ def _configure(model: LoadedModel, target: str) -> None:
     labels = model.facts.get("labels", model.config.labels) or model.labels
     if model.architecture.endswith("ForQuestionAnswering") or model.facts.get("kind") == "span finder":
         labels = SPAN_LABELS
+    elif target == "tokens" and model.source == "huggingface" and tuple(labels) == SPAN_LABELS:
+        raise UserError(f"{where}: a tagger whose labels are {' and '.join(SPAN_LABELS)}, as a reader's are called "
+                        f"here; name them otherwise in config.json (id2label)")
     pooling = model.facts.get("pooling", model.config.pooling)
     told = model.source == "uer" and ("pooling" in model.facts or model.config.target == "cls")
     if (target == "cls" and not told) or pooling not in POOLINGS:  # as poolers do, and classifiers of UER by default

@@ -25,6 +25,7 @@ class HuggingFaceConfig:
         labels: of a task, in the order of their numbers.
         of_logits: `OF_LOGITS`, as far as it has them.
         head_act: as in `LoadedModel`.
+        model_type: the family that it names, "" where it names none.
     """
 
     config: ModelConfig
@@ -35,6 +36,7 @@ class HuggingFaceConfig:
     labels: tuple[str, ...] = ()
     of_logits: dict[str, Any] = field(default_factory=dict)
     head_act: str = ""
+    model_type: str = ""
 
 
 def parse_config(data: dict[str, Any], where: str) -> HuggingFaceConfig:
@@ -43,7 +45,7 @@ def parse_config(data: dict[str, Any], where: str) -> HuggingFaceConfig:
     return HuggingFaceConfig(config, skipped_positions(data), bool(data.get("tie_word_embeddings", True)),
                              data.get("vocab_size"), *_task(data),
                              {key: data[key] for key in OF_LOGITS if data.get(key)},
-                             "gelu" if model_type(data) in (*ROBERTAS, "electra") else "")
+                             "gelu" if model_type(data) in (*ROBERTAS, "electra") else "", model_type(data))
 
 
 def _task(data: dict[str, Any]) -> tuple[str, tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from uer.config import SPAN_LABELS, ModelConfig
+from uer.config import ModelConfig
 from uer.formats.stock import CLASSES
 
 
@@ -40,7 +40,7 @@ SIZES = (("layers", "layers_num"), ("hidden size", "hidden_size"), ("heads", "he
 def model_card(facts: CardFacts, config: ModelConfig) -> str:
     """Markdown with the front matter that model hubs read."""
     models = [("this model", config)] + ([("teacher", facts.teacher)] if facts.teacher else [])
-    said = "reader" if config.labels == SPAN_LABELS else config.target
+    said = "reader" if config.reader else config.target
     library, kind = "sentence-transformers" if said == "states" else "transformers", CLASSES[said]
     use = ["from sentence_transformers import SentenceTransformer", "",
            'embeddings = SentenceTransformer("<this folder>").encode(["a text", "another"])'] \

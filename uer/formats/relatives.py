@@ -33,12 +33,12 @@ HEADS = {
     "generator_lm_head": "cls.predictions.decoder"}
 
 
-def cls_act(names: Iterable[str]) -> str:
-    """What stands between the linears of a classifier of texts with these tensors."""
+def cls_act(names: Iterable[str], model_type: str = "") -> str:
+    """What stands between the linears of a classifier of texts with these tensors; `model_type`: as its config says."""
     names = list(names)
     if "pre_classifier.weight" in names:
         return "relu"
-    electra = any(name.startswith("electra.") for name in names)
+    electra = model_type == "electra" or any(name.startswith("electra.") for name in names)
     return "gelu" if electra and "classifier.dense.weight" in names else "tanh"
 
 

@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -26,7 +26,10 @@ from uer.tokenizers.beside import sentence_config, tokenizer_limit
 
 MODES = {"mean": "mean", "max": "max", "cls": "first", "lasttoken": "last"}  # theirs -> ours
 FLAGS = {"mean": "mean_tokens", "max": "max_tokens", "cls": "cls_token", "lasttoken": "lasttoken"}
+IDLE = ("Dropout",)  # modules that do nothing in use
 KEPT = ("Transformer", "Pooling", "Dense", "Normalize")
+CROSS_ENCODER = "sequence-classification"
+SHORTEST = 8  # tokens of a text that fine-tuned models are used with
 ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}  # what a text is -> names of its prompt
 IN_PLACE = {key: ["sentence_embedding"] for key in ("module_input_name", "module_output_name")}
 # What else modules may say, and the values that change nothing here (as null does).
@@ -34,9 +37,9 @@ NEUTRAL: dict[str, dict[str, list[Any]]] = {
     "Transformer": {"transformer_task": ["feature-extraction"], "module_output_name": ["token_embeddings"],
                     "processing_kwargs": [{}], "query_length": [], "document_length": [], "query_expansion": []},
     "Dense": {**IN_PLACE, "use_residual": [False]}, "Normalize": IN_PLACE}
+OF_SCORES = {**NEUTRAL["Transformer"], "transformer_task": [CROSS_ENCODER], "module_output_name": ["scores"]}
 OPENING = ("trust_remote_code", "revision", "local_files_only", "token", "cache_dir")  # how files are found
 ASIDE = {"config": OPENING, "tokenizer": (*OPENING, "model_max_length", "use_fast", "padding_side")}
-CROSS_ENCODER = "sequence-classification"
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 
 
@@ -137,8 +140,8 @@ def encoder_path(folder: Path) -> Path:
 def read_sentence_facts(folder: Path) -> SentenceFacts | None:
     """What a sentence-transformers folder says; None where it is none, or a cross-encoder's.
     `UserError` for modules that a smaller encoder could not keep."""
-    modules = read_modules(folder)
-    if not modules or cross_encoder(folder) is not None:
+    modules = [module for module in read_modules(folder) if _kind(module) not in IDLE]
+    if not modules or _scores(folder):
         return None
     where, kinds = f"{folder / 'modules.json'}", [_kind(module) for module in modules]
     others = [kind for kind in kinds if kind not in KEPT]
@@ -150,12 +153,7 @@ def read_sentence_facts(folder: Path) -> SentenceFacts | None:
         path = folder / module["path"]
         path = sentence_config(path) if kind == "Transformer" else path / "config.json"
         said = read_object(path) if path.is_file() else {}
-        odd = [f"{key} {said[key]!r}" for key, values in NEUTRAL.get(kind, {}).items()
-               if said.get(key) not in (None, *values)]
-        odd += [f"{key} {value!r} for the {part}" for part, aside in ASIDE.items()
-                for key, value in _made_with(said, part).items() if value is not None and key not in aside]
-        if odd:
-            raise UserError(f"{path}: {', '.join(odd)} cannot be kept")
+        _check_said(path, said, NEUTRAL.get(kind, {}))
     pools = [path / "config.json" for path in _paths(folder, "Pooling")]
     if len(pools) != 1:
         raise UserError(f"{where}: {len(pools)} Pooling modules; exactly one is needed")
@@ -178,14 +176,43 @@ def read_sentence_facts(folder: Path) -> SentenceFacts | None:
     return facts
 
 
-def cross_encoder(folder: Path) -> dict[str, Any] | None:
-    """What config_sentence_transformers.json says of a cross-encoder, whose only module is the classifier; None: the
-    folder is of another kind."""
+def _check_said(path: Path, said: Mapping[str, Any], neutral: Mapping[str, list[Any]]) -> None:
+    """`UserError` where a module's config says what changes something and cannot be kept."""
+    odd = [f"{key} {said[key]!r}" for key, values in neutral.items() if said.get(key) not in (None, *values)]
+    odd += [f"{key} {value!r} for the {part}" for part, aside in ASIDE.items()
+            for key, value in _made_with(said, part).items() if value is not None and key not in aside]
+    if odd:
+        raise UserError(f"{path}: {', '.join(odd)} cannot be kept")
+
+
+class CrossEncoder(NamedTuple):
+    """What a folder says of a cross-encoder beside its classifier: the activation of its scores, tokens at most."""
+
+    activation: Any = None
+    max_seq_length: int | None = None
+
+
+def _scores(folder: Path) -> bool:
+    """Whether a folder of sentence-transformers is a cross-encoder's: its only module is the classifier."""
     alone = [_kind(module) for module in read_modules(folder)] == ["Transformer"]
-    settings, beside = folder / "config_sentence_transformers.json", sentence_config(encoder_path(folder))
-    if not alone or not beside.is_file() or read_object(beside).get("transformer_task") != CROSS_ENCODER:
+    beside = sentence_config(encoder_path(folder)) if alone else None
+    return beside is not None and beside.is_file() and read_object(beside).get("transformer_task") == CROSS_ENCODER
+
+
+def cross_encoder(folder: Path) -> CrossEncoder | None:
+    """None where the folder is of another kind. `UserError` for a prompt before every text, and what else a smaller
+    one could not keep."""
+    if not _scores(folder):
         return None
-    return read_object(settings) if settings.is_file() else {}
+    path, settings = sentence_config(encoder_path(folder)), folder / "config_sentence_transformers.json"
+    _check_said(path, read_object(path), OF_SCORES)
+    more = read_object(settings) if settings.is_file() else {}
+    prompts, name = more.get("prompts") or {}, more.get("default_prompt_name")
+    if name is not None and prompts.get(name):
+        raise UserError(f"{settings}: default_prompt_name {name!r} puts {prompts[name]!r} before what a cross-encoder "
+                        f"reads, which cannot be kept; null would leave it out")
+    limit = _limit(encoder_path(folder))
+    return CrossEncoder(more.get("activation_fn"), limit if isinstance(limit, int) and limit >= SHORTEST else None)
 
 
 def read_dense(folder: Path) -> dict[str, torch.Tensor]:

@@ -23,12 +23,11 @@ from uer.formats.file_target import MLM_HEAD, OUTPUT, complete_head, config_for,
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
 from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
 from uer.formats.relatives import cls_act
-from uer.formats.sentence import SentenceFacts, cross_encoder, encoder_path, read_dense, read_sentence_facts
+from uer.formats.sentence import SHORTEST, SentenceFacts, cross_encoder, encoder_path, read_dense, read_sentence_facts
 from uer.formats.storage import read_tensors, shortened, without_shared_prefix
 from uer.formats.uer_names import heads_in, is_uer, to_published
 from uer.tokenizers.beside import tokenizer_limit
 
-SHORTEST = 8  # tokens of a text that fine-tuned models are used with
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # For a file without config.json: only the tying is taken from this, sizes come from the tensors.
 BARE_CONFIG = HuggingFaceConfig(ModelConfig(1, 1, 1, 1), 0, True, None)
@@ -280,7 +279,7 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
     limit = tokenizer_limit(beside.parent) if beside else None
     if limit is not None and SHORTEST <= limit < own.max_seq_length:
         facts["seq_length"] = limit
-    config = replace(config, cls_act=cls_act(raw))
+    config = replace(config, cls_act=cls_act(raw, theirs.model_type))
     return LoadedModel(config, tensors, notes, source="huggingface", architecture=theirs.architecture,
                        labels=theirs.labels, tied=tied, facts=facts, head_act=theirs.head_act)
 
@@ -296,8 +295,11 @@ def _take_sentence_facts(model: LoadedModel, path: Path, target: str | None) -> 
     if model.source == "huggingface":
         whole = path.is_dir() or encoder_path(folder) == folder  # a file of its own is not the encoder inside a folder
         model.sentence = read_sentence_facts(folder) if whole else None
-        activation = (cross_encoder(folder) or {}).get("activation_fn") if whole else None
-        if activation is not None:  # where readers of a folder without modules.json look for it
+        scorer = cross_encoder(folder) if whole else None
+        if scorer and scorer.max_seq_length:
+            model.facts["seq_length"] = scorer.max_seq_length
+        if scorer and scorer.activation is not None:  # where readers of a folder without modules.json look for it
+            activation = scorer.activation
             model.facts["of_logits"] = {**model.facts.get("of_logits", {}),
                                         "sentence_transformers": {"activation_fn": activation}}
         if model.sentence is not None and model.sentence.mapped:

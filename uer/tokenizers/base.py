@@ -90,6 +90,12 @@ def special_finder(vocab: Vocab) -> Finder:
     return Finder({**special, **{token.content: token for token in vocab.added if not token.normalized}}.items())
 
 
+def added_finder(vocab: Vocab) -> Finder | None:
+    """For added tokens that are looked for in normalised text, which here is the text as it stands; None: no such."""
+    tokens = {token.content: token for token in vocab.added if token.normalized}
+    return Finder(tokens.items()) if tokens else None
+
+
 class Tokenizer:
     """Text to token ids. Subclasses implement `encode_raw`; no method adds [CLS] or [SEP].
 

@@ -136,7 +136,9 @@ def _rules_of_folder(folder: Path, only: Path | None, kind: str | None, merges_p
         raise UserError(f"{folder / TOKENIZER_CONFIG}: truncation_side is {side!r}, but long texts are cut at the end "
                         f"here; 'right' is needed")
     foreign = name not in CLASSES and name not in GENERIC
-    vocabulary = only or _vocabulary(folder, CLASSES.get(name), foreign)
+    vocabulary = _vocabulary(folder, CLASSES.get(name), foreign)
+    if only and (kind or not foreign):  # --tokenizer says how to read it all the same
+        vocabulary = only
     if vocabulary is None or vocabulary.name == TOKENIZER_JSON or (whole is not None and name in WHOLE):
         if whole is not None:
             if vocabulary is not None and vocabulary.suffix == ".txt":

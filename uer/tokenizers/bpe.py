@@ -15,7 +15,7 @@ import regex
 
 from uer.errors import UserError
 from uer.files import read_text
-from uer.tokenizers.base import Cache, Tokenizer, special_finder
+from uer.tokenizers.base import Cache, Tokenizer, added_finder, special_finder
 from uer.tokenizers.vocab import Vocab
 
 _FIND_WORDS = regex.compile(r"'(?:s|t|re|ve|m|ll|d)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
@@ -44,7 +44,7 @@ class BpeTokenizer(Tokenizer):
         self._prefix_space = prefix_space
         self._byte_characters = byte_characters()
         self._bytes = {character: byte for byte, character in enumerate(self._byte_characters)}
-        self._special = special_finder(vocab)
+        self._special, self._added = special_finder(vocab), added_finder(vocab)
         self._words = Cache(self._word)
 
     def encode_raw(self, text: str) -> bytes:
@@ -52,7 +52,11 @@ class BpeTokenizer(Tokenizer):
             spaced = f" {part}" if part and self._prefix_space and not part.startswith(" ") else part
             return map(self._words.__getitem__, _FIND_WORDS.findall(spaced))
 
-        return self._raw_around(self._special, self._special.cut(text), words)
+        def around(part: str) -> list[bytes]:
+            assert self._added is not None
+            return [self._raw_around(self._added, self._added.cut(part), words)]
+
+        return self._raw_around(self._special, self._special.cut(text), around if self._added else words)
 
     def _word(self, word: str) -> bytes:
         symbols = [self._byte_characters[byte] for byte in word.encode("utf-8")]

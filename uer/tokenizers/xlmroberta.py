@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from uer.tokenizers.base import Tokenizer, special_finder
+from uer.tokenizers.base import Tokenizer, added_finder, special_finder
 from uer.tokenizers.pieces import Pieces
 from uer.tokenizers.vocab import Vocab
 
@@ -26,7 +27,7 @@ class XlmRobertaTokenizer(Tokenizer):
         super().__init__(vocab)
         self._model: Any = pieces.model
         self._ids, self._normalized = pieces.ids, pieces.normalized
-        self._special = special_finder(vocab)
+        self._special, self._added = special_finder(vocab), added_finder(vocab)
 
     def encode_raw(self, text: str) -> bytes:
         def pieces(part: str) -> list[bytes]:
@@ -34,7 +35,12 @@ class XlmRobertaTokenizer(Tokenizer):
             ids = self._ids[np.array(self._model.encode(spaced), dtype=np.int64)]
             return [ids.astype(self.dtype).tobytes()]
 
-        return self._raw_around(self._special, self._special.cut(text), pieces)
+        def around(part: str) -> list[bytes]:
+            assert self._added is not None
+            parts = self._added.cut(unicodedata.normalize("NFKC", part) if self._normalized else part)
+            return [self._raw_around(self._added, parts, pieces)] if len(parts) > 1 else pieces(part)
+
+        return self._raw_around(self._special, self._special.cut(text), around if self._added else pieces)
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.vocab.tokens[i] for i in ids).replace(_SPACE, " ").strip()

@@ -17,7 +17,6 @@ import argparse
 import torch
 import torch.nn.functional as F
 
-from uer.config import SPAN_LABELS
 from uer.data.loader import MlmBatch
 from uer.models.bert import Bert
 from uer.opts import RELATION_HEADS, TOP_K
@@ -124,7 +123,7 @@ class LogitTargets:
     def __call__(self, student: Bert, batch: MlmBatch) -> tuple[torch.Tensor, torch.Tensor]:
         """The summed loss, and (it, texts or shares of tokens with equal predictions) to report."""
         real = batch.seg > 0
-        reads, several = self.teacher.config.labels == SPAN_LABELS, self.teacher.config.multi_label
+        reads, several = self.teacher.config.reader, self.teacher.config.multi_label
         with torch.no_grad():
             wanted = self.teacher(batch.src, batch.seg, padded=batch.padded).float()
         given = student(batch.src, batch.seg, padded=batch.padded).float()
