@@ -144,7 +144,7 @@ def test_a_pipe_called_json_lines_is(tmp_path):
 
 
 def test_a_field_where_nothing_has_fields(tmp_path):
-    with pytest.raises(UserError, match=r"--text_field body goes with \.jsonl, \.parquet or \.tsv"):
+    with pytest.raises(UserError, match=r"--text_field body goes with \.jsonl, \.parquet, \.tsv or \.csv"):
         build(tmp_path, "the river\n", "--text_field", "body")
 
 

@@ -134,8 +134,7 @@ def test_the_plan_knows_how_many_are_there():
                            compactor_learning_rate=1e-4, squeeze_tolerance=1e-4, no_squeeze=False, compile=False,
                            weight_squeeze=True, compactor_init="identity", mask_schedule_share=None,
                            objective=None, after_squeeze="compactors", student_learning_rate=None, layer_weight=0,
-                           relation_weight=0,
-                           bias_correction=None)
+                           relation_weight=0, soft_targets_weight=0, bias_correction=None)
     groups = build_groups(early.config, 16, "dim")
     until, mean = before_squeeze(args, groups, lambda now: sum(group.width for group in now.values()))
     assert until == 4 * 18 and early.master.has_left
