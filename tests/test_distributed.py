@@ -156,7 +156,7 @@ def facts(results: Path, name: str) -> dict:
 
 def test_what_is_sent_are_the_students_gradients(results):
     whole, parts = facts(results, "published-1-2"), facts(results, "published-1-2sharded")
-    flags = (6 + 3) * 8  # predictions, tokens, texts, three signals; loss and accuracy to report, loss that is trained on
+    flags = (6 + 3) * 8  # predictions, tokens, texts, 3 signals; loss and accuracy to report, loss to train on
     assert whole["gradients"] == whole["student"] == parts["student"]
     assert whole["sent"] == {"all_reduce": 8 * flags}  # and what DistributedDataParallel sends
     [entry] = reports(results / "published-1-2.metrics", "exchange")
