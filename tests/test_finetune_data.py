@@ -169,7 +169,10 @@ def test_texts_of_several_lines_are_not_taken_for_several(tmp_path):
     a quotation of several rows that are whole."""
     path, task = tmp_path / "t.tsv", uer_task(write_uer_tsv(tmp_path / "train.tsv", 4, 1))
     path.write_text('text_a\none\n"two\n\nthree"\n')
-    assert [example.text_a for example in read_uer(task, path, labelled=False)] == ["one", "two\n\nthree"]
+    with pytest.raises(UserError, match=r"t\.tsv, quotes hold several lines together, or are quotations"):
+        read_uer(task, path, labelled=False)
+    other = path.rename(tmp_path / "t.csv")
+    assert [example.text_a for example in read_uer(task, other, labelled=False)] == ["one", "two\n\nthree"]
     for more in ('"four\n', '5" of it\n', '"five" six\n'):
         path.write_text('text_a\none\n"two\n\'three"\n' + more)
         assert len(read_uer(task, path, labelled=False)) == 4

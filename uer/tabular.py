@@ -70,7 +70,8 @@ def is_quoted(rows: Iterable[list[str]], width: int) -> bool:
     """Whether all quotes in rows are as CSV has them, so that they are no characters: some field has a quote written
     twice or goes on behind a tab or line end, or all of a column are quoted.
 
-    Where all rows have their `width` fields (more than one), none goes on: there are quotations of several rows.
+    Where all rows have their `width` fields (more than one), none goes on: there are quotations of several rows. Of one
+    column nothing tells which of the two it is: `ValueError`.
     """
     told = begun = went_on = False
     apart = width > 1
@@ -93,6 +94,9 @@ def is_quoted(rows: Iterable[list[str]], width: int) -> bool:
             went_on = went_on or begun
     if begun or (went_on and apart):
         return False
+    if went_on and width == 1:
+        raise ValueError("quotes hold several lines together, or are quotations of several lines; call the file .csv "
+                         "if a text has line ends in it, or write each text on a line without them")
     return told or any(count >= MANY and index not in bare for index, count in whole.items())
 
 

@@ -43,7 +43,10 @@ def looked_through(table: Path) -> Columns:
         if is_quoted_header(fields):
             return _of_csv(table, "\t")
         below = _Below(lines)
-        quoted = is_quoted_below(below, len(fields))
+        try:
+            quoted = is_quoted_below(below, len(fields))
+        except ValueError as error:
+            raise UserError(f"{table}, {error}") from None
         deque(below, maxlen=0)  # what is left, where the first quotes told
     if quoted:
         return _of_csv(table, "\t")

@@ -34,11 +34,13 @@ def read_rows(path: str | Path, header: bool = True) -> list[Row]:
         raise UserError(f"{path}: the file is empty")
     rows = [Row(number, line.split("\t")) for number, line in enumerate(lines, 1)]
     first, named = rows[0].fields, is_csv(path)
-    if named or (header and is_quoted_header(first)) or is_quoted((row.fields for row in rows[header:]), len(first)):
-        try:
+    try:
+        quoted = named or (header and is_quoted_header(first)) or is_quoted((row.fields for row in rows[header:]),
+                                                                            len(first))
+        if quoted:
             return [Row(*row) for row in csv_rows(lines, delimiter_of(lines[0]) if named else "\t")]
-        except ValueError as error:
-            raise UserError(f"{path}, {error}") from None
+    except ValueError as error:
+        raise UserError(f"{path}, {error}") from None
     while not lines[-1] and "\t" in lines[0]:
         lines.pop()
     return rows[:len(lines)]
