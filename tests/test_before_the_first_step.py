@@ -2,15 +2,18 @@
 
 import os
 import signal
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
-from bench import options, run
+from bench import WID, options, run
+from commands import start
 
 import uer.training.build_trainer
 from uer.errors import Stopped, UserError
 from uer.parallel.signals import SIGNALS, StopSignals
+from uer.training.checkpoint import checkpoint_steps
 from uer.training.lock import locked
 
 
@@ -33,6 +36,10 @@ def test_a_signal_ends_a_run_at_once(bench, tmp_path, monkeypatch, capsys, numbe
 
 
 def test_from_the_first_step_on_a_signal_is_noted():
+    """With several processes from the start: one that left would leave the others waiting for it."""
+    with StopSignals(2) as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert StopSignals.agreed(signals.flags()) == signal.SIGTERM
     with StopSignals() as signals:
         with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -60,6 +67,18 @@ def test_a_lock_whose_file_is_gone_is_none(tmp_path, monkeypatch):
         monkeypatch.setattr(uer.training.lock, "lock", real)
         with pytest.raises(UserError, match="held"), locked(path, "held"):
             pass
+
+
+def test_two_processes_end_after_the_same_step(bench, tmp_path):
+    """Calibration sends sums all the time: a process that left there would be waited for."""
+    words = [*WID, "--compactor_init", "calibrated", "--target_dim", "64", "--world_size", "2"]
+    process = start("pretrain.py", *options(bench, *words, total_steps=100000), cwd=tmp_path, stderr=subprocess.STDOUT)
+    first = next(iter(process.stdout.readline, ""))
+    process.terminate()
+    rest = process.stdout.read()
+    assert process.wait(timeout=60) == 143, first + rest
+    steps = checkpoint_steps(str(tmp_path / "model.bin"))
+    assert all(f"step {step}: SIGTERM ended the run" in rest for step in steps) and len(steps) < 2
 
 
 def test_what_does_nothing_is_told(bench, tmp_path, monkeypatch, capsys):

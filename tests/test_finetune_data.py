@@ -152,6 +152,7 @@ def test_uers_files(tmp_path):
     ("label\ttext_a\n1\tx\n0\ty\0\n", r"line 3: holds a NUL"),
     ("label\ttext_a\na\tx\nb\ty\nlabel\ttext_a\nb\tz\n", r"line 4: the header once more"),
     ("label\ttext_a\na\tx\nb\ty\nb\u200b\tz\n", r"line 4: label .* differs from 'b' \(line 3\)"),
+    ("label\ttext_a\n" + '"a"\tx\n"b"\ty\n' * 5, "all fields of a column are in quotes"),
     ("label\ttext_a\na\tx\nb\ty\n\ufefflabel\ttext_a\nb\tz\n", r"line 4: the header once more"),
     ("label\ttext_a\n1.0\tx\nnan\ty\n0.0\tz\n", r"line 3: label 'nan' is no number, as others are; one of 0\.0, 1"),
     ("label\ttext_a\n1\tx\n0\ty\n1.0\tz\n", r"line 4: label '1\.0' differs from '1' \(line 2\)"),
@@ -176,6 +177,9 @@ def test_texts_of_several_lines_are_not_taken_for_several(tmp_path):
     for more in ('"four\n', '5" of it\n', '"five" six\n'):
         path.write_text('text_a\none\n"two\n\'three"\n' + more)
         assert len(read_uer(task, path, labelled=False)) == 4
+    for ends in ("", "\n", "\n\n"):  # empty lines are no rows
+        path.write_text('label\ttext_a\n0\t"I came.\n1\tI saw.\n0\tI won."\n' + ends)
+        assert len(read_uer(task, path)) == 3
     path.write_text('label\ttext_a\n0\t"I came.\n1\tI saw.\n0\tI won."\n')
     assert [example.text_a for example in read_uer(task, path)] == ['"I came.', "I saw.", 'I won."']
 

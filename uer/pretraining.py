@@ -64,8 +64,9 @@ def _idle(args: argparse.Namespace, given: set[str]) -> list[str]:
     idle = {"with --compactor_init calibrated nothing is masked": (MASKING | {"w_step"}) if calibrated else set(),
             "masks are of compactors, and a calibrated start is folded at once":
                 {"mask_path"} if _at_once(args) else set(),
-            "a calibrated start is folded at once, and --learning_rate is its student's":
-                {"compactor_learning_rate"} if _at_once(args) and "learning_rate" in given else set(),
+            "a calibrated start is folded at once, and has one rate": set() if not _at_once(args) else
+                {"learning_rate", "compactor_learning_rate"} if "student_learning_rate" in given else
+                {"compactor_learning_rate"} if "learning_rate" in given else set(),
             "--comp_only trains compactors alone": {"learning_rate"} if args.comp_only else set(),
             "masks are of compactors, and there are none without --weight_squeeze":
                 {"mask_path"} if not args.weight_squeeze else set(),

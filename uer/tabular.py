@@ -14,6 +14,7 @@ INSIDE = re.compile(r'(?:[^"]|"")*')  # of a field as CSV quotes it
 MANY = 10  # fields in quotes, where no other field of the column is without: that is no chance
 DELIMITERS = ",;\t|"  # of CSV
 LONGEST_LINE = 64 << 20  # bytes
+csv.field_size_limit(LONGEST_LINE)
 HEADER_AGAIN = "the header once more; files that were put together keep one"
 
 
@@ -38,7 +39,6 @@ def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[s
     Args:
         lines: without their ends.
     """
-    csv.field_size_limit(LONGEST_LINE)
     reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, strict=True)
     number, empty, width = 1, 0, 0
     while True:
@@ -46,7 +46,7 @@ def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[s
             fields = next(reader, None)
         except csv.Error as error:
             raise ValueError(f"line {number}: no CSV ({error}); fields with {delimiter!r}, quotes or line ends in them "
-                             f"stand in quotes, their own twice") from None
+                             f"stand in quotes, their own twice; what has nothing quoted is called .tsv") from None
         if fields is None:
             return
         width = width or len(fields)
@@ -68,17 +68,17 @@ def wrong_width(found: int, columns: Mapping[str, int], width: int) -> str:
 
 def is_quoted(rows: Iterable[list[str]], width: int) -> bool:
     """Whether all quotes in rows are as CSV has them, so that they are no characters: some field has a quote written
-    twice or goes on behind a tab or line end, or all of a column are quoted.
+    twice or goes on behind a tab or line end.
 
-    Where all rows have their `width` fields (more than one), none goes on: there are quotations of several rows. Of one
-    column nothing tells which of the two it is: `ValueError`.
+    Where all rows have their `width` fields (more than one), none goes on: there are quotations of several rows.
+    `ValueError` where nothing tells: fields of one column that go on, or a column whose fields are all quoted.
     """
     told = begun = went_on = False
     apart = width > 1
     bare: set[int] = set()
     whole: Counter[int] = Counter()
     for fields in rows:
-        apart = apart and len(fields) == width
+        apart = apart and (len(fields) == width or fields == [""])  # an empty line at the end, or a fault told later
         for index, field in enumerate(fields):
             if '"' not in field:
                 if not begun:
@@ -97,7 +97,9 @@ def is_quoted(rows: Iterable[list[str]], width: int) -> bool:
     if went_on and width == 1:
         raise ValueError("quotes hold several lines together, or are quotations of several lines; call the file .csv "
                          "if a text has line ends in it, or write each text on a line without them")
-    return told or any(count >= MANY and index not in bare for index, count in whole.items())
+    if not told and any(count >= MANY and index not in bare for index, count in whole.items()):
+        raise ValueError("all fields of a column are in quotes; call the file .csv if these are not part of the text")
+    return told
 
 
 def is_quoted_header(fields: Sequence[str]) -> bool:

@@ -32,7 +32,7 @@ class Columns(NamedTuple):
 
 def looked_through(table: Path) -> Columns:
     """What a table's lines are. `UserError` for what can be told of the whole alone, as the readers of
-    `uer.finetuning.tsv` tell it: NULs, an empty line in between, a header and nothing else."""
+    `uer.finetuning.tsv` tell it: NULs, an empty line in between, a header and nothing else; of CSV, of any row."""
     with _opened(table) as (_, lines):
         header = next(lines, (1, ""))[1]
         if not header.strip():
@@ -59,8 +59,9 @@ def looked_through(table: Path) -> Columns:
 
 def _of_csv(table: Path, delimiter: str) -> Columns:
     with _opened(table) as (_, lines):
-        rows = _csv(lines, delimiter, table)
-        return Columns(_names(next(rows)[1], table), delimiter)
+        columns = Columns(_names(next(_csv(lines, delimiter, table))[1], table), delimiter)
+    deque(csv_texts(table, columns, ()), maxlen=0)
+    return columns
 
 
 def _names(fields: list[str], table: Path) -> list[str]:

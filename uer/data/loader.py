@@ -108,6 +108,7 @@ class MlmLoader:
         self.masking = masking or built
         self._masker = Masker(self.masking, vocab_size=header["vocab_size"], special_ids=header["special_ids"],
                               mask_id=header["mask_id"], continues=dataset.continues)
+        self._fixed: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}  # (first instance, how many): masks
         lengths = dataset.lengths if group_by_length else None
         self._order, self._part = BatchOrder(len(dataset), batch_size, world_size, seed, shuffle, lengths), 0
         self.batches_per_epoch = self._order.batches_per_epoch
@@ -196,7 +197,10 @@ class MlmLoader:
             joined = rows.values.get("joined")
             joined = None if joined is None else joined.astype(bool)
             if key[0] == FIXED:
-                chosen, shown = self._masked_alone(indices, tokens, lengths, joined)
+                at = int(indices[0]), len(indices)
+                if at not in self._fixed:
+                    self._fixed[at] = self._masked_alone(indices, tokens, lengths, joined)
+                chosen, shown = self._fixed[at]
             else:
                 chosen, shown = self._masker(tokens, lengths, generator(*key), joined)
         else:

@@ -1,8 +1,9 @@
 """Signals that ask a run to save and end: SIGTERM (scancel, a time limit), SIGINT (Ctrl-C), SIGUSR1 (Slurm's --signal).
 
-Before a run's first step there is nothing to save, and they end it at once. From then on a handler only takes note:
-every step the processes tell each other what they have received, so all of them end after the same step. SIGQUIT
-(Ctrl-\\) still ends a process at once.
+Before the first step of a run of one process there is nothing to save, and they end it at once. From then on, and with
+several processes from the start, a handler only takes note: every step the processes tell each other what they have
+received, so all of them end after the same step, and none waits for one that is gone. SIGQUIT (Ctrl-\\) still ends a
+process at once.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1
 class StopSignals:
     """Takes note of `SIGNALS` while it is entered (in a main thread; elsewhere signals do not arrive).
 
-        with StopSignals() as signals:    # a signal raises `Stopped`
-            signals.waiting = True        # for a step to end: it is noted
+        with StopSignals(processes) as signals:    # of one, a signal raises `Stopped`
+            signals.waiting = True                 # for a step to end: it is noted
             flags = signals.flags()       # summed over the processes
             number = signals.agreed(flags)
     """
 
-    def __init__(self) -> None:
-        self.waiting = False
+    def __init__(self, processes: int = 1) -> None:
+        self.waiting = processes > 1
         self._received: set[int] = set()
         self._noting = signals_handled(dict.fromkeys(SIGNALS, self._note))
 

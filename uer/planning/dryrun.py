@@ -78,7 +78,7 @@ class Stages:
 
 def rehearse(place: Place, args: argparse.Namespace) -> None:
     reports, stage = Reports(place.leads), Stages()
-    with StopSignals() as signals:
+    with StopSignals(place.world_size) as signals:
         with stage("load teacher and data"):
             trainer, _ = build_trainer(place, args, reports, signals)
         trainer.learner.student.train()

@@ -72,7 +72,7 @@ def work(place: Place, args: argparse.Namespace) -> None:
     keep_freed_memory()
     written = {"output_model_path": args.output_model_path, "mask_path": args.mask_path,
                "tb_path": args.tb_path and f"{args.tb_path}/metrics.jsonl"}
-    with StopSignals() as signals, ExitStack() as locks:
+    with StopSignals(place.world_size) as signals, ExitStack() as locks:
         for option, path in written.items():
             if place.leads and path:
                 locks.enter_context(only_writer(path, option))
@@ -221,7 +221,7 @@ def judged(args: argparse.Namespace, loaded: LoadedModel, dev: MlmLoader | None,
            resumed: Checkpoint | None, precision: Precision) -> dict[str, Any]:
     """The teacher's figures on held-out text, for the student's to be seen against; of a run that goes on with the
     same text, or with none, its own."""
-    text = dev.dataset.sha256 if dev is not None else None
+    text = None if dev is None else dev.dataset.sha256 + (", masked by instance" if dev.dataset.dynamic else "")
     found = {key: resumed[1][key] for key in JUDGED if key in resumed[1]} if resumed is not None else {}
     if dev is None or found.get("dev_sha256") == text:
         return found
