@@ -116,9 +116,10 @@ def _found(model: LoadedModel, where: str) -> str:
         return "states"
     if words:
         return "mlm"
-    for name in (OUTPUT, f"{OUTPUT}_1", f"{OUTPUT}_2"):
-        if f"{name}.weight" in weights and f"{name}.bias" not in weights:
-            raise UserError(f"{where}: missing: {name_in_file(model, f'{name}.bias')}")
+    whole = [OUTPUT] if f"{OUTPUT}.weight" in weights else [f"{OUTPUT}_1", f"{OUTPUT}_2"]
+    missing = [name for part in whole for name in (f"{part}.weight", f"{part}.bias") if name not in weights]
+    if missing and f"{whole[-1]}.weight" in weights:
+        raise UserError(f"{where}: missing: {shortened([name_in_file(model, name) for name in missing])}")
     if f"{OUTPUT}_2.weight" in weights:
         return "cls"
     if f"{OUTPUT}.weight" not in weights or model.config.target == "states":
