@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from uer.cpu import attention as attention_module
-from uer.cpu.attention import attention
+from uer.cpu.attention import attention, fused
 from uer.cpu.dropout import Dropout, Keep
 
 
@@ -78,6 +78,14 @@ def test_the_rest_is_torchs(dtype, training):
     """float32 without dropout, and evaluation: only the backward pass is slow in bfloat16."""
     x = [tensor.detach().requires_grad_(training) for tensor in inputs(dtype)]
     assert torch.equal(attention(*x, padding()), F.scaled_dot_product_attention(*x, attn_mask=padding()))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_heads_filled_up_for_a_gpus_kernels_are_the_same(masked):
+    mask, x = padding() if masked else None, inputs(size=5)
+    for one, other in zip(*(with_gradients(fused(*x, mask, 0.0, tile), *x) for tile in (1, 8))):
+        assert one.shape[-1] == 5
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

@@ -12,6 +12,7 @@ from commands import start
 
 import uer.training.build_trainer
 from uer.errors import Stopped, UserError
+from uer.parallel.collectives import LostPeers, collective
 from uer.parallel.signals import SIGNALS, StopSignals
 from uer.training.checkpoint import checkpoint_steps
 from uer.training.lock import locked
@@ -88,3 +89,11 @@ def test_what_does_nothing_is_told(bench, tmp_path, monkeypatch, capsys):
     assert "note: --mask_path: not used, as masks are of compactors, and there are none" in said
     assert "note: --master_ip: not used, as one process needs no other" in said
     assert not Path("masks.txt").exists()
+
+
+@pytest.mark.parametrize(("what", "kind"), [("CUDA error: out of memory", RuntimeError), ("reset by peer", LostPeers)])
+def test_a_gpus_own_failure_is_not_taken_for_lost_peers(what, kind):
+    """It shows in whatever waits for the GPU first, and that is often a collective."""
+    with pytest.raises(RuntimeError, match=what) as caught, collective():
+        raise RuntimeError(what)
+    assert caught.type is kind

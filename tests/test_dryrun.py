@@ -1,5 +1,6 @@
 """--dryrun: every stage, nothing left behind, and the mistakes that a run would make."""
 
+import signal
 import time
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from bench import CONFIG, WID, options, run
 from tuning import pooler
 
-from uer.errors import UserError
+from uer.errors import Stopped, UserError
 from uer.formats.export import write_uer
 from uer.parallel.collectives import Place
 from uer.training.trainer import Trainer
@@ -46,6 +47,20 @@ def test_teachers_with_a_pooler_and_groups_that_keep_everything(bench, tmp_path,
     write_uer("teacher.bin", {**weights, **pooler(CONFIG.hidden_size)})
     run(options(bench, *more, "--dryrun", pretrained_model_path="teacher.bin"))
     assert "the dry run found nothing wrong" in capsys.readouterr().out
+
+
+def test_a_signal_that_was_noted_ends_a_dry_run(bench, tmp_path, monkeypatch):
+    """Several processes note it, as they do in a run: the first step that all agree on is the last."""
+    step = Trainer.step
+
+    def asked(trainer: Trainer, number: int, *more) -> None:
+        step(trainer, number, *more)
+        trainer.judge.stopping = signal.SIGTERM
+
+    monkeypatch.setattr(Trainer, "step", asked)
+    with pytest.raises(Stopped):
+        run(options(bench, *WID, "--dryrun", output_model_path=tmp_path / "model.bin"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dry_run_says_what_the_run_would(bench, tmp_path, monkeypatch):

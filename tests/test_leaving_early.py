@@ -97,6 +97,15 @@ def test_what_published_code_does_to_biases_goes_on():
     assert not len(group.dropped) and group.width == len(before) and dropped() == before
 
 
+def test_as_many_stay_as_a_gpu_takes_at_once():
+    group = MaskGroup("hidden", 48, 12, 2, False, "x")
+    group.set_keep(torch.arange(48) % 24 < 12)
+    decayed = torch.ones(24, dtype=torch.bool)
+    assert len(group.staying(decayed, 8)) == 2 * 16 and len(group.staying(decayed, 4)) == 2 * 12
+    decayed[:9] = False  # 3 of 12 have decayed in the first block: 21 would stay
+    assert len(group.staying(decayed, 8)) == 48 and len(group.staying(decayed)) == 2 * 21
+
+
 @pytest.mark.parametrize(("blocks", "whole", "dropped", "decayed", "staying"), [
     (0, False, [1, 6, 7], [True, False, True], [0, 2, 3, 4, 5, 6]),
     (2, False, [0, 1, 4, 5], [True, True, True, False], [1, 2, 3, 5, 6, 7]),  # one of each block

@@ -55,6 +55,16 @@ def test_retrieval_on_a_small_folder(tmp_path):
     assert found["recall@100"] == 1
 
 
+def test_near_documents_are_told_apart_under_autocast(tmp_path):
+    """Half a number holds 8 bits: dot products that differ by less would tie."""
+    near = {"ab": 1.001, "aaa": 1.0005}
+    with torch.autocast("cpu", torch.bfloat16):
+        found = retrieval(lambda texts: torch.ones(len(texts), 1),
+                          lambda texts: torch.tensor([[near.get(text, 1.0)] for text in texts]),
+                          beir(tmp_path / "set"), "dot")
+    assert found["nDCG@10"] == pytest.approx((1 + 1 / math.log2(3)) / 2)
+
+
 def test_a_query_does_not_find_itself(tmp_path):
     """As in BEIR: the queries of ArguAna and Quora are documents too. Of numbered ones the judged answer stays."""
     folder = beir(tmp_path / "set")

@@ -1,4 +1,7 @@
-"""softmax(q kᵀ / √size) v: torch's fused kernel, and another one for CPUs where that is slow.
+"""softmax(q kᵀ / √size) v: torch's fused kernels, and another one for CPUs where that is slow.
+
+A GPU's fused kernels take heads of whole eights of dimensions in half precision, of fours in float32; others are filled
+up with zeros, which change nothing, or all scores would be kept.
 
 On a CPU, torch's kernel knows no dropout, and its backward pass takes three times as long in bfloat16 as in float32. In
 these cases weights are found for a few instances at a time, so that they stay in the caches, and once more in the
@@ -22,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from uer.cpu.dropout import Keep, new_seed
 
 WEIGHTS = 1 << 19  # at a time
+TILE = 8  # dimensions that a GPU's kernels take at once
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None,
@@ -38,9 +42,19 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask:
     """
     half = query.dtype in (torch.bfloat16, torch.float16)
     slow = query.device.type == "cpu" and (dropout > 0 or (half and query.requires_grad))
-    if not slow or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-    return _Attention.apply(query, key, value, mask, dropout)
+    if slow and not torch.compiler.is_compiling():
+        return _Attention.apply(query, key, value, mask, dropout)
+    return fused(query, key, value, mask, dropout, 1 if query.device.type == "cpu" else TILE)
+
+
+def fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, dropout: float,
+          tile: int) -> torch.Tensor:
+    """`attention` by torch, heads filled up to a multiple of `tile`."""
+    size = query.shape[-1]
+    if fill := -size % tile:
+        query, key, value = (F.pad(tensor, (0, fill)) for tensor in (query, key, value))
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=size**-0.5)
+    return out[..., :size] if fill else out
 
 
 class _Attention(torch.autograd.Function):

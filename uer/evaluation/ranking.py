@@ -105,7 +105,7 @@ def _texts(path: Path) -> dict[str, str]:
         try:
             data = json.loads(line)
             name, title, text = data["_id"], data.get("title") or "", data["text"] or ""
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise UserError(f"{path}, line {number}: not an object with _id and text") from None
         if isinstance(name, bool) or not isinstance(name, str | int) or not (isinstance(title, str) and
                                                                              isinstance(text, str)):
@@ -132,7 +132,9 @@ def retrieval(queries_by: Embed, documents_by: Embed, folder: str | Path,
         raise UserError(f"{folder}: no query has a document that answers it")
     ids, asked = list(corpus), list(grades)
     documents = documents_by([corpus[name] for name in ids])
-    scores = COMPARED[similarity or "cosine"](queries_by([queries[name] for name in asked]), documents)
+    asked_for = queries_by([queries[name] for name in asked])
+    with torch.autocast(documents.device.type, enabled=False):  # what is compared differs by less than half tells
+        scores = COMPARED[similarity or "cosine"](asked_for, documents)
     places = {name: j for j, name in enumerate(ids)}
     for i, query in enumerate(asked):
         if query in places and query not in grades[query]:

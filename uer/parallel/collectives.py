@@ -30,11 +30,13 @@ class LostPeers(RuntimeError):
 
 @contextmanager
 def collective(mixed: bool = False) -> Iterator[None]:
-    """Around every collective: its failure is a `LostPeers`; `mixed`: other work in between may fail, too."""
+    """Around every collective: its failure is a `LostPeers`; `mixed`: other work in between may fail, too. What a GPU
+    reports here of work before it is this process's own failure."""
     try:
         yield
     except RuntimeError as error:
-        if mixed and not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        own = (mixed and "gloo" not in str(error)) or "CUDA error" in str(error)
+        if own and not isinstance(error, dist.DistError):
             raise
         raise LostPeers(f"the processes lost each other ({str(error).splitlines()[0][:200]})") from error
 

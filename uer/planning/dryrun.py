@@ -19,7 +19,7 @@ import torch
 
 from uer.conversion.outputs import output_paths, write_outputs
 from uer.conversion.stage1 import student_source
-from uer.errors import UserError
+from uer.errors import Stopped, UserError
 from uer.parallel.collectives import Place, wait_for_all
 from uer.parallel.launch import launch
 from uer.parallel.signals import StopSignals
@@ -84,7 +84,7 @@ def rehearse(place: Place, args: argparse.Namespace) -> None:
         trainer.learner.student.train()
         with closing(trainer.batches.stream()) as stream:
             with stage("step"):
-                trainer.step(1, stream, 1.0)
+                _step(trainer, 1, stream)
             last = _masks_and_squeeze(trainer, stream, stage) if isinstance(trainer.learner, WidLearner) else 1
         with stage("comparison of processes"):
             trainer.check_replicas(last)
@@ -108,6 +108,13 @@ def rehearse(place: Place, args: argparse.Namespace) -> None:
                 f"{args.batch_size})")
 
 
+def _step(trainer: Trainer, number: int, stream) -> None:
+    """A step; `Stopped` where a signal has asked any process for an end."""
+    trainer.step(number, stream, 1.0)
+    if trainer.judge.stopping is not None:
+        raise Stopped(trainer.judge.stopping)
+
+
 def _masks_and_squeeze(trainer: Trainer, stream, stage: Stages) -> int:
     """The last masks of the schedule at once, their groups leave, the fold; returns the last step's number."""
     learner = trainer.learner
@@ -117,20 +124,20 @@ def _masks_and_squeeze(trainer: Trainer, stream, stage: Stages) -> int:
         return 1
     step = learner.w_step * max(group.last_interval for group in groups)
     with stage("step with new masks"):
-        trainer.step(step, stream, 1.0)
+        _step(trainer, step, stream)
     if learner.squeeze_tolerance is None:
         return step
     with stage("squeeze"):
         trainer.squeeze([group for group in groups if group.masked], step, next(stream).to(trainer.place.device))
     with stage("step after the squeeze"):
-        trainer.step(step + 1, stream, 1.0)
+        _step(trainer, step + 1, stream)
     if learner.folding is None:
         return step + 1
     if trainer.learner is learner:  # it waits for more steps than this one
         with stage("fold"):
             trainer.fold(step + 1, next(stream).to(trainer.place.device))
     with stage("step after the fold"):
-        trainer.step(step + 2, stream, 1.0)
+        _step(trainer, step + 2, stream)
     return step + 2
 
 
@@ -147,7 +154,7 @@ def _resume(place: Place, args: argparse.Namespace, reports: Reports, signals: S
                             f"run writing to {args.output_model_path}?")
     stream = trainer.batches.stream(start)
     trainer.learner.student.train()
-    trainer.step(start + 1, stream, 1.0)
+    _step(trainer, start + 1, stream)
     stream.close()
 
 

@@ -154,16 +154,19 @@ class MaskGroup:
         assert self._kept_index is not None
         return self._kept_index
 
-    def staying(self, decayed: torch.Tensor) -> torch.Tensor:
+    def staying(self, decayed: torch.Tensor, tile: int = 1) -> torch.Tensor:
         """int64 positions of the dimensions that stay if those leave that have decayed (bool, one of each dropped
-        dimension): equally many of every block, or whole blocks."""
+        dimension): equally many of every block, or whole blocks; as many that a multiple of `tile` stay of each."""
         gone = torch.zeros(self.width, dtype=torch.bool, device=decayed.device)
         gone[self.dropped[decayed]] = True
-        if self.blocks:
-            of_block = gone.view(self.heads, -1)
-            gone = (of_block & (of_block.all(1, keepdim=True) if self.whole_blocks else
-                                of_block.cumsum(1) <= of_block.sum(1).min())).flatten()
-        return (~gone).nonzero().flatten()
+        of_block = gone.view(self.heads if self.blocks else 1, -1)
+        if self.blocks and self.whole_blocks:
+            of_block = of_block & of_block.all(1, keepdim=True)
+        else:
+            size = of_block.shape[1]
+            stay = size - int(of_block.sum(1).min())
+            of_block = of_block & (of_block.cumsum(1) <= size - min(size, -(-stay // tile) * tile))
+        return (~of_block.flatten()).nonzero().flatten()
 
     def thin(self, staying: torch.Tensor) -> None:
         """Only the dimensions at these positions are still there."""

@@ -7,6 +7,7 @@ and for each new student; evaluation is not compiled.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import shutil
@@ -32,6 +33,7 @@ def check_compiler(device: torch.device) -> None:
 def compile_encoder(student: Bert) -> None:
     """Compile a student's `encode`; graphs of earlier students are dropped."""
     torch._dynamo.reset()
+    gc.collect()  # an earlier student and its `encode` below hold each other, and the gradients' buckets with them
     torch._dynamo.config.optimize_ddp = False  # which would cut the graph at DistributedDataParallel's buckets
     plain = student.encode
     compiled = torch.compile(plain, dynamic=True, backend=BACKEND)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from uer.cpu.attention import TILE
 from uer.models.bert import Bert
 from uer.squeeze.groups import MaskGroup
 from uer.squeeze.importance import NormScores
@@ -163,7 +164,8 @@ class WidLearner:
         left, whole = False, {group.name for group in leaving}
         for name, group in self.master.groups.items():
             if group.masked and name not in whole:
-                staying = group.staying(self.master.largest_of_each(group) < self.squeeze_tolerance)
+                decayed = self.master.largest_of_each(group) < self.squeeze_tolerance
+                staying = group.staying(decayed, 1 if decayed.device.type == "cpu" else TILE)
                 if len(staying) < group.width:
                     self.master.thin(group, staying, self.optimizer.state)
                     self.scores.thin(group, staying)
