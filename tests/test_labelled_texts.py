@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 
@@ -13,6 +14,8 @@ from tuning import options, results
 from uer.config import ModelConfig
 from uer.errors import UserError
 from uer.evaluation.texts import read_texts, wanted
+from uer.finetuning.infer import lines
+from uer.finetuning.tasks import Task
 
 
 @pytest.mark.parametrize(("content", "texts", "labels"), [
@@ -21,6 +24,8 @@ from uer.evaluation.texts import read_texts, wanted
     ("sentence\tlabel\none\t 1 \ntwo\t0\n", [("one", None), ("two", None)], [(2, "1"), (3, "0")]),
     ("label\ttext_a\ttext_b\nx\tone\ttwo\n", [("one", "two")], [(2, "x")]),
     ("id\tsentence1\tsentence2\r\n7\tone\ttwo\r\n", [("one", "two")], []),
+    ("Quality\t#1 String\t#2 String\n1\tone\ttwo\n", [("one", "two")], [(2, "1")]),
+    ("sentence1\tsentence2\tscore\none\ttwo\t2.5\n", [("one", "two")], [(2, "2.5")]),
     ("a label\tb\n", [("a label\tb", None)], [])])
 def test_texts_as_people_have_them(tmp_path, content, texts, labels):
     (tmp_path / "t").write_bytes(content.encode())
@@ -94,6 +99,10 @@ def test_labels_of_teacher_and_model_stand_in_one_order(tuned, tmp_path, capsys)
     given[given.index("--test_path") + 1] = tmp_path / "plain.txt"
     call("evaluate.py", *given, tmp_path / "d.bin")
     assert "note: labels taken for the same: 0 = no, 1 = yes" in capsys.readouterr().out
+    (tmp_path / "scored.tsv").write_text("sentence\tscore\nthe river\t2.5\n")
+    given[given.index("--test_path") + 1] = tmp_path / "scored.tsv"
+    call("evaluate.py", *given, tmp_path / "d.bin")
+    assert "note: the scores are not used: the models predict labels" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -110,3 +119,20 @@ def test_accuracy_is_the_one_of_fine_tuning(tuned, tmp_path, capsys, pairs):
     assert found["accuracy"] == found["teacher's accuracy"] == pytest.approx(score) and 0 < score < 1
     assert f"accuracy {100 * score:.1f} %" in capsys.readouterr().out
     assert np.isfinite(found["texts_per_second"])
+
+
+def test_labels_that_hold_together_can_be_told_apart():
+    """Commas between them, so a name that has one is quoted, as CSV does it."""
+    task = Task("", ("x,y", 'the "c"', "d"), ("text_a",))
+    found = lines(task, np.array([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0], [1.0, -1.0, 0.5]]), False, False, several=True)
+    written = [next(csv.reader([line]), []) for line in "".join(found).split("\n")[1:-1]]
+    assert written == [["x,y", 'the "c"', "d"], [], ["x,y", "d"]]
+
+
+def test_a_label_that_would_break_the_predictions_is_refused(tuned, tmp_path, capsys):
+    call("finetune/run_classifier.py", *options(tuned, tmp_path / "c.bin", "--epochs_num", 1))
+    card = tmp_path / "c.bin.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), "labels": ["a", "d\te"]}))
+    assert "label 'd\\te' has a tab" in refused(
+        capsys, tmp_path, "inference/run_classifier_infer.py", "--load_model_path", tmp_path / "c.bin", "--vocab_path",
+        tuned / "vocab.txt", "--test_path", tuned / "dev.tsv", "--prediction_path", tmp_path / "p.tsv")

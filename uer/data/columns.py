@@ -33,7 +33,7 @@ class Columns(NamedTuple):
 def looked_through(table: Path) -> Columns:
     """What a table's lines are. `UserError` for what can be told of the whole alone, as the readers of
     `uer.finetuning.tsv` tell it: NULs, an empty line in between, a header and nothing else; of CSV, of any row."""
-    with _opened(table) as (_, lines):
+    with opened_lines(table) as (_, lines):
         header = next(lines, (1, ""))[1]
         if not header.strip():
             raise UserError(f"{table}: the file is empty, or its first line, where a table names its columns")
@@ -58,7 +58,7 @@ def looked_through(table: Path) -> Columns:
 
 
 def _of_csv(table: Path, delimiter: str) -> Columns:
-    with _opened(table) as (_, lines):
+    with opened_lines(table) as (_, lines):
         columns = Columns(_names(next(_csv(lines, delimiter, table))[1], table), delimiter)
     deque(csv_texts(table, columns, ()), maxlen=0)
     return columns
@@ -95,7 +95,7 @@ def csv_texts(table: Path, columns: Columns, fields: Sequence[str]) -> Iterator[
     """The fields of these names of each row, and how many bytes of the file it used up.
     `UserError` for a row with more or fewer fields than the header, the header once more, and a header alone."""
     places = {name: place for place, name in enumerate(columns.names)}
-    with _opened(table) as (raw, lines):
+    with opened_lines(table) as (raw, lines):
         rows, before = _csv(lines, columns.delimiter, table), 0
         next(rows)  # the header
         number = 0
@@ -119,12 +119,12 @@ def _csv(lines: Iterator[tuple[int, str]], delimiter: str, table: Path) -> Itera
 
 
 @contextmanager
-def _opened(table: Path) -> Iterator[tuple[BinaryIO, Iterator[tuple[int, str]]]]:
-    """A table's file, packed or not, and its lines."""
+def opened_lines(table: Path, wanted: str = "a table") -> Iterator[tuple[BinaryIO, Iterator[tuple[int, str]]]]:
+    """A file, packed or not, and its lines with their numbers, without their ends; `wanted`: what it is to be."""
     with opened(table) as raw:
         head, kind = head_and_packing(raw)
         if kind is None:
-            refuse_foreign(head, str(table), "a table")
+            refuse_foreign(head, str(table), wanted)
         with damage_told(kind, str(table)):
             yield raw, _lines(decompressed(raw, kind, str(table)), str(table))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from uer.data.columns import Columns, csv_texts
+from uer.data.conll import is_conll_file
 from uer.errors import UserError
 from uer.files import PARQUET, head_of, is_table, unpacked
 from uer.tabular import HEADER_AGAIN, wrong_width
@@ -87,10 +88,10 @@ class PairLine:
 Record = JsonLine | TableRow | PairLine
 
 
-def record_of(source: Path | None, parquet: bool, table: Columns | None, fields: Sequence[str],
+def record_of(source: Path | None, kind: str, table: Columns | None, fields: Sequence[str],
               pairs: bool) -> Record | None:
-    """What the lines of a source are, or what is written out for it; None: plain text."""
-    if not parquet and is_json_lines(source, fields):
+    """What the lines of a source of this kind are, or what is written out for it; None: plain text."""
+    if kind == "json":
         return JsonLine(tuple(fields) or (TEXT_FIELD,))
     if table:
         if absent := [field for field in fields if field not in table.names]:
@@ -112,13 +113,29 @@ def is_parquet(source: Path | None) -> bool:
         source.is_file() and head_of(source).startswith(PARQUET)))
 
 
+def kind_of(source: Path | None, fields: Sequence[str]) -> str:
+    """parquet, json (lines), conll, table or text."""
+    if is_parquet(source):
+        return "parquet"
+    if is_json_lines(source, fields):
+        return "json"
+    if is_conll_file(source):
+        return "conll"
+    return "table" if source is not None and is_table(source) else "text"
+
+
 def check_records(sources: list[Path | None], fields: Sequence[str], pairs: bool) -> None:
     """Say early what is missing, or cannot be read as text.
     `UserError` for a table whose column is not named, Parquet without pyarrow, and for fields where nothing has
     any, or more or fewer than a text or a pair has."""
-    parquets = list(filter(is_parquet, sources))
-    tables = [source for source in set(sources).difference(parquets) if source is not None and is_table(source)]
-    for table in sorted(tables):
+    by_kind: dict[str, list[Path]] = {}
+    for source in sources:
+        by_kind.setdefault(kind_of(source, fields), []).append(source or Path("-"))
+    parquets, tables = by_kind.get("parquet", []), by_kind.get("table", [])
+    if pairs and "conll" in by_kind:
+        raise UserError(f"--corpus_path {by_kind['conll'][0]}: tokens with tags (CoNLL), whose sentences are no pairs; "
+                        f"leave --data_processor pairs out")
+    for table in sorted(set(tables)):
         if not fields:
             raise UserError(f"--corpus_path {table}: a table; --text_field names its column with the text"
                             + (", or here the two" if pairs else ""), page="compress")
@@ -127,7 +144,7 @@ def check_records(sources: list[Path | None], fields: Sequence[str], pairs: bool
     if parquets and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"--corpus_path {parquets[0]}: Parquet needs the package pyarrow (pip install pyarrow)",
                         page="compress")
-    records = parquets or tables or any(is_json_lines(source, fields) for source in sources)
+    records = by_kind.keys() & {"parquet", "table", "json"}
     if fields and not records:
         raise UserError(f"--text_field {' '.join(fields)} goes with .jsonl, .parquet, .tsv or .csv, and --corpus_path "
                         f"names none", page="compress")

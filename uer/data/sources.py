@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from uer.data.columns import looked_through
+from uer.data.conll import conll_documents
 from uer.data.packed import damage_told, decompressed, head_and_packing, opened
-from uer.data.records import TEXT_FIELD, Record, csv_documents, is_parquet, parquet_documents, record_of
+from uer.data.records import TEXT_FIELD, Record, csv_documents, kind_of, parquet_documents, record_of
 from uer.errors import UserError
-from uer.files import PARQUET, head_of, is_table, refuse_foreign, unpacked
+from uer.files import PARQUET, head_of, refuse_foreign, unpacked
 
 SEGMENT = 1 << 20  # bytes of text
 BLOCK = 1 << 20
@@ -139,21 +140,22 @@ def segments(sources: list[Path | None], by_document: bool, folder: Path, fields
     Raises:
         UserError: a file that cannot be read, is damaged, or needs a package that is not installed.
     """
-    parquets = list(map(is_parquet, sources))
-    tables = [looked_through(source) if source and is_table(source) and not parquet else None
-              for source, parquet in zip(sources, parquets)]  # what is wrong is told before any text is read
-    records = [record_of(source, parquet, table, fields, pairs)
-               for source, parquet, table in zip(sources, parquets, tables)]
+    kinds = [kind_of(source, fields) for source in sources]
+    tables = [looked_through(source) if source and kind == "table" else None
+              for source, kind in zip(sources, kinds)]  # what is wrong is told before any text is read
+    records = [record_of(source, kind, table, fields, pairs) for source, kind, table in zip(sources, kinds, tables)]
     number = 0
-    for source_number, (source, parquet, table, record) in enumerate(zip(sources, parquets, tables, records)):
+    for source_number, (source, what, table, record) in enumerate(zip(sources, kinds, tables, records)):
         name = "standard input" if source is None else str(source)
         with opened(source) as raw:
             head, kind = head_and_packing(raw)
-            if kind is None and not (parquet and head.startswith(PARQUET)):
+            if kind is None and not (what == "parquet" and head.startswith(PARQUET)):
                 refuse_foreign(head, name, "text")
             plain = source is not None and kind is None and stat.S_ISREG(source.stat().st_mode)
-            if source is not None and parquet:
+            if source is not None and what == "parquet":
                 plain, cuts = False, _cut_documents(parquet_documents(source, fields or (TEXT_FIELD,)), folder, number)
+            elif source is not None and what == "conll":
+                plain, cuts = False, _cut_documents(conll_documents(source), folder, number)
             elif source is not None and table and table.delimiter:
                 plain, cuts = False, _cut_documents(csv_documents(source, table, fields), folder, number)
             elif plain:

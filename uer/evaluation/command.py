@@ -189,7 +189,7 @@ def _agree(args: argparse.Namespace, reads: Reader, taught: Reader, device: torc
     if student.config.target == "tokens" and reads.tokenizer is not taught.tokenizer:
         raise UserError(f"--teacher_path {args.teacher_path}: its text becomes other tokens than the model's, so that "
                         f"what they say of tokens cannot be compared")
-    texts, labels = read_texts(args.test_path)
+    texts, labels, column = read_texts(args.test_path)
     length = args.seq_length or min(own_length(teacher), own_length(student))
     length = min(length, student.config.max_seq_length, teacher.config.max_seq_length)
     embedders = [Embedder(*reader, device, seq_length=length, batch_size=args.batch_size) for reader in (taught, reads)]
@@ -203,12 +203,14 @@ def _agree(args: argparse.Namespace, reads: Reader, taught: Reader, device: torc
         said.append(clock.time(run, embedder.instances(texts)))
         speeds.append(clock.speed)
     figures = compare(embedders[0].model, embedders[1].model, *said, mapped=(teacher.mapped, student.mapped))
-    if labels and student.config.target == "cls":
+    scores = column == "score" and teacher.config.outputs > 1  # of other models than these
+    if labels and student.config.target == "cls" and not scores:
         right = wanted(args.test_path, labels, teacher.config.labels, teacher.config.outputs)
         name = "correlation with the labels" if teacher.config.outputs == 1 else "accuracy"
         figures |= {name: rightness(said[1], right), f"teacher's {name}": rightness(said[0], right)}
     elif labels:
-        print("note: the labels are not used: only a classifier predicts what stands there")
+        print("note: the labels are not used: only a classifier predicts what stands there"
+              if not scores else "note: the scores are not used: the models predict labels")
     print(f"{args.model_path} against {args.teacher_path} on {len(texts):,} texts: {in_words(figures)}; "
           f"{speeds[1]:,.0f} against {speeds[0]:,.0f} texts/s")
     return {**figures, "texts_per_second": speeds[1], "teacher_texts_per_second": speeds[0]}

@@ -9,24 +9,34 @@ from typing import NamedTuple
 
 import numpy as np
 
+from uer.data.conll import is_conll, sentences
 from uer.errors import UserError
 from uer.evaluation.ranking import number_of
 from uer.files import begins_with_objects, is_table, read_lines
-from uer.finetuning.tasks import COLUMNS, Example, text_columns
+from uer.finetuning.tasks import COLUMNS, GLUE, Example, text_columns
 from uer.finetuning.tsv import Table
+
+LABELS = tuple(dict.fromkeys(("label", *(task.label for task in GLUE.values()))))  # columns
 
 
 class Texts(NamedTuple):
-    """Examples, and (line number, label) of each where there are labels."""
+    """Examples, and (line number, label) of each where there are labels, in a column called `column`."""
 
     examples: list[Example]
     labels: list[tuple[int, str]]
+    column: str = ""
 
 
 def read_texts(path: str | Path) -> Texts:
-    """A file whose first line is a header with one of `COLUMNS` is a table; any other has a text a line.
+    """A file whose first line is a header with one of `COLUMNS` is a table, one of tokens with tags its sentences; any
+    other has a text a line.
     `UserError` where there is no text, or a row of the table lacks one."""
     lines = read_lines(path)
+    if is_conll(lines):
+        try:
+            return Texts([Example(sentence, None, None) for sentence in sentences(enumerate(lines, 1))], [])
+        except ValueError as error:
+            raise UserError(f"--test_path {path}, {error}") from None
     table = Table(path) if is_table(path) else None
     head = list(table.columns) if table else [name.strip() for name in lines[0].split("\t")] if lines else []
     names = text_columns(head)
@@ -39,15 +49,15 @@ def read_texts(path: str | Path) -> Texts:
         if not examples:
             raise UserError(f"--test_path {path}: no text in there")
         return Texts(examples, [])
-    labelled = "label" in head
+    column = next((name for name in LABELS if name in head), "")
     examples, labels = [], []
-    for number, (*texts, label) in (table or Table(path)).select(*names, "label" if labelled else names[0]):
+    for number, (*texts, label) in (table or Table(path)).select(*names, column or names[0]):
         if not all(text.strip() for text in texts):
             raise UserError(f"{path}, line {number}: a text is empty")
         examples.append(Example(texts[0], texts[1] if len(texts) > 1 else None, None))
-        if labelled:
+        if column:
             labels.append((number, label.strip()))
-    return Texts(examples, labels)
+    return Texts(examples, labels, column)
 
 
 def wanted(path: str | Path, labels: Sequence[tuple[int, str]], names: Sequence[str], outputs: int) -> np.ndarray:

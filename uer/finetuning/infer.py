@@ -43,6 +43,9 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
         raise UserError(f"{args.load_model_path}.json: {len(labels)} labels for a model of {outputs}")
     if outputs == 1 and args.output_prob:
         raise UserError("--output_prob: the model gives a score, of which there is no probability; leave it out")
+    if broken := [name for name in labels if set(name) & set("\t\r\n")]:
+        raise UserError(f"{args.load_model_path}.json: label {broken[0]!r} has a tab or a line's end in it, which the "
+                        f"file of predictions cannot hold; give it another name there")
     task = Task("", labels if outputs > 1 else (), texts_of(args.test_path, card.get("pairs")))  # one is a score
     positions = model.sizes.positions
     usual = min(card.get("seq_length", SEQ_LENGTH), positions)
@@ -66,7 +69,7 @@ def infer(args: argparse.Namespace, given: set[str]) -> int:
 def lines(task: Task, logits: np.ndarray, with_logits: bool, with_prob: bool, several: bool = False) -> Iterator[str]:
     """UER's file: a header, then the label (or score) and what was asked for, numbers separated by spaces.
 
-    `several`: labels may hold together: those with at least half, separated by commas.
+    `several`: labels may hold together: those with at least half, separated by commas, as CSV quotes them.
     """
     highest = np.maximum(logits, 0) if several else logits.max(1, keepdims=True)  # of the label and of 0
     shifted = np.exp(logits - highest)
@@ -75,7 +78,12 @@ def lines(task: Task, logits: np.ndarray, with_logits: bool, with_prob: bool, se
     yield "\t".join(["label", *(name for name, _ in columns)]) + "\n"
     for row in range(len(logits)):
         if several:
-            label = ",".join(name for name, logit in zip(task.labels, logits[row]) if logit >= 0)
+            label = ",".join(map(_quoted, (name for name, logit in zip(task.labels, logits[row]) if logit >= 0)))
         else:
             label = f"{logits[row, 0]:.4f}" if task.regression else task.labels[logits[row].argmax()]
         yield "\t".join([label, *(" ".join(f"{x:.6g}" for x in values[row]) for _, values in columns)]) + "\n"
+
+
+def _quoted(name: str) -> str:
+    """A field of CSV."""
+    return '"' + name.replace('"', '""') + '"' if "," in name or '"' in name else name
