@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +39,17 @@ BEGINNINGS = {
     PARQUET: Foreign("a Parquet file", TAKE_OUT), b"%PDF-": Foreign("a PDF document", TAKE_OUT)}
 CR_ALONE = "a CR alone ends its lines, as on old Macs; save it with LF or CRLF"
 TAR = slice(257, 262)  # where a tar archive says "ustar"
+SHARD = r"(\.\w+)?(-\d+-of-\d+)?(\.\w+)?"  # of which variant (fp16), which of how many
+INDEX = r"(\.index(\.\w+)?\.json)?"
+TEXT_PARTS = re.compile(  # of a model's folder: what says how text becomes ids
+    r"config\.json|vocab\.(txt|json)|merges\.txt|tokenizer(_config)?\.json|special_tokens_map\.json|"
+    r"added_tokens\.json|sentencepiece\.bpe\.model|sentence_[\w-]+_config\.json")
+PARTS = re.compile(  # of a model's folder: a new model in there has its own, or none
+    rf"{TEXT_PARTS.pattern}|modules\.json|config_sentence_transformers\.json|\d+_(Pooling|Dense|Normalize)|"
+    rf"model{SHARD}\.safetensors{INDEX}|pytorch_model{SHARD}\.bin{INDEX}")
+FOREIGN_PARTS = re.compile(  # of a model's folder: weights that nothing here writes, and that may be the only ones
+    r"adapter_(config\.json|model\.\w+)|tf_model.*\.h5|flax_model.*\.msgpack|rust_model\.ot|onnx|openvino|"
+    r"\d+_(Transformer|(Distil|Ro|XLMRo|Camem)?BERTa?)")
 
 
 def foreign(head: bytes) -> Foreign | None:
@@ -82,8 +95,12 @@ def beside_model(path: str | Path) -> list[Path]:
     """What may stand beside a model file or a checkpoint and says what it is, how it came about, how to go on."""
     own, *more = (Path(f"{path}.{ending}") for ending in ("json", "results.json", "resume"))
     if not own.is_file() or {"teacher", "config"}.isdisjoint(read_object(own)):  # else no other config counts
-        more.append(config_path_for(path))
-    return [] if Path(path).is_dir() else [own, vocab_path_for(path), *more]
+        config = config_path_for(path)
+        more += [config] if config.is_file() else [config, config.with_name("config.json")]
+    vocab = vocab_path_for(path)
+    words = [*map(vocab.with_suffix, (".txt", ".json", ".model")),
+             vocab.with_name(vocab.name.removesuffix("vocab.txt") + "merges.txt")]
+    return [] if Path(path).is_dir() else [own, *words, *more]
 
 
 def as_written(path: str | Path) -> Path:
@@ -92,7 +109,31 @@ def as_written(path: str | Path) -> Path:
     path = Path(path)
     alone = path.is_symlink() and not path.is_dir()  # a folder has all of it inside
     beside = [*beside_model(path), path.with_name("config.json")] if alone else []
-    return path.resolve() if alone and not any(file.exists() for file in beside) else path
+    return followed(path) if alone and not any(file.exists() for file in beside) else path
+
+
+def followed(path: str | Path) -> Path:
+    """Where what is written at a path goes: where a link stands there, to what it stands for."""
+    return Path(os.path.realpath(path) if os.path.islink(path) else path)
+
+
+def temporary_path(path: Path, ending: str = "tmp") -> Path:
+    """Beside a file, the name that it has while it is written; what it ends in stays."""
+    return path.with_name(f".{path.stem}.{os.getpid()}.{ending}{path.suffix}")
+
+
+def files_below(folder: Path, onerror: Callable[[OSError], object] | None = None) -> list[Path]:
+    """All names of files in a folder and its subfolders, sorted, hidden ones apart; behind links too, but a folder that
+    two links lead to comes once."""
+    found, seen = [], set()
+    for path, folders, files in os.walk(folder, onerror=onerror, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if (real := os.path.realpath(path)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(path, name) for name in files if not name.startswith(".")]
+    return sorted(found)
 
 
 def read_bytes(path: str | Path, what: str = "", wanted: str = "text") -> bytes:

@@ -29,6 +29,7 @@ from uer.data.processes import run_segments
 from uer.data.records import check_records
 from uer.data.segmenter import check_segmenter
 from uer.errors import UserError, signals_unwind
+from uer.files import followed
 from uer.progress import Progress
 from uer.system import sync
 from uer.tokenizers import Tokenizer, build_tokenizer
@@ -59,6 +60,7 @@ def build_dataset(args: Namespace, tokenizer: Tokenizer | None = None,
     check_records(corpus, fields, pairs)
     output = Path(args.dataset_path)
     _check_output(output, corpus, args.dataset_path.endswith(os.sep))
+    output = followed(output)
     tokenizer = tokenizer or build_tokenizer(args, say=say)
     with signals_unwind(), _scratch(output) as folder, _disk_errors(output):
         ledger = Ledger()

@@ -22,7 +22,7 @@ from uer.data.conll import conll_documents
 from uer.data.packed import damage_told, decompressed, head_and_packing, opened
 from uer.data.records import TEXT_FIELD, Record, csv_documents, kind_of, parquet_documents, record_of
 from uer.errors import UserError
-from uer.files import PARQUET, head_of, refuse_foreign, unpacked
+from uer.files import PARQUET, files_below, head_of, refuse_foreign, unpacked
 
 SEGMENT = 1 << 20  # bytes of text
 BLOCK = 1 << 20
@@ -96,7 +96,7 @@ def expand(paths: list[str]) -> list[Path | None]:
 def _files(name: str, paths: Iterable[Path]) -> list[Path]:
     """The files of these names, and below them, each once, under however many names."""
     files: dict[str, Path] = {}
-    for file in (file for path in paths for file in (_below(path) if path.is_dir() else [path])):
+    for file in (file for path in paths for file in (files_below(path, _refuse_folder) if path.is_dir() else [path])):
         if not file.exists():
             raise UserError(f"--corpus_path {name}: {file} is a link to {os.readlink(file)}, which is not there")
         if file.is_file():
@@ -104,19 +104,6 @@ def _files(name: str, paths: Iterable[Path]) -> list[Path]:
     if not files:
         raise UserError(f"--corpus_path {name}: no file there")
     return list(files.values())
-
-
-def _below(folder: Path) -> list[Path]:
-    """All names of files in a folder and its subfolders, sorted; a folder that two links lead to comes once."""
-    found, seen = [], set()
-    for path, folders, files in os.walk(folder, onerror=_refuse_folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if (real := os.path.realpath(path)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        found += [Path(path, name) for name in files if not name.startswith(".")]
-    return sorted(found)
 
 
 def _refuse_folder(error: OSError) -> None:

@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from uer.errors import UserError
-from uer.files import PACKED, UNPACK, head_of, refuse_foreign
+from uer.files import PACKED, UNPACK, followed, head_of, refuse_foreign, temporary_path
+from uer.formats.publishing import give_names
 from uer.system import sync
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -30,10 +31,6 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WRAPPED = re.compile(r"(?<![^.])(module|_orig_mod|_(fsdp|checkpoint)_wrapped_module)\.")  # DDP, torch.compile, FSDP
 ZIP = b"PK\x03\x04"  # torch's own files are such archives
 UNSUPPORTED_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
-PARTS = re.compile(  # of a model's folder: a new model in there has its own, or none
-    r"(model|pytorch_model).*\.(safetensors|bin)(\.index\.json)?|vocab\.(txt|json)|merges\.txt|tokenizer\.json|"
-    r"tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|sentencepiece\.bpe\.model|modules\.json|"
-    r"sentence_[\w-]+_config\.json|config_sentence_transformers\.json|\d+_(Pooling|Dense|Normalize)")
 
 
 def read_tensors(path: str | Path, what: str = "model") -> dict[str, torch.Tensor]:
@@ -178,7 +175,9 @@ def shortened(names: list[str], most: int = 20) -> str:
 class PendingFiles:
     """Files and folders that are written under temporary names beside their targets and appear together, or not at all.
 
-    A folder that was there keeps what is no part of a model (`PARTS`), and nothing of the model that it was.
+    A folder that is there is written to from within, as it may be on a disk of its own; it keeps what is no part of a
+    model (`uer.files.PARTS`), and nothing of the model that it was. A link that is a target stays, and what it leads to
+    is written.
 
         with PendingFiles() as pending:
             save(pending.add(target))     # anything raised here leaves no trace
@@ -207,16 +206,21 @@ class PendingFiles:
         """The temporary name to write `target` under (the ending stays); its folder is made.
         `UserError` where the folder cannot be made or written."""
         target = Path(target)
-        parent = target.absolute().parent
         if target.exists() and not (target.is_file() or target.is_dir()):
             raise UserError(f"output {target}: is neither a file nor a folder, and would be replaced by one")
+        target = followed(target)
+        temporary = temporary_path(target.absolute())
+        if target.is_dir():
+            temporary = target.absolute() / temporary.name
+        parent = temporary.parent
         try:
             parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"output {target}: the folder {parent} cannot be made ({error.strerror})") from None
         if not os.access(parent, os.W_OK):
             raise UserError(f"output {target}: the folder {parent} cannot be written")
-        temporary = parent / f".{target.stem}.{os.getpid()}.tmp{target.suffix}"
+        if temporary.is_dir():  # of a process of this number that was ended
+            shutil.rmtree(temporary)
         self._pairs.append((temporary, target))
         self._flushed = False
         return temporary
@@ -236,36 +240,9 @@ class PendingFiles:
         """Flush everything and give it its names."""
         if not self._flushed:
             self.flush()
-        for temporary, target in self._pairs:
-            if temporary.is_dir() and target.is_dir():
-                _drop([file for file in sorted(target.iterdir())
-                       if PARTS.fullmatch(file.name) and not (temporary / file.name).exists()])
-            _replace(temporary, target)
-        _drop(self._dropped)
+        give_names(self._pairs, self._dropped)
         for parent in {target.absolute().parent for _, target in self._pairs}:
             sync(parent)
-
-
-def _replace(temporary: Path, target: Path) -> None:
-    try:
-        if temporary.is_dir() and target.is_dir():
-            for file in sorted(temporary.iterdir()):
-                _replace(file, target / file.name)
-        else:
-            os.replace(temporary, target)
-    except OSError as error:
-        raise UserError(f"output {target}: cannot be written ({error.strerror})") from None
-
-
-def _drop(paths: list[Path]) -> None:
-    for path in paths:
-        try:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"output {path}: cannot be removed ({error.strerror})") from None
 
 
 def write_via(path: str | Path, write: Callable[[Path], object]) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from uer.errors import UserError
-from uer.files import head_of, refuse_foreign
+from uer.files import followed, head_of, refuse_foreign
 from uer.formats.storage import old_ending, write_via
 from uer.squeeze.groups import MaskGroup
 
@@ -29,7 +29,7 @@ NUMBER = re.compile("[0-9]{1,18}")
 def start_mask_file(path: str | Path) -> None:
     """Begin a new run's mask file; one that has content is moved to `<path>.old` (`.old2`, …), never lost.
     `UserError` where the folder cannot be made or written."""
-    path = Path(path)
+    path = followed(path)
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from uer.errors import UserError
-from uer.files import read_object
+from uer.files import followed, read_object
 from uer.formats.storage import (
     PendingFiles,
     old_ending,
@@ -69,7 +69,7 @@ def save_checkpoint(output: str, step: int, tensors: dict[str, torch.Tensor], ca
                     "resume": written_sha256(rest)}
             write_json({**card, SEAL: sealed(card)}, beside)
             pending.flush()
-            path.unlink(missing_ok=True)  # one of another run: its tensors must not stand beside this one's files
+            followed(path).unlink(missing_ok=True)  # of another run: must not stand beside this one's files
             pending.publish()
     except (OSError, RuntimeError) as error:
         raise UserError(f"checkpoint {path}: cannot be written ({reason(error, path)}); "
