@@ -32,14 +32,18 @@ def following(capsys, **named):
     (["huggingface"], ["--target_vocab", len(TOKENS) - 4], "evaluate.py"),
     (["uer"], ["--target_vocab", len(TOKENS) - 4], "evaluate.py")])
 def test_after_calibration_of_an_encoder(files, tmp_path, teacher, capsys, formats, wish, script):
+    folder = formats == ["huggingface"]  # which may be called small/
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     call("preprocess.py", "--corpus_path", files / "corpus.txt", "--vocab_path", teacher, "--dataset_path",
          tmp_path / "data.pt", "--dynamic_masking", "--seq_length", 16)
     call("calibrate.py", "--pretrained_model_path", teacher, "--corpus_path", files / "corpus.txt", *wish,
-         "--calibration_batches", 2, "--output_model_path", tmp_path / "small.bin", "--output_format", *formats)
+         "--calibration_batches", 2, "--output_model_path", f"{tmp_path}/small" + ("/" if folder else ".bin"),
+         "--output_format", *formats)
     name, *options = following(capsys, DATASET=tmp_path / "data.pt", TEXT=text)
     assert name.endswith(script)
+    if script == "pretrain.py":
+        assert options[options.index("--output_model_path") + 1] == str(tmp_path / "small-trained.bin")
     call(script, *options, *(["--total_steps", 1, "--batch_size", 2] if script == "pretrain.py" else []))
     if "--target_vocab" in wish:  # the teacher has read with its own words, so it cannot teach
         assert "--task sts" in " ".join(following(capsys))

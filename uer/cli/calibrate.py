@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def following(args: argparse.Namespace, paths: dict[str, Path], target: str) -> 
         paths: what was written, by format.
         target: of the model; what has no MLM head learns from its teacher alone, which has to have the same words.
     """
-    output = args.output_model_path.removesuffix(".bin")
+    output = args.output_model_path.rstrip(os.sep).removesuffix(".bin")
     trained = ["--output_model_path", f"{output}-trained.bin"]
     text = args.dataset_path or ["DATASET"]
     if args.target_vocab or not args.target_dim:
