@@ -10,8 +10,10 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 from commands import TEACHER, call, refused
 from corpora import TOKENS
+from safetensors.torch import load_file
 
 from uer.arguments import checked
 from uer.errors import UserError
@@ -67,6 +69,130 @@ def test_what_says_what_a_model_is_is_not_written_over(files, tmp_path, capsys, 
     message = refused(capsys, tmp_path, "evaluate.py", *given, tmp_path / name)
     assert f"{name} would be written, where it is said what the model --model_path" in message
     call("evaluate.py", *given, tmp_path / "t.json")
+
+
+@pytest.fixture
+def folder(files, tmp_path) -> Path:
+    """A teacher's folder, its weights as many have them, and folders of text, of GLUE and of BEIR."""
+    write_huggingface(tmp_path / "m", TEACHER, from_scratch(TEACHER, len(TOKENS), seed=1).state_dict())
+    torch.save(load_file(tmp_path / "m/model.safetensors"), tmp_path / "m/pytorch_model.bin")
+    (tmp_path / "m/model.safetensors").unlink()
+    shutil.copy(files / "vocab.txt", tmp_path / "m/vocab.txt")
+    (tmp_path / "m/1_Pooling").mkdir()
+    (tmp_path / "link").symlink_to("m/pytorch_model.bin")
+    for name in ("m/1_Pooling/config.json", "m/tokenizer_config.json", "text/in/a.txt", "data/train.tsv",
+                 "data/corpus.jsonl", "data/qrels/test.tsv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    return tmp_path
+
+
+CALIBRATE = ["calibrate.py", "--pretrained_model_path", "m", "--target_dim", 64, "--vocab_path", "m/vocab.txt"]
+TUNE = ["finetune/run_classifier.py", "--pretrained_model_path", "m", "--vocab_path", "m"]
+EVALUATE = ["evaluate.py", "--model_path", "m", "--dataset_path", "data.pt"]
+
+
+@pytest.mark.parametrize(("script", "output"), [
+    *(([*CALIBRATE, "--corpus_path", "text", "--output_model_path"], name) for name in (
+        "m/pytorch_model.bin", "m/config.json", "m/tokenizer_config.json", "m/config", "m/vocab",
+        "m/adapter_config.json", "m/1_Pooling/config.json", "link", "text/in/a.txt", "text/in/../in/a.txt")),
+    ([*CALIBRATE, "--corpus_path", "text/*/*.txt", "--output_model_path"], "text/in/a.txt"),
+    ([*CALIBRATE, "--dataset_path", "data.pt", "--output_model_path", "x", "--compactors_path"], "m/config.json"),
+    ([*TUNE, "--train_path", "t", "--dev_path", "t", "--output_model_path"], "m/pytorch_model.bin"),
+    ([*TUNE, "--train_path", "t", "--dev_path", "t", "--log_path"], "m/config.json"),
+    ([*TUNE, "--task", "SST-2", "--data_dir", "data", "--output_model_path"], "data/train.tsv"),
+    (["finetune/run_squad.py", *TUNE[1:], "--train_path", "t", "--dev_path", "t", "--output_model_path"], "m/config"),
+    (["scripts/convert_bert_from_huggingface_to_uer.py", "--input_model_path", "m", "--output_model_path"],
+     "m/pytorch_model.bin"),
+    (["scripts/convert_bert_from_huggingface_to_uer.py", "--input_model_path", "m/pytorch_model.bin",
+      "--output_model_path"], "m/config"),
+    ([*EVALUATE, "--output_path"], "m/config.json"), ([*EVALUATE, "--output_path"], "m/tokenizer.json"),
+    ([*EVALUATE, "--vocab_path", "m/vocab.txt", "--output_path"], "m/tokenizer_config.json"),
+    (["evaluate.py", "--model_path", "m", "--task", "retrieval", "--test_path", "data", "--output_path"],
+     "data/corpus.jsonl"),
+    (["preprocess.py", "--corpus_path", "text", "--vocab_path", "m", "--dataset_path"], "m/vocab.txt"),
+    (["preprocess.py", "--corpus_path", "text", "--vocab_path", "m", "--dataset_path"], "m/pytorch_model.bin"),
+    (["pretrain.py", "--dataset_path", "data.pt", "--pretrained_model_path", "m", "--weight_squeeze", "--target_dim",
+      64, "--output_model_path", "x", "--mask_path"], "m/vocab.txt"),
+    (["inference/run_classifier_infer.py", "--load_model_path", "m", "--test_path", "t", "--prediction_path"],
+     "m/config.json")])
+def test_no_file_of_a_folder_that_is_read_is_written(folder, monkeypatch, capsys, script, output):
+    """A teacher was lost with its only weights, a config to what is written beside a model."""
+    monkeypatch.chdir(folder)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    message = refused(capsys, folder, *script, output)
+    assert re.search("would be written, (but --.* reads a file of that name there|where it is said what)", message)
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_what_is_no_part_of_a_folder_that_is_read_may_be_written_there_again(files, folder, monkeypatch):
+    """A student beside its teacher's files, figures beside texts."""
+    monkeypatch.chdir(folder)
+    (folder / "m/tokenizer_config.json").unlink()
+    shutil.rmtree(folder / "m/1_Pooling")
+    for _ in range(2):
+        call(*CALIBRATE, "--dataset_path", files / "data.pt", "--output_model_path", "m/model.bin")
+        call("evaluate.py", "--model_path", "m", "--dataset_path", files / "data.pt", "--output_path", "m/found.json")
+
+
+@pytest.mark.parametrize("part", ["m/vocab.txt", "m/1_Pooling"])
+def test_no_folder_is_written_over_what_is_read_of_it(folder, monkeypatch, capsys, part):
+    """One that has no config.json as well."""
+    monkeypatch.chdir(folder)
+    (folder / "m/config.json").unlink()
+    assert "would be written anew, but --vocab_path reads from it" in refused(
+        capsys, folder, "calibrate.py", "--pretrained_model_path", "x", "--vocab_path", part, "--target_dim", 64,
+        "--corpus_path", "text", "--output_model_path", "m", "--output_format", "huggingface")
+
+
+@pytest.mark.parametrize(("script", "name", "said"), [
+    (script, name, said) for script in (
+        [*CALIBRATE, "--corpus_path", "text", "--output_model_path"],
+        [*CALIBRATE, "--corpus_path", "text", "--output_model_path", "x", "--compactors_path"],
+        ["pretrain.py", "--dataset_path", "data.pt", "--config_path", "m/config.json", "--total_steps",
+         1000, "--output_model_path"],
+        [*TUNE, "--train_path", "t", "--dev_path", "t", "--output_model_path"], [*EVALUATE, "--output_path"],
+        ["inference/run_classifier_infer.py", "--load_model_path", "x", "--test_path", "t", "--prediction_path"],
+        ["scripts/convert_bert_from_uer_to_huggingface.py", "--input_model_path", "x", "--output_model_path"])
+    for name, said in (("n" * 248, "the name is too long"), ("/dev/null", "neither a file nor a folder|is a file, but"),
+                       ("circle", "leads to itself"))])
+def test_what_cannot_be_written_is_found_before_the_work(folder, monkeypatch, capsys, script, name, said):
+    """All steps were run, and nothing of them could be saved. Inputs are not even there."""
+    monkeypatch.chdir(folder)
+    (folder / "circle").symlink_to("circle")
+    assert re.search(said, refused(capsys, folder, *script, name))
+
+
+def test_what_a_link_leads_to_is_written(files, tmp_path, monkeypatch):
+    """And what goes beside a model there, where reading the link looks for it."""
+    monkeypatch.chdir(tmp_path)
+    for link, place in (("s.bin", "disk/s.bin"), ("s", "disk/folder"), ("data.pt", "disk/data.pt"),
+                        ("e.json", "disk/e.json")):
+        Path(link).symlink_to(place)
+    Path("disk").mkdir()
+    Path("disk/data.pt").write_text("old")
+    call("preprocess.py", "--corpus_path", files / "corpus.txt", "--vocab_path", files / "vocab.txt", "--dataset_path",
+         "data.pt", "--seq_length", 32, "--dynamic_masking")
+    for _ in range(2):
+        call("calibrate.py", "--pretrained_model_path", files / "teacher.bin", "--config_path", files / "config.json",
+             "--dataset_path", "data.pt", "--vocab_path", files / "vocab.txt", "--target_dim", 64,
+             "--output_model_path", "s.bin", "--output_format", "uer", "huggingface")
+    call("evaluate.py", "--model_path", "s.bin", "--dataset_path", "data.pt", "--output_path", "e.json")
+    assert all(Path(name).is_symlink() for name in ("s.bin", "s", "data.pt", "e.json"))
+    assert {path.name for path in Path("disk").iterdir()} == {"s.bin", "s_config.json", "folder", "data.pt", "e.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {"s.bin", "s", "data.pt", "e.json", "disk"}
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "tf_model.h5", "flax_model.msgpack", "onnx",
+                                  "0_Transformer"])
+def test_a_folder_with_other_weights_is_not_written_to(folder, monkeypatch, capsys, name):
+    """They would seem to be the new model's, and may be all that there is of another."""
+    monkeypatch.chdir(folder)
+    (folder / "old").mkdir()
+    (folder / "old" / name).mkdir()
+    assert f"the folder old holds {name} of another model" in refused(
+        capsys, folder, *CALIBRATE, "--corpus_path", "text", "--output_model_path", "old", "--output_format",
+        "huggingface")
 
 
 def test_a_checkpoint_has_its_config_in_its_own_json(files, tmp_path):

@@ -23,7 +23,7 @@ def test_a_folder_keeps_what_is_no_part_of_a_model(tmp_path):
     (there / "1_Pooling").mkdir(parents=True)
     (there / "2_Dense").mkdir()
     for name in ("1_Pooling/config.json", "2_Dense/config.json", "vocab.txt", "model.safetensors.index.json",
-                 "pytorch_model-00001-of-00002.bin", "config.json", "notes.txt", "model_notes.txt"):
+                 "pytorch_model-00001-of-00002.bin", "config.json", "notes.txt", "model-192.bin"):
         (there / name).write_text("old")
     with PendingFiles() as pending:
         new = pending.add(there)
@@ -32,7 +32,7 @@ def test_a_folder_keeps_what_is_no_part_of_a_model(tmp_path):
         (new / "config.json").write_text("new")
         pending.publish()
     assert {str(file.relative_to(there)): file.read_text() for file in there.rglob("*") if file.is_file()} == {
-        "1_Pooling/config.json": "new", "config.json": "new", "notes.txt": "old", "model_notes.txt": "old"}
+        "1_Pooling/config.json": "new", "config.json": "new", "notes.txt": "old", "model-192.bin": "old"}
     assert not (there / "2_Dense").exists()
 
 

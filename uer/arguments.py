@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import glob
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from uer.errors import UserError
-from uer.files import as_written, beside_model
+from uer.files import (
+    FOREIGN_PARTS,
+    PARTS,
+    TEXT_PARTS,
+    as_written,
+    beside_model,
+    files_below,
+    followed,
+    temporary_path,
+)
 
 UER_OPTIONS: dict[str, tuple[str, ...]] = {
     "embedding": ("word_pos_seg", "word", "pos", "seg"), "encoder": ("transformer",), "mask": ("fully_visible",),
@@ -20,6 +32,7 @@ SHAPE = ("target_dim", "compactor_mask_strategy", "target_feedforward_size", "ta
          "target_layers", "keep_layers", "tie_student")  # the student's, in pretrain.py and calibrate.py
 LISTS = ("embedding", "target")
 MODEL = re.compile("(model|teacher|student)_path|_teacher$")  # options that name a model
+DATA = re.compile(r"(train|dev|test)\w*\.tsv|diagnostic\.tsv|(corpus|queries)\.jsonl|qrels")  # GLUE's folders, BEIR's
 LARGEST_SEED = 2**63 - 1
 
 
@@ -94,8 +107,9 @@ def check_length(seq_length: int | None, positions: int, least: int = 3) -> None
 
 
 def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[str | Path | None]]) -> None:
-    """`UserError` where a file that would be written is given as another option's value, or says what a model is that
-    is given. `outputs`: option -> the files and folders that it makes the script write."""
+    """`UserError` where a file that would be written is given as another option's value, is one of a folder that is
+    given, or says what a model is that is given. `outputs`: option -> the files and folders that it makes the script
+    write."""
     read = [(name, one) for name, value in vars(args).items() if _is_path(name) for one in _values(value)
             if isinstance(one, str)]
     for option, paths in outputs.items():
@@ -108,6 +122,9 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[
                         _same(path, file) for file in beside_model(as_written(other))):
                     raise UserError(f"--{option}: {path} would be written, where it is said what the model --{name} "
                                     f"{other} is; choose another name")
+                if name != option and _is_of(path, name, other):
+                    raise UserError(f"--{option}: {path} would be written, but --{name} {other} reads a file of that "
+                                    f"name there; choose another name")
                 if name != option and _holds(path, other):
                     raise UserError(f"--{option}: the model in the folder {path} would be written anew, but --{name} "
                                     f"reads from it; choose another name")
@@ -148,22 +165,82 @@ def _same(path: str | Path, other: str | Path) -> bool:
 
 
 def _holds(folder: str | Path, file: str) -> bool:
-    """Whether a file lies in a folder that is a model's."""
-    return (Path(folder) / "config.json").is_file() and Path(file).is_file() and _same(folder, os.path.dirname(
+    """Whether a file lies in a folder that is a model's, or is a part that a new model there would take away."""
+    model = os.path.isfile(Path(folder) / "config.json") and os.path.isfile(file) and _same(folder, os.path.dirname(
         os.path.abspath(file)))
+    return model or any(PARTS.fullmatch(name) for name in _within(Path(folder), file))
 
 
-def check_writable(path: str) -> None:
-    """Make the folder of an output; `UserError` where it cannot be written, or names a folder."""
+def _within(folder: Path, path: str | Path) -> set[str]:
+    """By which names a path, and what it stands for, lies in a folder or below it."""
+    path, real = Path(path).absolute(), Path(os.path.realpath(folder))
+    places = (Path(os.path.realpath(path.parent)) / path.name, Path(os.path.realpath(path)))
+    return {place.relative_to(real).parts[0] for place in places
+            if os.path.isdir(folder) and place != real and place.is_relative_to(real)}
+
+
+def _is_of(path: str | Path, option: str, given: str) -> bool:
+    """Whether what would be written at a path is a file that is read of a folder which an option names, or of the one
+    that its file is a part of; or would be read there from then on."""
+    folder, there = Path(given), os.path.exists(path)
+    if option == "corpus_path":
+        roots = [folder] if folder.exists() else map(Path, glob.glob(given, recursive=True))
+        return there and any(_same(path, file) for root in roots for file in (
+            files_below(root) if root.is_dir() else [root]))
+    if option in ("data_dir", "test_path"):
+        return there and any(map(DATA.fullmatch, _within(folder, path)))
+    if not (MODEL.search(option) or option == "vocab_path"):
+        return False
+    alone = not folder.is_dir()
+    folder = folder.parent if alone else folder
+    if not folder.is_dir() or (alone and not PARTS.fullmatch(Path(given).name)):
+        return False
+    text = option == "vocab_path" and (alone or not there)  # weights beside a vocabulary are not read with it
+    linked = [file.name for file in folder.iterdir() if file.is_symlink() and _same(path, file)] if there else []
+    return any(pattern.fullmatch(name) for name in (*_within(folder, path), *linked)
+               for pattern in ([TEXT_PARTS] if text else [PARTS, FOREIGN_PARTS]))
+
+
+def check_writable(path: str, whole: bool = True) -> None:
+    """Make the folder of an output; `UserError` where it cannot be written, or names a folder.
+    `whole`: a file is written under another name first, so that a device will not do."""
     if path.endswith(os.sep):
         raise UserError(f"{path}: a folder's name; give a file's")
-    folder = Path(path).absolute().parent
+    folder = followed(path).absolute().parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path}: its folder cannot be made ({error.strerror})") from None
-    if not os.access(folder, os.W_OK) or Path(path).is_dir():
-        raise UserError(f"{path}: cannot be written there; give a file in a folder that you may write to")
+    check_place(path, whole=whole)
+
+
+def check_place(path: str | Path, option: str = "", whole: bool = True) -> None:
+    """`UserError` where a file cannot be written at a path, or in the folder above that is there; makes nothing.
+    `option`: in front of the path in messages."""
+    where, place = f"{option} {path}".strip(), followed(path).absolute()
+    try:
+        if os.path.islink(place):
+            raise UserError(f"{where}: is a link that leads to itself; give another name")
+        if os.path.isdir(path):
+            raise UserError(f"{where}: cannot be written there, where a folder is; give a file's name")
+        if os.path.exists(path) and not os.path.isfile(path):
+            if whole:
+                raise UserError(f"{where}: is neither a file nor a folder, and would be replaced by one; give a file's "
+                                f"name")
+            return
+        folder = next(parent for parent in place.parents if parent.exists())
+        probe = folder / temporary_path(place, "try").name  # as long as the name that it will have meanwhile
+        try:
+            os.close(os.open(probe, os.O_CREAT | os.O_WRONLY))
+        finally:
+            with suppress(OSError):
+                probe.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{where}: the name is too long, or leaves no room for what is added to it on the way; "
+                            f"give a shorter one") from None
+        raise UserError(f"{where}: cannot be written there ({error.strerror}); give a file in a folder that you may "
+                        f"write to") from None
 
 
 def check_ending(path: str | Path) -> None:

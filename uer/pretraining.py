@@ -86,9 +86,10 @@ def check_options(args: argparse.Namespace, given: set[str]) -> None:
     if args.plan:
         return
     refuse_overwriting(args, {"log_path": [args.log_path], "mask_path": [args.mask_path]})
-    for path in (args.output_model_path, args.mask_path, args.log_path):
-        if path:
-            check_writable(path)
+    for path in (args.output_model_path, f"{args.output_model_path}-{args.total_steps}.resume"):
+        check_writable(path)
+    for path in filter(None, (args.mask_path, args.log_path)):
+        check_writable(path, whole=False)
     if args.tb_path and Path(args.tb_path).exists() and not Path(args.tb_path).is_dir():
         raise UserError(f"--tb_path {args.tb_path}: is a file; a folder is needed")
 

@@ -90,8 +90,9 @@ def make_student(args: argparse.Namespace, command: str) -> Made:
         Path(f"{args.output_model_path.removesuffix('.onnx')}_layer_sizes.json")  # where --uneven leaves them
     refuse_overwriting(args, {"output_model_path": [*written_by(paths, bool(args.target_vocab)), sizes],
                               "compactors_path": [args.compactors_path]})
-    if args.compactors_path:
-        check_writable(args.compactors_path)
+    for path in (args.compactors_path, str(sizes) if args.uneven else None):
+        if path:
+            check_writable(path)
     material = gather(args, paths)
     loaded, place = material.loaded, material.place
     spending = None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uer.arguments import add_uer_options, checked, refuse_overwriting
 from uer.cli import importing, judged_by, suggestion
+from uer.files import as_written
 from uer.progress import ending
 
 
@@ -39,7 +40,7 @@ def main() -> None:
         from uer.conversion.outputs import check_outputs, written_by
         from uer.formats.tokenizer_files import text_beside
 
-    output = Path(args.output_model_path)
+    output = as_written(args.output_model_path)
     paths = {"uer": output}
     refuse_overwriting(args, {"output_model_path": written_by(paths)})
     check_outputs(paths)

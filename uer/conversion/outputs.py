@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from uer.arguments import check_ending
+from uer.arguments import check_ending, check_place
 from uer.config import ModelConfig
 from uer.conversion.int8 import check_dev, write_int8
 from uer.conversion.merge import TOLERANCE, probe_batch, student_model
 from uer.conversion.sandwich import real_rows
 from uer.data.dataset import Dataset
 from uer.errors import UserError
-from uer.files import config_path_for, vocab_path_for
+from uer.files import FOREIGN_PARTS, as_written, config_path_for, vocab_path_for
 from uer.formats import load_model, shapes, stock
 from uer.formats.export import check_head, config_text, write_huggingface, write_uer
 from uer.formats.file_target import OUTPUT
@@ -82,6 +82,7 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
     """Where each format goes.
 
     uer: the path as given. uer-py: the path as given, or `<name>-uer-py.bin` beside it if `uer` is written as well.
+    Where that is a link with nothing beside it that would go there, what it leads to.
     huggingface: a folder, the path without its ending (`<path>-huggingface` if that is taken). onnx: `<name>.onnx`.
     onnx-int8: `<name>-int8.onnx`.
     """
@@ -92,10 +93,10 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for name in dict.fromkeys(formats):
         if name == "uer":
-            paths[name] = output
+            paths[name] = as_written(output)
         elif name == "uer-py":
             suffix = output.suffix if output.suffix in ENDINGS else ""
-            paths[name] = output if "uer" not in formats else bare.with_name(f"{bare.name}-uer-py{suffix}")
+            paths[name] = as_written(output if "uer" not in formats else bare.with_name(f"{bare.name}-uer-py{suffix}"))
         elif name in ONNX_ENDINGS:
             paths[name] = bare.with_name(bare.name + ONNX_ENDINGS[name])
         else:
@@ -104,7 +105,7 @@ def output_paths(output: str | Path, formats: Sequence[str]) -> dict[str, Path]:
     return paths
 
 
-def written_by(paths: dict[str, Path], new_words: bool = False) -> list[Path]:
+def written_by(paths: Mapping[str, Path], new_words: bool = False) -> list[Path]:
     """The files and folders that writing these formats makes, with the vocabulary where that is new."""
     uer = [path for name, path in paths.items() if name in UER_FORMATS]
     return [*paths.values(), *map(config_path_for, uer), *(Path(f"{path}.json") for path in uer),
@@ -139,11 +140,13 @@ def check_outputs(paths: Mapping[str, Path], text: TextRules | None = None) -> N
             check_ending(path)
         if name != "huggingface" and path.is_dir():
             raise UserError(f"--output_model_path: {path} is a folder; a file name is needed for format {name}")
-        parent = path.absolute().parent
-        while not parent.exists():
-            parent = parent.parent
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise UserError(f"--output_model_path {path}: the folder {parent} cannot be written")
+        if path.is_dir() and (others := sorted(file.name for file in path.iterdir()
+                                               if FOREIGN_PARTS.fullmatch(file.name))):
+            raise UserError(f"--output_model_path: the folder {path} holds {', '.join(others)} of another model, which "
+                            f"the new one would seem to have; take it away, or give another folder")
+    for place in written_by(paths, new_words=True):
+        check_place(place / "config_sentence_transformers.json" if os.path.isdir(place) else place,
+                    "--output_model_path")
 
 
 def write_outputs(source: Source, paths: dict[str, Path]) -> list[str]:

@@ -19,7 +19,7 @@ from uer.arguments import check_length
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Instance, collate, encode, in_order, shuffled
-from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, of, run_grid
+from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, follow_link, of, run_grid
 from uer.finetuning.heads import add_tuned, build_classifier, check_pooler, check_words, load_encoder
 from uer.finetuning.metrics import measure
 from uer.finetuning.tasks import GLUE, Split, Task, read_glue, read_uer, uer_task
@@ -159,6 +159,7 @@ def run_classifier(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     problems = check_tuning_options(args)
     if problems:
         raise UserError("; ".join(problems))
+    follow_link(args)
     check_outputs(args, predictions=predictions_path(args))
     data = read_data(args, bool(args.prediction_path))
     with closing(Reports(True, args.log_path)) as reports:

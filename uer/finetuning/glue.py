@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from uer.arguments import check_writable
+from uer.arguments import check_writable, refuse_overwriting
 from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.files import read_object
@@ -42,8 +42,10 @@ def run_glue(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
     names = _check(args)
     tasks = _tasks(args)
     folder = Path(args.output_path)
-    for name in ("glue.json", "glue.md", "glue.png"):
-        check_writable(str(folder / name))
+    tables = [str(folder / name) for name in ("glue.json", "glue.md", "glue.png")]
+    refuse_overwriting(args, {"output_path": tables})
+    for path in tables:
+        check_writable(path)
     before = folder / "glue.json"
     kept = read_object(before).get("models", {}) if args.resume and before.is_file() else {}
     columns = [one for one in TASKS if any(one in row for row in (tasks, *(model["tasks"] for model in kept.values())))]

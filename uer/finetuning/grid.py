@@ -18,7 +18,7 @@ from torch import nn
 
 from uer.arguments import check_ending, check_writable, no_shares, not_from_zero, refuse_overwriting, too_small
 from uer.errors import UserError
-from uer.files import read_object
+from uer.files import as_written, read_object
 from uer.finetuning.tuning import Clock, Combination, Outcome, Problem, Settings, in_words, tune
 from uer.formats.storage import PendingFiles, read_tensors, tensors_sha256, write_json
 from uer.made_from import differences
@@ -37,6 +37,13 @@ def check_tuning_options(args: argparse.Namespace) -> list[str]:
             *no_shares(args, ("max_grad_norm",), 1e9)]
 
 
+def follow_link(args: argparse.Namespace) -> None:
+    """Let --output_model_path, where it is a link with nothing beside it, be what it leads to: that is written, and
+    what goes beside it there."""
+    if Path(args.output_model_path).is_symlink():
+        args.output_model_path = str(as_written(args.output_model_path))
+
+
 def check_outputs(args: argparse.Namespace, *endings: str, predictions: str | None = None) -> None:
     """`UserError` where the model, or a file that is written beside it, cannot be written or is read as well; or the
     log, or a file of predictions."""
@@ -44,8 +51,10 @@ def check_outputs(args: argparse.Namespace, *endings: str, predictions: str | No
     model = [f"{args.output_model_path}{ending}" for ending in ("", ".json", ".results.json", *endings)]
     refuse_overwriting(args, {"output_model_path": model, "log_path": [args.log_path],
                               "prediction_path": [predictions]})
-    for path in filter(None, (*model, args.log_path, predictions)):
+    for path in filter(None, (*model, predictions)):
         check_writable(path)
+    if args.log_path:
+        check_writable(args.log_path, whole=False)
 
 
 def combinations(args: argparse.Namespace) -> list[Combination]:

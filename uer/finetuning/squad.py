@@ -20,7 +20,7 @@ from uer.cpu.denormals import flush_denormals
 from uer.errors import UserError
 from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
 from uer.finetuning.classify import SAME, model_facts, open_model
-from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, run_grid
+from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, follow_link, run_grid
 from uer.finetuning.heads import add_tuned, build_span_finder
 from uer.finetuning.squad_data import Question, Window, read_squad, windows
 from uer.finetuning.squad_metrics import best_threshold, figures
@@ -194,6 +194,7 @@ def run_squad(args: argparse.Namespace, given: set[str]) -> dict[str, Any]:
                 *outside(args, ("null_score_diff_threshold",), math.isfinite, "a number is needed")]
     if problems:
         raise UserError("; ".join(problems))
+    follow_link(args)
     check_outputs(args, ".predictions.json", ".nbest.json", ".null_odds.json")
     train, dev = read_squad(args.train_path), read_squad(args.dev_path)
     with closing(Reports(True, args.log_path)) as reports:

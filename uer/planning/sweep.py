@@ -119,7 +119,8 @@ def check_sweep(args: argparse.Namespace) -> None:
     if args.sweep_path:
         written = [args.sweep_path, picture_path(args.sweep_path)]
         refuse_overwriting(args, {"sweep_path": written})
-        check_writable(args.sweep_path)
+        for path in written:
+            check_writable(str(path))
 
 
 def picture_path(path: str) -> Path:
