@@ -7,7 +7,7 @@ import pytest
 import torch
 from checkpoints import CONFIG, weights
 from safetensors.torch import load_file, save_file
-from test_model_folders import CLASSES, edit, load
+from test_model_folders import CLASSES, edit, load, rename
 
 from uer.errors import UserError
 from uer.formats.export import write_huggingface
@@ -75,6 +75,7 @@ def test_labels_called_start_and_end_make_no_reader(tmp_path):
     write_huggingface(tmp_path / "t", TAGS, weights(TAGS))  # a reader
     assert load(tmp_path / "t").config.reader
     edit(tmp_path / "t", architectures=["BertForTokenClassification"])
+    rename(tmp_path / "t", lambda name: name.replace("qa_outputs", "classifier"))
     with pytest.raises(UserError, match="a tagger whose labels are start and end, as a reader's are called here"):
         load(tmp_path / "t")
 

@@ -27,7 +27,9 @@ class LoadedModel:
         source: `uer` or `huggingface`.
         head_made: whether the MLM head is new.
         architecture: the class that a config.json names.
-        labels: of a task, as a config.json names them.
+        labels: of a task, as a config.json names them; `labels_wrong` is why they cannot be told apart ("": they can).
+        spelled: linears of a task's head -> what the user's file calls them.
+        left_out: what else of the file was not taken over, by its names there.
         tied: whether the folder says that words are read and predicted by one table (`weights` has two alike).
         sentence: how the model embeds sentences, where its folder or file says so.
         head_act: what its MLM head takes whatever the layers do; "": the same.
@@ -42,6 +44,9 @@ class LoadedModel:
     head_made: bool = False
     architecture: str = ""
     labels: tuple[str, ...] = ()
+    labels_wrong: str = ""
+    spelled: dict[str, str] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
     tied: bool = False
     sentence: SentenceFacts | None = None
     head_act: str = ""

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -17,14 +18,25 @@ from uer.errors import UserError
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
 from uer.formats.huggingface_config import HuggingFaceConfig
+from uer.formats.huggingface_names import their_name
 from uer.formats.storage import shortened
 
 HEAD_NOISE = 0.01
 OUTPUT = "target.output_layer"
+LAST = (f"{OUTPUT}.weight", f"{OUTPUT}_2.weight")
 MLM_HEAD = ("target.mlm_", "target.layer_norm.")
 TEXT_TASK = "ForSequenceClassification"
 TOKEN_TASKS = ("ForTokenClassification", "ForQuestionAnswering")
 MULTI_LABEL, SCORES = "multi_label_classification", "regression"  # transformers' words
+READER_HEAD = "qa_outputs"  # head, whatever class a config names
+# What classes call their heads, the first linear of each; other families than BERT's by the beginning of their names.
+LINEARS = {"ForMaskedLM": "cls.predictions.transform.dense", "ForPreTraining": "cls.predictions.transform.dense",
+           TEXT_TASK: "classifier", TOKEN_TASKS[0]: "classifier", TOKEN_TASKS[1]: READER_HEAD}
+LINEARS_APART = {
+    "DistilBert": {"ForMaskedLM": "vocab_transform", TEXT_TASK: "pre_classifier"},
+    "Electra": {"ForMaskedLM": "generator_predictions.dense", TEXT_TASK: "classifier.dense"},
+    **{family: {"ForMaskedLM": "lm_head.dense", TEXT_TASK: "classifier.dense"}
+       for family in ("Roberta", "XLMRoberta", "Camembert")}}
 UNLIKE = ("ForMultipleChoice", "ForNextSentencePrediction")
 
 
@@ -92,14 +104,59 @@ def _leave_out(model: LoadedModel, *prefixes: str) -> None:
 
 
 def name_in_file(model: LoadedModel, name: str) -> str:
-    """What the user's file calls a tensor of a task's head."""
+    """What the user's file calls a tensor."""
     if model.source != "huggingface":
         return name.removeprefix(shapes.HEAD) if name.startswith(shapes.TASK_HEAD) else name
-    whole = "qa_outputs" if model.architecture.endswith("ForQuestionAnswering") else "classifier"
-    for ours, theirs in ((f"{OUTPUT}_1", "classifier.dense"), (f"{OUTPUT}_2", "classifier.out_proj"), (OUTPUT, whole)):
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    return name
+    linear, _, part = name.rpartition(".")
+    whole = READER_HEAD if model.architecture.endswith(TOKEN_TASKS[1]) else "classifier"
+    usual = {OUTPUT: whole, f"{OUTPUT}_1": "classifier.dense", f"{OUTPUT}_2": "classifier.out_proj"}
+    theirs = model.spelled.get(linear, usual.get(linear))
+    return f"{theirs}.{part}" if theirs else their_name(name)
+
+
+def named_target(architecture: str) -> str | None:
+    """The target of the class that a config.json names; None: it names none."""
+    if not architecture:
+        return None
+    return "mlm" if architecture.endswith("ForMaskedLM") or architecture == "BertForPreTraining" else \
+        "cls" if architecture.endswith(TEXT_TASK) else "tokens" if architecture.endswith(TOKEN_TASKS) else "states"
+
+
+def named_head(theirs: HuggingFaceConfig, names: Iterable[str]) -> tuple[HuggingFaceConfig, list[str], list[str]]:
+    """The config of a file with tensors of these names, which may tell the class where the config does not.
+
+    Returns:
+        the config; notes; the names of a head that is another class's.
+    """
+    names, named = list(names), theirs.architecture
+    if f"{READER_HEAD}.weight" in names and named_target(named) not in ("cls", "tokens"):
+        note = f"the config names {named or 'no class'}; taken for a reader, as its head is called {READER_HEAD}"
+        theirs = replace(theirs, architecture=f"Bert{TOKEN_TASKS[1]}")
+        return theirs, [note], [name for name in names if name.startswith("classifier.")]
+    another = "" if named_target(named) not in ("cls", "tokens") else \
+        "classifier." if named.endswith(TOKEN_TASKS[1]) else f"{READER_HEAD}."
+    return theirs, [], [name for name in names if another and name.startswith(another)]
+
+
+def _refuse_headless(model: LoadedModel, where: str) -> None:
+    """`UserError` where the config says that there is a head, as there is none."""
+    named = model.architecture
+    if model.source == "uer" and model.config.target in ("cls", "tokens"):
+        first = f"{OUTPUT}_1" if model.config.target == "cls" else OUTPUT
+        raise UserError(f"{where}: its config says target {model.config.target}, and it has no "
+                        f"{name_in_file(model, first)}.weight, the head")
+    if named_target(named) in (None, "states"):
+        return
+    kind = next(ending for ending in LINEARS if named.endswith(ending))
+    family = next((linears for family, linears in LINEARS_APART.items() if named.startswith(family)), {})
+    others = f" (but {shortened(model.left_out)})" if model.left_out else ""
+    others_class = {"classifier.weight": (f"Bert{TOKEN_TASKS[0]}", "a tagger"),
+                    f"{READER_HEAD}.weight": (f"Bert{TOKEN_TASKS[1]}", "a reader")}
+    class_of, what = next((found for name, found in others_class.items() if name in model.left_out),
+                          ("BertModel", "the encoder alone"))
+    raise UserError(f"{where}: its config names {named}, and it has no {family.get(kind, LINEARS[kind])}.weight, the "
+                    f'head{others}; under that name the head is found, and with "architectures": ["{class_of}"] in '
+                    f"config.json the model is taken as {what}")
 
 
 def _found(model: LoadedModel, where: str) -> str:
@@ -110,23 +167,30 @@ def _found(model: LoadedModel, where: str) -> str:
         raise UserError(f"{where}: a model {unlike[0]}; one with an MLM head, a classifier of texts or tokens, a "
                         f"reader or an encoder alone is needed")
     words = any(name.startswith(MLM_HEAD) and name != shapes.DECODER for name in weights)
+    task = named_target(model.architecture) in ("cls", "tokens")
     if model.source == "huggingface" and model.sentence is not None:  # modules.json pools its states
         if words:
             model.notes.append("not taken over: a head for masked words, as modules.json says that it embeds sentences")
         return "states"
-    if words:
+    if words and not task:
         return "mlm"
+    if words:
+        model.notes.append(f"not taken over: a head for masked words, as the config names {model.architecture}")
     whole = [OUTPUT] if f"{OUTPUT}.weight" in weights else [f"{OUTPUT}_1", f"{OUTPUT}_2"]
     missing = [name for part in whole for name in (f"{part}.weight", f"{part}.bias") if name not in weights]
     if missing and f"{whole[-1]}.weight" in weights:
         raise UserError(f"{where}: missing: {shortened([name_in_file(model, name) for name in missing])}")
     if f"{OUTPUT}_2.weight" in weights:
         return "cls"
-    if f"{OUTPUT}.weight" not in weights or model.config.target == "states":
+    if model.config.target == "states":
+        return "states"
+    if f"{OUTPUT}.weight" not in weights:
+        _refuse_headless(model, where)
         return "states"
     pooled = all(name in model.extras for name in shapes.POOLER)
     if model.architecture.endswith(TEXT_TASK) and not pooled:
-        raise UserError(f"{where}: missing: pooler.dense, which the classifier of a {model.architecture} reads")
+        first = "pre_classifier" if model.architecture.startswith("DistilBert") else "pooler.dense"
+        raise UserError(f"{where}: missing: {first}, which the classifier of a {model.architecture} reads")
     of_texts = model.source == "huggingface" and pooled and not model.architecture.endswith(TOKEN_TASKS)
     if model.source == "huggingface" and not model.architecture.endswith((TEXT_TASK, *TOKEN_TASKS)):
         model.notes.append(f"the config names {model.architecture or 'no class'}, which does not tell what its head "
@@ -135,6 +199,7 @@ def _found(model: LoadedModel, where: str) -> str:
         for part, name in zip(("weight", "bias"), shapes.POOLER):
             weights[f"{OUTPUT}_1.{part}"] = model.extras.pop(name)
             weights[f"{OUTPUT}_2.{part}"] = weights.pop(f"{OUTPUT}.{part}")
+        model.spelled = {f"{OUTPUT}_1": "pooler.dense", f"{OUTPUT}_2": model.spelled[OUTPUT]}
         return "cls"
     return "tokens"
 
@@ -151,6 +216,7 @@ def _configure(model: LoadedModel, target: str, where: str) -> None:
     elif target == "tokens" and model.source == "huggingface" and tuple(labels) == SPAN_LABELS:
         raise UserError(f"{where}: a tagger whose labels are {' and '.join(SPAN_LABELS)}, as a reader's are called "
                         f"here; name them otherwise in config.json (id2label)")
+    labels = _checked_labels(model, tuple(labels), bias.numel(), where) if target != "states" else ()
     pooling = model.facts.get("pooling", model.config.pooling)
     told = model.source == "uer" and ("pooling" in model.facts or model.config.target == "cls")
     if (target == "cls" and not told) or pooling not in POOLINGS:  # as poolers do, and classifiers of UER by default
@@ -161,17 +227,26 @@ def _configure(model: LoadedModel, target: str, where: str) -> None:
     model.config = replace(model.config, target=target, tie_weights=False, mlm_size=features, pooling=pooling,
                            cls_act=model.config.cls_act if target == "cls" else "tanh",
                            multi_label=target == "cls" and bias.numel() > 1 and kind == MULTI_LABEL,
-                           outputs=bias.numel(), labels=tuple(labels) if len(labels) == bias.numel() else ())
+                           outputs=bias.numel(), labels=labels)
+
+
+def _checked_labels(model: LoadedModel, labels: tuple[str, ...], outputs: int, where: str) -> tuple[str, ...]:
+    """A name for each output, or none. `UserError` where there are others than outputs, or one is not told whose."""
+    if model.labels_wrong and not labels:
+        raise UserError(f"{where}: {model.labels_wrong}")
+    rows = [len(tensor) for name, tensor in model.weights.items() if name in LAST and tensor.dim() == 2]
+    if len(labels) == outputs or rows != [outputs]:  # else the head is misshapen, and named as such
+        return labels if len(labels) == outputs else ()
+    if all(label == f"LABEL_{number}" for number, label in enumerate(labels)):  # what transformers fills in
+        return ()
+    raise UserError(f"{where}: {len(labels)} labels ({shortened(list(labels))}) for {outputs} outputs; a name for each "
+                    f"output is needed" + (", in config.json (id2label)" if model.source == "huggingface" else ""))
 
 
 def config_for(theirs: HuggingFaceConfig, wanted: str | None) -> ModelConfig:
     """The config of a model that only JSON tells of, with the target `wanted`, or that of the class it names."""
     config, named, target = theirs.config, theirs.architecture, wanted
-    if target is None and named:
-        target = "mlm" if named.endswith("ForMaskedLM") or named == "BertForPreTraining" else \
-            "cls" if named.endswith(TEXT_TASK) else \
-            "tokens" if named.endswith(TOKEN_TASKS) else "states"
-    target = target or config.target
+    target = target or named_target(named) or config.target
     if target == config.target:
         return config
     outputs = {"mlm": 0, "states": config.hidden_size}.get(target, len(theirs.labels) or 2)  # as transformers counts

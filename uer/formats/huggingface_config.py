@@ -23,6 +23,7 @@ class HuggingFaceConfig:
         vocab_size: rows of the word embeddings.
         architecture: the class that it names, "" where it names none.
         labels: of a task, in the order of their numbers.
+        labels_wrong: why id2label does not tell them, "" where it does.
         of_logits: `OF_LOGITS`, as far as it has them.
         head_act: as in `LoadedModel`.
         model_type: the family that it names, "" where it names none.
@@ -34,6 +35,7 @@ class HuggingFaceConfig:
     vocab_size: int | None
     architecture: str = ""
     labels: tuple[str, ...] = ()
+    labels_wrong: str = ""
     of_logits: dict[str, Any] = field(default_factory=dict)
     head_act: str = ""
     model_type: str = ""
@@ -48,13 +50,15 @@ def parse_config(data: dict[str, Any], where: str) -> HuggingFaceConfig:
                              "gelu" if model_type(data) in (*ROBERTAS, "electra") else "", model_type(data))
 
 
-def _task(data: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The class that a config.json names, and its labels."""
-    named, labels = data.get("architectures"), data.get("id2label")
+def _task(data: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
+    """The class that a config.json names, its labels, and what is wrong with these."""
+    named, labels = data.get("architectures"), data.get("id2label") or {}
     architecture = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
-    if not isinstance(labels, dict) or not all(str(key).isdecimal() for key in labels):
-        return architecture, ()
-    return architecture, tuple(str(labels[key]) for key in sorted(labels, key=int))
+    numbers = [int(key) if str(key).isdecimal() else -1 for key in labels] if isinstance(labels, dict) else [-1]
+    if sorted(numbers) != list(range(len(numbers))):
+        said = f"the ids {', '.join(map(str, labels))}" if isinstance(labels, dict) else repr(labels)
+        return architecture, (), f"id2label has {said}; a name for each output is needed, counted from 0"
+    return architecture, tuple(str(label) for _, label in sorted(zip(numbers, labels.values()))), ""
 
 
 def build_config(config: ModelConfig, *, vocab: int, positions: int, types: int, pad_id: int, tied: bool,

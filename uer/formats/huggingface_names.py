@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -79,7 +79,14 @@ def _internal(module: str) -> str | None:
     if found:
         part = LAYER_PARTS.get(found.group(2))
         return part and f"encoder.transformer.{found.group(1)}.{part}"
-    return TASK_HEADS.get(module) or MODULES.get(ROBERTA_HEAD.get(module, module))
+    return MODULES.get(ROBERTA_HEAD.get(module, module))
+
+
+def task_heads(names: Iterable[str]) -> dict[str, str]:
+    """Our linears of a task's head -> what a file with these names calls them."""
+    modules = {_bare(name).rpartition(".")[0] for name in names}
+    last = {"classifier": "target.output_layer_2"} if "pre_classifier" in modules else {}
+    return {ours: theirs for theirs, ours in {**TASK_HEADS, **last}.items() if theirs in modules}
 
 
 def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
@@ -97,7 +104,7 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
     left_out: list[str] = []
     strangers: list[str] = []
     biases: list[torch.Tensor] = []
-    second = "pre_classifier.weight" in tensors
+    heads = {theirs: ours for ours, theirs in task_heads(tensors).items()}
     for name, tensor in tensors.items():
         bare = _bare(name)
         if bare in BUFFERS or bare.endswith(BUFFER_ENDINGS):
@@ -106,7 +113,7 @@ def to_internal(tensors: Mapping[str, torch.Tensor], skip_positions: int = 0,
             biases.append(tensor)
             continue
         module, _, attribute = bare.rpartition(".")
-        internal = "target.output_layer_2" if second and module == "classifier" else _internal(module)
+        internal = heads.get(module) or _internal(module)
         if internal is None:
             (strangers if bare.startswith(INSIDE) or ADAPTER.search(bare) else left_out).append(name)
         else:

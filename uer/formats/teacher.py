@@ -19,9 +19,18 @@ from uer.errors import UserError
 from uer.files import as_written, config_path_for, read_object
 from uer.formats import shapes
 from uer.formats.file_model import LoadedModel
-from uer.formats.file_target import MLM_HEAD, OUTPUT, complete_head, config_for, settle_target, strip_heads
+from uer.formats.file_target import (
+    MLM_HEAD,
+    OUTPUT,
+    complete_head,
+    config_for,
+    name_in_file,
+    named_head,
+    settle_target,
+    strip_heads,
+)
 from uer.formats.huggingface_config import HuggingFaceConfig, parse_config
-from uer.formats.huggingface_names import is_huggingface, their_name, to_internal
+from uer.formats.huggingface_names import is_huggingface, task_heads, to_internal
 from uer.formats.relatives import cls_act
 from uer.formats.sentence import SHORTEST, SentenceFacts, cross_encoder, encoder_path, read_dense, read_sentence_facts
 from uer.formats.storage import read_tensors, shortened, without_shared_prefix
@@ -64,13 +73,13 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in model.weights.values()) else torch.float32
     model.weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor
                      for name, tensor in model.weights.items()}
+    if allow_missing_head and target is None:
+        target = "mlm"
     if encoder_only:
         strip_heads(model)
     else:
         _take_sentence_facts(model, path, target)
         settle_target(model, target, where)
-        if allow_missing_head and target is None and model.config.target != "mlm":
-            settle_target(model, "mlm", where)
         if model.config.target == "mlm" and model.head_act not in ("", model.config.hidden_act) and any(
                 name.startswith(MLM_HEAD) for name in model.weights):
             raise UserError(f"{where}: its MLM head takes {model.head_act}, its layers {model.config.hidden_act}; here "
@@ -81,8 +90,8 @@ def load_model(path: str | Path, *, config: ModelConfig | None, vocab_size: int 
     if not problems:
         if model.config.target == "mlm" and not encoder_only:
             complete_head(model, allow_missing_head, seed)
-        spelled = their_name if model.source == "huggingface" else str
-        problems = shapes.tensor_problems(model.weights, model.config, spelled, encoder_only)
+        problems = shapes.tensor_problems(model.weights, model.config, lambda name: name_in_file(model, name),
+                                          encoder_only)
     if problems:
         raise UserError(f"{where}: " + "; ".join(problems) + ("" if encoder_only else _hint(model.weights)))
     model.notes += shapes.spare_words(model.weights, vocab_size)
@@ -253,11 +262,15 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
                         f"BERT count positions differently")
     raw = {name: tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
            for name, tensor in raw.items()}
+    theirs, notes, others = named_head(theirs, raw)
+    raw = {name: tensor for name, tensor in raw.items() if name not in others}
     tensors, left_out, strangers = to_internal(raw, theirs.skip_positions)
+    left_out += others
     if strangers:
         raise UserError(f"model {path}: these tensors belong to no BERT, and change what the model computes: "
                         f"{shortened(strangers, most=1000)}; merge adapters into the weights first")
-    notes = [f"not taken over, as the encoder is the same without: {shortened(left_out)}"] if left_out else []
+    if left_out:
+        notes.append(f"not taken over, as the encoder is the same without: {shortened(left_out)}")
     if beside is None:
         own = config or guessed_config(tensors, f"model {path}", notes, "huggingface")
         theirs = replace(theirs, config=replace(own, layernorm="huggingface", layernorm_eps=1e-12))
@@ -281,7 +294,8 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
         facts["seq_length"] = limit
     config = replace(config, cls_act=cls_act(raw, theirs.model_type))
     return LoadedModel(config, tensors, notes, source="huggingface", architecture=theirs.architecture,
-                       labels=theirs.labels, tied=tied, facts=facts, head_act=theirs.head_act)
+                       labels=theirs.labels, labels_wrong=theirs.labels_wrong, spelled=task_heads(raw),
+                       left_out=left_out, tied=tied, facts=facts, head_act=theirs.head_act)
 
 
 # -- beside the encoder ------------------------------------------------------------------------------------------------
