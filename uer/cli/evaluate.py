@@ -13,6 +13,10 @@ from uer.progress import ending
 TASKS = ("mlm", "sts", "retrieval", "agreement", "squad")
 
 
+OF_READERS = {"doc_stride": "tokens from the start of a window of the text to the next one's",
+              "max_query_length": "tokens of a question at most", "max_answer_length": "tokens of an answer at most"}
+
+
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         description=__doc__, allow_abbrev=False,
@@ -39,6 +43,8 @@ def parser() -> argparse.ArgumentParser:
                        help="sts, retrieval: the model's vectors in its teacher's space (default: its own)")
     group.add_argument("--seq_length", type=int, metavar="N",
                        help="tokens of a text at most (default: the model's own, else 128; squad: of a window, 384)")
+    for name, what in OF_READERS.items():
+        group.add_argument(f"--{name}", type=int, metavar="N", help=f"squad: {what} (default: the reader's own)")
     add_tokenizer_options(out)
     group = out.add_argument_group("run")
     group.add_argument("--batch_size", type=int, default=32, metavar="N", help="instances at a time (default: 32)")
@@ -49,12 +55,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 FOR = {"dataset_path": ("mlm",), "test_path": TASKS[1:], "teacher_path": TASKS[1:], "seq_length": TASKS[1:],
+       **dict.fromkeys(OF_READERS, ("squad",)),
        "keep_embedding_size": ("sts", "retrieval")}  # option -> the tasks that use it
 
 
 def check(args: argparse.Namespace) -> None:
     """`UserError` for numbers that are too small, and for options that the task has no use for."""
-    problems = [*too_small(args, ("batch_size",)), *too_small(args, ("seq_length",), 3)]
+    problems = [*too_small(args, ("batch_size", *OF_READERS)), *too_small(args, ("seq_length",), 3)]
     problems += [f"--{name} goes with --task {' or '.join(tasks)}" for name, tasks in FOR.items()
                  if getattr(args, name) and args.task not in tasks]
     if problems:

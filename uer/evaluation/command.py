@@ -22,6 +22,7 @@ from uer.finetuning.batches import Instance, collate
 from uer.finetuning.classify import LEAST
 from uer.finetuning.squad_data import read_squad
 from uer.formats import LoadedModel, load_model
+from uer.formats.file_model import OF_ANSWERS
 from uer.formats.file_target import outputs_apart
 from uer.formats.storage import shortened, write_json, write_via
 from uer.formats.tokenizer_files import text_beside
@@ -167,11 +168,12 @@ class Clock:
 def _answer(args: argparse.Namespace, student: Reader, teacher: Reader | None,
             device: torch.device) -> dict[str, float]:
     questions, figures = read_squad(args.test_path), dict[str, float]()
+    given = {name: getattr(args, name, None) for name in OF_ANSWERS}
     readers = [("", args.model_path, student), *([("teacher's ", args.teacher_path, teacher)] if teacher else [])]
     for _, path, reader in readers:
         check_reader(*reader, path)
     for whose, path, reader in readers:
-        found, line = answered(*reader, questions, args.seq_length, args.batch_size, device)
+        found, line = answered(*reader, questions, given, args.batch_size, device, print)
         figures |= {f"{whose}{name}": value for name, value in found.items()}
         print(f"{path}: {_told(found)}, {len(questions):,} questions{line}")
     return figures

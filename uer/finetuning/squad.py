@@ -22,9 +22,10 @@ from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
 from uer.finetuning.classify import SAME, model_facts, open_model
 from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, follow_link, run_grid
 from uer.finetuning.heads import add_tuned, build_span_finder
-from uer.finetuning.squad_data import Question, Window, read_squad, windows
+from uer.finetuning.squad_data import Question, Window, apart, read_squad, windows
 from uer.finetuning.squad_metrics import best_threshold, figures
 from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings
+from uer.formats.file_model import OF_ANSWERS, THRESHOLD
 from uer.formats.storage import PendingFiles, write_json
 from uer.formats.uer_names import heads_in
 from uer.report.writer import Reports
@@ -93,6 +94,7 @@ class Reading:
     Attributes:
         nullable: whether questions may have no answer.
         threshold: on the odds of no answer; None: the one with the best F1.
+        warning: where windows of a text do not overlap; "" where all do.
         answers: of the last evaluation, one a dev question; `chosen` is the threshold it took.
     """
 
@@ -105,8 +107,12 @@ class Reading:
         self.n_best, self.max_length = args.n_best_size, args.max_answer_length
         sizes = {"seq_length": args.seq_length, "doc_stride": args.doc_stride,
                  "max_query_length": args.max_query_length}
-        self.train = [window for question in train for window in windows(question, tokenizer, **sizes)]
-        self.parts = [windows(question, tokenizer, **sizes) for question in dev]
+        taught, self.parts = ([windows(question, tokenizer, **sizes) for question in part] for part in (train, dev))
+        self.train = [window for parts in taught for window in parts]
+        gaps = sum(apart(parts, args.doc_stride) for parts in (*taught, *self.parts))
+        self.warning = f"warning: the windows of {gaps:,} question(s) do not overlap: --doc_stride {args.doc_stride} " \
+                       f"leaves nothing in common to windows of --seq_length {args.seq_length} with the question in " \
+                       f"them, and what lies across two is no answer" if gaps else ""
         self.answers: list[Answers] = []
         self.chosen = 0.0
 
@@ -164,9 +170,14 @@ class Reading:
         return out
 
 
-def longest_question(seq_length: int) -> int:
-    """Tokens of a question at most that leave enough of a window to the text."""
-    return int(MOST_QUESTION * seq_length) - 3
+def question_length(seq_length: int, wanted: int, given: bool) -> int:
+    """Tokens of a question at most: as wanted, or as leave enough of a window to the text.
+    `UserError` where more are wanted by an option that was given."""
+    longest = int(MOST_QUESTION * seq_length) - 3
+    if given and wanted > longest:
+        raise UserError(f"--max_query_length {wanted} leaves too little of --seq_length {seq_length} for the text; "
+                        f"{longest} at most")
+    return min(wanted, longest)
 
 
 def instance(window: Window) -> Instance:
@@ -205,12 +216,7 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
          reports: Reports) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args, loaded, tokenizer = open_model(args, given, reports.say)
-    longest = longest_question(args.seq_length)
-    if "max_query_length" not in given:
-        args.max_query_length = min(args.max_query_length, longest)
-    if args.max_query_length > longest:
-        raise UserError(f"--max_query_length {args.max_query_length} leaves too little of --seq_length "
-                        f"{args.seq_length} for the text; {longest} at most")
+    args.max_query_length = question_length(args.seq_length, args.max_query_length, "max_query_length" in given)
     if not isinstance(tokenizer, BertTokenizer):
         raise UserError(f"tokenizer {tokenizer.rules.kind}: only bert can tell which characters its tokens stand for")
     for note in loaded.notes:
@@ -221,12 +227,13 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
     reports.say(f"{len(train):,} training questions in {len(reading.train):,} windows, {len(dev):,} dev questions in "
                 f"{sum(map(len, reading.parts)):,}; "
                 f"{'some have no answer' if reading.nullable else 'all have answers'}; on {device}")
+    if reading.warning:
+        reports.say(reading.warning)
     if train == dev:
         reports.say(SAME)
     settings = Settings.of(args)
     facts = {**model_facts(args.pretrained_model_path, loaded), "vocab_sha256": tokenizer.vocab.sha256,
-             **{name: getattr(args, name) for name in ("seq_length", "doc_stride", "max_query_length", "n_best_size",
-                                                       "max_answer_length", "null_score_diff_threshold")},
+             **{name: getattr(args, name) for name in OF_ANSWERS},
              "dropout": loaded.config.dropout,
              **settings.facts(), "train": _digest(train), "dev": _digest(dev)}
     results = Results(args.output_model_path, facts, args.resume)
@@ -237,8 +244,8 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
         with torch.no_grad(), settings.autocast(device):
             reading.evaluate(model)  # of the best epoch, which need not be the last one
         card = {"kind": "span finder", "labels": list(SPAN_LABELS), "config": loaded.config.to_dict(),
-                "seq_length": args.seq_length,
-                "null_score_diff_threshold": reading.chosen if reading.nullable else None,
+                **{name: getattr(args, name) for name in OF_ANSWERS},
+                THRESHOLD: reading.chosen if reading.nullable else None,
                 **combination._asdict(), **outcome.to_dict()}
         add_tuned(pending, args.output_model_path, outcome.weights, card, tokenizer.rules)
         if not reading.nullable:

@@ -8,7 +8,7 @@ Every token of a window knows which characters of the text it stands for, so an 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -183,6 +183,11 @@ def windows(question: Question, tokenizer: BertTokenizer, *, seq_length: int, do
         tokens = np.array([*asked, *text.ids[start:end], vocab.sep_id], dtype=np.int32)
         out.append(Window(tokens, len(asked), starts[start:end], ends[start:end], owner[start:end] == index, answer))
     return out
+
+
+def apart(parts: Sequence[Window], doc_stride: int) -> bool:
+    """Whether the windows of a text have no token of it in common."""
+    return len(parts) > 1 and len(parts[0].starts) <= doc_stride
 
 
 def spans_of(length: int, room: int, stride: int) -> list[tuple[int, int]]:

@@ -13,7 +13,8 @@ import torch
 from uer.config import CLS_ACTS, ModelConfig
 from uer.errors import UserError
 from uer.formats import shapes
-from uer.formats.huggingface_config import build_config
+from uer.formats.file_model import OF_ANSWERS
+from uer.formats.huggingface_config import READER_KEY, build_config
 from uer.formats.huggingface_names import to_huggingface
 from uer.formats.relatives import as_relative, one_segment, to_distilbert
 from uer.formats.storage import save_safetensors, save_state_dict, write_json
@@ -110,6 +111,8 @@ def write_huggingface(folder: Path, config: ModelConfig, weights: Mapping[str, t
     dtype = str(weights[shapes.WORDS].dtype).removeprefix("torch.")
     positions = tables["positions"]
     settings |= reading.get("of_logits", {}) if config.target == "cls" else {}
+    answers = {key: reading[key] for key in OF_ANSWERS if key in reading}
+    settings |= {READER_KEY: answers} if config.reader and answers else {}
     write_json({**settings, "torch_dtype": dtype}, folder / "config.json")
     if text is not None and text.vocab is not None:
         write_tokenizer(folder, text, max_length=min(reading.get("seq_length", positions), positions),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,8 @@ from uer.config import ModelConfig
 from uer.formats.sentence import SentenceFacts
 
 THRESHOLD = "null_score_diff_threshold"
-READING = {"seq_length": int, "pairs": bool, "of_logits": dict, "separators": int, THRESHOLD: float}
+OF_ANSWERS = ("seq_length", "doc_stride", "max_query_length", "n_best_size", "max_answer_length", THRESHOLD)
+READING = {"pairs": bool, "of_logits": dict, "separators": int, **dict.fromkeys(OF_ANSWERS, int), THRESHOLD: float}
 
 
 @dataclass
@@ -54,8 +56,8 @@ class LoadedModel:
 
     @property
     def reading(self) -> dict[str, Any]:
-        """How a fine-tuned model reads and is read: `seq_length`, `pairs`, `of_logits`, `separators` in a pair, the
-        threshold of no answer, as far as its JSON says so; a reader's are pairs."""
+        """How a fine-tuned model reads and is read: `seq_length`, `pairs`, `of_logits`, `separators` in a pair, a
+        reader's windows and answers (`OF_ANSWERS`), as far as its JSON says so; a reader's are pairs."""
         return {**({"pairs": True} if self.config.reader else {}), **reading_of(self.facts)}
 
     @property
@@ -67,4 +69,12 @@ class LoadedModel:
 def reading_of(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What a JSON says of `READING`."""
     before = {"separators": 1} if facts.get("kind") == "classifier" else {}  # in files that do not say
-    return {**before, **{key: facts[key] for key, kind in READING.items() if type(facts.get(key)) is kind}}
+    return {**before, **{key: facts[key] for key, kind in READING.items() if key in facts and _is(facts[key], kind)}}
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if kind is int:
+        return type(value) is int and value > 0
+    return type(value) is kind

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from uer.config import ROBERTAS, ModelConfig, config_from_dict, huggingface_keys, model_type, skipped_positions
+from uer.formats.file_model import OF_ANSWERS
 
 ACTIVATIONS_BACK = {"gelu": "gelu", "gelu_fast": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu", "tanh": "tanh"}
+READER_KEY = "reading"  # how a reader cuts texts into windows and chooses answers: under this key of config.json
 # What readers of a classifier's folder do with its logits: the activation of a cross-encoder, say.
 OF_LOGITS = ("problem_type", "sentence_transformers", "sbert_ce_default_activation_function")
 
@@ -25,6 +27,7 @@ class HuggingFaceConfig:
         labels: of a task, in the order of their numbers.
         labels_wrong: why id2label does not tell them, "" where it does.
         of_logits: `OF_LOGITS`, as far as it has them.
+        of_answers: a reader's `OF_ANSWERS`, as this project writes them into it.
         head_act: as in `LoadedModel`.
         model_type: the family that it names, "" where it names none.
     """
@@ -37,6 +40,7 @@ class HuggingFaceConfig:
     labels: tuple[str, ...] = ()
     labels_wrong: str = ""
     of_logits: dict[str, Any] = field(default_factory=dict)
+    of_answers: dict[str, Any] = field(default_factory=dict)
     head_act: str = ""
     model_type: str = ""
 
@@ -46,8 +50,13 @@ def parse_config(data: dict[str, Any], where: str) -> HuggingFaceConfig:
     config = config_from_dict(huggingface_keys(data, where), where)
     return HuggingFaceConfig(config, skipped_positions(data), bool(data.get("tie_word_embeddings", True)),
                              data.get("vocab_size"), *_task(data),
-                             {key: data[key] for key in OF_LOGITS if data.get(key)},
+                             {key: data[key] for key in OF_LOGITS if data.get(key)}, _of_answers(data),
                              "gelu" if model_type(data) in (*ROBERTAS, "electra") else "", model_type(data))
+
+
+def _of_answers(data: dict[str, Any]) -> dict[str, Any]:
+    said = data.get(READER_KEY)
+    return {key: said[key] for key in OF_ANSWERS if key in said} if isinstance(said, dict) else {}
 
 
 def _task(data: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:

@@ -292,6 +292,7 @@ def _from_huggingface(raw: dict[str, torch.Tensor], path: Path, config: ModelCon
     limit = tokenizer_limit(beside.parent) if beside else None
     if limit is not None and SHORTEST <= limit < own.max_seq_length:
         facts["seq_length"] = limit
+    facts |= theirs.of_answers
     config = replace(config, cls_act=cls_act(raw, theirs.model_type))
     return LoadedModel(config, tensors, notes, source="huggingface", architecture=theirs.architecture,
                        labels=theirs.labels, labels_wrong=theirs.labels_wrong, spelled=task_heads(raw),
