@@ -13,7 +13,8 @@ from corpora import TOKENS
 from test_calibration import batches
 from test_targets import encoder_file, headed
 
-from uer.evaluation.agreement import agreement, rightness
+from uer.data.loader import MlmBatch
+from uer.evaluation.agreement import agreement, of_text, rightness
 from uer.formats import load_model
 from uer.formats.export import write_uer
 from uer.formats.file_target import SPAN_LABELS, outputs_apart
@@ -118,6 +119,23 @@ def test_labels_that_may_hold_together_are_learnt_one_by_one():
     found = agreement(teacher, student, [batch], torch.device("cpu"))
     assert found["equal predictions"] == pytest.approx(equal / len(batch.src))
     assert rightness(torch.tensor([[0, 1, 0], [1, 1, 0]]), np.array([1, 0])) == 0.5  # another holds as well
+
+
+def test_a_taggers_predictions_are_those_for_the_texts_tokens():
+    """[CLS] 2 and [SEP] 3 count for nothing, in pairs and before padding; what both models say there is the same."""
+    teacher, student = pair("tokens", 5)
+    src = torch.tensor([[2, 7, 8, 9, 3, 0], [2, 7, 3, 3, 8, 3], [2, 9, 3, 0, 0, 0]])
+    seg = torch.tensor([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+    real = seg > 0
+    inside = of_text(src, real)
+    assert inside.tolist() == [[False, True, True, True, False, False], [False, True, False, False, True, False],
+                               [False, True, False, False, False, False]]
+    none = torch.zeros(0, dtype=torch.long)
+    batch = MlmBatch(src, seg, none, none, int(real.sum()), masked=False)
+    same = [model(src, seg).argmax(-1).view_as(src) for model in (teacher, student)]
+    wanted = (same[0] == same[1])[inside].double().mean().item()
+    found = agreement(teacher, student, [batch], torch.device("cpu"))
+    assert found["equal predictions"] == pytest.approx(wanted) and wanted != (same[0] == same[1])[real].double().mean()
 
 
 def test_a_reader_finds_the_spans_that_its_teacher_finds():

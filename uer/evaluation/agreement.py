@@ -3,8 +3,8 @@
     states        mean cosine between the teacher's pooled states and the student's in the teacher's space; Spearman's
                   correlation of the two models' similarities of all pairs of texts; share of each text's ten nearest
                   that are the same (similarities of the vectors that each model gives by itself)
-    cls, tokens   share of equal predictions (a reader's: of texts with equal start and end); of scores Pearson's
-                  correlation
+    cls, tokens   share of equal predictions (of a tagger: for the tokens of the texts, [CLS] and [SEP] left out; a
+                  reader's: of texts with equal start and end); of scores Pearson's correlation
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def agreement(teacher: Bert, student: Bert, batches: Sequence[MlmBatch], device:
 
 @torch.no_grad()
 def answers(model: Bert, batches: Sequence[MlmBatch], device: torch.device) -> torch.Tensor:
-    """What a model says of texts: its pooled states [texts, hidden]; classes or scores of texts or real tokens [n];
+    """What a model says of texts: its pooled states [texts, hidden]; classes or scores of texts or their tokens [n];
     a reader's start and end in each text [texts, 2]; which of the labels that may hold together do [texts, labels]"""
     model.eval()
     found, moved = [], (batch.to(device) for batch in batches)
@@ -53,9 +53,19 @@ def answers(model: Bert, batches: Sequence[MlmBatch], device: torch.device) -> t
         elif model.config.multi_label:
             logits = one_by_one(logits)
         elif model.config.target == "tokens":
-            logits = logits[real.flatten()]
+            logits = logits[of_text(batch.src, real).flatten()]
         found.append(logits.argmax(-1) if model.config.outputs > 1 else logits[:, 0])
     return torch.cat(found)
+
+
+def of_text(src: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """Which tokens are no [CLS] or [SEP], as the first and the last one of a row are: bool [batch, seq]
+
+    Args:
+        src: token ids [batch, seq]; real: bool [batch, seq], without padding.
+    """
+    last = src.gather(1, real.sum(1, keepdim=True) - 1)
+    return real & (src != src[:, :1]) & (src != last)
 
 
 @torch.no_grad()
