@@ -114,3 +114,11 @@ def test_mistakes_of_evaluate(reader, tuned, tmp_path, capsys):
                         (["squad", "--max_query_length", 16], "leaves too little of --seq_length 24"),
                         (["sts", "--max_answer_length", 4], "--max_answer_length goes with --task squad")):
         assert words in refused(capsys, tmp_path, *given, *more)
+    data = json.loads((tuned / "dev1.json").read_text())
+    paragraph = data["data"][0]["paragraphs"][0]
+    paragraph["context"] += "\u200b"
+    paragraph["qas"][0]["answers"] = [{"text": "\u200b", "answer_start": len(paragraph["context"]) - 1}]
+    (tmp_path / "s.json").write_text(json.dumps(data))
+    given[given.index("--test_path") + 1] = tmp_path / "s.json"
+    assert "s.json: question q0: the tokenizer leaves nothing of its answer" in refused(capsys, tmp_path, *given,
+                                                                                       "squad")

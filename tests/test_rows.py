@@ -173,10 +173,48 @@ def test_ones_own_names_go_before_glues(tmp_path):
     ({"is_impossible": "false"}, "question q1: is_impossible is 'false'; true or false is needed"),
     ({"question": " "}, "question q1: its question is empty"), ({"id": "q0"}, "question q0: more than one has this id"),
     ({"answers": [{"text": "a", "answer_start": -3}]}, "question q1: the answer 'a' is not at character -3"),
-    ({"answers": [{"text": "", "answer_start": 0}]}, "question q1: the answer '' is not at character 0")])
+    ({"answers": [{"text": "", "answer_start": 0}]}, "question q1: the answer '' is not at character 0"),
+    ({"answers": [{"text": "a", "answer_start": "14"}]}, "answer_start of 'a' is \"14\"; a whole number is needed"),
+    ({"answers": [{"text": "a", "answer_start": 14.0}]}, r"answer_start of 'a' is 14\.0; a whole number is needed"),
+    ({"answers": [{"text": "a", "answer_start": True}]}, "answer_start of 'a' is true; a whole number is needed"),
+    ({"id": None}, r"question 'the what \?': its id is null; a text or a whole number is needed"),
+    ({"id": True}, "its id is true; a text"), ({"id": ["q"]}, r"its id is \[\"q\"\]; a text"),
+    ({"answers": [], "is_impossible": False}, "question q1: is_impossible is false, and there is no answer; one is")])
 def test_questions_of_squad_are_exact_as_well(tuned, tmp_path, change, words):
     data = json.loads((tuned / "train1.json").read_text())
     data["data"][0]["paragraphs"][1]["qas"][0] |= change
     (tmp_path / "s.json").write_text(json.dumps(data))
     with pytest.raises(UserError, match=words):
         read_squad(tmp_path / "s.json")
+
+
+def test_what_of_squad_may_be_otherwise(tuned, tmp_path):
+    """Numbers as ids, and questions without answers in files that say nothing of is_impossible."""
+    data = json.loads((tuned / "train1.json").read_text())
+    data["data"][0]["paragraphs"][1]["qas"][0] |= {"id": 7, "answers": []}
+    (tmp_path / "s.json").write_text(json.dumps(data))
+    found = read_squad(tmp_path / "s.json")[1]
+    assert (found.id, found.answers) == ("7", ())
+
+
+def test_json_lines_are_not_squads(tuned, tmp_path):
+    line = json.dumps({"id": "a", "context": "the river", "question": "what ?", "answers": []})
+    (tmp_path / "s.json").write_text(f"{line}\n{line}\n")
+    with pytest.raises(UserError, match=r"s\.json: JSON lines, an object a line; one value is needed, SQuAD's JSON "
+                                        r"\(data → paragraphs"):
+        read_squad(tmp_path / "s.json")
+
+
+def test_an_answer_without_a_token_is_refused(tuned, tmp_path, capsys):
+    """It would be trained as no answer, and could not be given."""
+    data = json.loads((tuned / "train1.json").read_text())
+    paragraph = data["data"][0]["paragraphs"][1]
+    paragraph["context"] += " \u200b"
+    paragraph["qas"][0]["answers"] = [{"text": "\u200b", "answer_start": len(paragraph["context"]) - 1}]
+    (tmp_path / "s.json").write_text(json.dumps(data))
+    common = ["--pretrained_model_path", tuned / "hf", "--output_model_path", tmp_path / "m.bin", "--seq_length", 24]
+    for train, dev in (("s.json", "dev1.json"), ("dev1.json", "s.json")):
+        files = [tmp_path / name if name == "s.json" else tuned / name for name in (train, dev)]
+        message = refused(capsys, tmp_path, "finetune/run_squad.py", "--train_path", files[0], "--dev_path", files[1],
+                          *common)
+        assert "s.json: question q1: the tokenizer leaves nothing of its answer '\\u200b'; a piece" in message

@@ -226,6 +226,8 @@ def read_json(path: str | Path, what: str = "", wanted: str = "JSON") -> Any:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
+        if begins_with_objects(text):
+            raise UserError(f"{where}: JSON lines, an object a line; one value is needed, {wanted}") from None
         raise UserError(f"{where}: not valid JSON ({error})") from None
     if "\\ud" in text.lower():
         try:

@@ -171,7 +171,7 @@ def _answer(args: argparse.Namespace, student: Reader, teacher: Reader | None,
     given = {name: getattr(args, name, None) for name in OF_ANSWERS}
     readers = [("", args.model_path, student), *([("teacher's ", args.teacher_path, teacher)] if teacher else [])]
     for _, path, reader in readers:
-        check_reader(*reader, path)
+        check_reader(*reader, path, questions, args.test_path)
     for whose, path, reader in readers:
         found, line = answered(*reader, questions, given, args.batch_size, device, print)
         figures |= {f"{whose}{name}": value for name, value in found.items()}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
 from uer.errors import UserError
 from uer.finetuning.options import squad_parser
 from uer.finetuning.squad import Reading, question_length
-from uer.finetuning.squad_data import Question
+from uer.finetuning.squad_data import Question, check_answers
 from uer.formats import LoadedModel
 from uer.formats.file_model import OF_ANSWERS
 from uer.models.bert import from_weights
@@ -18,13 +18,16 @@ from uer.tokenizers import Tokenizer
 from uer.tokenizers.bert import BertTokenizer
 
 
-def check_reader(loaded: LoadedModel, tokenizer: Tokenizer, path: str) -> None:
-    """`UserError` for a model that is no reader, or whose tokens are not told from characters; `path` names it."""
+def check_reader(loaded: LoadedModel, tokenizer: Tokenizer, path: str, questions: Sequence[Question],
+                 test_path: str) -> None:
+    """`UserError` for a model that is no reader, or whose tokens are not told from characters, and for questions with
+    an answer that it has no token for; the paths name both."""
     if not loaded.config.reader:
         raise UserError(f"--task squad: {path} is no reader; finetune/run_squad.py makes one")
     if not isinstance(tokenizer, BertTokenizer):
         raise UserError(f"--task squad: {path} has the tokenizer {tokenizer.rules.kind}; only bert can tell which "
                         f"characters its tokens stand for")
+    check_answers(questions, tokenizer, test_path)
 
 
 def answered(loaded: LoadedModel, tokenizer: Tokenizer, questions: list[Question], given: Mapping[str, int | None],

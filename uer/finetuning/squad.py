@@ -22,7 +22,7 @@ from uer.finetuning.batches import Batch, Instance, by_length, collate, shuffled
 from uer.finetuning.classify import SAME, model_facts, open_model
 from uer.finetuning.grid import Results, check_outputs, check_tuning_options, combinations, follow_link, run_grid
 from uer.finetuning.heads import add_tuned, build_span_finder
-from uer.finetuning.squad_data import Question, Window, apart, read_squad, windows
+from uer.finetuning.squad_data import Question, Window, apart, check_answers, read_squad, windows
 from uer.finetuning.squad_metrics import best_threshold, figures
 from uer.finetuning.tuning import Combination, Evaluation, Outcome, Settings
 from uer.formats.file_model import OF_ANSWERS, THRESHOLD
@@ -219,6 +219,8 @@ def _run(args: argparse.Namespace, given: set[str], train: list[Question], dev: 
     args.max_query_length = question_length(args.seq_length, args.max_query_length, "max_query_length" in given)
     if not isinstance(tokenizer, BertTokenizer):
         raise UserError(f"tokenizer {tokenizer.rules.kind}: only bert can tell which characters its tokens stand for")
+    check_answers(train, tokenizer, args.train_path)
+    check_answers(dev, tokenizer, args.dev_path)
     for note in loaded.notes:
         reports.say(f"note: {note}")
     reading = Reading(train, dev, tokenizer, args, device)

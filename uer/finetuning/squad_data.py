@@ -7,6 +7,7 @@ Every token of a window knows which characters of the text it stands for, so an 
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ import numpy as np
 from uer.errors import UserError
 from uer.files import read_json
 from uer.tokenizers.bert import FIND_CHUNKS, BertTokenizer
+
+FORM = "data → paragraphs → context, qas → id, question, answers"
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,16 @@ class Question:
 
 def read_squad(path: str | Path) -> list[Question]:
     """The questions of a file in the format of SQuAD 1.1 or 2.0; `UserError` where it is unreadable, not of this form,
-    has an answer that is not where it says, an empty text, or one id twice."""
-    data = read_json(path, wanted="SQuAD's JSON")
+    has an answer that is not where it says, or none though one is said to be there, an empty text, or one id twice."""
+    data = read_json(path, wanted=f"SQuAD's JSON ({FORM})")
     out: list[Question] = []
     try:
         for article in data["data"]:
             for paragraph in article["paragraphs"]:
                 out += [_question(entry, paragraph["context"], path) for entry in paragraph["qas"]]
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not SQuAD's JSON (data → paragraphs → context, qas → id, question, answers): "
-                        f"{type(error).__name__} {error} after {len(out)} question(s)") from None
+        raise UserError(f"{path}: not SQuAD's JSON ({FORM}): {type(error).__name__} {error} after {len(out)} "
+                        f"question(s)") from None
     if not out:
         raise UserError(f"{path}: no questions in it")
     if len({question.id for question in out}) < len(out):
@@ -56,6 +59,9 @@ def read_squad(path: str | Path) -> list[Question]:
 
 
 def _question(entry: dict[str, Any], context: str, path: str | Path) -> Question:
+    if type(entry["id"]) not in (str, int):
+        raise UserError(f"{path}: question {entry['question']!r}: its id is {json.dumps(entry['id'])}; a text or a "
+                        f"whole number is needed")
     if not (isinstance(entry["question"], str) and isinstance(context, str)):
         raise TypeError("question and context must be text")
     if not isinstance(entry.get("answers", []), list):
@@ -67,11 +73,26 @@ def _question(entry: dict[str, Any], context: str, path: str | Path) -> Question
     if not isinstance(impossible, bool):
         raise UserError(f"{path}: question {entry['id']}: is_impossible is {impossible!r}; true or false is needed")
     answers = () if impossible else tuple((answer["text"], answer["answer_start"]) for answer in entry["answers"])
+    if not answers and entry.get("is_impossible") is False:
+        raise UserError(f"{path}: question {entry['id']}: is_impossible is false, and there is no answer; one is "
+                        f"needed, or true")
     for text, start in answers:
-        if not isinstance(start, int) or start < 0 or context[start:start + len(text)] != text or not text.strip():
+        if type(start) is not int:
+            raise UserError(f"{path}: question {entry['id']}: answer_start of {text!r} is {json.dumps(start)}; a whole "
+                            f"number is needed, the text's first character being 0")
+        if start < 0 or context[start:start + len(text)] != text or not text.strip():
             raise UserError(f"{path}: question {entry['id']}: the answer {text!r} is not at character {start!r} of the "
                             f"text")
     return Question(str(entry["id"]), entry["question"], context, answers)
+
+
+def check_answers(questions: Sequence[Question], tokenizer: BertTokenizer, path: str | Path) -> None:
+    """`UserError` for a file with an answer that has no token, so that no span is it: a mark without width, say."""
+    for question in questions:
+        for text, _ in question.answers:
+            if not tokenizer.encode(text):
+                raise UserError(f"{path}: question {question.id}: the tokenizer leaves nothing of its answer {text!a}; "
+                                f"a piece of the text with a token is needed, or is_impossible true")
 
 
 # -- tokens and the characters they stand for --------------------------------------------------------------------------
