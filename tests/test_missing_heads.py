@@ -7,14 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checkpoints import CONFIG, weights
+from checkpoints import CONFIG, weights, write_vocab
 from safetensors.torch import load_file, save_file
 from test_model_folders import CLASSES, ROBERTA, edit, load, rename
 from test_taken_for_what_they_are import FOUND, write
 
+from uer.config import load_config
 from uer.errors import UserError
 from uer.formats import load_model
 from uer.formats.export import write_huggingface, write_uer
+from uer.formats.teacher import config_beside
 
 TAGGER = replace(CONFIG, target="tokens", outputs=3, labels=("O", "B", "I"))
 READER = replace(CONFIG, target="tokens", outputs=2, labels=("start", "end"))
@@ -194,13 +196,46 @@ def test_a_roberta_without_its_head(saved):
 
 def test_calibrate_says_so(saved, tmp_path, capsys):
     from commands import refused
-    from corpora import write_vocab
 
     folder = saved("tagger")
     without_head(folder)
     (tmp_path / "c.txt").write_text("the river\n" * 20)
-    words = write_vocab(tmp_path)
+    words = write_vocab(tmp_path / "v.txt")
     assert json.loads((folder / "config.json").read_text())["architectures"] == ["BertForTokenClassification"]
     assert "it has no classifier.weight, the head" in refused(
         capsys, tmp_path, "calibrate.py", "--pretrained_model_path", folder, "--vocab_path", words,
         "--corpus_path", tmp_path / "c.txt", "--target_dim", 8, "--output_model_path", tmp_path / "s.bin")
+
+
+@pytest.mark.parametrize(("family", "keys"), [
+    ("bert", {"num_attention_heads": None, "num_hidden_layers": 0, "intermediate_size": "64", "hidden_size": 16,
+              "hidden_dropout_prob": 2, "max_position_embeddings": 0, "layer_norm_eps": 5.0}),
+    ("distilbert", {"n_heads": None, "n_layers": 0, "hidden_dim": "64", "dim": -1, "dropout": 2})])
+def test_a_configs_sizes_are_called_as_in_it(tmp_path, family, keys):
+    """heads_num is nowhere in a file that calls it num_attention_heads, or n_heads."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **keys}))
+    for read in (load_config, lambda path: config_beside(path.parent, None)):
+        with pytest.raises(UserError) as caught:
+            read(tmp_path / "config.json")
+        said = str(caught.value)
+        assert [key for key in keys if f"{key} is {keys[key]!r}" not in said] in ([], ["hidden_size"]), said
+        assert not any(ours in said.split() for ours in ("heads_num", "layers_num", "feedforward_size"))
+    act = {"bert": "hidden_act", "distilbert": "activation"}[family]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, act: "x"}))
+    with pytest.raises(UserError, match=f"has: {act} 'x'"):
+        load_config(tmp_path / "config.json")
+
+
+def test_inference_of_a_folder_says_what_makes_the_file(saved, tmp_path, capsys):
+    from commands import call, refused
+
+    (tmp_path / "t.tsv").write_text("text_a\nthe river\n")
+    common = ["--vocab_path", write_vocab(tmp_path / "v.txt"), "--test_path", tmp_path / "t.tsv", "--prediction_path",
+              tmp_path / "p.tsv", "--load_model_path"]
+    folder = saved("cls")
+    script = "scripts/convert_bert_from_huggingface_to_uer.py"
+    message = refused(capsys, tmp_path, "inference/run_classifier_infer.py", *common, folder)
+    assert f"cls: a folder; a UER file is needed, which {script} makes of it" in message
+    call(script, "--input_model_path", folder, "--output_model_path", tmp_path / "c.bin")
+    call("inference/run_classifier_infer.py", *common, tmp_path / "c.bin")
+    assert (tmp_path / "p.tsv").read_text().splitlines()[1] in CLASSES.labels

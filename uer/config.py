@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ RELATIVES: dict[str, dict[str, str]] = {  # BERTs under other names, see `uer.fo
         "hidden_dim": "intermediate_size", "activation": "hidden_act", "dropout": "hidden_dropout_prob"}}
 HUGGINGFACE_SIZES = {"hidden_size": "hidden_size", "num_hidden_layers": "layers_num",
                      "num_attention_heads": "heads_num", "intermediate_size": "feedforward_size"}
-
+HUGGINGFACE_KEYS = {**HUGGINGFACE_SIZES, "max_position_embeddings": "max_seq_length", "hidden_dropout_prob": "dropout",
+                    "layer_norm_eps": "layernorm_eps", "hidden_act": "hidden_act"}
 
 # What UER-py's configs may say of the architecture, and the values that leave it BERT's.
 OF_BERT: dict[str, list[Any]] = {
@@ -139,13 +141,12 @@ def load_config(path: str | Path, overrides: dict[str, Any] | None = None) -> Mo
         UserError: unreadable file, missing or senseless sizes, an architecture other than BERT's: all problems at once.
     """
     data, where = read_object(path), f"config {path}"
-    if is_huggingface(data):
-        data = huggingface_keys(data, where)
-    return config_from_dict({**data, **(overrides or {})}, where)
+    data, theirs = (huggingface_keys(data, where), their_keys(data)) if is_huggingface(data) else (data, {})
+    return config_from_dict({**data, **(overrides or {})}, where, theirs)
 
 
-def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
-    """A checked `ModelConfig` from UER's keys; `where` names the source in messages."""
+def config_from_dict(data: dict[str, Any], where: str, spelled: Mapping[str, str] | None = None) -> ModelConfig:
+    """A checked `ModelConfig` from UER's keys; in messages `where` names the source, and `spelled` its own keys."""
     norm = "uer" if data.get("layernorm") == "normal" else data.get("layernorm", "uer")  # UER-py's word
     usual = {**dict.fromkeys(SIZES), "max_seq_length": 512, "hidden_act": "gelu", "dropout": 0.1,
              "layernorm_eps": LAYERNORM_EPS.get(str(norm), 1e-6), "mlm_size": None}
@@ -177,7 +178,8 @@ def config_from_dict(data: dict[str, Any], where: str) -> ModelConfig:
         problems.append(f"hidden_size {values['hidden_size']} is no multiple of heads_num {values['heads_num']}")
     shapes = _layer_shapes(data, values["layers_num"], problems)
     if problems:
-        raise UserError(f"{where}: " + "; ".join(problems))
+        said = "; ".join(problems)
+        raise UserError(f"{where}: " + re.sub(r"\w+", lambda word: (spelled or {}).get(word[0], word[0]), said))
     config = ModelConfig(**values)
     return config.with_layers(shapes) if shapes else config
 
@@ -234,6 +236,12 @@ def _foreign_parts(data: dict[str, Any]) -> list[str]:
 # -- Hugging Face's keys -----------------------------------------------------------------------------------------------
 
 
+def their_keys(data: dict[str, Any]) -> dict[str, str]:
+    """UER's keys -> what this config.json of a Hugging Face model calls them."""
+    own = {bert: theirs for theirs, bert in RELATIVES.get(model_type(data), {}).items()}
+    return {ours: own.get(bert, bert) for bert, ours in HUGGINGFACE_KEYS.items()}
+
+
 def is_huggingface(data: dict[str, Any]) -> bool:
     """Whether this is the config.json of a Hugging Face model."""
     return any(key in data for key in ("num_hidden_layers", "model_type", "architectures"))
@@ -265,7 +273,7 @@ def huggingface_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
                  if data.get(key)]
     act = data.get("hidden_act", "gelu")
     if act not in list(ACTIVATIONS):
-        problems.append(f"hidden_act {act!r} (one of {', '.join(ACTIVATIONS)} is needed)")
+        problems.append(f"{their_keys(data)['hidden_act']} {act!r} (one of {', '.join(ACTIVATIONS)} is needed)")
     pad = data.get("pad_token_id")
     numbers = {"max_position_embeddings": data.get("max_position_embeddings", 512),
                "pad_token_id": 0 if pad is None else pad, "layer_norm_eps": _number(data.get("layer_norm_eps", 1e-12))}

@@ -142,6 +142,9 @@ def load_classifier(path: str, card: dict[str, Any], config_path: str | None, ou
     Raises:
         UserError: a file that is no classifier, or options that contradict it.
     """
+    if Path(path).is_dir():
+        raise UserError(f"model {path}: a folder; a UER file is needed, which "
+                        f"scripts/convert_bert_from_huggingface_to_uer.py makes of it")
     weights = heads_in(to_published(read_tensors(path)))
     if "config" in card:
         config = config_from_dict(card["config"], f"config {path}.json")

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from uer.config import ROBERTAS, ModelConfig, config_from_dict, huggingface_keys, model_type, skipped_positions
+from uer.config import (
+    ROBERTAS,
+    ModelConfig,
+    config_from_dict,
+    huggingface_keys,
+    model_type,
+    skipped_positions,
+    their_keys,
+)
 from uer.formats.file_model import OF_ANSWERS
 
 ACTIVATIONS_BACK = {"gelu": "gelu", "gelu_fast": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu", "tanh": "tanh"}
@@ -47,7 +55,7 @@ class HuggingFaceConfig:
 
 def parse_config(data: dict[str, Any], where: str) -> HuggingFaceConfig:
     """Read a config.json; raises `UserError` like `uer.config.huggingface_keys`."""
-    config = config_from_dict(huggingface_keys(data, where), where)
+    config = config_from_dict(huggingface_keys(data, where), where, their_keys(data))
     return HuggingFaceConfig(config, skipped_positions(data), bool(data.get("tie_word_embeddings", True)),
                              data.get("vocab_size"), *_task(data),
                              {key: data[key] for key in OF_LOGITS if data.get(key)}, _of_answers(data),
