@@ -135,7 +135,7 @@ def test_roberta_is_exact(tmp_path: Path):
     ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
     ({"is_decoder": True}, "is_decoder is set"), ({"hidden_act": "mish"}, "hidden_act 'mish'"),
     ({"model_type": "roberta", "pad_token_id": ""}, r"pad_token_id '' \(a number is needed"),
-    ({"num_attention_heads": 5}, "hidden_size 32 is no multiple of heads_num 5"),
+    ({"num_attention_heads": 5}, "hidden_size 32 is no multiple of num_attention_heads 5"),
     ({"num_hidden_layers": 3}, "layers_num is 2 in the file, 3 in the config"),
     ({"intermediate_size": 64}, "feedforward_size is 48 in the file, 64"),
 ])
