@@ -102,7 +102,7 @@ def test_labels_of_teacher_and_model_stand_in_one_order(tuned, tmp_path, capsys)
     (tmp_path / "scored.tsv").write_text("sentence\tscore\nthe river\t2.5\n")
     given[given.index("--test_path") + 1] = tmp_path / "scored.tsv"
     call("evaluate.py", *given, tmp_path / "d.bin")
-    assert "note: the scores are not used: the models predict labels" in capsys.readouterr().out
+    assert "line 2: label '2.5' is none of the model's" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("pairs", [False, True])

@@ -133,6 +133,16 @@ def test_what_is_no_part_of_a_folder_that_is_read_may_be_written_there_again(fil
     for _ in range(2):
         call(*CALIBRATE, "--dataset_path", files / "data.pt", "--output_model_path", "m/model.bin")
         call("evaluate.py", "--model_path", "m", "--dataset_path", files / "data.pt", "--output_path", "m/found.json")
+        call(*CALIBRATE, "--dataset_path", files / "data.pt", "--output_model_path", "m/onnx/small.bin")
+
+
+def test_a_teacher_in_the_folder_one_is_in(files, folder, monkeypatch):
+    monkeypatch.chdir(folder / "m")
+    shutil.rmtree("1_Pooling")
+    Path("tokenizer_config.json").unlink()
+    call("calibrate.py", "--pretrained_model_path", ".", "--target_dim", 64, "--dataset_path", files / "data.pt",
+         "--output_model_path", "small.bin")
+    call("evaluate.py", "--model_path", "./", "--dataset_path", files / "data.pt")
 
 
 @pytest.mark.parametrize("part", ["m/vocab.txt", "m/1_Pooling"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import glob
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -112,6 +113,7 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[
     write."""
     read = [(name, one) for name, value in vars(args).items() if _is_path(name) for one in _values(value)
             if isinstance(one, str)]
+    corpora = dict[str, set[tuple[int, int]]]()
     for option, paths in outputs.items():
         for path in (path for path in paths if path is not None):
             for name, other in read:
@@ -122,7 +124,7 @@ def refuse_overwriting(args: argparse.Namespace, outputs: Mapping[str, Iterable[
                         _same(path, file) for file in beside_model(as_written(other))):
                     raise UserError(f"--{option}: {path} would be written, where it is said what the model --{name} "
                                     f"{other} is; choose another name")
-                if name != option and _is_of(path, name, other):
+                if name != option and _is_of(path, name, other, corpora):
                     raise UserError(f"--{option}: {path} would be written, but --{name} {other} reads a file of that "
                                     f"name there; choose another name")
                 if name != option and _holds(path, other):
@@ -179,14 +181,16 @@ def _within(folder: Path, path: str | Path) -> set[str]:
             if os.path.isdir(folder) and place != real and place.is_relative_to(real)}
 
 
-def _is_of(path: str | Path, option: str, given: str) -> bool:
+def _is_of(path: str | Path, option: str, given: str, corpora: dict[str, set[tuple[int, int]]]) -> bool:
     """Whether what would be written at a path is a file that is read of a folder which an option names, or of the one
-    that its file is a part of; or would be read there from then on."""
+    that its file is a part of; or would be read there from then on. `corpora`: what has been listed."""
     folder, there = Path(given), os.path.exists(path)
     if option == "corpus_path":
-        roots = [folder] if folder.exists() else map(Path, glob.glob(given, recursive=True))
-        return there and any(_same(path, file) for root in roots for file in (
-            files_below(root) if root.is_dir() else [root]))
+        if there and given not in corpora:
+            roots = [folder] if folder.exists() else map(Path, glob.glob(given, recursive=True))
+            corpora[given] = set(map(_identity, itertools.chain.from_iterable(
+                files_below(root) if root.is_dir() else [root] for root in roots)))
+        return there and _identity(Path(path)) in corpora[given]
     if option in ("data_dir", "test_path"):
         return there and any(map(DATA.fullmatch, _within(folder, path)))
     if not (MODEL.search(option) or option == "vocab_path"):
@@ -196,9 +200,22 @@ def _is_of(path: str | Path, option: str, given: str) -> bool:
     if not folder.is_dir() or (alone and not PARTS.fullmatch(Path(given).name)):
         return False
     text = option == "vocab_path" and (alone or not there)  # weights beside a vocabulary are not read with it
-    linked = [file.name for file in folder.iterdir() if file.is_symlink() and _same(path, file)] if there else []
-    return any(pattern.fullmatch(name) for name in (*_within(folder, path), *linked)
-               for pattern in ([TEXT_PARTS] if text else [PARTS, FOREIGN_PARTS]))
+    linked = list[str]()
+    if there:
+        with suppress(OSError):  # a folder that may be entered and not listed
+            linked = [file.name for file in folder.iterdir() if file.is_symlink() and _same(path, file)]
+    names = {*_within(folder, path), *linked}
+    return any(map((TEXT_PARTS if text else PARTS).fullmatch, names)) or (  # what lies in onnx/ is not read
+        not text and any(map(FOREIGN_PARTS.fullmatch, names & {Path(path).name})))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What two names of one file have in common; (0, 0) of a link that leads nowhere."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def check_writable(path: str, whole: bool = True) -> None:

@@ -82,7 +82,7 @@ def config_path_for(path: str | Path) -> Path:
     """Where the config of a UER file goes: beside it, `<name without .bin>_config.json`."""
     path = Path(path)
     stem = path.stem if path.suffix in (".bin", ".pt", ".pth") else path.name
-    return path.with_name(f"{stem}_config.json")
+    return path.parent / f"{stem}_config.json"  # of "." too, which has no name
 
 
 def vocab_path_for(path: str | Path) -> Path:

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from uer.data.columns import opened_lines
+from uer.data.packed import MAGIC
 from uer.errors import UserError
+from uer.files import BYTE_ORDER_MARK, head_of
 
 TAG = re.compile(r"O|[BIESLMU]-\S+")
 LOOKED_AT = 2000  # lines, until what they are is clear
@@ -23,19 +25,33 @@ DOCUMENT = "-DOCSTART-"  # stands where a document begins, as a token of its own
 def is_conll(lines: Iterable[str]) -> bool:
     """Whether the first lines are tokens with tags, O among them and others."""
     width, seen = 0, set[bool]()
-    for row in (BLANKS.split(line.strip()) for line in itertools.islice(lines, LOOKED_AT) if line.strip()):
+    for row in (_columns(line) for line in itertools.islice(lines, LOOKED_AT) if line.strip()):
         if row[0] != DOCUMENT:
             width = width or len(row)
-            if not (len(row) == width > 1 and TAG.fullmatch(row[-1])):
+            if not (len(row) == width and _tagged(row)):
                 return False
             seen.add(row[-1] == "O")
     return len(seen) == 2
+
+
+def _columns(line: str) -> list[str]:
+    return BLANKS.split(line.strip())
+
+
+def _tagged(row: list[str]) -> bool:
+    """Whether columns are a token and its tags."""
+    return len(row) > 1 and TAG.fullmatch(row[-1]) is not None
 
 
 def is_conll_file(path: Path | None) -> bool:
     """Whether a file is one; what is wrong with others, who reads them tells."""
     if path is None or not path.is_file():
         return False
+    head = head_of(path)
+    first, ended, _ = head.decode("utf-8", "replace").removeprefix(BYTE_ORDER_MARK).lstrip().partition("\n")
+    if ended and not head.startswith(tuple(MAGIC)) and not (
+            _tagged(row := _columns(first)) or row[0] == DOCUMENT):
+        return False  # most files, at the price of their first bytes
     try:
         with opened_lines(path, "text") as (_, lines):
             return is_conll(line for _, line in lines)
@@ -47,7 +63,7 @@ def sentences(lines: Iterable[tuple[int, str]]) -> Iterator[str]:
     """The sentences of numbered lines; `ValueError` for a line with more or fewer columns than the first one."""
     tokens, width = list[str](), 0
     for number, line in lines:
-        row = BLANKS.split(line.strip()) if line.strip() else []
+        row = _columns(line) if line.strip() else []
         if row and row[0] != DOCUMENT:
             width = width or len(row)
             if len(row) != width:

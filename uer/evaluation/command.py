@@ -205,14 +205,19 @@ def _agree(args: argparse.Namespace, reads: Reader, taught: Reader, device: torc
         said.append(clock.time(run, embedder.instances(texts)))
         speeds.append(clock.speed)
     figures = compare(embedders[0].model, embedders[1].model, *said, mapped=(teacher.mapped, student.mapped))
-    scores = column == "score" and teacher.config.outputs > 1  # of other models than these
-    if labels and student.config.target == "cls" and not scores:
-        right = wanted(args.test_path, labels, teacher.config.labels, teacher.config.outputs)
+    right, unused = None, "only a classifier predicts what stands there"
+    if labels and student.config.target == "cls":
+        try:
+            right = wanted(args.test_path, labels, teacher.config.labels, teacher.config.outputs)
+        except UserError as error:
+            if column == "label":
+                raise
+            unused = str(error)  # GLUE's column, perhaps another model's
+    if right is not None:
         name = "correlation with the labels" if teacher.config.outputs == 1 else "accuracy"
         figures |= {name: rightness(said[1], right), f"teacher's {name}": rightness(said[0], right)}
     elif labels:
-        print("note: the labels are not used: only a classifier predicts what stands there"
-              if not scores else "note: the scores are not used: the models predict labels")
+        print(f"note: the labels are not used: {unused}")
     print(f"{args.model_path} against {args.teacher_path} on {len(texts):,} texts: {in_words(figures)}; "
           f"{speeds[1]:,.0f} against {speeds[0]:,.0f} texts/s")
     return {**figures, "texts_per_second": speeds[1], "teacher_texts_per_second": speeds[0]}

@@ -129,7 +129,7 @@ def named_head(theirs: HuggingFaceConfig, names: Iterable[str]) -> tuple[Hugging
         the config; notes; the names of a head that is another class's.
     """
     names, named = list(names), theirs.architecture
-    if f"{READER_HEAD}.weight" in names and named_target(named) not in ("cls", "tokens"):
+    if f"{READER_HEAD}.weight" in names and named_target(named) not in ("cls", "tokens", "mlm"):
         note = f"the config names {named or 'no class'}; taken for a reader, as its head is called {READER_HEAD}"
         theirs = replace(theirs, architecture=f"Bert{TOKEN_TASKS[1]}")
         return theirs, [note], [name for name in names if name.startswith("classifier.")]
