@@ -134,6 +134,7 @@ def test_what_is_no_part_of_a_folder_that_is_read_may_be_written_there_again(fil
         call(*CALIBRATE, "--dataset_path", files / "data.pt", "--output_model_path", "m/model.bin")
         call("evaluate.py", "--model_path", "m", "--dataset_path", files / "data.pt", "--output_path", "m/found.json")
         call(*CALIBRATE, "--dataset_path", files / "data.pt", "--output_model_path", "m/onnx/small.bin")
+    assert all(map(os.path.isfile, ("m/model.bin", "m/found.json", "m/onnx/small.bin", "m/pytorch_model.bin")))
 
 
 def test_a_teacher_in_the_folder_one_is_in(files, folder, monkeypatch):
@@ -143,6 +144,7 @@ def test_a_teacher_in_the_folder_one_is_in(files, folder, monkeypatch):
     call("calibrate.py", "--pretrained_model_path", ".", "--target_dim", 64, "--dataset_path", files / "data.pt",
          "--output_model_path", "small.bin")
     call("evaluate.py", "--model_path", "./", "--dataset_path", files / "data.pt")
+    assert Path("small.bin").is_file() and Path("small_config.json").is_file()
 
 
 @pytest.mark.parametrize("part", ["m/vocab.txt", "m/1_Pooling"])
